@@ -1,0 +1,29 @@
+PREFIX ?= /usr/local
+BUILD := build
+ASAN := build-asan
+.PHONY: all demo check install install-criu clean
+
+all:
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
+	ninja -C $(BUILD)
+
+demo: all
+	scripts/demo.sh
+
+check:
+	scripts/install-deps.sh check
+	@test -f $(BUILD)/build.ninja || meson setup $(BUILD) -Dwerror=true
+	meson configure $(BUILD) -Dwerror=true
+	ninja -C $(BUILD)
+	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
+	ninja -C $(ASAN) unit-tests
+	python3 tests/run.py
+
+install: all
+	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
+
+install-criu: install
+	ln -sfn fermata $(DESTDIR)$(PREFIX)/bin/criu
+
+clean:
+	rm -rf $(BUILD) $(ASAN)

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Install what the build needs; with the argument "check", what `make check` needs as well.
+# Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
+set -eu
+packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev python3"
+optional=""
+case "${1:-}" in
+  "") ;;
+  check) packages="$packages clang python3-protobuf tmux"; optional="criu" ;;
+  *) echo "usage: $0 [check]" >&2; exit 2 ;;
+esac
+
+missing_of() {
+  for package in "$@"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || printf '%s ' "$package"
+  done
+}
+
+missing=$(missing_of $packages)
+missing_optional=$(missing_of $optional)
+[ -n "$missing$missing_optional" ] || exit 0
+if [ "$(id -u)" -ne 0 ]; then
+  [ -n "$missing" ] || exit 0
+  echo "$0: missing packages (run as root to install them): $missing" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+for package in $missing_optional; do
+  if apt-cache policy "$package" | grep -q 'Candidate: [^(]'; then
+    missing="$missing $package"
+  else
+    echo "$0: no package $package here, going on without it" >&2
+  fi
+done
+[ -z "$missing" ] || apt-get install -y --no-install-recommends $missing

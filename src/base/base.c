@@ -1,0 +1,56 @@
+/* See base.h. */
+#include "base/base.h"
+
+#include <fcntl.h>
+
+bool vec_reserve(void **ptr, size_t *capacity, size_t need, size_t element_size)
+{
+	if (need <= *capacity)
+		return true;
+	size_t wanted = MAX(need, *capacity + *capacity / 2);
+	wanted = MAX(wanted, (size_t)8);
+	void *grown = reallocarray(*ptr, wanted, element_size);
+	if (!grown)
+		return false;
+	*ptr = grown;
+	*capacity = wanted;
+	return true;
+}
+
+int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size)
+{
+	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -errno;
+	_cleanup_free_ char *data = NULL;
+	size_t used = 0, capacity = 4096;
+
+	data = malloc(capacity);
+	if (!data)
+		return -ENOMEM;
+	for (;;) {
+		if (used + 1 == capacity) {
+			if (capacity >= max_bytes)
+				return -EFBIG;
+			char *grown = realloc(data, capacity * 4);
+			if (!grown)
+				return -ENOMEM;
+			data = grown;
+			capacity *= 4;
+		}
+		ssize_t n = read(fd, data + used, capacity - used - 1);
+		if (n < 0) {
+			if (errno == EINTR)
+				continue;
+			return -errno;
+		}
+		if (n == 0)
+			break;
+		used += (size_t)n;
+	}
+	data[used] = '\0';
+	if (ret_size)
+		*ret_size = used;
+	*ret_data = TAKE_PTR(data);
+	return 0;
+}

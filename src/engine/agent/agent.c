@@ -1,0 +1,144 @@
+/*
+ * The agent: an interpreter of system calls, see batch.h. Freestanding and position independent; compiled to
+ * general registers only, so that a target's floating point state is never touched by it.
+ */
+#include "batch.h"
+
+#include <asm/unistd.h>
+
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+#define EINTR 4
+#define NEVER_PARKED 0x7fffffff
+
+static inline long call(long nr, long a, long b, long c, long d, long e, long f)
+{
+	long r;
+	register long r10 asm("r10") = d;
+	register long r8 asm("r8") = e;
+	register long r9 asm("r9") = f;
+
+	asm volatile("syscall"
+		     : "=a"(r)
+		     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+		     : "rcx", "r11", "memory");
+	return r;
+}
+
+void agent_run(struct agent_batch *batch);
+
+/* clone3 returns twice; the child has a stack of its own and must not return through this frame. */
+static long spawn(const struct agent_op *op)
+{
+	long r;
+
+	asm volatile("syscall\n\t"
+		     "test %%rax, %%rax\n\t"
+		     "jnz 1f\n\t"
+		     "mov %[batch], %%rdi\n\t"
+		     "mov %[stack], %%rsp\n\t"
+		     "xor %%ebp, %%ebp\n\t"
+		     "call agent_run\n\t"
+		     "ud2\n"
+		     "1:"
+		     : "=a"(r)
+		     : "a"((long)__NR_clone3), "D"(op->arg[0]), "S"(op->arg[1]), [batch] "r"(op->arg[2]),
+		       [stack] "r"(op->arg[3])
+		     : "rcx", "r11", "memory");
+	return r;
+}
+
+static void notify(struct agent_status *status)
+{
+	__atomic_add_fetch(&status->change, 1, __ATOMIC_SEQ_CST);
+	call(__NR_futex, (long)&status->change, FUTEX_WAKE, 0x7fffffff, 0, 0, 0);
+}
+
+static void wait_for(uint32_t *word, uint32_t least)
+{
+	uint32_t now;
+
+	while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) < least)
+		call(__NR_futex, (long)word, FUTEX_WAIT, now, 0, 0, 0);
+}
+
+static _Noreturn void park(struct agent_status *status)
+{
+	__atomic_add_fetch(&status->parked, 1, __ATOMIC_SEQ_CST);
+	notify(status);
+	for (;;)
+		wait_for(&status->go, NEVER_PARKED);
+}
+
+static long read_all(const uint64_t *arg)
+{
+	uint64_t done = 0;
+
+	while (done < arg[2]) {
+		long n = call(__NR_pread64, (long)arg[0], (long)(arg[1] + done), (long)(arg[2] - done),
+			      (long)(arg[3] + done), 0, 0);
+		if (n == -EINTR)
+			continue;
+		if (n < 0)
+			return n;
+		if (n == 0)
+			break;
+		done += (uint64_t)n;
+	}
+	return (long)done;
+}
+
+static long run_op(struct agent_batch *batch, struct agent_op *op)
+{
+	uint64_t arg[6];
+
+	for (int i = 0; i < 6; i++)
+		arg[i] = op->flags & (1u << i) ? (uint64_t)batch->ops[op->arg[i]].result : op->arg[i];
+	switch (op->nr) {
+	case AGENT_OP_FORK:
+	case AGENT_OP_THREAD:
+		return spawn(op);
+	case AGENT_OP_PARK:
+		park((struct agent_status *)batch->status);
+	case AGENT_OP_AWAIT:
+		wait_for((uint32_t *)arg[0], (uint32_t)arg[1]);
+		return 0;
+	case AGENT_OP_READ:
+		return read_all(arg);
+	default:
+		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
+	}
+}
+
+static int op_failed(const struct agent_op *op)
+{
+	if (op->flags & AGENT_OP_MAY_FAIL)
+		return 0;
+	if (op->flags & AGENT_OP_EXPECT)
+		return op->result != op->expect;
+	return op->result < 0 && op->result > -4096;
+}
+
+/* Runs the batch. Returns to entry.S on dump; on restore the last operation parks and never returns. */
+void agent_run(struct agent_batch *batch)
+{
+	batch->failed = -1;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct agent_op *op = &batch->ops[i];
+
+		op->result = run_op(batch, op);
+		batch->done = i + 1;
+		if (!op_failed(op))
+			continue;
+		batch->failed = (int32_t)i;
+		if (batch->status) {
+			struct agent_status *status = (struct agent_status *)batch->status;
+			if (!__atomic_exchange_n(&status->failed, 1, __ATOMIC_SEQ_CST))
+				status->failed_batch = (uint64_t)batch;
+			notify(status);
+			for (;;)
+				wait_for(&status->go, NEVER_PARKED);
+		}
+		return;
+	}
+}

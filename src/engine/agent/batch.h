@@ -1,0 +1,53 @@
+/*
+ * The protocol between the coordinator and the agent: arrays of operations, each one system call.
+ *
+ * The agent is the only code of ours that ever runs inside a target. It is placed into a frozen process on
+ * dump, and is what a newborn process runs on restore. It takes no decisions: it runs a batch and writes the
+ * results back into it. Shared by agent.c (freestanding) and the engine.
+ */
+#pragma once
+
+#include <stdint.h>
+
+enum {
+	AGENT_OP_REF_ARG0 = 1 << 0, /* argument i holds the index of an operation whose result is meant: bit i */
+	AGENT_OP_MAY_FAIL = 1 << 8, /* an error is written down, the batch goes on */
+	AGENT_OP_EXPECT = 1 << 9,   /* the result must be `expect`, anything else ends the batch */
+};
+
+/* Operations that are no plain system call. */
+enum {
+	AGENT_OP_END = -1,    /* the batch ends: it is done */
+	AGENT_OP_FORK = -2,   /* clone3(arg0, arg1); the child runs the batch at arg2 on the stack that ends at arg3 */
+	AGENT_OP_THREAD = -3, /* the same, for a thread that shares everything */
+	AGENT_OP_PARK = -4,   /* count this task in at *arg0, wake the coordinator, wait until it takes over */
+	AGENT_OP_AWAIT = -5,  /* wait until *(u32 *)arg0 is at least arg1 */
+	AGENT_OP_READ = -6,   /* pread64 until all arg2 bytes are there */
+};
+
+struct agent_op {
+	int32_t nr;
+	uint32_t flags;
+	uint64_t arg[6];
+	int64_t result;
+	int64_t expect;
+};
+
+/* What stands at the head of a batch; the operations follow at once. */
+struct agent_batch {
+	uint32_t count;
+	uint32_t done;   /* operations that were run */
+	int32_t failed;  /* index of the operation that ended the batch, or -1 */
+	uint32_t pid_stop; /* unused on restore */
+	uint64_t status; /* address of the shared struct agent_status */
+	struct agent_op ops[];
+};
+
+/* Shared by all tasks of a restore and the coordinator. */
+struct agent_status {
+	uint32_t parked; /* tasks and threads that have parked */
+	uint32_t failed; /* not 0: a batch failed */
+	uint32_t change; /* futex: counts every change of the two above */
+	uint32_t go;
+	uint64_t failed_batch; /* address of the batch that failed first */
+};

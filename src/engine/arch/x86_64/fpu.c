@@ -1,0 +1,139 @@
+/* See fpu.h. Offsets of the extended states come from CPUID leaf 0xD, as ptrace's buffer has them. */
+#include "engine/arch/x86_64/fpu.h"
+
+#include <cpuid.h>
+
+#define XSTATE_BV 512
+
+/* One row an extended state: its number and the image's array for it. */
+struct component {
+	int number;
+	size_t element, n_offset, ptr_offset;
+};
+#define ROW(number, field, element) \
+	{ number, element, offsetof(UserX86XsaveEntry, n_##field), offsetof(UserX86XsaveEntry, field) }
+static const struct component components[] = {
+	ROW(2, ymmh_space, 4), ROW(3, bndreg_state, 8), ROW(4, bndcsr_state, 8), ROW(5, opmask_reg, 8),
+	ROW(6, zmm_upper, 8),  ROW(7, hi16_zmm, 8),	ROW(9, pkru, 4),
+};
+
+static bool component_place(int number, size_t *ret_offset, size_t *ret_size)
+{
+	unsigned int a, b, c, d;
+
+	if (!__get_cpuid_count(0xd, (unsigned int)number, &a, &b, &c, &d) || !a)
+		return false;
+	*ret_size = a;
+	*ret_offset = b;
+	return true;
+}
+
+int regs_to_image(const struct user_regs_struct *r, UserX86RegsEntry *i)
+{
+	*i = (UserX86RegsEntry){ .base = i->base, .r15 = r->r15, .r14 = r->r14, .r13 = r->r13, .r12 = r->r12, .bp = r->rbp,
+				 .bx = r->rbx, .r11 = r->r11, .r10 = r->r10, .r9 = r->r9, .r8 = r->r8, .ax = r->rax,
+				 .cx = r->rcx, .dx = r->rdx, .si = r->rsi, .di = r->rdi, .orig_ax = r->orig_rax,
+				 .ip = r->rip, .cs = r->cs, .flags = r->eflags, .sp = r->rsp, .ss = r->ss,
+				 .fs_base = r->fs_base, .gs_base = r->gs_base, .ds = r->ds, .es = r->es, .fs = r->fs,
+				 .gs = r->gs };
+	return 0;
+}
+
+void regs_from_image(const UserX86RegsEntry *i, struct user_regs_struct *r)
+{
+	*r = (struct user_regs_struct){ .r15 = i->r15, .r14 = i->r14, .r13 = i->r13, .r12 = i->r12, .rbp = i->bp, .rbx = i->bx,
+					.r11 = i->r11, .r10 = i->r10, .r9 = i->r9, .r8 = i->r8, .rax = i->ax, .rcx = i->cx,
+					.rdx = i->dx, .rsi = i->si, .rdi = i->di, .orig_rax = i->orig_ax, .rip = i->ip,
+					.cs = i->cs, .eflags = i->flags, .rsp = i->sp, .ss = i->ss, .fs_base = i->fs_base,
+					.gs_base = i->gs_base, .ds = i->ds, .es = i->es, .fs = i->fs, .gs = i->gs };
+}
+
+static int copy_words(const unsigned char *from, size_t bytes, size_t element, size_t *ret_n, void **ret)
+{
+	*ret = malloc(bytes);
+	if (!*ret)
+		return -ENOMEM;
+	memcpy(*ret, from, bytes);
+	*ret_n = bytes / element;
+	return 0;
+}
+
+int fpu_to_image(const unsigned char *area, size_t size, UserX86FpregsEntry *f, UserX86XsaveEntry *x)
+{
+	const struct user_fpregs_struct *legacy = (const void *)area;
+	int r;
+
+	f->cwd = legacy->cwd;
+	f->swd = legacy->swd;
+	f->twd = legacy->ftw;
+	f->fop = legacy->fop;
+	f->rip = legacy->rip;
+	f->rdp = legacy->rdp;
+	f->mxcsr = legacy->mxcsr;
+	f->mxcsr_mask = legacy->mxcr_mask;
+	r = copy_words(area + 32, 128, 4, &f->n_st_space, (void **)&f->st_space);
+	if (!r)
+		r = copy_words(area + 160, 256, 4, &f->n_xmm_space, (void **)&f->xmm_space);
+	if (!r)
+		r = copy_words(area + 416, 96, 4, &f->n_padding, (void **)&f->padding);
+	if (r || size < 576)
+		return r;
+	memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
+	for (size_t i = 0; !r && i < ARRAY_SIZE(components); i++) {
+		const struct component *c = &components[i];
+		size_t at, bytes;
+		if (!component_place(c->number, &at, &bytes) || at + bytes > size)
+			continue;
+		r = copy_words(area + at, bytes, c->element, (size_t *)((char *)x + c->n_offset),
+			       (void **)((char *)x + c->ptr_offset));
+	}
+	f->xsave = x;
+	return r;
+}
+
+int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret_size)
+{
+	struct user_fpregs_struct *legacy = (void *)area;
+	size_t size = 576;
+
+	if (f->n_st_space > 32 || f->n_xmm_space > 64)
+		return -EBADMSG;
+	memset(area, 0, XSAVE_MAX);
+	legacy->cwd = (unsigned short)f->cwd;
+	legacy->swd = (unsigned short)f->swd;
+	legacy->ftw = (unsigned short)f->twd;
+	legacy->fop = (unsigned short)f->fop;
+	legacy->rip = f->rip;
+	legacy->rdp = f->rdp;
+	legacy->mxcsr = f->mxcsr;
+	legacy->mxcr_mask = f->mxcsr_mask;
+	memcpy(area + 32, f->st_space, f->n_st_space * 4);
+	memcpy(area + 160, f->xmm_space, f->n_xmm_space * 4);
+	uint64_t present = 3;
+	if (f->xsave) {
+		present = f->xsave->xstate_bv;
+		memcpy(area + XSTATE_BV, &present, 8);
+		for (size_t i = 0; i < ARRAY_SIZE(components); i++) {
+			const struct component *c = &components[i];
+			size_t n = *(const size_t *)((const char *)f->xsave + c->n_offset);
+			size_t at, bytes;
+			if (!n)
+				continue;
+			if (!component_place(c->number, &at, &bytes)) {
+				if (present & (1ULL << c->number))
+					return -ENOTSUP;
+				continue;
+			}
+			if (n * c->element != bytes || at + bytes > XSAVE_MAX)
+				return -EBADMSG;
+			memcpy(area + at, *(void *const *)((const char *)f->xsave + c->ptr_offset), bytes);
+		}
+	} else {
+		memcpy(area + XSTATE_BV, &present, 8);
+	}
+	unsigned int a, b, c, d;
+	if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) && b > size && b <= XSAVE_MAX)
+		size = b;
+	*ret_size = size;
+	return 0;
+}

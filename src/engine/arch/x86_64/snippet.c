@@ -1,0 +1,104 @@
+/* See snippet.h. */
+#include "engine/arch/x86_64/snippet.h"
+
+#include <asm/unistd.h>
+#include <signal.h>
+#include <sys/mman.h>
+
+#define ERESTARTSYS 512
+#define ERESTARTNOINTR 513
+#define ERESTARTNOHAND 514
+#define ERESTART_RESTARTBLOCK 516
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
+
+static void emit(struct snippet *s, const void *bytes, size_t size)
+{
+	memcpy(s->code + s->size, bytes, size);
+	s->size += size;
+}
+
+/* mov $imm64, %reg: leaves the flags alone. */
+static void emit_mov(struct snippet *s, int reg, uint64_t value)
+{
+	unsigned char op[2] = { (unsigned char)(reg >= R8 ? 0x49 : 0x48), (unsigned char)(0xb8 + (reg & 7)) };
+
+	emit(s, op, 2);
+	emit(s, &value, 8);
+}
+
+static void emit_syscall(struct snippet *s, long nr)
+{
+	emit_mov(s, RAX, (uint64_t)nr);
+	emit(s, "\x0f\x05", 2);
+}
+
+void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block)
+{
+	if ((long long)regs->orig_rax < 0)
+		return;
+	switch (-(long long)regs->rax) {
+	case ERESTART_RESTARTBLOCK:
+		if (own_restart_block) {
+			regs->rax = __NR_restart_syscall;
+			regs->rip -= 2;
+			break;
+		}
+		/* A relative sleep whose remaining time the kernel has written down goes on with that. */
+		if (regs->orig_rax == __NR_nanosleep && regs->rsi)
+			regs->rdi = regs->rsi;
+		if (regs->orig_rax == __NR_clock_nanosleep && regs->r10)
+			regs->rdx = regs->r10;
+		/* fall through */
+	case ERESTARTSYS:
+	case ERESTARTNOINTR:
+	case ERESTARTNOHAND:
+		regs->rax = regs->orig_rax;
+		regs->rip -= 2;
+		break;
+	default:
+		break;
+	}
+	regs->orig_rax = (unsigned long long)-1;
+}
+
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
+		   size_t area_size)
+{
+	struct user_regs_struct regs = *original;
+
+	regs_restart_syscall(&regs, true);
+	memset(s, 0, sizeof(*s));
+	s->mask = 0;
+	emit(s, &mask, 8);
+	uint64_t flags = regs.eflags;
+	emit(s, &flags, 8);
+	uint64_t rip = regs.rip;
+	emit(s, &rip, 8);
+
+	emit_mov(s, RDI, area);
+	emit_mov(s, RSI, area_size);
+	emit_mov(s, RDX, PROT_READ | PROT_WRITE | PROT_EXEC);
+	emit_mov(s, R10, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
+	emit_mov(s, R8, (uint64_t)-1);
+	emit_mov(s, R9, 0);
+	emit_syscall(s, __NR_mmap);
+	s->tail = s->size;
+	emit_mov(s, RDI, area);
+	emit_mov(s, RSI, area_size);
+	emit_syscall(s, __NR_munmap);
+	emit_mov(s, RDI, SIG_SETMASK);
+	emit_mov(s, RSI, address + s->mask);
+	emit_mov(s, RDX, 0);
+	emit_mov(s, R10, 8);
+	emit_syscall(s, __NR_rt_sigprocmask);
+	emit_mov(s, RSP, address + 8);
+	emit(s, "\x9d", 1); /* popfq */
+	const unsigned long long values[16] = { regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
+						regs.r8,  regs.r9,  regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15 };
+	for (int i = 0; i < 16; i++)
+		emit_mov(s, i, values[i]);
+	int32_t back = (int32_t)(16 - (long)(s->size + 6));
+	emit(s, "\xff\x25", 2); /* jmp *rip_of_the_thread(%rip) */
+	emit(s, &back, 4);
+}

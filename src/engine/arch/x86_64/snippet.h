@@ -1,0 +1,35 @@
+/*
+ * The way into a frozen process and out of it again, which survives the death of the coordinator at any moment.
+ *
+ * A few hundred bytes of code are written behind the end of the vdso's ELF image (dead bytes of its last page; through
+ * /proc/PID/mem, as a debugger sets a breakpoint). They hold the thread's own registers as constants:
+ *
+ *	head:  mmap(a hole, for the agent)
+ *	tail:  munmap(the same); rt_sigprocmask(the thread's own mask); every register as it was; jump to where it was
+ *
+ * One PTRACE_SETREGS to `head` is the only step that changes the thread. Whatever is done after it, if the tracer
+ * goes away, the thread runs through `tail` and is where it was, with nothing left in its address space.
+ */
+#pragma once
+
+#include "base/base.h"
+
+#include <sys/user.h>
+
+#define SNIPPET_MAX 640
+
+struct snippet {
+	unsigned char code[SNIPPET_MAX];
+	size_t size;
+	size_t tail; /* offset of tail */
+	size_t mask; /* offset of the thread's signal mask, 8 bytes */
+};
+
+/* Builds the code for a thread with these registers (as PTRACE_GETREGS gives them) and mask, to stand at `address`. The
+ * agent's area is [area, area + area_size). */
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask, uint64_t area,
+		   size_t area_size);
+
+/* The registers that a thread which was stopped in a system call continues with, as the kernel would restart it:
+ * -ERESTART* becomes the call again. `own_restart_block`: the kernel still knows how to continue a relative sleep. */
+void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block);

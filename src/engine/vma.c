@@ -1,0 +1,80 @@
+/* See vma.h. */
+#include "engine/vma.h"
+
+#include "engine/arch/x86_64/snippet.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+uint32_t vma_status(const struct proc_vma *vma)
+{
+	const char *name = vma->name ? vma->name : "";
+
+	if (!strcmp(name, "[vsyscall]"))
+		return VMA_VSYSCALL;
+	if (!strcmp(name, "[vdso]"))
+		return VMA_REGULAR | VMA_VDSO | VMA_ANON_PRIVATE;
+	if (!strncmp(name, "[vvar", 5))
+		return VMA_REGULAR | VMA_VVAR | VMA_ANON_PRIVATE;
+	if (!strcmp(name, "[heap]"))
+		return VMA_REGULAR | VMA_HEAP | VMA_ANON_PRIVATE;
+	if (!strcmp(name, "[stack]"))
+		return VMA_REGULAR | VMA_STACK | VMA_ANON_PRIVATE;
+	if (vma->inode == 0)
+		return VMA_REGULAR | (vma->shared ? VMA_ANON_SHARED : VMA_ANON_PRIVATE);
+	if (!strcmp(name, "/dev/zero") && vma->deleted)
+		return VMA_REGULAR | VMA_ANON_SHARED;
+	return VMA_REGULAR | (vma->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);
+}
+
+uint64_t maps_find_hole(const struct proc_maps *maps, size_t size)
+{
+	uint64_t top = 0x7ffff0000000ULL;
+
+	for (size_t i = maps->count; i-- > 0;) {
+		const struct proc_vma *vma = &maps->data[i];
+		if (vma->start >= top)
+			continue;
+		/* A gap on both sides, so that no neighbour merges with it and no stack grows into it. */
+		if (vma->end + size + 0x200000 <= top)
+			return top - size - 0x100000;
+		top = vma->start;
+	}
+	return top > size + 0x200000 ? top - size - 0x100000 : 0;
+}
+
+uint64_t maps_find_slack(const struct proc_maps *maps, pid_t pid)
+{
+	char path[64];
+	Elf64_Ehdr head;
+
+	for (size_t i = 0; i < maps->count; i++) {
+		const struct proc_vma *vma = &maps->data[i];
+		if (!vma->name || strcmp(vma->name, "[vdso]"))
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+		_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || pread(fd, &head, sizeof(head), (off_t)vma->start) != sizeof(head))
+			return 0;
+		uint64_t end = vma->start + head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize;
+		if (memcmp(head.e_ident, ELFMAG, SELFMAG) || end < vma->start || end > vma->end)
+			return 0;
+		end = ALIGN_UP(end, 16);
+		return end + SNIPPET_MAX <= vma->end ? end : 0;
+	}
+	return 0;
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct proc_vma *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+void maps_sort(struct proc_maps *maps)
+{
+	if (maps->count)
+		qsort(maps->data, maps->count, sizeof(*maps->data), by_start);
+}

@@ -1,0 +1,27 @@
+/*
+ * Questions about an address space, answered from its parsed /proc/PID/maps.
+ */
+#pragma once
+
+#include "proc/proc.h"
+
+/* The `status` bits of a vma_entry in the images. */
+enum {
+	VMA_REGULAR = 1 << 0,
+	VMA_STACK = 1 << 1,
+	VMA_VSYSCALL = 1 << 2,
+	VMA_VDSO = 1 << 3,
+	VMA_HEAP = 1 << 5,
+	VMA_FILE_PRIVATE = 1 << 6,
+	VMA_FILE_SHARED = 1 << 7,
+	VMA_ANON_SHARED = 1 << 8,
+	VMA_ANON_PRIVATE = 1 << 9,
+	VMA_VVAR = 1 << 12,
+};
+
+uint32_t vma_status(const struct proc_vma *vma);
+void maps_sort(struct proc_maps *maps);
+/* A free range of `size` bytes, or 0. */
+uint64_t maps_find_hole(const struct proc_maps *maps, size_t size);
+/* SNIPPET_MAX executable bytes behind the end of the vdso's image in process `pid`, or 0. */
+uint64_t maps_find_slack(const struct proc_maps *maps, pid_t pid);

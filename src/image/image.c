@@ -1,0 +1,382 @@
+/* See image.h. */
+#include "image/image.h"
+
+#include <fcntl.h>
+#include <jansson.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#define BUFFER_SIZE (256u << 10)
+#define MANIFEST "fermata.json"
+
+struct image_file {
+	struct image_dir *dir;
+	char name[64];
+	int fd;
+	bool writing;
+	unsigned char *buffer;
+	size_t used, at;
+	uint64_t size; /* written so far, or the whole of one that is read */
+	uint64_t position;
+	XXH3_state_t *hash;
+	char digest[33];
+	struct image_file *next;
+};
+
+struct image_dir {
+	int fd;
+	struct image_file *files; /* written ones, newest first */
+};
+
+static int dir_new(const char *path, struct image_dir **ret)
+{
+	struct image_dir *dir = calloc(1, sizeof(*dir));
+
+	if (!dir)
+		return -ENOMEM;
+	dir->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir->fd < 0) {
+		int r = -errno;
+		free(dir);
+		return r;
+	}
+	*ret = dir;
+	return 0;
+}
+
+int image_dir_create(const char *path, struct image_dir **ret)
+{
+	struct image_dir *dir = NULL;
+	int r = dir_new(path, &dir);
+
+	if (r)
+		return r;
+	if (faccessat(dir->fd, "inventory.img", F_OK, 0) == 0) {
+		image_dir_free(dir);
+		return -EEXIST;
+	}
+	*ret = dir;
+	return 0;
+}
+
+int image_dir_open(const char *path, struct image_dir **ret)
+{
+	return dir_new(path, ret);
+}
+
+static void file_free(struct image_file *file)
+{
+	if (file->fd >= 0)
+		close(file->fd);
+	if (file->hash)
+		XXH3_freeState(file->hash);
+	free(file->buffer);
+	free(file);
+}
+
+void image_dir_free(struct image_dir *dir)
+{
+	if (!dir)
+		return;
+	while (dir->files) {
+		struct image_file *next = dir->files->next;
+		file_free(dir->files);
+		dir->files = next;
+	}
+	close(dir->fd);
+	free(dir);
+}
+
+static int file_new(struct image_dir *dir, const char *name, int fd, bool writing, struct image_file **ret)
+{
+	struct image_file *file = fd < 0 ? NULL : calloc(1, sizeof(*file));
+
+	if (!file) {
+		int r = fd < 0 ? -errno : -ENOMEM;
+		if (fd >= 0)
+			close(fd);
+		return r;
+	}
+	*file = (struct image_file){ .dir = dir, .fd = fd, .writing = writing };
+	snprintf(file->name, sizeof(file->name), "%s", name);
+	file->buffer = malloc(BUFFER_SIZE);
+	if (writing)
+		file->hash = XXH3_createState();
+	if (!file->buffer || (writing && !file->hash)) {
+		file_free(file);
+		return -ENOMEM;
+	}
+	if (writing) {
+		XXH3_128bits_reset(file->hash);
+		file->next = dir->files;
+		dir->files = file;
+	}
+	*ret = file;
+	return 0;
+}
+
+static int write_all(int fd, const void *data, size_t size)
+{
+	const char *at = data;
+
+	while (size) {
+		ssize_t n = write(fd, at, size);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		at += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+static int file_flush(struct image_file *file)
+{
+	int r = write_all(file->fd, file->buffer, file->used);
+
+	file->used = 0;
+	return r;
+}
+
+int image_write_bytes(struct image_file *file, const void *data, size_t size)
+{
+	XXH3_128bits_update(file->hash, data, size);
+	file->size += size;
+	if (file->used + size > BUFFER_SIZE) {
+		int r = file_flush(file);
+		if (r)
+			return r;
+	}
+	if (size > BUFFER_SIZE)
+		return write_all(file->fd, data, size);
+	memcpy(file->buffer + file->used, data, size);
+	file->used += size;
+	return 0;
+}
+
+int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret)
+{
+	return file_new(dir, name, openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), true, ret);
+}
+
+int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
+{
+	uint32_t head[2] = { IMAGE_MAGIC_COMMON, magic };
+	bool alone = magic == IMAGE_MAGIC_INVENTORY;
+	int r = image_create_raw(dir, name, ret);
+
+	return r ? r : image_write_bytes(*ret, head + alone, alone ? 4 : 8);
+}
+
+int image_write_message(struct image_file *file, const ProtobufCMessage *message)
+{
+	uint32_t size = (uint32_t)protobuf_c_message_get_packed_size(message);
+	_cleanup_free_ unsigned char *packed = malloc(size + 4UL);
+
+	if (!packed)
+		return -ENOMEM;
+	memcpy(packed, &size, 4);
+	protobuf_c_message_pack(message, packed + 4);
+	return image_write_bytes(file, packed, size + 4UL);
+}
+
+int image_close(struct image_file *file)
+{
+	if (!file->writing) {
+		file_free(file);
+		return 0;
+	}
+	int r = file_flush(file);
+	XXH128_hash_t digest = XXH3_128bits_digest(file->hash);
+	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
+		 (unsigned long long)digest.low64);
+	free(file->buffer);
+	file->buffer = NULL;
+	return r;
+}
+
+static int file_link(struct image_dir *dir, const struct image_file *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
+	if (linkat(AT_FDCWD, path, dir->fd, file->name, AT_SYMLINK_FOLLOW) == 0)
+		return 0;
+	/* Left by a commit that was cut off: without inventory.img it belongs to no checkpoint. */
+	if (errno == EEXIST && unlinkat(dir->fd, file->name, 0) == 0 &&
+	    linkat(AT_FDCWD, path, dir->fd, file->name, AT_SYMLINK_FOLLOW) == 0)
+		return 0;
+	return -errno;
+}
+
+static int write_manifest(struct image_dir *dir)
+{
+	json_t *list = json_array();
+	struct image_file *manifest;
+
+	for (struct image_file *f = dir->files; f; f = f->next)
+		json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "name", f->name, "size", (json_int_t)f->size, "xxh128",
+						      f->digest));
+	json_t *root = json_pack("{s:i, s:o}", "format", 1, "files", list);
+	_cleanup_free_ char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
+	json_decref(root);
+	if (!text)
+		return -ENOMEM;
+	int r = image_create_raw(dir, MANIFEST, &manifest);
+	if (!r)
+		r = image_write_bytes(manifest, text, strlen(text));
+	return r ? r : image_close(manifest);
+}
+
+int image_dir_commit(struct image_dir *dir)
+{
+	int r = write_manifest(dir);
+
+	for (int last = 0; last < 2; last++)
+		for (struct image_file *f = dir->files; f && !r; f = f->next)
+			if ((strcmp(f->name, "inventory.img") == 0) == last)
+				r = file_link(dir, f);
+	if (r)
+		for (struct image_file *f = dir->files; f; f = f->next)
+			unlinkat(dir->fd, f->name, 0);
+	return r;
+}
+
+int image_open_raw(struct image_dir *dir, const char *name)
+{
+	int fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int read_bytes(struct image_file *file, void *data, size_t size)
+{
+	char *to = data;
+
+	while (size) {
+		if (file->at == file->used) {
+			ssize_t n = read(file->fd, file->buffer, BUFFER_SIZE);
+			if (n <= 0)
+				return n < 0 ? -errno : -EBADMSG;
+			file->used = (size_t)n;
+			file->at = 0;
+		}
+		size_t n = MIN(size, file->used - file->at);
+		memcpy(to, file->buffer + file->at, n);
+		file->at += n;
+		file->position += n;
+		to += n;
+		size -= n;
+	}
+	return 0;
+}
+
+int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
+{
+	struct image_file *file;
+	struct stat st;
+	uint32_t word = 0;
+	int fd = image_open_raw(dir, name);
+	int r = fd < 0 ? fd : file_new(dir, name, fd, false, &file);
+
+	if (r)
+		return r;
+	r = fstat(fd, &st) < 0 ? -errno : 0;
+	file->size = (uint64_t)st.st_size;
+	if (!r)
+		r = read_bytes(file, &word, 4);
+	if (!r && magic != IMAGE_MAGIC_INVENTORY) {
+		if (word != IMAGE_MAGIC_COMMON)
+			r = -EBADMSG;
+		else
+			r = read_bytes(file, &word, 4);
+	}
+	if (!r && word != magic)
+		r = -EBADMSG;
+	if (r) {
+		file_free(file);
+		return r;
+	}
+	*ret = file;
+	return 0;
+}
+
+int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret)
+{
+	uint32_t size;
+
+	if (file->position == file->size)
+		return 0;
+	int r = read_bytes(file, &size, 4);
+	if (r)
+		return r;
+	if (size > IMAGE_RECORD_MAX || size > file->size - file->position)
+		return -EBADMSG;
+	_cleanup_free_ unsigned char *packed = malloc(size + 1UL);
+	if (!packed)
+		return -ENOMEM;
+	r = read_bytes(file, packed, size);
+	if (r)
+		return r;
+	*ret = protobuf_c_message_unpack(descriptor, NULL, size, packed);
+	return *ret ? 1 : -EBADMSG;
+}
+
+static int verify_one(struct image_dir *dir, const char *name, json_int_t size, const char *digest, struct error *e)
+{
+	_cleanup_close_ int fd = image_open_raw(dir, name);
+	_cleanup_free_ unsigned char *buffer = malloc(BUFFER_SIZE);
+	XXH3_state_t *hash = XXH3_createState();
+	json_int_t total = 0;
+	char text[33];
+	ssize_t n = -1;
+
+	if (fd < 0 || !buffer || !hash) {
+		XXH3_freeState(hash);
+		return error_set(e, -EBADMSG, "%s is missing or can't be read: the checkpoint is damaged", name);
+	}
+	XXH3_128bits_reset(hash);
+	while ((n = read(fd, buffer, BUFFER_SIZE)) > 0) {
+		XXH3_128bits_update(hash, buffer, (size_t)n);
+		total += n;
+	}
+	XXH128_hash_t is = XXH3_128bits_digest(hash);
+	XXH3_freeState(hash);
+	snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)is.high64, (unsigned long long)is.low64);
+	if (total != size)
+		return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name,
+				 (long long)total, (long long)size);
+	if (strcmp(text, digest))
+		return error_set(e, -EBADMSG, "%s was altered since it was written (checksum): the checkpoint is damaged", name);
+	return 0;
+}
+
+int image_dir_verify(struct image_dir *dir, struct error *e)
+{
+	int fd = image_open_raw(dir, MANIFEST);
+
+	if (fd == -ENOENT)
+		return 1;
+	json_t *root = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	json_t *item;
+	size_t i;
+	int r = 0;
+
+	if (fd >= 0)
+		close(fd);
+	if (!json_is_array(json_object_get(root, "files")))
+		r = error_set(e, -EBADMSG, MANIFEST " can't be read: the checkpoint is damaged");
+	json_array_foreach(json_object_get(root, "files"), i, item) {
+		const char *name = json_string_value(json_object_get(item, "name"));
+		const char *digest = json_string_value(json_object_get(item, "xxh128"));
+		if (r)
+			break;
+		if (!name || !digest || strchr(name, '/'))
+			r = error_set(e, -EBADMSG, MANIFEST " is damaged");
+		else
+			r = verify_one(dir, name, json_integer_value(json_object_get(item, "size")), digest, e);
+	}
+	json_decref(root);
+	return r;
+}

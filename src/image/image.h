@@ -1,0 +1,56 @@
+/*
+ * A checkpoint directory and its files, as CRIU lays them out: a magic, then records of a size and a protobuf message.
+ *
+ * A directory being written shows nothing until image_dir_commit: each file has no name (O_TMPFILE) until then, and
+ * inventory.img, without which no one takes the directory for a checkpoint, is named last. A coordinator that is killed
+ * leaves nothing behind.
+ *
+ * fermata.json, the manifest, holds size and XXH3-128 of each file. Nothing here logs or knows about processes.
+ */
+#pragma once
+
+#include "base/error.h"
+
+#include <protobuf-c/protobuf-c.h>
+
+#define IMAGE_MAGIC_COMMON 0x54564319u
+#define IMAGE_MAGIC_INVENTORY 0x58313116u /* stands alone */
+#define IMAGE_MAGIC_PSTREE 0x50273030u
+#define IMAGE_MAGIC_CORE 0x55053847u
+#define IMAGE_MAGIC_IDS 0x54432030u
+#define IMAGE_MAGIC_MM 0x57492820u
+#define IMAGE_MAGIC_PAGEMAP 0x56084025u
+#define IMAGE_MAGIC_FILES 0x56303138u
+#define IMAGE_MAGIC_FDINFO 0x56213732u
+#define IMAGE_MAGIC_FS 0x51403912u
+
+/* Larger records than this are taken for damage. */
+#define IMAGE_RECORD_MAX (16u << 20)
+
+struct image_dir;
+struct image_file;
+
+/* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one. */
+int image_dir_create(const char *path, struct image_dir **ret);
+int image_dir_open(const char *path, struct image_dir **ret);
+/* Gives the files their names. Every file must have been closed. */
+int image_dir_commit(struct image_dir *dir);
+/* Releases the directory; what was not committed is gone. Takes NULL. */
+void image_dir_free(struct image_dir *dir);
+/* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
+int image_dir_verify(struct image_dir *dir, struct error *e);
+
+int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
+/* A file with no magic: pages-N.img. */
+int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret);
+int image_write_message(struct image_file *file, const ProtobufCMessage *message);
+int image_write_bytes(struct image_file *file, const void *data, size_t size);
+/* Ends a written file (it stays the directory's) or releases one that was read. */
+int image_close(struct image_file *file);
+
+/* -ENOENT; -EBADMSG when the magic is another's. */
+int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
+/* 1: *ret is the caller's, to be freed by protobuf_c_message_free_unpacked; 0: end of file; -EBADMSG. */
+int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret);
+/* A descriptor of a file in the directory, the caller's. */
+int image_open_raw(struct image_dir *dir, const char *name);

@@ -1,0 +1,251 @@
+/* See proc.h. */
+#include "proc/proc.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+
+int proc_parse_stat(const char *text, struct proc_stat *ret)
+{
+	struct proc_stat s = {};
+	const char *open = strchr(text, '('), *close = strrchr(text, ')');
+	unsigned long long f[53] = {};
+	int n = 0;
+
+	if (!open || !close || close < open || close[1] != ' ' || !close[2])
+		return -EBADMSG;
+	s.pid = (pid_t)strtol(text, NULL, 10);
+	snprintf(s.comm, sizeof(s.comm), "%.*s", (int)(close - open - 1), open + 1);
+	s.state = close[2];
+	/* Field numbers as proc(5) counts them, from 1; the state is 3. */
+	char *at = (char *)close + 3;
+	for (n = 4; n <= 52; n++) {
+		char *end;
+		f[n] = strtoull(at, &end, 10);
+		if (end == at)
+			break;
+		at = end;
+	}
+	if (n < 52)
+		return -EBADMSG;
+	s.ppid = (pid_t)f[4];
+	s.pgrp = (pid_t)f[5];
+	s.session = (pid_t)f[6];
+	s.flags = f[9];
+	s.num_threads = f[20];
+	s.start_time = f[22];
+	s.mm_start_code = f[26];
+	s.end_code = f[27];
+	s.start_stack = f[28];
+	s.start_data = f[45];
+	s.end_data = f[46];
+	s.start_brk = f[47];
+	s.arg_start = f[48];
+	s.arg_end = f[49];
+	s.env_start = f[50];
+	s.env_end = f[51];
+	*ret = s;
+	return 0;
+}
+
+/* The value behind "Key:" at the start of a line, or NULL. */
+static const char *find_key(const char *text, const char *key)
+{
+	size_t size = strlen(key);
+
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		if (!strncmp(line, key, size) && line[size] == ':')
+			return line + size + 1;
+	}
+	return NULL;
+}
+
+static uint64_t number(const char *text, const char *key, int base)
+{
+	const char *value = find_key(text, key);
+
+	return value ? strtoull(value, NULL, base) : 0;
+}
+
+int proc_parse_status(const char *text, struct proc_status *ret)
+{
+	struct proc_status s = {};
+	const char *uid = find_key(text, "Uid"), *gid = find_key(text, "Gid"), *groups = find_key(text, "Groups");
+
+	if (!uid || !gid || sscanf(uid, "%u %u %u %u", &s.uid[0], &s.uid[1], &s.uid[2], &s.uid[3]) != 4 ||
+	    sscanf(gid, "%u %u %u %u", &s.gid[0], &s.gid[1], &s.gid[2], &s.gid[3]) != 4)
+		return -EBADMSG;
+	while (groups && *groups != '\n') {
+		char *end;
+		while (*groups == ' ' || *groups == '\t')
+			groups++;
+		unsigned long g = strtoul(groups, &end, 10);
+		if (end == groups)
+			break;
+		if (s.n_groups == ARRAY_SIZE(s.groups))
+			return -EBADMSG;
+		s.groups[s.n_groups++] = (uint32_t)g;
+		groups = end;
+	}
+	s.umask = (uint32_t)number(text, "Umask", 8);
+	s.tracer_pid = (pid_t)number(text, "TracerPid", 10);
+	s.sig_pnd = number(text, "SigPnd", 16);
+	s.shd_pnd = number(text, "ShdPnd", 16);
+	s.cap_inh = number(text, "CapInh", 16);
+	s.cap_prm = number(text, "CapPrm", 16);
+	s.cap_eff = number(text, "CapEff", 16);
+	s.cap_bnd = number(text, "CapBnd", 16);
+	s.cap_amb = number(text, "CapAmb", 16);
+	s.no_new_privs = (uint32_t)number(text, "NoNewPrivs", 10);
+	s.seccomp = (uint32_t)number(text, "Seccomp", 10);
+	*ret = s;
+	return 0;
+}
+
+static int parse_map_line(const char *line, size_t size, struct proc_vma *vma)
+{
+	unsigned long long start, end, pgoff, inode;
+	char perm[5];
+	int used = 0;
+
+	if (sscanf(line, "%llx-%llx %4s %llx %*x:%*x %llu%n", &start, &end, perm, &pgoff, &inode, &used) != 5 || start >= end ||
+	    strlen(perm) != 4 || (size_t)used > size)
+		return -EBADMSG;
+	vma->start = start;
+	vma->end = end;
+	vma->pgoff = pgoff;
+	vma->inode = inode;
+	vma->prot = (perm[0] == 'r' ? PROT_READ : 0) | (perm[1] == 'w' ? PROT_WRITE : 0) | (perm[2] == 'x' ? PROT_EXEC : 0);
+	vma->shared = perm[3] == 's';
+	while ((size_t)used < size && line[used] == ' ')
+		used++;
+	if ((size_t)used < size) {
+		vma->name = strndup(line + used, size - (size_t)used);
+		if (!vma->name)
+			return -ENOMEM;
+		char *mark = strstr(vma->name, " (deleted)");
+		if (mark && !mark[10]) {
+			*mark = '\0';
+			vma->deleted = true;
+		}
+	}
+	return 0;
+}
+
+int proc_parse_maps(const char *text, struct proc_maps *ret)
+{
+	struct proc_maps maps = {};
+	int r = 0;
+
+	while (*text && !r) {
+		size_t size = strcspn(text, "\n");
+		struct proc_vma *vma = VEC_PUSH(&maps);
+		r = vma ? parse_map_line(text, size, vma) : -ENOMEM;
+		text += size + (text[size] == '\n');
+	}
+	if (r) {
+		proc_maps_finish(&maps);
+		return r;
+	}
+	*ret = maps;
+	return 0;
+}
+
+void proc_maps_finish(struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		free(maps->data[i].name);
+	VEC_FREE(maps);
+}
+
+int proc_parse_fdinfo(const char *text, struct proc_fdinfo *ret)
+{
+	if (!find_key(text, "pos") || !find_key(text, "flags"))
+		return -EBADMSG;
+	ret->pos = (int64_t)number(text, "pos", 10);
+	ret->flags = (uint32_t)number(text, "flags", 8);
+	return 0;
+}
+
+int proc_parse_limits(const char *text, uint64_t ret[16][2])
+{
+	/* In the order of RLIMIT_*. */
+	static const char *const names[16] = { "Max cpu time", "Max file size", "Max data size", "Max stack size",
+					       "Max core file size", "Max resident set", "Max processes", "Max open files",
+					       "Max locked memory", "Max address space", "Max file locks", "Max pending signals",
+					       "Max msgqueue size", "Max nice priority", "Max realtime priority",
+					       "Max realtime timeout" };
+
+	for (int i = 0; i < 16; i++) {
+		const char *at = strstr(text, names[i]);
+		char word[2][24];
+		if (!at || sscanf(at + strlen(names[i]), "%23s %23s", word[0], word[1]) != 2)
+			return -EBADMSG;
+		for (int j = 0; j < 2; j++)
+			ret[i][j] = strcmp(word[j], "unlimited") ? strtoull(word[j], NULL, 10) : UINT64_MAX;
+	}
+	return 0;
+}
+
+static int read_text(pid_t pid, const char *name, char **ret)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	return read_file_at(AT_FDCWD, path, 64UL << 20, ret, NULL);
+}
+
+#define READER(what, type, name) \
+	int proc_read_##what(pid_t pid, type) \
+	{ \
+		_cleanup_free_ char *text = NULL; \
+		int r = read_text(pid, name, &text); \
+		return r ? r : proc_parse_##what(text, ret); \
+	}
+READER(stat, struct proc_stat *ret, "stat")
+READER(status, struct proc_status *ret, "status")
+READER(maps, struct proc_maps *ret, "maps")
+READER(limits, uint64_t ret[16][2], "limits")
+
+int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret)
+{
+	_cleanup_free_ char *text = NULL;
+	char name[32];
+
+	snprintf(name, sizeof(name), "fdinfo/%d", fd);
+	int r = read_text(pid, name, &text);
+	return r ? r : proc_parse_fdinfo(text, ret);
+}
+
+static int compare(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+int proc_list_fds(pid_t pid, struct proc_fds *ret)
+{
+	struct proc_fds fds = {};
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
+	DIR *dir = opendir(path);
+	if (!dir)
+		return -errno;
+	for (struct dirent *entry; (entry = readdir(dir));) {
+		if (entry->d_name[0] == '.')
+			continue;
+		int *fd = VEC_PUSH(&fds);
+		if (!fd) {
+			closedir(dir);
+			VEC_FREE(&fds);
+			return -ENOMEM;
+		}
+		*fd = atoi(entry->d_name);
+	}
+	closedir(dir);
+	if (fds.count)
+		qsort(fds.data, fds.count, sizeof(int), compare);
+	*ret = fds;
+	return 0;
+}

@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Runs the unit tests and the live tests; arguments select tests by a part of their name.
+
+LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
+import ctypes
+import glob
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DEADLINE = 10
+UNIT_DEADLINE = 120
+PR_SET_CHILD_SUBREAPER = 36
+MODES = ("stop", "leave", "rounds")
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def report(kind, name, why=""):
+    counts[kind] += 1
+    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
+    print(f"{word} {name}{': ' + why if why else ''}", flush=True)
+
+
+def run_unit(path):
+    name = os.path.relpath(path, ROOT)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        try:
+            status = subprocess.run([path], stdin=subprocess.DEVNULL, stdout=out, stderr=err, timeout=UNIT_DEADLINE,
+                                    cwd=ROOT).returncode
+        except subprocess.TimeoutExpired:
+            status = "deadline"
+        out.seek(0)
+        err.seek(0)
+        lines = out.read().decode(errors="replace").splitlines()
+        errors = err.read().decode(errors="replace")
+    failed = lines_seen = 0
+    for line in lines:
+        for prefix, kind in (("not ok ", "failed"), ("ok ", "passed"), ("skip ", "skipped")):
+            if line.startswith(prefix):
+                label, _, why = line[len(prefix):].partition(": ")
+                report(kind, f"{name} {label}", why)
+                lines_seen += 1
+                failed += kind == "failed"
+                break
+    if status != 0 and not failed:
+        report("failed", name, f"ended with {status}")
+        failed = 1
+    elif not lines_seen:
+        report("failed", name, "printed no result")
+        failed = 1
+    if failed:
+        print(errors, end="", flush=True)
+
+
+def descendants(pid):
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(path) as file:
+                children = [int(word) for word in file.read().split()]
+        except OSError:
+            continue
+        for child in children:
+            found += [child] + descendants(child)
+    return found
+
+
+def reap_all(kill):
+    """Waits until this process has no child left; with kill, kills all that descends from it."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        if kill:
+            for pid in descendants(os.getpid()):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.005)
+    raise Failure(f"still there after {DEADLINE} s: {descendants(os.getpid())}")
+
+
+def lines_of(path):
+    with open(path) as file:
+        return [line.rstrip("\n") for line in file.readlines() if line.endswith("\n")]
+
+
+def wait_lines(path, number, what):
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        lines = lines_of(path)
+        if len(lines) >= number:
+            return lines
+        time.sleep(0.005)
+    raise Failure(f"no {what} within {DEADLINE} s")
+
+
+def state_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def criu(binary, work, arguments):
+    # Files, not pipes: a restored task that held an end would keep the reader waiting.
+    with tempfile.TemporaryFile() as log:
+        try:
+            status = subprocess.run([binary] + arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                    timeout=DEADLINE, cwd=work).returncode
+        except subprocess.TimeoutExpired:
+            status = "deadline"
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    if status != 0:
+        raise Failure(f"criu {arguments[0]} ended with {status}\n{text}")
+    return text
+
+
+def live(path, mode, binary, work):
+    verdict, log = os.path.join(work, "report"), ""
+    with open(verdict, "w"):
+        os.chmod(verdict, 0o666)
+    task = subprocess.Popen([path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                            stderr=subprocess.DEVNULL, start_new_session=True, cwd=work)
+    pid = task.pid
+    task.returncode = 0  # reaped by reap_all, never by Popen
+    first = wait_lines(verdict, 1, "ready")[0]
+    if first != "ready":
+        raise Failure(f"before the dump: {first}")
+    time.sleep(0.01)  # let it go from the line into its wait
+    try:
+        for number in range(3 if mode == "rounds" else 1):
+            images = os.path.join(work, f"images{number}")
+            os.mkdir(images)
+            log += criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []))
+            if mode == "leave":
+                if state_of(pid) not in ("R", "S", "D"):
+                    raise Failure(f"after dump -R the task is in state {state_of(pid)}")
+            elif state_of(pid) not in (None, "Z", "X"):
+                raise Failure(f"after dump the task is in state {state_of(pid)}")
+            reap_all(kill=mode == "leave")
+            log += criu(binary, work, ["restore", "-d", "-D", images])
+            if state_of(pid) not in ("R", "S", "D"):
+                raise Failure(f"after restore the task is in state {state_of(pid)}")
+        if len(lines_of(verdict)) != 1:
+            raise Failure(f"before the signal: {lines_of(verdict)[1:]}")
+        os.kill(pid, signal.SIGUSR1)
+        result = wait_lines(verdict, 2, "verdict")[1]
+        if result.startswith("skip: "):
+            raise Skip(result[len("skip: "):])
+        if result != "ok":
+            raise Failure(result.removeprefix("not ok: "))
+        reap_all(kill=False)
+    except Failure as failure:
+        raise Failure(f"{failure}\n{log}".rstrip()) from None
+
+
+def run_live(path, mode, binary):
+    name = f"{os.path.basename(path)} {mode}"
+    work = tempfile.mkdtemp(prefix="fermata-live-")
+    os.chmod(work, 0o777)
+    try:
+        live(path, mode, binary, work)
+        report("passed", name)
+    except Skip as skip:
+        report("skipped", name, str(skip))
+    except (Failure, OSError) as failure:
+        report("failed", name, str(failure))
+    finally:
+        try:
+            reap_all(kill=True)
+        except Failure as failure:
+            report("failed", name, f"clean-up: {failure}")
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def programs(pattern):
+    return sorted(path for path in glob.glob(os.path.join(ROOT, pattern))
+                  if os.path.isfile(path) and os.access(path, os.X_OK))
+
+
+def main():
+    wanted = sys.argv[1:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("cannot become a subreaper")
+    select = lambda name: not wanted or any(word in name for word in wanted)
+    for build in ("build", "build-asan"):
+        units = programs(f"{build}/tests/test_*")
+        if not units and not wanted:
+            report("failed", f"{build}/tests", "no unit tests are built")
+        for path in units:
+            if select(os.path.relpath(path, ROOT)):
+                run_unit(path)
+    lives = programs("build/tests/live_*")
+    if not lives and not wanted:
+        report("failed", "build/tests", "no live tests are built")
+    binary = os.environ.get("LIVE_CRIU") or os.path.join(ROOT, "build/src/cli/fermata")
+    with tempfile.TemporaryDirectory(prefix="fermata-bin-") as bin_dir:
+        link = os.path.join(bin_dir, "criu")
+        os.symlink(binary, link)
+        for path in lives:
+            for mode in MODES:
+                name = f"{os.path.basename(path)} {mode}"
+                if not select(name):
+                    continue
+                if os.geteuid() != 0:
+                    report("skipped", name, "needs root")
+                else:
+                    run_live(path, mode, link)
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
+    sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
+
+
+main()
