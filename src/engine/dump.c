@@ -622,7 +622,10 @@ static int dump_core(struct dump *d)
 	if (!r)
 		r = fill_thread_info(d, &info);
 	snprintf(name, sizeof(name), "core-%d.img", d->request->pid);
-	return r ? r : write_one(d, name, IMAGE_MAGIC_CORE, &core.base);
+	if (!r)
+		r = write_one(d, name, IMAGE_MAGIC_CORE, &core.base);
+	snprintf(name, sizeof(name), "ids-%d.img", d->request->pid);
+	return r ? r : write_one(d, name, IMAGE_MAGIC_IDS, &ids.base);
 }
 
 static int dump_tree(struct dump *d)
