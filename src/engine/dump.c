@@ -21,6 +21,7 @@
 #include <asm/unistd.h>
 #include <elf.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <linux/rseq.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -35,6 +36,12 @@
 #define SEAT_SIZE (16 * PAGE_SIZE)
 #define FILES_ID 1
 
+/* A descriptor already captured, and the file it stands for. */
+struct seen_fd {
+	int fd;
+	uint32_t id;
+};
+
 struct dump {
 	const struct request *request;
 	struct error *e;
@@ -45,6 +52,7 @@ struct dump {
 	struct proc_status status;
 	struct proc_maps maps;
 	uint32_t next_file_id;
+	VEC(struct seen_fd) seen;
 	int maps_mem;
 	/* What only the process itself can tell, as the agent brought it back. */
 	struct asked {
@@ -55,7 +63,7 @@ struct dump {
 		stack_t altstack;
 		uint64_t tid_address;
 		uint32_t pdeath_sig, subreaper;
-		int64_t dumpable, thp_disable, brk, umask;
+		int64_t dumpable, thp_disable, brk, securebits;
 	} asked;
 };
 
@@ -171,6 +179,7 @@ static int dump_ask(struct dump *d)
 	op_add(b, __NR_prctl, PR_GET_PDEATHSIG, OUT(pdeath_sig), 0, 0);
 	op_add(b, __NR_prctl, PR_GET_CHILD_SUBREAPER, OUT(subreaper), 0, 0);
 	struct agent_op *dumpable = op_add(b, __NR_prctl, PR_GET_DUMPABLE, 0, 0, 0);
+	struct agent_op *securebits = op_add(b, __NR_prctl, PR_GET_SECUREBITS, 0, 0, 0);
 	struct agent_op *thp = op_add(b, __NR_prctl, PR_GET_THP_DISABLE, 0, 0, 0);
 	struct agent_op *brk = op_add(b, __NR_brk, 0, 0, 0, 0);
 	r = agent_seat_run(&seat, b, sizeof(*job), d->e);
@@ -184,6 +193,7 @@ static int dump_ask(struct dump *d)
 	d->asked = job->out;
 	d->asked.dumpable = dumpable->result;
 	d->asked.thp_disable = thp->result;
+	d->asked.securebits = securebits->result;
 	d->asked.brk = brk->result;
 	return 0;
 }
@@ -227,6 +237,15 @@ static int capture_path(struct dump *d, const char *link, uint32_t flags, uint64
 	return r ? error_errno(d->e, r, "cannot write files.img") : 0;
 }
 
+/* The id of an open file description that another descriptor had already, or 0; see kcmp(2). */
+static uint32_t find_shared(struct dump *d, int fd)
+{
+	VEC_FOREACH(&d->seen, other)
+		if (syscall(__NR_kcmp, d->request->pid, d->request->pid, KCMP_FILE, other->fd, fd) == 0)
+			return other->id;
+	return 0;
+}
+
 static int capture_descriptor(struct dump *d, int fd, struct image_file *table)
 {
 	struct proc_fdinfo info = {};
@@ -249,9 +268,14 @@ static int capture_descriptor(struct dump *d, int fd, struct image_file *table)
 	if (!tty && S_ISCHR(st.st_mode) && major(st.st_rdev) != 1)
 		return error_set(d->e, -ENOTSUP, "descriptor %d is a device (%u:%u), which has no way to be saved", fd,
 				 major(st.st_rdev), minor(st.st_rdev));
-	r = capture_path(d, link, flags, pos, &entry.id);
+	entry.id = find_shared(d, fd);
+	r = entry.id ? 0 : capture_path(d, link, flags, pos, &entry.id);
 	if (r)
 		return r;
+	struct seen_fd *seen = VEC_PUSH(&d->seen);
+	if (!seen)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*seen = (struct seen_fd){ fd, entry.id };
 	entry.fd = (uint32_t)fd;
 	entry.flags = flags & O_CLOEXEC ? FD_CLOEXEC : 0;
 	entry.type = FD_TYPES__REG;
@@ -617,6 +641,8 @@ static int dump_core(struct dump *d)
 	rlimits.n_rlimits = 16;
 	tc.rlimits = &rlimits;
 	fill_creds(&d->status, &creds, caps);
+	creds.secbits = (uint32_t)d->asked.securebits;
+	creds.has_no_new_privs = creds.no_new_privs = d->status.no_new_privs != 0;
 	thread.creds = &creds;
 	r = fill_thread_core(d, &thread, &rseq, &sas);
 	if (!r)
@@ -692,6 +718,7 @@ int engine_dump(const struct request *request, struct error *e)
 		kill(request->pid, SIGKILL);
 	tracee_detach(&d.tracee);
 	proc_maps_finish(&d.maps);
+	VEC_FREE(&d.seen);
 	image_dir_free(d.dir);
 	if (r)
 		return error_prefix(e, r, "cannot dump process %d (%s)", request->pid, d.stat.comm[0] ? d.stat.comm : "?");

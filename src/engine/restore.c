@@ -399,9 +399,12 @@ static void plan_creds(struct restore *s)
 	PLAN3(__NR_setresgid, c->gid, c->egid, c->sgid);
 	PLAN3(__NR_setresuid, c->uid, c->euid, c->suid);
 	PLAN3(__NR_prctl, PR_SET_KEEPCAPS, 0, 0);
+	PLAN3(__NR_prctl, PR_SET_SECUREBITS, c->secbits, 0);
 	PLAN3(__NR_setfsgid, c->fsgid, 0, 0);
 	PLAN3(__NR_setfsuid, c->fsuid, 0, 0);
 	PLAN3(__NR_capset, place(s, &head, sizeof(head)), place(s, caps, sizeof(caps)), 0);
+	if (c->no_new_privs)
+		plan(s, __NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0);
 	PLAN3(__NR_prctl, PR_SET_DUMPABLE, s->mm->dumpable == 1, 0)->flags = AGENT_OP_MAY_FAIL;
 }
 
