@@ -7,7 +7,9 @@ all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
 	ninja -C $(BUILD)
 
-demo: all
+demo:
+	scripts/install-deps.sh
+	@$(MAKE) all
 	scripts/demo.sh
 
 check:

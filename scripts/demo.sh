@@ -31,7 +31,7 @@ with open(sys.argv[1], "a", buffering=1) as out:
         time.sleep(0.2)
 P
 say "start a counter: a number every 0.2 s into $dir/numbers"
-(cd "$dir" && exec setsid python3 "$dir/counter.py" "$dir/numbers") < /dev/null > /dev/null 2>&1 &
+(cd "$dir" && for fd in /proc/self/fd/*; do n=${fd##*/}; [ "$n" -gt 2 ] && [ "$n" != 255 ] && eval "exec $n>&-"; done; exec setsid python3 "$dir/counter.py" "$dir/numbers") < /dev/null > /dev/null 2>&1 &
 wait_past 4 || die "the counter does not count"
 pid=$(cat "$dir/numbers.pid")
 say "process $pid has counted to $(last)"

@@ -399,7 +399,13 @@ static void plan_creds(struct restore *s)
 	PLAN3(__NR_setresgid, c->gid, c->egid, c->sgid);
 	PLAN3(__NR_setresuid, c->uid, c->euid, c->suid);
 	PLAN3(__NR_prctl, PR_SET_KEEPCAPS, 0, 0);
-	PLAN3(__NR_prctl, PR_SET_SECUREBITS, c->secbits, 0);
+	/* A change of uid cleared what is effective; securebits need CAP_SETPCAP, where the task has it at all. */
+	struct __user_cap_data_struct full[2] = { caps[0], caps[1] };
+	full[0].effective = full[0].permitted;
+	full[1].effective = full[1].permitted;
+	PLAN3(__NR_capset, place(s, &head, sizeof(head)), place(s, full, sizeof(full)), 0);
+	if (c->secbits)
+		PLAN3(__NR_prctl, PR_SET_SECUREBITS, c->secbits, 0);
 	PLAN3(__NR_setfsgid, c->fsgid, 0, 0);
 	PLAN3(__NR_setfsuid, c->fsuid, 0, 0);
 	PLAN3(__NR_capset, place(s, &head, sizeof(head)), place(s, caps, sizeof(caps)), 0);
