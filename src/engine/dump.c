@@ -23,10 +23,12 @@
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <linux/rseq.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/time.h>
@@ -116,6 +118,29 @@ static int dump_freeze(struct dump *d)
 	return proc_read_stat(pid, &d->stat) ? error_set(d->e, -ESRCH, "it ended") : 0;
 }
 
+/* State that has no place in the images yet and differs from what a new process gets: refused, not lost. */
+static int refuse_unsaved(struct dump *d)
+{
+	pid_t pid = d->request->pid;
+	cpu_set_t theirs, ours;
+	char path[64];
+	_cleanup_free_ char *personality = NULL;
+
+	if (sched_getaffinity(pid, sizeof(theirs), &theirs) == 0 && sched_getaffinity(0, sizeof(ours), &ours) == 0 &&
+	    !CPU_EQUAL(&theirs, &ours))
+		return error_set(d->e, -ENOTSUP, "it is bound to some processors, which is not saved yet; see taskset");
+	errno = 0;
+	int nice = getpriority(PRIO_PROCESS, (id_t)pid);
+	if (sched_getscheduler(pid) != SCHED_OTHER || nice != getpriority(PRIO_PROCESS, 0))
+		return error_set(d->e, -ENOTSUP, "it has a scheduling class or nice value of its own, which is not saved yet");
+	if (d->status.cap_amb)
+		return error_set(d->e, -ENOTSUP, "it has ambient capabilities, which are not saved yet");
+	snprintf(path, sizeof(path), "/proc/%d/personality", pid);
+	if (!read_file_at(AT_FDCWD, path, 4096, &personality, NULL) && strtoul(personality, NULL, 16))
+		return error_set(d->e, -ENOTSUP, "it has a personality of its own, which is not saved yet");
+	return 0;
+}
+
 static int dump_check_alone(struct dump *d)
 {
 	char path[64];
@@ -135,6 +160,9 @@ static int dump_check_alone(struct dump *d)
 	snprintf(path, sizeof(path), "/proc/%d/timers", d->request->pid);
 	if (!read_file_at(AT_FDCWD, path, 1 << 20, &timers, NULL) && timers[0])
 		return error_set(d->e, -ENOTSUP, "it has POSIX timers, which are not saved yet");
+	int r2 = refuse_unsaved(d);
+	if (r2)
+		return r2;
 	if (d->status.sig_pnd || d->status.shd_pnd)
 		return error_set(d->e, -ENOTSUP, "it has pending signals, which are not saved yet");
 	return 0;
