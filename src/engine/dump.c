@@ -284,6 +284,10 @@ static int capture_descriptor(struct dump *d, int fd, struct image_file *table)
 	int r = proc_read_fdinfo(d->request->pid, fd, &info);
 	if (r)
 		return error_errno(d->e, r, "cannot read descriptor %d", fd);
+	if (info.locked)
+		return error_set(d->e, -ENOTSUP, "descriptor %d holds a file lock, which is not saved yet", fd);
+	if (info.flags & O_ASYNC)
+		return error_set(d->e, -ENOTSUP, "descriptor %d sends signals (O_ASYNC), which is not saved yet", fd);
 	uint32_t flags = (uint32_t)info.flags;
 	uint64_t pos = (uint64_t)info.pos;
 	snprintf(link, sizeof(link), "fd/%d", fd);

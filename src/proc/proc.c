@@ -165,6 +165,7 @@ int proc_parse_fdinfo(const char *text, struct proc_fdinfo *ret)
 		return -EBADMSG;
 	ret->pos = (int64_t)number(text, "pos", 10);
 	ret->flags = (uint32_t)number(text, "flags", 8);
+	ret->locked = find_key(text, "lock") != NULL;
 	return 0;
 }
 

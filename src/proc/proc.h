@@ -40,6 +40,7 @@ struct proc_fds {
 struct proc_fdinfo {
 	int64_t pos;
 	uint32_t flags;
+	bool locked; /* it holds a POSIX, OFD or flock lock, or a lease */
 };
 
 int proc_parse_stat(const char *text, struct proc_stat *ret);
