@@ -13,4 +13,6 @@ struct request {
 	bool leave_stopped;
 	bool detach;            /* restore: do not wait for the restored tree */
 	const char *pidfile;
+	bool file_locks, link_remap, ext_unix_sk;
+	bool skip_verify; /* restore: do not compare checksums first */
 };

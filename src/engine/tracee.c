@@ -9,13 +9,15 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
-#define AGENT_CODE_SIZE PAGE_SIZE
-#define AGENT_STACK_SIZE (4 * PAGE_SIZE)
+#define CODE_SIZE PAGE_SIZE
+#define DATA_OFFSET (CODE_SIZE + 64)
+#define SLOT_SNIPPET 512UL
+#define STACK_ROOM 1024UL
 
-int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, struct error *e)
+int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e)
 {
 	*t = (struct tracee){ .pid = pid, .tid = tid };
-	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD) < 0)
+	if (ptrace(PTRACE_SEIZE, tid, 0, PTRACE_O_TRACESYSGOOD | options) < 0)
 		return error_errno(e, -errno, "cannot trace task %d", tid);
 	t->seized = true;
 	return 0;
@@ -26,22 +28,28 @@ int tracee_interrupt(struct tracee *t)
 	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
-/* Takes signal-delivery stops on the way back to the queue by letting the signal in and stopping again. */
+static int wait_status(struct tracee *t, int *ret)
+{
+	while (waitpid(t->tid, ret, __WALL) < 0)
+		if (errno != EINTR)
+			return -errno;
+	if (!WIFSTOPPED(*ret)) {
+		t->seized = false;
+		return -ESRCH;
+	}
+	return 0;
+}
+
 int tracee_wait_stop(struct tracee *t, struct error *e)
 {
 	for (;;) {
-		int status;
-		if (waitpid(t->tid, &status, __WALL) < 0) {
-			if (errno == EINTR)
-				continue;
-			return error_errno(e, -errno, "cannot wait for task %d", t->tid);
-		}
-		if (!WIFSTOPPED(status)) {
-			t->seized = false;
-			return error_set(e, -ESRCH, "task %d ended while it was being stopped", t->tid);
-		}
+		int status, r = wait_status(t, &status);
+		if (r == -ESRCH)
+			return error_set(e, r, "task %d ended while it was being stopped", t->tid);
+		if (r)
+			return error_errno(e, r, "cannot wait for task %d", t->tid);
 		if (status >> 16 == PTRACE_EVENT_STOP) {
-			t->stopped_by_signal = WSTOPSIG(status) != SIGTRAP;
+			t->stop_signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
 			break;
 		}
 		/* A signal on its way to the task: let it be delivered, the interrupt is still pending behind it. */
@@ -71,44 +79,65 @@ static int read_mem(int fd, uint64_t address, void *data, size_t size)
 	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EIO;
 }
 
-/* Continues until the exit of the next system call whose number is `nr`. */
+/* Continues until the exit of the next system call. */
 static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 {
-	int status;
-
 	for (int stops = 0; stops < 2;) {
+		int status;
 		if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0)
 			return -errno;
-		if (waitpid(t->tid, &status, __WALL) < 0)
-			return -errno;
-		if (!WIFSTOPPED(status)) {
-			t->seized = false;
-			return -ESRCH;
-		}
+		int r = wait_status(t, &status);
+		if (r)
+			return r;
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80))
 			stops++;
 	}
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
-int agent_seat_take(struct agent_seat *seat, struct tracee *t, uint64_t hole, size_t size, uint64_t slack, struct error *e)
+size_t agent_seat_size(size_t threads)
 {
-	char path[64];
-	int r;
+	return CODE_SIZE + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * threads;
+}
 
-	*seat = (struct agent_seat){ .tracee = t, .area = hole, .area_size = size, .snippet_address = slack };
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->pid);
-	seat->mem_fd = open(path, O_RDWR | O_CLOEXEC);
-	if (seat->mem_fd < 0)
-		return error_errno(e, -errno, "cannot open %s", path);
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, size);
-	r = read_mem(seat->mem_fd, slack, seat->saved, SNIPPET_MAX);
-	if (!r)
-		r = write_mem(seat->mem_fd, slack, seat->snippet.code, seat->snippet.size);
-	if (r) {
-		close(seat->mem_fd);
-		return error_errno(e, r, "cannot place the agent in task %d", t->tid);
+uint64_t agent_seat_place(const struct agent_seat *seat, size_t number, size_t *ret_room)
+{
+	if (!number) {
+		*ret_room = AGENT_SEAT_DATA_SIZE - 64 - STACK_ROOM * 4;
+		return seat->area + DATA_OFFSET;
 	}
+	*ret_room = AGENT_SLOT_SIZE - SLOT_SNIPPET - STACK_ROOM;
+	return seat->area + CODE_SIZE + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * (number - 1) + SLOT_SNIPPET;
+}
+
+int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint64_t pending)
+{
+	static const int ignored_by_default[] = { SIGURG, SIGWINCH, SIGCHLD };
+	uint64_t bad = caught | blocked | pending;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ignored_by_default); i++)
+		if (!(bad & (1ULL << (ignored_by_default[i] - 1))))
+			return ignored_by_default[i];
+	/* Not the ones that do something when they are sent, or that the kernel forces. */
+	for (int sig = SIGHUP; sig <= SIGUSR2; sig++)
+		if (ignored & ~bad & (1ULL << (sig - 1)) && sig != SIGSEGV && sig != SIGBUS && sig != SIGILL && sig != SIGFPE &&
+		    sig != SIGTRAP && sig != SIGKILL)
+			return sig;
+	return 0;
+}
+
+int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t hole, size_t size, uint64_t slack,
+		    struct error *e)
+{
+	struct agent_linger linger = { .armed = size > agent_seat_size(0) };
+
+	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, size);
+	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
+	if (!r)
+		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);
+	if (r)
+		return error_errno(e, r, "cannot place the agent in task %d", t->tid);
 
 	struct user_regs_struct regs = t->regs;
 	uint64_t all = ~0ULL;
@@ -121,7 +150,9 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, uint64_t hole, si
 	if (!r && regs.rax != hole)
 		r = (long)regs.rax < 0 ? (int)regs.rax : -ENOMEM;
 	if (!r)
-		r = write_mem(seat->mem_fd, hole, agent_blob, agent_blob_size);
+		r = write_mem(mem_fd, hole, agent_blob, agent_blob_size);
+	if (!r)
+		r = write_mem(mem_fd, hole + CODE_SIZE, &linger, sizeof(linger));
 	if (r) {
 		struct error ignored;
 		agent_seat_leave(seat, &ignored);
@@ -130,41 +161,99 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, uint64_t hole, si
 	return 0;
 }
 
-uint64_t agent_seat_data(const struct agent_seat *seat)
+static void add_end(struct agent_batch *b, int signal)
 {
-	return seat->area + AGENT_CODE_SIZE;
+	struct agent_op *op = &b->ops[b->count];
+
+	op[0] = (struct agent_op){ .nr = __NR_getpid, .flags = AGENT_OP_MAY_FAIL };
+	op[1] = (struct agent_op){ .nr = __NR_gettid, .flags = AGENT_OP_MAY_FAIL };
+	op[2] = (struct agent_op){ .nr = __NR_tgkill, .flags = AGENT_OP_MAY_FAIL | AGENT_OP_REF_ARG0 | AGENT_OP_REF_ARG0 << 1,
+				   .arg = { b->count, b->count + 1UL, (uint64_t)signal } };
+	b->count += AGENT_RUN_EXTRA;
 }
 
-int agent_seat_run(struct agent_seat *seat, struct agent_batch *batch, size_t size, struct error *e)
+int agent_run_start(struct agent_run *run, struct error *e)
 {
-	struct tracee *t = seat->tracee;
+	struct tracee *t = run->tracee;
+	struct agent_seat *seat = run->seat;
 	struct user_regs_struct regs = t->regs;
-	int r = write_mem(seat->mem_fd, agent_seat_data(seat), batch, size);
+	uint64_t mask = ~0ULL;
+	size_t room;
+	uint64_t at = agent_seat_place(seat, run->number, &room);
+	int r = 0;
 
-	/* After the batch the agent goes to `tail`, whose first system call is where we stop it. */
+	if (t->quiet_signal)
+		mask &= ~(1ULL << (t->quiet_signal - 1));
+	add_end(run->batch, t->quiet_signal);
+	run->batch->number = (uint32_t)run->number;
+	run->batch->linger = seat->area + CODE_SIZE;
+	if (run->size > room)
+		return error_set(e, -E2BIG, "a batch for task %d is too large", t->tid);
 	regs.rip = seat->area;
-	regs.rdi = agent_seat_data(seat);
-	regs.rsp = seat->area + seat->area_size;
+	regs.rdi = at;
+	regs.rsp = ALIGN_UP(at + room + STACK_ROOM, 64) - 64;
 	regs.r15 = seat->snippet_address + seat->snippet.tail;
 	regs.eflags &= ~0x400ULL;
 	regs.orig_rax = (unsigned long long)-1;
-	/* The batch's last call is getpid with a mark in its second argument: seen from here as the place to stop. */
-	if (!r && ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0)
-		r = -errno;
-	for (uint32_t i = 0; !r && i < batch->count; i++)
-		r = run_to_syscall_exit(t, &regs);
+	if (run->number) {
+		struct snippet own;
+		snippet_build_thread(&own, at - SLOT_SNIPPET, &t->regs, t->sigmask);
+		regs.r15 = at - SLOT_SNIPPET + own.tail;
+		r = write_mem(seat->mem_fd, at - SLOT_SNIPPET, own.code, own.size);
+	}
 	if (!r)
-		r = read_mem(seat->mem_fd, agent_seat_data(seat), batch, size);
-	if (r)
-		return error_errno(e, r, "the agent in task %d did not finish", t->tid);
-	/* The last result is only in the registers yet. */
-	batch->ops[batch->count - 1].result = (int64_t)regs.rax;
-	return 0;
+		r = write_mem(seat->mem_fd, at, run->batch, run->size);
+	if (!r && (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0))
+		r = -errno;
+	if (!r && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+		r = -errno;
+	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
+}
+
+/* Up to the signal that ends the batch. One that comes from elsewhere has no effect on the task, or it was not quiet. */
+static int wait_for_signal(struct agent_run *run, uint64_t at)
+{
+	struct tracee *t = run->tracee;
+	struct agent_batch head;
+
+	for (;;) {
+		int status, r = wait_status(t, &status);
+		if (!r && status >> 16 == 0 && WSTOPSIG(status) == t->quiet_signal) {
+			r = read_mem(run->seat->mem_fd, at, &head, sizeof(head));
+			if (!r && head.done + 1 >= head.count)
+				return 0;
+		}
+		if (!r && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+			r = -errno;
+		if (r)
+			return r;
+	}
+}
+
+int agent_run_finish(struct agent_run *run, struct error *e)
+{
+	struct tracee *t = run->tracee;
+	struct user_regs_struct regs;
+	size_t room;
+	uint64_t at = agent_seat_place(run->seat, run->number, &room);
+	int r = 0;
+
+	if (t->quiet_signal)
+		r = wait_for_signal(run, at);
+	else /* Every signal has an effect: count the calls instead. */
+		for (uint32_t i = 0; !r && i < run->batch->count; i++)
+			r = run_to_syscall_exit(t, &regs);
+	if (!r)
+		r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+	if (!r && run->number &&
+	    (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
+		r = -errno;
+	return r ? error_errno(e, r, "the agent in task %d did not finish", t->tid) : 0;
 }
 
 int agent_seat_leave(struct agent_seat *seat, struct error *e)
 {
-	struct tracee *t = seat->tracee;
+	struct tracee *t = seat->leader;
 	struct user_regs_struct regs = t->regs;
 	int r = 0;
 
@@ -178,22 +267,16 @@ int agent_seat_leave(struct agent_seat *seat, struct error *e)
 		r = -errno;
 	if (!r)
 		r = write_mem(seat->mem_fd, seat->snippet_address, seat->saved, SNIPPET_MAX);
-	close(seat->mem_fd);
 	return r ? error_errno(e, r, "cannot take the agent out of task %d", t->tid) : 0;
 }
 
-int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, uint64_t area, size_t size, uint64_t slack, struct error *e)
+int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t area, size_t size, uint64_t slack,
+		     struct error *e)
 {
-	char path[64];
-
-	*seat = (struct agent_seat){ .tracee = t, .area = area, .area_size = size, .snippet_address = slack };
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->pid);
-	seat->mem_fd = open(path, O_RDWR | O_CLOEXEC);
-	int r = seat->mem_fd < 0 ? -errno : 0;
+	*seat = (struct agent_seat){ .leader = t, .area = area, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
 	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, area, size);
+	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
-		r = read_mem(seat->mem_fd, slack, seat->saved, SNIPPET_MAX);
-	if (!r)
-		r = write_mem(seat->mem_fd, slack, seat->snippet.code, seat->snippet.size);
+		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);
 	return r ? error_errno(e, r, "cannot place the agent in task %d", t->tid) : 0;
 }

@@ -1,5 +1,5 @@
 /*
- * A task that is held by ptrace(2): seizing it, stopping it, and running the agent in it.
+ * A thread that is held by ptrace(2): seizing it, stopping it, and running the agent in it.
  *
  * Nothing here polls: stops are waited for with waitpid. When the coordinator dies, the kernel detaches every tracee and
  * each goes on from where it was; see arch/x86_64/snippet.h for those that were running the agent.
@@ -12,35 +12,61 @@
 
 struct tracee {
 	pid_t pid, tid;
-	bool seized, stopped_by_signal; /* stopped_by_signal: in a job control stop of its own */
-	struct user_regs_struct regs;   /* its own, as it was stopped */
+	bool seized;
+	int stop_signal;              /* of the job control stop it was found in, or 0 */
+	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;
+	int quiet_signal; /* a signal that can be sent to it with no effect when it is not traced, or 0; see agent_quiet_signal */
 };
 
-/* Seizes and stops a thread. -EPERM, -ESRCH … with the text set. */
-int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, struct error *e);
+int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e);
 int tracee_interrupt(struct tracee *t);
+/* Waits for the stop, then reads registers and mask. */
 int tracee_wait_stop(struct tracee *t, struct error *e);
 void tracee_detach(struct tracee *t);
 
-/* Where the agent stands in a process. */
+/* Where the agent stands in a process: code, linger, the leader's batch and stack, then a slot for each other thread. */
 struct agent_seat {
-	struct tracee *tracee;
-	int mem_fd; /* /proc/PID/mem */
+	struct tracee *leader;
+	int mem_fd; /* /proc/PID/mem, the caller's */
 	uint64_t snippet_address, area;
 	size_t area_size;
 	struct snippet snippet;
 	unsigned char saved[SNIPPET_MAX];
 };
 
+#define AGENT_SEAT_DATA_SIZE (14 * 4096UL)
+#define AGENT_SLOT_SIZE 4096UL
+/* How much room the agent needs in a process with so many threads. */
+size_t agent_seat_size(size_t threads);
+
+/* A signal for struct tracee's quiet_signal, from what the thread does with signals (bit sig - 1 in each). 0: none. */
+int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint64_t pending);
+
 /* Places the agent: `hole` is a free address range of `size` bytes in the target, `slack` the address of SNIPPET_MAX dead,
  * executable bytes. */
-int agent_seat_take(struct agent_seat *seat, struct tracee *t, uint64_t hole, size_t size, uint64_t slack, struct error *e);
-/* Where batches and their data may stand in the target. */
-uint64_t agent_seat_data(const struct agent_seat *seat);
-/* Runs a batch of `size` bytes that stands at agent_seat_data; data behind it goes along. Results are read back into it. */
-int agent_seat_run(struct agent_seat *seat, struct agent_batch *batch, size_t size, struct error *e);
-/* As agent_seat_take, for a task that runs the agent already, in [area, area + size); t holds what it is to continue with. */
-int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, uint64_t area, size_t size, uint64_t slack, struct error *e);
-/* Takes the agent out again; the thread has its own registers back and is still stopped. */
+int agent_seat_take(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t hole, size_t size, uint64_t slack,
+		    struct error *e);
+/* Where the batch of a thread stands in the target, and how many bytes it may have with its data. `number`: 0 the leader. */
+uint64_t agent_seat_place(const struct agent_seat *seat, size_t number, size_t *ret_room);
+
+/* One batch in one thread. */
+struct agent_run {
+	struct agent_seat *seat;
+	struct tracee *tracee;
+	size_t number;             /* of the thread in its process; 0 the leader */
+	struct agent_batch *batch; /* head and operations, data behind; the last operation is added by agent_run_start */
+	size_t size;               /* of all that */
+};
+/* How many operations agent_run_start adds to a batch. */
+#define AGENT_RUN_EXTRA 3
+int agent_run_start(struct agent_run *run, struct error *e);
+/* Waits for its end; results and data are read back into `batch`. A thread other than the leader gets its own registers back. */
+int agent_run_finish(struct agent_run *run, struct error *e);
+
+/* As agent_seat_take, for a process that runs the agent already, in [area, area + size); `leader` holds what it is to continue
+ * with. */
+int agent_seat_adopt(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t area, size_t size, uint64_t slack,
+		     struct error *e);
+/* Takes the agent out again; the leader has its own registers back and is still stopped. */
 int agent_seat_leave(struct agent_seat *seat, struct error *e);

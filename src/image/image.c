@@ -250,7 +250,7 @@ int image_open_raw(struct image_dir *dir, const char *name)
 	return fd < 0 ? -errno : fd;
 }
 
-static int read_bytes(struct image_file *file, void *data, size_t size)
+int image_read_bytes(struct image_file *file, void *data, size_t size)
 {
 	char *to = data;
 
@@ -272,6 +272,14 @@ static int read_bytes(struct image_file *file, void *data, size_t size)
 	return 0;
 }
 
+size_t image_read_some(struct image_file *file, void *data, size_t size)
+{
+	uint64_t left = file->size - file->position;
+	size_t n = (size_t)MIN((uint64_t)size, left);
+
+	return n && image_read_bytes(file, data, n) == 0 ? n : 0;
+}
+
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
 {
 	struct image_file *file;
@@ -285,12 +293,12 @@ int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct i
 	r = fstat(fd, &st) < 0 ? -errno : 0;
 	file->size = (uint64_t)st.st_size;
 	if (!r)
-		r = read_bytes(file, &word, 4);
+		r = image_read_bytes(file, &word, 4);
 	if (!r && magic != IMAGE_MAGIC_INVENTORY) {
 		if (word != IMAGE_MAGIC_COMMON)
 			r = -EBADMSG;
 		else
-			r = read_bytes(file, &word, 4);
+			r = image_read_bytes(file, &word, 4);
 	}
 	if (!r && word != magic)
 		r = -EBADMSG;
@@ -308,7 +316,7 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 
 	if (file->position == file->size)
 		return 0;
-	int r = read_bytes(file, &size, 4);
+	int r = image_read_bytes(file, &size, 4);
 	if (r)
 		return r;
 	if (size > IMAGE_RECORD_MAX || size > file->size - file->position)
@@ -316,7 +324,7 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 	_cleanup_free_ unsigned char *packed = malloc(size + 1UL);
 	if (!packed)
 		return -ENOMEM;
-	r = read_bytes(file, packed, size);
+	r = image_read_bytes(file, packed, size);
 	if (r)
 		return r;
 	*ret = protobuf_c_message_unpack(descriptor, NULL, size, packed);

@@ -23,6 +23,16 @@
 #define IMAGE_MAGIC_FILES 0x56303138u
 #define IMAGE_MAGIC_FDINFO 0x56213732u
 #define IMAGE_MAGIC_FS 0x51403912u
+#define IMAGE_MAGIC_SECCOMP 0x64413049u
+#define IMAGE_MAGIC_REMAP_FPATH 0x59133954u
+#define IMAGE_MAGIC_GHOST_FILE 0x52583605u
+#define IMAGE_MAGIC_MEMFD 0x48453499u
+#define IMAGE_MAGIC_PIPES_DATA 0x56453709u
+#define IMAGE_MAGIC_FIFO_DATA 0x59333054u
+#define IMAGE_MAGIC_SK_QUEUES 0x56264026u
+#define IMAGE_MAGIC_TTY_INFO 0x59453036u
+#define IMAGE_MAGIC_TTY_DATA 0x59413026u
+#define IMAGE_MAGIC_FILE_LOCKS 0x54323616u
 
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)
@@ -52,5 +62,8 @@ int image_close(struct image_file *file);
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
 /* 1: *ret is the caller's, to be freed by protobuf_c_message_free_unpacked; 0: end of file; -EBADMSG. */
 int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret);
+/* Raw bytes between or behind the messages: exactly `size` (-EBADMSG: there are fewer), or as many as there are up to `size`. */
+int image_read_bytes(struct image_file *file, void *data, size_t size);
+size_t image_read_some(struct image_file *file, void *data, size_t size);
 /* A descriptor of a file in the directory, the caller's. */
 int image_open_raw(struct image_dir *dir, const char *name);

@@ -44,6 +44,7 @@ int proc_parse_stat(const char *text, struct proc_stat *ret)
 	s.arg_end = f[49];
 	s.env_start = f[50];
 	s.env_end = f[51];
+	s.exit_code = (int)f[52];
 	*ret = s;
 	return 0;
 }
@@ -92,6 +93,8 @@ int proc_parse_status(const char *text, struct proc_status *ret)
 	s.tracer_pid = (pid_t)number(text, "TracerPid", 10);
 	s.sig_pnd = number(text, "SigPnd", 16);
 	s.shd_pnd = number(text, "ShdPnd", 16);
+	s.sig_ign = number(text, "SigIgn", 16);
+	s.sig_cgt = number(text, "SigCgt", 16);
 	s.cap_inh = number(text, "CapInh", 16);
 	s.cap_prm = number(text, "CapPrm", 16);
 	s.cap_eff = number(text, "CapEff", 16);
@@ -103,25 +106,46 @@ int proc_parse_status(const char *text, struct proc_status *ret)
 	return 0;
 }
 
+/* A hexadecimal number and the one character behind it. Not sscanf, which would read the whole rest of the text each time. */
+static bool take_hex(const char **at, char behind, uint64_t *ret)
+{
+	char *end;
+
+	if (**at == ' ' || **at == '-')
+		return false;
+	*ret = strtoull(*at, &end, 16);
+	if (end == *at || *end != behind)
+		return false;
+	*at = end + 1;
+	return true;
+}
+
 static int parse_map_line(const char *line, size_t size, struct proc_vma *vma)
 {
-	unsigned long long start, end, pgoff, inode;
-	char perm[5];
-	int used = 0;
+	const char *at = line;
+	uint64_t major, minor;
+	char *end;
 
-	if (sscanf(line, "%llx-%llx %4s %llx %*x:%*x %llu%n", &start, &end, perm, &pgoff, &inode, &used) != 5 || start >= end ||
-	    strlen(perm) != 4 || (size_t)used > size)
+	if (!take_hex(&at, '-', &vma->start) || !take_hex(&at, ' ', &vma->end) || vma->start >= vma->end)
 		return -EBADMSG;
-	vma->start = start;
-	vma->end = end;
-	vma->pgoff = pgoff;
-	vma->inode = inode;
+	const char *perm = at;
+	if (strnlen(at, 5) != 5 || at[4] != ' ')
+		return -EBADMSG;
+	at += 5;
+	if (!take_hex(&at, ' ', &vma->pgoff) || !take_hex(&at, ':', &major) || !take_hex(&at, ' ', &minor))
+		return -EBADMSG;
+	vma->inode = strtoull(at, &end, 10);
+	if (end == at || (size_t)(end - line) > size)
+		return -EBADMSG;
+	size_t used = (size_t)(end - line);
+	vma->dev_major = (uint32_t)major;
+	vma->dev_minor = (uint32_t)minor;
 	vma->prot = (perm[0] == 'r' ? PROT_READ : 0) | (perm[1] == 'w' ? PROT_WRITE : 0) | (perm[2] == 'x' ? PROT_EXEC : 0);
 	vma->shared = perm[3] == 's';
-	while ((size_t)used < size && line[used] == ' ')
+	while (used < size && line[used] == ' ')
 		used++;
-	if ((size_t)used < size) {
-		vma->name = strndup(line + used, size - (size_t)used);
+	if (used < size) {
+		vma->name = strndup(line + used, size - used);
 		if (!vma->name)
 			return -ENOMEM;
 		char *mark = strstr(vma->name, " (deleted)");
@@ -142,6 +166,48 @@ int proc_parse_maps(const char *text, struct proc_maps *ret)
 		size_t size = strcspn(text, "\n");
 		struct proc_vma *vma = VEC_PUSH(&maps);
 		r = vma ? parse_map_line(text, size, vma) : -ENOMEM;
+		text += size + (text[size] == '\n');
+	}
+	if (r) {
+		proc_maps_finish(&maps);
+		return r;
+	}
+	*ret = maps;
+	return 0;
+}
+
+static uint64_t parse_vmflags(const char *text)
+{
+	static const char letters[][3] = {
+#define X(name, letters) letters,
+		PROC_VMF_ROWS
+#undef X
+	};
+	uint64_t flags = 0;
+
+	for (; *text == ' ' && text[1] && text[1] != '\n' && text[2]; text += 3)
+		for (size_t i = 0; i < ARRAY_SIZE(letters); i++)
+			if (!strncmp(text + 1, letters[i], 2))
+				flags |= 1ULL << i;
+	return flags;
+}
+
+int proc_parse_smaps(const char *text, struct proc_maps *ret)
+{
+	struct proc_maps maps = {};
+	int r = 0;
+
+	while (*text && !r) {
+		size_t size = strcspn(text, "\n");
+		if (*text >= 'A' && *text <= 'Z') { /* a field of the area above: "VmFlags: rd ex" */
+			if (!maps.count)
+				r = -EBADMSG;
+			else if (!strncmp(text, "VmFlags:", 8))
+				maps.data[maps.count - 1].vmflags = parse_vmflags(text + 8);
+		} else {
+			struct proc_vma *vma = VEC_PUSH(&maps);
+			r = vma ? parse_map_line(text, size, vma) : -ENOMEM;
+		}
 		text += size + (text[size] == '\n');
 	}
 	if (r) {
@@ -207,6 +273,7 @@ static int read_text(pid_t pid, const char *name, char **ret)
 READER(stat, struct proc_stat *ret, "stat")
 READER(status, struct proc_status *ret, "status")
 READER(maps, struct proc_maps *ret, "maps")
+READER(smaps, struct proc_maps *ret, "smaps")
 READER(limits, uint64_t ret[16][2], "limits")
 
 int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret)

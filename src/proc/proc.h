@@ -5,10 +5,13 @@
 
 #include "base/base.h"
 
+#include <time.h>
+
 struct proc_stat {
 	pid_t pid, ppid, pgrp, session;
 	char state;
 	uint64_t flags, num_threads, start_time;
+	int exit_code; /* as wait(2) gives it */
 	uint64_t mm_start_code, end_code, start_stack, start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end;
 	char comm[64];
 };
@@ -17,7 +20,7 @@ struct proc_status {
 	uint32_t umask, uid[4], gid[4], groups[1024];
 	size_t n_groups;
 	pid_t tracer_pid;
-	uint64_t sig_pnd, shd_pnd, cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
+	uint64_t sig_pnd, shd_pnd, sig_ign, sig_cgt, cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
 	uint32_t no_new_privs, seccomp;
 };
 
@@ -25,12 +28,29 @@ struct proc_vma {
 	uint64_t start, end, pgoff, inode;
 	int prot; /* PROT_* */
 	bool shared, deleted;
+	uint32_t dev_major, dev_minor;
+	uint64_t vmflags; /* PROC_VMF_*; only from smaps */
 	char *name; /* NULL when it has none */
 };
 struct proc_maps {
 	struct proc_vma *data;
 	size_t count, capacity;
 };
+
+/* The two letters of smaps' VmFlags; see proc(5). */
+#define PROC_VMF_ROWS \
+	X(RD, "rd") X(WR, "wr") X(EX, "ex") X(SH, "sh") X(MR, "mr") X(MW, "mw") X(ME, "me") X(MS, "ms") X(GD, "gd") X(PF, "pf") \
+	X(LO, "lo") X(IO, "io") X(SR, "sr") X(RR, "rr") X(DC, "dc") X(DE, "de") X(AC, "ac") X(NR, "nr") X(HT, "ht") X(SF, "sf") \
+	X(AR, "ar") X(WF, "wf") X(DD, "dd") X(SD, "sd") X(MM, "mm") X(HG, "hg") X(NH, "nh") X(MG, "mg") X(UM, "um") X(UW, "uw") \
+	X(LF, "lf") X(SS, "ss") X(SL, "sl")
+enum {
+#define X(name, letters) PROC_VMF_BIT_##name,
+	PROC_VMF_ROWS
+#undef X
+};
+#define X(name, letters) PROC_VMF_##name = 1ULL << PROC_VMF_BIT_##name,
+enum proc_vmflag { PROC_VMF_ROWS };
+#undef X
 
 struct proc_fds {
 	int *data;
@@ -46,6 +66,7 @@ struct proc_fdinfo {
 int proc_parse_stat(const char *text, struct proc_stat *ret);
 int proc_parse_status(const char *text, struct proc_status *ret);
 int proc_parse_maps(const char *text, struct proc_maps *ret);
+int proc_parse_smaps(const char *text, struct proc_maps *ret);
 void proc_maps_finish(struct proc_maps *maps);
 int proc_parse_fdinfo(const char *text, struct proc_fdinfo *ret);
 int proc_parse_limits(const char *text, uint64_t ret[16][2]);
@@ -53,7 +74,32 @@ int proc_parse_limits(const char *text, uint64_t ret[16][2]);
 int proc_read_stat(pid_t pid, struct proc_stat *ret);
 int proc_read_status(pid_t pid, struct proc_status *ret);
 int proc_read_maps(pid_t pid, struct proc_maps *ret);
+int proc_read_smaps(pid_t pid, struct proc_maps *ret);
 int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret);
 int proc_read_limits(pid_t pid, uint64_t ret[16][2]);
 /* In ascending order; the caller frees data. */
 int proc_list_fds(pid_t pid, struct proc_fds *ret);
+
+struct proc_pids {
+	pid_t *data;
+	size_t count, capacity;
+};
+/* In ascending order; the caller frees data. */
+int proc_list_threads(pid_t pid, struct proc_pids *ret);
+/* The children that thread `tid` made (CONFIG_PROC_CHILDREN); the caller frees data. */
+int proc_list_children(pid_t pid, pid_t tid, struct proc_pids *ret);
+int proc_read_thread_stat(pid_t pid, pid_t tid, struct proc_stat *ret);
+int proc_read_thread_status(pid_t pid, pid_t tid, struct proc_status *ret);
+
+/* A POSIX timer of /proc/PID/timers; `notify` is one of SIGEV_*, `tid` is set with SIGEV_THREAD_ID. */
+struct proc_timer {
+	int id, signal, notify, tid;
+	uint64_t sigev_value;
+	clockid_t clock;
+};
+struct proc_timers {
+	struct proc_timer *data;
+	size_t count, capacity;
+};
+int proc_parse_timers(const char *text, struct proc_timers *ret);
+int proc_read_timers(pid_t pid, struct proc_timers *ret);

@@ -9,6 +9,7 @@
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 #define EINTR 4
+#define LEAVING_NS 100000000L
 #define NEVER_PARKED 0x7fffffff
 
 static inline long call(long nr, long a, long b, long c, long d, long e, long f)
@@ -96,7 +97,6 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 		arg[i] = op->flags & (1u << i) ? (uint64_t)batch->ops[op->arg[i]].result : op->arg[i];
 	switch (op->nr) {
 	case AGENT_OP_FORK:
-	case AGENT_OP_THREAD:
 		return spawn(op);
 	case AGENT_OP_PARK:
 		park((struct agent_status *)batch->status);
@@ -105,6 +105,14 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 		return 0;
 	case AGENT_OP_READ:
 		return read_all(arg);
+	case AGENT_OP_ARRIVE:
+		__atomic_add_fetch((uint32_t *)arg[0], 1, __ATOMIC_SEQ_CST);
+		call(__NR_futex, (long)arg[0], FUTEX_WAKE, 0x7fffffff, 0, 0, 0);
+		return 0;
+	case AGENT_OP_ZERO:
+		for (volatile char *p = (char *)arg[0], *end = p + arg[1]; p < end; p++)
+			*p = 0;
+		return 0;
 	default:
 		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
 	}
@@ -119,26 +127,63 @@ static int op_failed(const struct agent_op *op)
 	return op->result < 0 && op->result > -4096;
 }
 
+static void fail(struct agent_batch *batch, uint32_t index)
+{
+	struct agent_status *status = (struct agent_status *)batch->status;
+
+	batch->failed = (int32_t)index;
+	if (!status)
+		return;
+	if (!__atomic_exchange_n(&status->failed, 1, __ATOMIC_SEQ_CST))
+		status->failed_batch = (uint64_t)batch;
+	notify(status);
+	for (;;)
+		wait_for(&status->go, NEVER_PARKED);
+}
+
+/* A futex wait: it leaves the thread's restart block alone, which a sleep would not. */
+static void pause_for(long ns)
+{
+	long time[2] = { 0, ns };
+	uint32_t word = 0;
+
+	call(__NR_futex, (long)&word, FUTEX_WAIT, 0, (long)time, 0, 0);
+}
+
+/* Only when the coordinator is gone: threads leave the area on their own, the leader after all of them. */
+static void leave(struct agent_linger *linger, int is_leader)
+{
+	if (!is_leader) {
+		call(__NR_sched_yield, 0, 0, 0, 0, 0, 0); /* a fresh time slice for the few instructions that follow */
+		__atomic_sub_fetch(&linger->users, 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	if (!__atomic_load_n(&linger->armed, __ATOMIC_SEQ_CST))
+		return;
+	do
+		pause_for(LEAVING_NS);
+	while (__atomic_load_n(&linger->users, __ATOMIC_SEQ_CST));
+	pause_for(LEAVING_NS);
+}
+
 /* Runs the batch. Returns to entry.S on dump; on restore the last operation parks and never returns. */
 void agent_run(struct agent_batch *batch)
 {
+	struct agent_linger *linger = (struct agent_linger *)batch->linger;
+
+	if (linger && batch->number)
+		__atomic_add_fetch(&linger->users, 1, __ATOMIC_SEQ_CST);
 	batch->failed = -1;
 	for (uint32_t i = 0; i < batch->count; i++) {
 		struct agent_op *op = &batch->ops[i];
 
 		op->result = run_op(batch, op);
 		batch->done = i + 1;
-		if (!op_failed(op))
-			continue;
-		batch->failed = (int32_t)i;
-		if (batch->status) {
-			struct agent_status *status = (struct agent_status *)batch->status;
-			if (!__atomic_exchange_n(&status->failed, 1, __ATOMIC_SEQ_CST))
-				status->failed_batch = (uint64_t)batch;
-			notify(status);
-			for (;;)
-				wait_for(&status->go, NEVER_PARKED);
+		if (op_failed(op)) {
+			fail(batch, i);
+			break;
 		}
-		return;
 	}
+	if (linger)
+		leave(linger, !batch->number);
 }

@@ -17,12 +17,12 @@ enum {
 
 /* Operations that are no plain system call. */
 enum {
-	AGENT_OP_END = -1,    /* the batch ends: it is done */
 	AGENT_OP_FORK = -2,   /* clone3(arg0, arg1); the child runs the batch at arg2 on the stack that ends at arg3 */
-	AGENT_OP_THREAD = -3, /* the same, for a thread that shares everything */
-	AGENT_OP_PARK = -4,   /* count this task in at *arg0, wake the coordinator, wait until it takes over */
+	AGENT_OP_PARK = -4,   /* count this thread in, wake the coordinator, wait until it takes over */
 	AGENT_OP_AWAIT = -5,  /* wait until *(u32 *)arg0 is at least arg1 */
 	AGENT_OP_READ = -6,   /* pread64 until all arg2 bytes are there */
+	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0 and wake who waits for it */
+	AGENT_OP_ZERO = -8,   /* write zeroes over arg1 bytes at arg0 */
 };
 
 struct agent_op {
@@ -36,18 +36,28 @@ struct agent_op {
 /* What stands at the head of a batch; the operations follow at once. */
 struct agent_batch {
 	uint32_t count;
-	uint32_t done;   /* operations that were run */
-	int32_t failed;  /* index of the operation that ended the batch, or -1 */
-	uint32_t pid_stop; /* unused on restore */
-	uint64_t status; /* address of the shared struct agent_status */
+	uint32_t done;    /* operations that were run */
+	int32_t failed;   /* index of the operation that ended the batch, or -1 */
+	uint32_t number;  /* dump: 0 the leader's */
+	uint64_t status;  /* restore: address of the shared struct agent_status */
+	uint64_t linger;  /* dump: address of the area's struct agent_linger */
 	struct agent_op ops[];
 };
 
 /* Shared by all tasks of a restore and the coordinator. */
 struct agent_status {
-	uint32_t parked; /* tasks and threads that have parked */
+	uint32_t parked; /* threads that have parked */
 	uint32_t failed; /* not 0: a batch failed */
 	uint32_t change; /* futex: counts every change of the two above */
 	uint32_t go;
 	uint64_t failed_batch; /* address of the batch that failed first */
+};
+
+/*
+ * Dump, several threads in one area: the leader unmaps it, so it must be the last to leave. Used only when the coordinator
+ * died; otherwise it takes each thread out itself and clears `armed` first.
+ */
+struct agent_linger {
+	uint32_t armed;
+	uint32_t users; /* threads other than the leader that are in the area */
 };

@@ -48,17 +48,16 @@ void regs_from_image(const UserX86RegsEntry *i, struct user_regs_struct *r)
 					.gs_base = i->gs_base, .ds = i->ds, .es = i->es, .fs = i->fs, .gs = i->gs };
 }
 
-static int copy_words(const unsigned char *from, size_t bytes, size_t element, size_t *ret_n, void **ret)
+static int copy_words(struct pool *pool, const unsigned char *from, size_t bytes, size_t element, size_t *ret_n, void **ret)
 {
-	*ret = malloc(bytes);
+	*ret = pool_copy(pool, from, bytes);
 	if (!*ret)
 		return -ENOMEM;
-	memcpy(*ret, from, bytes);
 	*ret_n = bytes / element;
 	return 0;
 }
 
-int fpu_to_image(const unsigned char *area, size_t size, UserX86FpregsEntry *f, UserX86XsaveEntry *x)
+int fpu_to_image(const unsigned char *area, size_t size, struct pool *pool, UserX86FpregsEntry *f, UserX86XsaveEntry *x)
 {
 	const struct user_fpregs_struct *legacy = (const void *)area;
 	int r;
@@ -71,11 +70,11 @@ int fpu_to_image(const unsigned char *area, size_t size, UserX86FpregsEntry *f, 
 	f->rdp = legacy->rdp;
 	f->mxcsr = legacy->mxcsr;
 	f->mxcsr_mask = legacy->mxcr_mask;
-	r = copy_words(area + 32, 128, 4, &f->n_st_space, (void **)&f->st_space);
+	r = copy_words(pool, area + 32, 128, 4, &f->n_st_space, (void **)&f->st_space);
 	if (!r)
-		r = copy_words(area + 160, 256, 4, &f->n_xmm_space, (void **)&f->xmm_space);
+		r = copy_words(pool, area + 160, 256, 4, &f->n_xmm_space, (void **)&f->xmm_space);
 	if (!r)
-		r = copy_words(area + 416, 96, 4, &f->n_padding, (void **)&f->padding);
+		r = copy_words(pool, area + 416, 96, 4, &f->n_padding, (void **)&f->padding);
 	if (r || size < 576)
 		return r;
 	memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
@@ -84,7 +83,7 @@ int fpu_to_image(const unsigned char *area, size_t size, UserX86FpregsEntry *f, 
 		size_t at, bytes;
 		if (!component_place(c->number, &at, &bytes) || at + bytes > size)
 			continue;
-		r = copy_words(area + at, bytes, c->element, (size_t *)((char *)x + c->n_offset),
+		r = copy_words(pool, area + at, bytes, c->element, (size_t *)((char *)x + c->n_offset),
 			       (void **)((char *)x + c->ptr_offset));
 	}
 	f->xsave = x;

@@ -62,19 +62,42 @@ void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block)
 	regs->orig_rax = (unsigned long long)-1;
 }
 
-void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
-		   size_t area_size)
+static void emit_context(struct snippet *s, uint64_t address, const struct user_regs_struct *regs)
+{
+	emit_mov(s, RDI, SIG_SETMASK);
+	emit_mov(s, RSI, address + s->mask);
+	emit_mov(s, RDX, 0);
+	emit_mov(s, R10, 8);
+	emit_syscall(s, __NR_rt_sigprocmask);
+	emit_mov(s, RSP, address + 8);
+	emit(s, "\x9d", 1); /* popfq */
+	const unsigned long long values[16] = { regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp, regs->rsi, regs->rdi,
+						regs->r8,  regs->r9,  regs->r10, regs->r11, regs->r12, regs->r13, regs->r14, regs->r15 };
+	for (int i = 0; i < 16; i++)
+		emit_mov(s, i, values[i]);
+	int32_t back = (int32_t)(16 - (long)(s->size + 6));
+	emit(s, "\xff\x25", 2); /* jmp *rip_of_the_thread(%rip) */
+	emit(s, &back, 4);
+}
+
+static struct user_regs_struct begin(struct snippet *s, const struct user_regs_struct *original, uint64_t mask)
 {
 	struct user_regs_struct regs = *original;
 
 	regs_restart_syscall(&regs, true);
 	memset(s, 0, sizeof(*s));
-	s->mask = 0;
 	emit(s, &mask, 8);
 	uint64_t flags = regs.eflags;
 	emit(s, &flags, 8);
 	uint64_t rip = regs.rip;
 	emit(s, &rip, 8);
+	return regs;
+}
+
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
+		   size_t area_size)
+{
+	struct user_regs_struct regs = begin(s, original, mask);
 
 	emit_mov(s, RDI, area);
 	emit_mov(s, RSI, area_size);
@@ -87,18 +110,13 @@ void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_s
 	emit_mov(s, RDI, area);
 	emit_mov(s, RSI, area_size);
 	emit_syscall(s, __NR_munmap);
-	emit_mov(s, RDI, SIG_SETMASK);
-	emit_mov(s, RSI, address + s->mask);
-	emit_mov(s, RDX, 0);
-	emit_mov(s, R10, 8);
-	emit_syscall(s, __NR_rt_sigprocmask);
-	emit_mov(s, RSP, address + 8);
-	emit(s, "\x9d", 1); /* popfq */
-	const unsigned long long values[16] = { regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi,
-						regs.r8,  regs.r9,  regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15 };
-	for (int i = 0; i < 16; i++)
-		emit_mov(s, i, values[i]);
-	int32_t back = (int32_t)(16 - (long)(s->size + 6));
-	emit(s, "\xff\x25", 2); /* jmp *rip_of_the_thread(%rip) */
-	emit(s, &back, 4);
+	emit_context(s, address, &regs);
+}
+
+void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask)
+{
+	struct user_regs_struct regs = begin(s, original, mask);
+
+	s->tail = s->size;
+	emit_context(s, address, &regs);
 }

@@ -30,6 +30,10 @@ struct snippet {
 void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask, uint64_t area,
 		   size_t area_size);
 
+/* As snippet_build, for a thread other than the leader: `tail` alone, without munmap. It stands in the area itself, which the
+ * leader unmaps after all others have left it (struct agent_linger). */
+void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask);
+
 /* The registers that a thread which was stopped in a system call continues with, as the kernel would restart it:
  * -ERESTART* becomes the call again. `own_restart_block`: the kernel still knows how to continue a relative sleep. */
 void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block);

@@ -23,5 +23,6 @@ uint32_t vma_status(const struct proc_vma *vma);
 void maps_sort(struct proc_maps *maps);
 /* A free range of `size` bytes, or 0. */
 uint64_t maps_find_hole(const struct proc_maps *maps, size_t size);
-/* SNIPPET_MAX executable bytes behind the end of the vdso's image in process `pid`, or 0. */
-uint64_t maps_find_slack(const struct proc_maps *maps, pid_t pid);
+/* SNIPPET_MAX executable bytes behind the end of the vdso's image, which is [start, end), or 0. `mem_fd`: /proc/PID/mem. */
+uint64_t vdso_find_slack(uint64_t start, uint64_t end, int mem_fd);
+uint64_t maps_find_slack(const struct proc_maps *maps, int mem_fd);

@@ -1,5 +1,5 @@
 /* See vma.h. */
-#include "engine/vma.h"
+#include "engine/memory/vma.h"
 
 #include "engine/arch/x86_64/snippet.h"
 
@@ -44,24 +44,25 @@ uint64_t maps_find_hole(const struct proc_maps *maps, size_t size)
 	return top > size + 0x200000 ? top - size - 0x100000 : 0;
 }
 
-uint64_t maps_find_slack(const struct proc_maps *maps, pid_t pid)
+uint64_t vdso_find_slack(uint64_t start, uint64_t end, int mem_fd)
 {
-	char path[64];
 	Elf64_Ehdr head;
 
+	if (pread(mem_fd, &head, sizeof(head), (off_t)start) != sizeof(head))
+		return 0;
+	uint64_t image_end = start + head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize;
+	if (memcmp(head.e_ident, ELFMAG, SELFMAG) || image_end < start || image_end > end)
+		return 0;
+	image_end = ALIGN_UP(image_end, 16);
+	return image_end + SNIPPET_MAX <= end ? image_end : 0;
+}
+
+uint64_t maps_find_slack(const struct proc_maps *maps, int mem_fd)
+{
 	for (size_t i = 0; i < maps->count; i++) {
 		const struct proc_vma *vma = &maps->data[i];
-		if (!vma->name || strcmp(vma->name, "[vdso]"))
-			continue;
-		snprintf(path, sizeof(path), "/proc/%d/mem", pid);
-		_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 || pread(fd, &head, sizeof(head), (off_t)vma->start) != sizeof(head))
-			return 0;
-		uint64_t end = vma->start + head.e_shoff + (uint64_t)head.e_shnum * head.e_shentsize;
-		if (memcmp(head.e_ident, ELFMAG, SELFMAG) || end < vma->start || end > vma->end)
-			return 0;
-		end = ALIGN_UP(end, 16);
-		return end + SNIPPET_MAX <= vma->end ? end : 0;
+		if (vma->name && !strcmp(vma->name, "[vdso]"))
+			return vdso_find_slack(vma->start, vma->end, mem_fd);
 	}
 	return 0;
 }

@@ -1,0 +1,27 @@
+/*
+ * What a dump knows, passed first to everything that takes part in it.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "engine/request.h"
+#include "image/image.h"
+
+struct task;
+struct file_table;
+
+struct dump {
+	const struct request *request;
+	struct error *e;
+	struct image_dir *dir;
+	VEC(struct task *) tasks; /* the root first, parents before children */
+	struct image_file *files; /* files.img, being written */
+	struct file_table *descriptions; /* open file descriptions that were captured; kinds/files.c */
+	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
+	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	uint32_t next_file_id, next_pages_id;
+	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
+};
+
+/* Writes an image that holds one message. */
+int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m);

@@ -1,0 +1,325 @@
+/*
+ * Descriptor tables and what they have in common: open file descriptions are found with kcmp(2) and captured once each.
+ *
+ * A duplicate of the description is taken with pidfd_getfd(2) (Linux 5.6) and closed again once it is described.
+ */
+#include "engine/kinds/kind.h"
+#include "engine/task/task.h"
+#include "fs.pb-c.h"
+
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+
+/* A description that was captured: where it was seen first. */
+struct description {
+	struct task *task;
+	int fd;
+	uint32_t id, type;
+	dev_t dev;
+	ino_t ino;
+	struct description *next; /* in its bucket */
+};
+
+/* A file that was captured by name: mappings, cwd, root, exe. */
+struct by_name {
+	char *name;
+	uint64_t inode;
+	uint32_t flags, id;
+	struct by_name *next;
+};
+
+#define BUCKETS 4096
+struct file_table {
+	struct description *bucket[BUCKETS];
+	struct by_name *names[BUCKETS];
+};
+
+static struct file_table *table_of(struct dump *d)
+{
+	if (!d->descriptions)
+		d->descriptions = calloc(1, sizeof(*d->descriptions));
+	return d->descriptions;
+}
+
+static size_t bucket_of(uint64_t a, uint64_t b)
+{
+	return (size_t)((a * 0x9e3779b97f4a7c15ULL ^ b * 0xc2b2ae3d27d4eb4fULL) >> 40) % BUCKETS;
+}
+
+static struct description *find_description(struct file_table *table, const struct task *t, int fd, dev_t dev, ino_t ino)
+{
+	for (struct description *x = table->bucket[bucket_of(dev, ino)]; x; x = x->next)
+		if (x->dev == dev && x->ino == ino &&
+		    syscall(__NR_kcmp, x->task->pid, t->pid, KCMP_FILE, x->fd, fd) == 0)
+			return x;
+	return NULL;
+}
+
+uint32_t files_find(struct dump *d, struct task *t, int fd)
+{
+	char path[64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->pid, fd);
+	if (stat(path, &st) < 0 || !table_of(d))
+		return 0;
+	struct description *x = find_description(table_of(d), t, fd, st.st_dev, st.st_ino);
+	return x ? x->id : 0;
+}
+
+int file_entry_write(struct dump *d, FileEntry *entry, const struct descriptor *f, uint32_t type)
+{
+	entry->id = f->id;
+	entry->type = (FdTypes)type;
+	int r = image_write_message(d->files, &entry->base);
+	return r ? error_errno(d->e, r, "cannot write files.img") : 0;
+}
+
+static void take_owner(struct descriptor *f, FownEntry *fown)
+{
+	struct f_owner_ex owner = {};
+
+	if (f->flags & O_PATH || f->own_fd < 0)
+		return;
+	int sig = fcntl(f->own_fd, F_GETSIG);
+	fown->signum = sig > 0 ? (uint32_t)sig : 0;
+	if (fcntl(f->own_fd, F_GETOWN_EX, &owner) < 0 || !owner.pid)
+		return;
+	fown->pid = (uint32_t)owner.pid;
+	fown->pid_type = owner.type == F_OWNER_TID ? 0 : owner.type == F_OWNER_PID ? 1 : 2;
+	uint32_t uids[2] = {};
+#ifdef F_GETOWNER_UIDS
+	fcntl(f->own_fd, F_GETOWNER_UIDS, uids);
+#endif
+	fown->uid = uids[0];
+	fown->euid = uids[1];
+}
+
+/* Lets the first kind that knows it capture it; gives the type it was captured as. */
+static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
+{
+	FownEntry fown = FOWN_ENTRY__INIT;
+
+	fown.pid_type = 1;
+	take_owner(f, &fown);
+	f->fown = &fown;
+	f->id = ++d->next_file_id;
+	for (size_t i = 0; i < kinds_count; i++) {
+		if (!kinds[i]->recognise(f))
+			continue;
+		*ret_type = kinds[i]->type;
+		return kinds[i]->capture(d, f);
+	}
+	return fd_error(d, f, -ENOTSUP, "is of a kind that has no way to be saved yet; close it first");
+}
+
+static int read_link(struct task *t, const char *link, struct descriptor *f)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	ssize_t n = readlink(path, f->target, sizeof(f->target) - 1);
+	if (n < 0)
+		return -errno;
+	f->target[n] = '\0';
+	return 0;
+}
+
+static bool has_lock(const char *fdinfo)
+{
+	return strstr(fdinfo, "\nlock:") != NULL;
+}
+
+static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file *table)
+{
+	FdinfoEntry entry = FDINFO_ENTRY__INIT;
+	struct proc_fdinfo info;
+	_cleanup_free_ char *text = NULL;
+	struct descriptor f = { .task = t, .fd = fd };
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->pid, fd);
+	int r = read_file_at(AT_FDCWD, path, 16 << 20, &text, NULL);
+	if (!r)
+		r = proc_parse_fdinfo(text, &info);
+	if (r)
+		return task_errno(d, t, r, "cannot read descriptor %d", fd);
+	_cleanup_close_ int own = (int)syscall(__NR_pidfd_getfd, t->pidfd, fd, 0);
+	if (own < 0)
+		return task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd);
+	f.own_fd = own;
+	f.fdinfo = text;
+	f.flags = info.flags & ~(uint32_t)O_CLOEXEC;
+	f.pos = (uint64_t)info.pos;
+	if (fstat(own, &f.st) < 0)
+		return task_errno(d, t, -errno, "cannot examine descriptor %d", fd);
+	struct description *x = find_description(d->descriptions, t, fd, f.st.st_dev, f.st.st_ino);
+	if (!x) {
+		snprintf(path, sizeof(path), "fd/%d", fd);
+		if ((r = read_link(t, path, &f)))
+			return task_errno(d, t, r, "cannot read descriptor %d", fd);
+		if (has_lock(text) && !d->request->file_locks)
+			return fd_error(d, &f, -ENOTSUP, "holds a file lock; use --file-locks to save it");
+		x = calloc(1, sizeof(*x));
+		if (!x)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		*x = (struct description){ .task = t, .fd = fd, .dev = f.st.st_dev, .ino = f.st.st_ino };
+		r = capture(d, &f, &x->type);
+		x->id = f.id;
+		struct description **bucket = &d->descriptions->bucket[bucket_of(x->dev, x->ino)];
+		x->next = *bucket;
+		*bucket = x;
+		if (r)
+			return r;
+	}
+	entry.id = x->id;
+	entry.fd = (uint32_t)fd;
+	entry.flags = info.flags & O_CLOEXEC ? FD_CLOEXEC : 0;
+	entry.type = (FdTypes)x->type;
+	r = image_write_message(table, &entry.base);
+	return r ? error_errno(d->e, r, "cannot write the descriptor table") : 0;
+}
+
+static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const char *name, uint64_t inode, uint32_t flags,
+			 uint32_t *ret_id)
+{
+	struct by_name **bucket = &table_of(d)->names[bucket_of(inode, flags)];
+	uint32_t type;
+
+	for (struct by_name *n = *bucket; n; n = n->next)
+		if (n->inode == inode && n->flags == flags && !strcmp(n->name, name)) {
+			*ret_id = n->id;
+			return 0;
+		}
+	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags };
+	_cleanup_close_ int opened = -1;
+	char path[128];
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	int r = read_link(t, link, &f);
+	if (!r && own_fd < 0) {
+		f.own_fd = opened = open(path, O_PATH | O_CLOEXEC);
+		r = opened < 0 ? -errno : 0;
+	}
+	if (!r && fstat(f.own_fd, &f.st) < 0)
+		r = -errno;
+	if (r)
+		return task_errno(d, t, r, "cannot examine its %s", link);
+	r = capture(d, &f, &type);
+	if (r)
+		return r;
+	struct by_name *n = calloc(1, sizeof(*n));
+	if (!n || !(n->name = strdup(name))) {
+		free(n);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	n->inode = inode;
+	n->flags = flags;
+	n->id = *ret_id = f.id;
+	n->next = *bucket;
+	*bucket = n;
+	return 0;
+}
+
+int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
+{
+	struct descriptor f;
+	struct stat st;
+	char path[96];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	if (!table_of(d))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	if (read_link(t, link, &f) || stat(path, &st) < 0)
+		return task_errno(d, t, -errno, "cannot read its %s", link);
+	return capture_named(d, t, link, -1, f.target, st.st_ino, flags, ret_id);
+}
+
+int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id)
+{
+	uint32_t flags = vma->shared && vma->prot & PROT_WRITE ? O_RDWR : O_RDONLY;
+	char link[64], path[96];
+
+	if (!table_of(d))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	snprintf(link, sizeof(link), "map_files/%lx-%lx", (unsigned long)vma->start, (unsigned long)vma->end);
+	_cleanup_close_ int own = -1;
+	if (vma->deleted) {
+		snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+		own = open(path, (int)flags | O_CLOEXEC);
+		if (own < 0)
+			own = open(path, O_RDONLY | O_CLOEXEC);
+		if (own < 0)
+			return task_errno(d, t, -errno, "cannot open what is mapped at %lx", (unsigned long)vma->start);
+	}
+	/* The device takes part through the name; inode numbers are few enough to tell files of one name apart. */
+	return capture_named(d, t, link, own, vma->name, vma->inode, flags, ret_id);
+}
+
+static int capture_fs(struct dump *d, struct task *t)
+{
+	FsEntry fs = FS_ENTRY__INIT;
+	char name[32];
+	int r = files_capture_link(d, t, "cwd", O_DIRECTORY, &fs.cwd_id);
+
+	if (!r)
+		r = files_capture_link(d, t, "root", O_DIRECTORY, &fs.root_id);
+	fs.has_umask = 1;
+	fs.umask = (uint32_t)t->threads.data[0]->status.umask;
+	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
+	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_FS, &fs.base);
+}
+
+int files_capture(struct dump *d, struct task *t)
+{
+	struct image_file *table;
+	struct proc_fds fds = {};
+	char name[32];
+
+	if (!table_of(d))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	int r = proc_list_fds(t->pid, &fds);
+	if (r)
+		return task_errno(d, t, r, "cannot list its descriptors");
+	snprintf(name, sizeof(name), "fdinfo-%u.img", t->files_id);
+	r = image_create(d->dir, name, IMAGE_MAGIC_FDINFO, &table);
+	if (r) {
+		VEC_FREE(&fds);
+		return error_errno(d->e, r, "cannot create %s", name);
+	}
+	for (size_t i = 0; !r && i < fds.count; i++)
+		r = capture_fd(d, t, fds.data[i], table);
+	VEC_FREE(&fds);
+	int closed = image_close(table);
+	if (!r && closed)
+		r = error_errno(d->e, closed, "cannot write %s", name);
+	return r ? r : capture_fs(d, t);
+}
+
+int files_finish(struct dump *d, bool success)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < kinds_count; i++)
+		if (kinds[i]->finish) {
+			int s = kinds[i]->finish(d, &d->kind_state[i], success);
+			if (success && !r)
+				r = s;
+		}
+	for (size_t i = 0; d->descriptions && i < BUCKETS; i++) {
+		for (struct description *x = d->descriptions->bucket[i], *next; x; x = next) {
+			next = x->next;
+			free(x);
+		}
+		for (struct by_name *n = d->descriptions->names[i], *next; n; n = next) {
+			next = n->next;
+			free(n->name);
+			free(n);
+		}
+	}
+	free(d->descriptions);
+	d->descriptions = NULL;
+	return r;
+}

@@ -1,0 +1,181 @@
+/*
+ * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
+ * inherits them all, puts them at its own numbers.
+ */
+#include "engine/kinds/kind.h"
+
+#include <fcntl.h>
+#include <sys/ioctl.h>
+
+struct file *file_find(struct restore *s, uint32_t id)
+{
+	size_t low = 0, high = s->files.count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		struct file *f = &s->files.data[middle];
+		if (f->id == id)
+			return f;
+		if (f->id < id)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return NULL;
+}
+
+int restore_hold(struct restore *s, int fd)
+{
+	if (fd >= s->fd_base)
+		return fd;
+	int high = fcntl(fd, F_DUPFD_CLOEXEC, s->fd_base);
+	int r = high < 0 ? -errno : high;
+	close(fd);
+	return r;
+}
+
+static const FownEntry *owner_of(const FileEntry *e)
+{
+	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
+	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown :
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : NULL;
+}
+
+static int make(struct restore *s, struct file *f)
+{
+	int fd = -1;
+	int r = f->kind->create(s, f, &fd);
+
+	if (r)
+		return r;
+	if (fd < 0) { /* the task that holds it makes it */
+		f->fd = -2;
+		return 0;
+	}
+	fd = restore_hold(s, fd);
+	if (fd < 0)
+		return error_errno(s->e, fd, "cannot hold file %u", f->id);
+	f->fd = fd;
+	const FownEntry *own = owner_of(f->entry);
+	if (own && own->signum && fcntl(fd, F_SETSIG, (int)own->signum) < 0)
+		return error_errno(s->e, -errno, "cannot set the signal of file %u", f->id);
+	return 0;
+}
+
+int file_fd(struct restore *s, uint32_t id)
+{
+	struct file *f = file_find(s, id);
+
+	if (!f)
+		return error_set(s->e, -EBADMSG, "files.img lacks file %u", id);
+	if (f->fd == -1) {
+		int r = make(s, f);
+		if (r)
+			return r;
+	}
+	return f->fd;
+}
+
+int files_make(struct restore *s)
+{
+	int r = 0;
+
+	/* What some descriptor refers to; mappings are opened when they are planned. */
+	for (size_t i = 0; !r && i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; !r && k < t->fds.count; k++) {
+			int fd = file_fd(s, t->fds.data[k]->id);
+			r = fd == -2 || fd >= 0 ? 0 : fd;
+		}
+	}
+	for (size_t i = 0; !r && i < s->files.count; i++)
+		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->connect)
+			r = s->files.data[i].kind->connect(s, &s->files.data[i]);
+	for (size_t i = 0; !r && i < s->files.count; i++)
+		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->fill)
+			r = s->files.data[i].kind->fill(s, &s->files.data[i]);
+	return r;
+}
+
+/* The owner of F_SETOWN, and O_ASYNC, which tells it: once all processes are there. */
+static void plan_owner(struct restore *s, struct rtask *t, struct file *f, int fd)
+{
+	const FownEntry *own = owner_of(f->entry);
+	struct batch *b = &t->threads.data[0].batch;
+
+	if (!own || !own->pid)
+		return;
+	struct f_owner_ex owner = { own->pid_type == 0 ? F_OWNER_TID : own->pid_type == 2 ? F_OWNER_PGRP : F_OWNER_PID, (pid_t)own->pid };
+	batch_what(b, "set the owner of descriptor %d of process %d", fd, t->pid);
+	OP_MAY_FAIL(b, __NR_fcntl, fd, F_SETOWN_EX, arena_place(&s->arena, &owner, sizeof(owner)));
+	int flags = fcntl(f->fd, F_GETFL);
+	uint32_t wanted = f->entry->reg	   ? f->entry->reg->flags :
+			  f->entry->pipe   ? f->entry->pipe->flags :
+			  f->entry->usk	   ? f->entry->usk->flags :
+			  f->entry->isk	   ? f->entry->isk->flags :
+			  f->entry->tty	   ? f->entry->tty->flags :
+						     0;
+	if (wanted & O_ASYNC)
+		OP(b, __NR_fcntl, fd, F_SETFL, flags | O_ASYNC);
+}
+
+static int plan_late(struct restore *s, struct rtask *t)
+{
+	for (size_t i = 0; i < t->fds.count; i++) {
+		struct file *f = file_find(s, t->fds.data[i]->id);
+		if (!f || f->late_done)
+			continue;
+		plan_owner(s, t, f, (int)t->fds.data[i]->fd);
+		if (!f->kind->late)
+			continue;
+		f->late_done = f->fd >= 0; /* what a task makes for itself, each does */
+		int r = f->kind->late(s, f, t, (int)t->fds.data[i]->fd);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int files_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	batch_what(b, "take the descriptors of process %d", t->pid);
+	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
+	for (size_t i = 0; i < t->fds.count; i++) {
+		const FdinfoEntry *e = t->fds.data[i];
+		int fd = file_fd(s, e->id);
+		if (fd == -2)
+			continue;
+		if (fd < 0)
+			return fd;
+		batch_what(b, "take descriptor %u of process %d", e->fd, t->pid);
+		OP(b, __NR_dup3, fd, e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0);
+	}
+	int r = plan_late(s, t);
+	int cwd = r ? r : file_fd(s, t->fs->cwd_id), root = r ? r : file_fd(s, t->fs->root_id);
+	if (cwd < 0 || root < 0)
+		return cwd < 0 ? cwd : root;
+	batch_what(b, "change to the root and working directory of process %d", t->pid);
+	OP(b, __NR_fchdir, root);
+	OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
+	OP(b, __NR_fchdir, cwd);
+	OP(b, __NR_umask, t->fs->umask);
+	return 0;
+}
+
+void files_release(struct restore *s)
+{
+	VEC_FOREACH(&s->files, f) {
+		if (f->kind && f->kind->release)
+			f->kind->release(s, f);
+		if (f->fd >= 0)
+			close(f->fd);
+	}
+	VEC_FOREACH(&s->ghosts, g)
+		close(g->fd);
+	VEC_FOREACH(&s->memfds, m)
+		close(m->fd);
+	VEC_FREE(&s->ghosts);
+	VEC_FREE(&s->memfds);
+}

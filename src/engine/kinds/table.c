@@ -1,0 +1,25 @@
+/* The kinds, in the order in which they are asked whether a descriptor is theirs. */
+#include "engine/kinds/kind.h"
+
+extern const struct kind kind_regfile;
+
+const struct kind *const kinds[] = {
+	&kind_regfile,
+};
+const size_t kinds_count = ARRAY_SIZE(kinds);
+
+const struct kind *kind_of_type(uint32_t type)
+{
+	for (size_t i = 0; i < kinds_count; i++)
+		if (kinds[i]->type == type)
+			return kinds[i];
+	return NULL;
+}
+
+void **kind_state(struct dump *d, const struct kind *kind)
+{
+	for (size_t i = 0; i < kinds_count; i++)
+		if (kinds[i] == kind)
+			return &d->kind_state[i];
+	abort();
+}

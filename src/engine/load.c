@@ -1,0 +1,275 @@
+/* See load.h. */
+#include "engine/load.h"
+
+#include "engine/kinds/kind.h"
+#include "engine/task/state.h"
+#include "inventory.pb-c.h"
+
+#define TASKS_MAX 100000
+#define THREADS_MAX 100000
+
+static int load_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
+{
+	struct image_file *file;
+	int r = image_open(s->dir, name, magic, &file);
+
+	if (r)
+		return error_errno(s->e, r, "cannot read %s", name);
+	r = image_read_message(file, type, ret);
+	image_close(file);
+	return r == 1 ? 0 : error_set(s->e, r ? r : -EBADMSG, "%s is truncated or damaged", name);
+}
+
+/* All messages of an image, each given to `take`, which owns it. A missing image is one without messages where `optional`. */
+static int load_all(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, bool optional,
+		    int (*take)(struct restore *s, void *to, ProtobufCMessage *m), void *to)
+{
+	struct image_file *file;
+	ProtobufCMessage *m;
+	int r = image_open(s->dir, name, magic, &file);
+
+	if (r == -ENOENT && optional)
+		return 0;
+	if (r)
+		return error_errno(s->e, r, "cannot read %s", name);
+	while ((r = image_read_message(file, type, &m)) == 1) {
+		r = take(s, to, m);
+		if (r) {
+			protobuf_c_message_free_unpacked(m, NULL);
+			break;
+		}
+	}
+	image_close(file);
+	return r ? error_errno(s->e, r, "%s is damaged", name) : 0;
+}
+
+#define TAKER(name, type, list) \
+	static int take_##name(struct restore *s, void *to, ProtobufCMessage *m) \
+	{ \
+		type **slot = VEC_PUSH(list); \
+		if (slot) \
+			*slot = (type *)m; \
+		return slot ? 0 : -ENOMEM; \
+	}
+TAKER(fd, FdinfoEntry, &((struct rtask *)to)->fds)
+TAKER(remap, RemapFilePathEntry, &s->remaps)
+TAKER(tty, TtyInfoEntry, &s->ttys)
+
+static int take_file(struct restore *s, void *to, ProtobufCMessage *m)
+{
+	struct file *f = VEC_PUSH(&s->files);
+
+	if (!f)
+		return -ENOMEM;
+	*f = (struct file){ .id = ((FileEntry *)m)->id, .entry = (FileEntry *)m, .fd = -1 };
+	return 0;
+}
+
+static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
+{
+	PstreeEntry *tree = (PstreeEntry *)m;
+
+	if (s->tasks.count == TASKS_MAX || !tree->n_threads || tree->n_threads > THREADS_MAX || tree->threads[0] != tree->pid)
+		return -EBADMSG;
+	struct rtask *t = calloc(1, sizeof(*t)), **slot = t ? VEC_PUSH(&s->tasks) : NULL;
+	if (!slot) {
+		free(t);
+		return -ENOMEM;
+	}
+	*slot = t;
+	t->tree = tree;
+	t->pid = (pid_t)tree->pid;
+	t->pages_fd = t->mem_fd = -1;
+	for (size_t i = 0; i + 1 < s->tasks.count; i++) {
+		if (s->tasks.data[i]->tree->pid == tree->pid)
+			goto bad;
+		if (s->tasks.data[i]->tree->pid == tree->ppid)
+			t->parent = s->tasks.data[i];
+	}
+	if (!t->parent && s->tasks.count > 1)
+		goto bad;
+	for (size_t i = 0; i < tree->n_threads; i++) {
+		struct rthread *th = VEC_PUSH(&t->threads);
+		if (!th)
+			goto bad;
+		th->tid = (pid_t)tree->threads[i];
+	}
+	return 0;
+bad:
+	/* The message goes back to the caller, the task stays to be released. */
+	t->tree = NULL;
+	return -EBADMSG;
+}
+
+static int load_pages(struct restore *s, struct rtask *t)
+{
+	struct image_file *file;
+	PagemapHead *head;
+	ProtobufCMessage *m;
+	char name[40];
+
+	snprintf(name, sizeof(name), "pagemap-%d.img", t->pid);
+	int r = image_open(s->dir, name, IMAGE_MAGIC_PAGEMAP, &file);
+	if (r)
+		return error_errno(s->e, r, "cannot read %s", name);
+	r = image_read_message(file, &pagemap_head__descriptor, (ProtobufCMessage **)&head);
+	if (r == 1) {
+		char pages[40];
+		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
+		pagemap_head__free_unpacked(head, NULL);
+		t->pages_fd = image_open_raw(s->dir, pages);
+		r = t->pages_fd < 0 ? t->pages_fd : 1;
+	} else {
+		r = r ? r : -EBADMSG;
+	}
+	while (r == 1 && (r = image_read_message(file, &pagemap_entry__descriptor, &m)) == 1) {
+		PagemapEntry **slot = VEC_PUSH(&t->pages);
+		if (!slot) {
+			protobuf_c_message_free_unpacked(m, NULL);
+			r = -ENOMEM;
+		} else {
+			*slot = (PagemapEntry *)m;
+		}
+	}
+	image_close(file);
+	return r ? error_errno(s->e, r, "%s is damaged, or its pages are missing", name) : 0;
+}
+
+static int load_cores(struct restore *s, struct rtask *t)
+{
+	char name[40];
+
+	for (size_t i = 0; i < t->threads.count; i++) {
+		struct rthread *th = &t->threads.data[i];
+		snprintf(name, sizeof(name), "core-%d.img", th->tid);
+		int r = load_one(s, name, IMAGE_MAGIC_CORE, &core_entry__descriptor, &th->core);
+		if (r)
+			return r;
+		const CoreEntry *c = th->core;
+		bool dead = i == 0 && c->tc && c->tc->task_state == TASK_DEAD;
+		if (dead ? t->threads.count > 1 :
+			   c->mtype != CORE_ENTRY__MARCH__X86_64 || !c->thread_info || !c->thread_info->gpregs || !c->thread_info->fpregs ||
+				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
+			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
+	}
+	t->core = t->threads.data[0].core;
+	t->dead = t->core->tc->task_state == TASK_DEAD;
+	t->stopped = t->core->tc->task_state == TASK_STOPPED;
+	return 0;
+}
+
+static int load_task(struct restore *s, struct rtask *t)
+{
+	char name[40];
+	int r = load_cores(s, t);
+
+	if (r || t->dead)
+		return r;
+	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
+	r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
+	if (!r)
+		r = load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
+	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
+	if (!r)
+		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
+	if (!r)
+		r = load_pages(s, t);
+	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (v->start >= v->end || v->start % PAGE_SIZE || v->end % PAGE_SIZE || (i && v->start < t->mm->vmas[i - 1]->end))
+			r = error_set(s->e, -EBADMSG, "mm-%d.img has areas that overlap", t->pid);
+	}
+	return r;
+}
+
+static int by_id(const void *a, const void *b)
+{
+	const struct file *x = a, *y = b;
+
+	return x->id < y->id ? -1 : x->id > y->id;
+}
+
+static int load_files(struct restore *s)
+{
+	int r = load_all(s, "files.img", IMAGE_MAGIC_FILES, &file_entry__descriptor, false, take_file, NULL);
+
+	if (!r)
+		r = load_all(s, "remap-fpath.img", IMAGE_MAGIC_REMAP_FPATH, &remap_file_path_entry__descriptor, true, take_remap, NULL);
+	if (!r)
+		r = load_all(s, "tty-info.img", IMAGE_MAGIC_TTY_INFO, &tty_info_entry__descriptor, true, take_tty, NULL);
+	if (r)
+		return r;
+	if (s->files.count)
+		qsort(s->files.data, s->files.count, sizeof(*s->files.data), by_id);
+	VEC_FOREACH(&s->files, f) {
+		f->kind = kind_of_type((uint32_t)f->entry->type);
+		if (!f->kind)
+			return error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	}
+	return 0;
+}
+
+int restore_load(struct restore *s)
+{
+	InventoryEntry *inventory;
+	int r = s->request->skip_verify ? 0 : image_dir_verify(s->dir, s->e);
+
+	if (r < 0)
+		return r;
+	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &inventory);
+	if (r)
+		return r;
+	inventory_entry__free_unpacked(inventory, NULL);
+	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
+	if (!r && !s->tasks.count)
+		r = error_set(s->e, -EBADMSG, "pstree.img is empty");
+	for (size_t i = 0; !r && i < s->tasks.count; i++)
+		r = load_task(s, s->tasks.data[i]);
+	if (!r)
+		r = load_files(s);
+	return r ? r : seccomp_load(s);
+}
+
+#define FREE_LIST(list, kind) \
+	do { \
+		for (size_t i_ = 0; i_ < (list)->count; i_++) \
+			kind##__free_unpacked((list)->data[i_], NULL); \
+		VEC_FREE(list); \
+	} while (0)
+
+static void task_free(struct rtask *t)
+{
+	for (size_t i = 0; i < t->threads.count; i++) {
+		if (t->threads.data[i].core)
+			core_entry__free_unpacked(t->threads.data[i].core, NULL);
+		batch_free(&t->threads.data[i].batch);
+	}
+	VEC_FREE(&t->threads);
+	FREE_LIST(&t->fds, fdinfo_entry);
+	FREE_LIST(&t->pages, pagemap_entry);
+	if (t->tree)
+		pstree_entry__free_unpacked(t->tree, NULL);
+	if (t->mm)
+		mm_entry__free_unpacked(t->mm, NULL);
+	if (t->fs)
+		fs_entry__free_unpacked(t->fs, NULL);
+	if (t->pages_fd >= 0)
+		close(t->pages_fd);
+	if (t->mem_fd >= 0)
+		close(t->mem_fd);
+	free(t);
+}
+
+void restore_unload(struct restore *s)
+{
+	for (size_t i = 0; i < s->tasks.count; i++)
+		task_free(s->tasks.data[i]);
+	VEC_FREE(&s->tasks);
+	for (size_t i = 0; i < s->files.count; i++)
+		file_entry__free_unpacked(s->files.data[i].entry, NULL);
+	VEC_FREE(&s->files);
+	FREE_LIST(&s->remaps, remap_file_path_entry);
+	FREE_LIST(&s->ttys, tty_info_entry);
+	seccomp_release(s);
+}

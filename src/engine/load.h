@@ -1,0 +1,7 @@
+/* Reading the images of a checkpoint into struct restore: everything is read and checked for shape before anything is made. */
+#pragma once
+
+#include "engine/restore.h"
+
+int restore_load(struct restore *s);
+void restore_unload(struct restore *s);

@@ -1,0 +1,152 @@
+/*
+ * mm-PID.img: the areas of an address space and the fields of the kernel's mm, from /proc/PID/smaps (the advice given with
+ * madvise(2) and mlock(2) stands only there), stat and auxv.
+ */
+#include "engine/kinds/kind.h"
+#include "engine/memory/shmem.h"
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+
+/* What madvise(2) was told, as the images have it: bit n for advice n. */
+static uint64_t advice_of(uint64_t vmflags)
+{
+	static const struct {
+		uint64_t flag;
+		int advice;
+	} rows[] = {
+		{ PROC_VMF_RR, MADV_RANDOM },	   { PROC_VMF_SR, MADV_SEQUENTIAL }, { PROC_VMF_DC, MADV_DONTFORK },
+		{ PROC_VMF_DD, MADV_DONTDUMP },	   { PROC_VMF_MG, MADV_MERGEABLE },  { PROC_VMF_HG, MADV_HUGEPAGE },
+		{ PROC_VMF_NH, MADV_NOHUGEPAGE }, { PROC_VMF_WF, MADV_WIPEONFORK },
+	};
+	uint64_t advice = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (vmflags & rows[i].flag)
+			advice |= 1ULL << rows[i].advice;
+	return advice;
+}
+
+static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
+{
+	const char *name = vma->name ? vma->name : "";
+	unsigned long at = (unsigned long)vma->start;
+
+	if (!strncmp(name, "/[aio]", 6))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is a ring for asynchronous i/o, which is not saved yet", at);
+	if (!strncmp(name, "anon_inode:", 11))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is %s, which has no way to be saved", at, name);
+	if (!strncmp(name, "socket:", 7))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
+	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved", at, name);
+	if (vma->vmflags & PROC_VMF_HT)
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages (hugetlb), which is not saved yet", at);
+	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by its own userfaultfd, which is not saved yet", at);
+	return 0;
+}
+
+static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma, VmaEntry *entry)
+{
+	uint32_t status = vma_status(vma), id = 0;
+	int r = refuse_vma(d, t, vma);
+
+	if (r)
+		return r;
+	vma_entry__init(entry);
+	entry->start = vma->start;
+	entry->end = vma->end;
+	entry->prot = (uint32_t)vma->prot;
+	entry->flags = vma->shared ? MAP_SHARED : MAP_PRIVATE;
+	entry->status = status;
+	entry->fd = -1;
+	if (vma->vmflags & PROC_VMF_GD)
+		entry->flags |= MAP_GROWSDOWN;
+	if (vma->vmflags & PROC_VMF_NR)
+		entry->flags |= MAP_NORESERVE;
+	if (vma->vmflags & PROC_VMF_LO) {
+		entry->flags |= MAP_LOCKED;
+		entry->has_lock_onfault = entry->lock_onfault = (vma->vmflags & PROC_VMF_LF) != 0;
+	}
+	entry->madv = advice_of(vma->vmflags);
+	entry->has_madv = entry->madv != 0;
+	if (vma->name && !strncmp(vma->name, "[anon:", 6))
+		entry->anon_name = vma->name;
+	if (status & VMA_ANON_SHARED) {
+		entry->flags |= MAP_ANONYMOUS;
+		entry->pgoff = vma->pgoff;
+		return shmem_capture_vma(d, t, vma, &entry->shmid);
+	}
+	if (!(status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED))) {
+		entry->flags |= MAP_ANONYMOUS;
+		return 0;
+	}
+	r = files_capture_mapping(d, t, vma, &id);
+	entry->pgoff = vma->pgoff;
+	entry->shmid = id;
+	entry->has_fdflags = 1;
+	entry->fdflags = vma->shared && vma->prot & PROT_WRITE ? O_RDWR : O_RDONLY;
+	return r;
+}
+
+static void fill_fields(struct task *t, MmEntry *mm)
+{
+	const struct proc_stat *s = &t->stat;
+
+	mm->mm_start_code = s->mm_start_code;
+	mm->mm_end_code = s->end_code;
+	mm->mm_start_data = s->start_data;
+	mm->mm_end_data = s->end_data;
+	mm->mm_start_stack = s->start_stack;
+	mm->mm_start_brk = s->start_brk;
+	mm->mm_brk = (uint64_t)t->answers.brk;
+	mm->mm_arg_start = s->arg_start;
+	mm->mm_arg_end = s->arg_end;
+	mm->mm_env_start = s->env_start;
+	mm->mm_env_end = s->env_end;
+	mm->has_dumpable = 1;
+	mm->dumpable = (int32_t)t->answers.dumpable;
+	mm->has_thp_disabled = 1;
+	mm->thp_disabled = t->answers.thp_disable > 0;
+}
+
+int mm_capture(struct dump *d, struct task *t)
+{
+	_cleanup_free_ VmaEntry *entries = calloc(t->maps.count, sizeof(*entries));
+	_cleanup_free_ VmaEntry **list = calloc(t->maps.count, sizeof(*list));
+	_cleanup_free_ char *auxv = NULL, *filter = NULL;
+	size_t auxv_size;
+	char name[64];
+	MmEntry mm = MM_ENTRY__INIT;
+	int r = 0;
+
+	if (!entries || !list)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; !r && i < t->maps.count; i++) {
+		if (vma_status(&t->maps.data[i]) & VMA_VSYSCALL)
+			continue;
+		list[mm.n_vmas] = &entries[mm.n_vmas];
+		r = capture_vma(d, t, &t->maps.data[i], list[mm.n_vmas++]);
+	}
+	if (!r)
+		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);
+	if (r)
+		return r;
+	mm.vmas = list;
+	snprintf(name, sizeof(name), "/proc/%d/auxv", t->pid);
+	r = read_file_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
+	if (r)
+		return task_errno(d, t, r, "cannot read its auxv");
+	mm.mm_saved_auxv = (uint64_t *)auxv;
+	mm.n_mm_saved_auxv = auxv_size / 8;
+	fill_fields(t, &mm);
+	snprintf(name, sizeof(name), "/proc/%d/coredump_filter", t->pid);
+	if (!read_file_at(AT_FDCWD, name, 64, &filter, NULL)) {
+		mm.has_coredump_filter = 1;
+		mm.coredump_filter = (uint32_t)strtoul(filter, NULL, 16);
+	}
+	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
+	return dump_write_one(d, name, IMAGE_MAGIC_MM, &mm.base);
+}

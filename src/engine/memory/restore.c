@@ -1,0 +1,231 @@
+/* See restore.h. */
+#include "engine/memory/restore.h"
+
+#include "engine/agent/blob.h"
+#include "engine/memory/shmem.h"
+#include "engine/memory/vma.h"
+
+#include <linux/prctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/rseq.h>
+
+#define TASK_END 0x7ffffffff000ULL
+#define VDSO_ROOM (64 * PAGE_SIZE)
+#define ARENA_SIZE (1UL << 30)
+#define HEAP_ROOM (256UL << 20)
+
+static bool is_vdso(const VmaEntry *v)
+{
+	return v->status & (VMA_VDSO | VMA_VVAR);
+}
+
+static bool is_own_vdso(const struct proc_vma *v)
+{
+	return vma_status(v) & (VMA_VDSO | VMA_VVAR);
+}
+
+int arena_make(struct restore *s)
+{
+	struct proc_maps all = {};
+	int r = 0;
+
+	for (size_t i = 0; i < s->self.count; i++) {
+		struct proc_vma *v = VEC_PUSH(&all);
+		if (!v)
+			goto out_of_memory;
+		*v = (struct proc_vma){ .start = s->self.data[i].start, .end = s->self.data[i].end };
+		if (s->self.data[i].name && !strcmp(s->self.data[i].name, "[heap]"))
+			v->end += HEAP_ROOM;
+	}
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const MmEntry *mm = s->tasks.data[i]->mm;
+		for (size_t k = 0; mm && k < mm->n_vmas; k++) {
+			struct proc_vma *v = VEC_PUSH(&all);
+			if (!v)
+				goto out_of_memory;
+			*v = (struct proc_vma){ .start = mm->vmas[k]->start, .end = mm->vmas[k]->end };
+		}
+	}
+	maps_sort(&all);
+	uint64_t at = maps_find_hole(&all, ARENA_SIZE + VDSO_ROOM);
+	VEC_FREE(&all);
+	s->arena.start = mmap((void *)at, ARENA_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
+			      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+	if (!at || s->arena.start == MAP_FAILED) {
+		s->arena.start = NULL;
+		return error_errno(s->e, at ? -errno : -ENOMEM, "no room for the agent");
+	}
+	s->arena.size = ARENA_SIZE;
+	void *code = arena_take(&s->arena, agent_blob_size);
+	s->status = arena_take(&s->arena, sizeof(*s->status));
+	s->words = arena_take(&s->arena, sizeof(*s->words));
+	memcpy(code, agent_blob, agent_blob_size);
+	return r;
+
+out_of_memory:
+	VEC_FREE(&all);
+	return error_set(s->e, -ENOMEM, "out of memory");
+}
+
+/* Between a task's own place for the vdso and the room beside the arena. */
+static void plan_move_vdso(struct restore *s, struct batch *b, uint64_t from, uint64_t to)
+{
+	for (size_t i = 0; i < s->self.count; i++) {
+		const struct proc_vma *v = &s->self.data[i];
+		uint64_t size = v->end - v->start;
+		if (!is_own_vdso(v))
+			continue;
+		OP(b, __NR_mremap, from ? from : v->start, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+		from += from ? size : 0;
+		to += size;
+	}
+}
+
+int memory_plan_clear(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size;
+
+	if (__rseq_size) {
+		batch_what(b, "leave the rseq area of the coordinator");
+		OP(b, __NR_rseq, (uint64_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+	}
+	batch_what(b, "put the vdso aside");
+	plan_move_vdso(s, b, 0, room);
+	batch_what(b, "clear the address space");
+	OP(b, __NR_munmap, 0, arena);
+	OP(b, __NR_munmap, room + VDSO_ROOM, TASK_END - room - VDSO_ROOM);
+	return 0;
+}
+
+static int plan_vdso(struct restore *s, struct rtask *t)
+{
+	uint64_t ours = 0, theirs = 0, where = 0;
+
+	for (size_t i = 0; i < s->self.count; i++)
+		if (is_own_vdso(&s->self.data[i]))
+			ours += s->self.data[i].end - s->self.data[i].start;
+	for (size_t i = 0; i < t->mm->n_vmas; i++)
+		if (is_vdso(t->mm->vmas[i])) {
+			where = where ? where : t->mm->vmas[i]->start;
+			theirs += t->mm->vmas[i]->end - t->mm->vmas[i]->start;
+		}
+	if (ours != theirs || ours > VDSO_ROOM)
+		return error_set(s->e, -ENOTSUP, "the vdso of this kernel differs from the one at the dump, which is not restored yet");
+	struct batch *b = &t->threads.data[0].batch;
+	batch_what(b, "place the vdso of process %d", t->pid);
+	plan_move_vdso(s, b, (uint64_t)s->arena.start + s->arena.size, where);
+	return 0;
+}
+
+static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE);
+	uint64_t prot = v->prot;
+	int fd = -1;
+
+	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = file_fd(s, (uint32_t)v->shmid)) < 0)
+		return fd == -2 ? error_set(s->e, -EBADMSG, "mm-%d.img maps a file that can't be mapped", t->pid) : fd;
+	if (v->status & VMA_ANON_SHARED) {
+		fd = shmem_fd(s, v->shmid);
+		if (fd < 0)
+			return fd;
+		flags &= ~(uint64_t)MAP_ANONYMOUS;
+	}
+	if (!(v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED)))
+		prot |= PROT_READ | PROT_WRITE; /* to be filled */
+	batch_what(b, "map memory at %lx of process %d", (unsigned long)v->start, t->pid);
+	OP(b, __NR_mmap, v->start, v->end - v->start, prot, flags | MAP_FIXED_NOREPLACE, fd, fd >= 0 ? v->pgoff : 0);
+	return 0;
+}
+
+static int plan_fill(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t offset = 0;
+
+	t->pages_fd = restore_hold(s, t->pages_fd);
+	if (t->pages_fd < 0)
+		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
+	for (size_t i = 0; i < t->pages.count; i++) {
+		const PagemapEntry *p = t->pages.data[i];
+		uint64_t size = (uint64_t)p->nr_pages * PAGE_SIZE;
+		if (p->in_parent || (p->has_flags && p->flags & 1))
+			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
+		batch_what(b, "read memory at %lx of process %d", (unsigned long)p->vaddr, t->pid);
+		struct agent_op *op = OP(b, AGENT_OP_READ, t->pages_fd, p->vaddr, size, offset);
+		op->flags = AGENT_OP_EXPECT;
+		op->expect = (int64_t)size;
+		offset += size;
+	}
+	return 0;
+}
+
+int memory_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	int r = plan_vdso(s, t);
+
+	for (size_t i = 0; !r && i < t->mm->n_vmas; i++)
+		if (!is_vdso(t->mm->vmas[i]))
+			r = plan_map(s, t, t->mm->vmas[i]);
+	if (!r)
+		r = plan_fill(s, t);
+	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (is_vdso(v) || v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED) || (v->prot & 3) == 3)
+			continue;
+		batch_what(b, "protect memory at %lx of process %d", (unsigned long)v->start, t->pid);
+		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot);
+	}
+	return r;
+}
+
+static int plan_fields(struct restore *s, struct rtask *t)
+{
+	const MmEntry *m = t->mm;
+	struct batch *b = &t->threads.data[0].batch;
+	int exe = file_fd(s, m->exe_file_id);
+
+	if (exe < 0)
+		return exe;
+	struct prctl_mm_map map = { .start_code = m->mm_start_code, .end_code = m->mm_end_code, .start_data = m->mm_start_data,
+				    .end_data = m->mm_end_data, .start_brk = m->mm_start_brk, .brk = m->mm_brk,
+				    .start_stack = m->mm_start_stack, .arg_start = m->mm_arg_start, .arg_end = m->mm_arg_end,
+				    .env_start = m->mm_env_start, .env_end = m->mm_env_end, .exe_fd = (uint32_t)exe };
+	map.auxv = (void *)arena_place(&s->arena, m->mm_saved_auxv, m->n_mm_saved_auxv * 8);
+	map.auxv_size = (uint32_t)(m->n_mm_saved_auxv * 8);
+	batch_what(b, "set the mm fields of process %d", t->pid);
+	OP(b, __NR_prctl, PR_SET_MM, PR_SET_MM_MAP, arena_place(&s->arena, &map, sizeof(map)), sizeof(map));
+	return 0;
+}
+
+int memory_plan_finish(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (is_vdso(v))
+			continue;
+		for (uint64_t advice = 0; v->has_madv && advice < 64; advice++)
+			if (v->madv & (1ULL << advice)) {
+				batch_what(b, "advise %d on memory at %lx of process %d", (int)advice, (unsigned long)v->start, t->pid);
+				OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, advice);
+			}
+		if (v->anon_name && !strncmp(v->anon_name, "[anon:", 6)) {
+			char name[128];
+			snprintf(name, sizeof(name), "%s", v->anon_name + 6);
+			name[strcspn(name, "]")] = '\0';
+			OP_MAY_FAIL(b, __NR_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, v->start, v->end - v->start,
+				    arena_place(&s->arena, name, strlen(name) + 1));
+		}
+		if (v->flags & MAP_LOCKED) {
+			batch_what(b, "lock memory at %lx of process %d", (unsigned long)v->start, t->pid);
+			OP(b, __NR_mlock2, v->start, v->end - v->start, v->has_lock_onfault && v->lock_onfault ? 1 : 0);
+		}
+	}
+	return plan_fields(s, t);
+}

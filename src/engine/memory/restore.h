@@ -1,0 +1,13 @@
+/* Restore side of an address space: the operations that clear, map, fill and protect it. */
+#pragma once
+
+#include "engine/restore.h"
+
+/* Finds a place for the arena: free here and in every task. */
+int arena_make(struct restore *s);
+/* For the root: the coordinator's address space goes, but for the arena and the vdso, which is put beside it. */
+int memory_plan_clear(struct restore *s, struct rtask *t);
+/* Maps, fills and protects. */
+int memory_plan(struct restore *s, struct rtask *t);
+/* After the children are born: advice and locks, which they must not inherit; the mm's fields. */
+int memory_plan_finish(struct restore *s, struct rtask *t);

@@ -1,0 +1,237 @@
+/* See shmem.h. */
+#include "engine/memory/shmem.h"
+
+#include "engine/memory/vma.h"
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#define COPY_SIZE (512UL << 10)
+#define PAGES_PER_ENTRY_MAX (1U << 30)
+
+struct segment {
+	uint64_t id, inode, size;
+	uint32_t dev_minor;
+	int fd;
+};
+
+struct shmem_table {
+	VEC(struct segment) segments;
+};
+
+int shmem_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma, uint64_t *ret_id)
+{
+	char path[96];
+	struct stat st;
+
+	if (!d->shmem && !(d->shmem = calloc(1, sizeof(*d->shmem))))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	VEC_FOREACH(&d->shmem->segments, s)
+		if (s->inode == vma->inode && s->dev_minor == vma->dev_minor) {
+			*ret_id = s->id;
+			return 0;
+		}
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, (unsigned long)vma->start, (unsigned long)vma->end);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || fstat(fd, &st) < 0) {
+		int r = task_errno(d, t, -errno, "cannot open its shared memory at %lx", (unsigned long)vma->start);
+		if (fd >= 0)
+			close(fd);
+		return r;
+	}
+	struct segment *s = VEC_PUSH(&d->shmem->segments);
+	if (!s) {
+		close(fd);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	*s = (struct segment){ .id = d->shmem->segments.count, .inode = vma->inode, .dev_minor = vma->dev_minor,
+			       .size = (uint64_t)st.st_size, .fd = fd };
+	*ret_id = s->id;
+	return 0;
+}
+
+static int write_range(struct dump *d, int fd, uint64_t start, uint64_t end, struct image_file *map, struct image_file *pages,
+		       unsigned char *buffer)
+{
+	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
+
+	entry.vaddr = start;
+	entry.nr_pages = (uint32_t)((end - start) / PAGE_SIZE);
+	entry.has_flags = 1;
+	entry.flags = 4;
+	int r = image_write_message(map, &entry.base);
+	for (uint64_t at = start; at < end && !r;) {
+		size_t want = MIN(COPY_SIZE, end - at);
+		ssize_t n = pread(fd, buffer, want, (off_t)at);
+		if (n < 0)
+			return -errno;
+		memset(buffer + n, 0, want - (size_t)n);
+		r = image_write_bytes(pages, buffer, want);
+		at += want;
+	}
+	return r;
+}
+
+int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name)
+{
+	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
+	struct image_file *map, *pages;
+	PagemapHead head = PAGEMAP_HEAD__INIT;
+	char pages_name[32];
+
+	head.pages_id = ++d->next_pages_id;
+	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head.pages_id);
+	int r = buffer ? image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &map) : -ENOMEM;
+	if (!r && (r = image_create_raw(d->dir, pages_name, &pages)))
+		image_close(map);
+	if (r)
+		return error_errno(d->e, r, "cannot create %s", name);
+	r = image_write_message(map, &head.base);
+	uint64_t limit = ALIGN_UP(size, PAGE_SIZE);
+	for (off_t at = 0; !r && (uint64_t)at < size;) {
+		off_t data = lseek(fd, at, SEEK_DATA);
+		if (data < 0) {
+			r = errno == ENXIO ? 0 : -errno;
+			break;
+		}
+		off_t hole = lseek(fd, data, SEEK_HOLE);
+		if (hole < 0)
+			hole = (off_t)limit;
+		uint64_t start = (uint64_t)data & PAGE_MASK, end = MIN(ALIGN_UP((uint64_t)hole, PAGE_SIZE), limit);
+		end = MIN(end, start + PAGES_PER_ENTRY_MAX * PAGE_SIZE);
+		r = write_range(d, fd, start, end, map, pages, buffer);
+		at = (off_t)end;
+	}
+	int a = image_close(map), b = image_close(pages);
+	r = r ? r : a ? a : b;
+	return r ? error_errno(d->e, r, "cannot write %s", name) : 0;
+}
+
+int shmem_finish(struct dump *d, bool success)
+{
+	int r = 0;
+
+	if (!d->shmem)
+		return 0;
+	VEC_FOREACH(&d->shmem->segments, s) {
+		char name[64];
+		snprintf(name, sizeof(name), "pagemap-shmem-%lu.img", (unsigned long)s->id);
+		if (success && !r)
+			r = shmem_write_pages(d, s->fd, s->size, name);
+		close(s->fd);
+	}
+	VEC_FREE(&d->shmem->segments);
+	free(d->shmem);
+	d->shmem = NULL;
+	return r;
+}
+
+/* ---- restore ---- */
+
+static int copy_pages(int from, int to, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
+{
+	while (size) {
+		size_t want = MIN(COPY_SIZE, size);
+		ssize_t n = pread(from, buffer, want, (off_t)from_at);
+		if (n <= 0)
+			return n ? -errno : -EBADMSG;
+		if (pwrite(to, buffer, (size_t)n, (off_t)to_at) != n)
+			return -errno;
+		from_at += (uint64_t)n;
+		to_at += (uint64_t)n;
+		size -= (uint64_t)n;
+	}
+	return 0;
+}
+
+int shmem_read_pages(struct restore *s, int fd, const char *name)
+{
+	_cleanup_free_ void *buffer = malloc(COPY_SIZE);
+	struct image_file *map;
+	PagemapHead *head;
+	PagemapEntry *entry;
+	char pages_name[32];
+	uint64_t offset = 0;
+	struct stat st;
+
+	int r = buffer && fstat(fd, &st) == 0 ? image_open(s->dir, name, IMAGE_MAGIC_PAGEMAP, &map) : -ENOMEM;
+	if (r == -ENOENT)
+		return r;
+	if (r)
+		return error_errno(s->e, r, "cannot read %s", name);
+	r = image_read_message(map, &pagemap_head__descriptor, (ProtobufCMessage **)&head);
+	if (r != 1) {
+		image_close(map);
+		return error_set(s->e, -EBADMSG, "%s is damaged", name);
+	}
+	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head->pages_id);
+	pagemap_head__free_unpacked(head, NULL);
+	_cleanup_close_ int pages = image_open_raw(s->dir, pages_name);
+	r = pages < 0 ? pages : 0;
+	while (!r && (r = image_read_message(map, &pagemap_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
+		uint64_t size = (uint64_t)entry->nr_pages * PAGE_SIZE;
+		r = entry->vaddr % PAGE_SIZE || entry->vaddr + size > ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE) ? -EBADMSG : 0;
+		if (!r)
+			r = copy_pages(pages, fd, offset, entry->vaddr, MIN(size, (uint64_t)st.st_size - entry->vaddr), buffer);
+		offset += size;
+		pagemap_entry__free_unpacked(entry, NULL);
+	}
+	image_close(map);
+	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;
+}
+
+/* The size that all areas of a segment need. */
+static uint64_t size_needed(struct restore *s, uint64_t id)
+{
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const MmEntry *mm = s->tasks.data[i]->mm;
+		for (size_t k = 0; mm && k < mm->n_vmas; k++)
+			if (mm->vmas[k]->status & VMA_ANON_SHARED && mm->vmas[k]->shmid == id)
+				size = MAX(size, mm->vmas[k]->pgoff + (mm->vmas[k]->end - mm->vmas[k]->start));
+	}
+	return size;
+}
+
+int shmem_fd(struct restore *s, uint64_t id)
+{
+	char name[64];
+
+	if (!s->shmem && !(s->shmem = calloc(1, sizeof(*s->shmem))))
+		return error_set(s->e, -ENOMEM, "out of memory");
+	VEC_FOREACH(&s->shmem->segments, seg)
+		if (seg->id == id)
+			return seg->fd;
+	/* An anonymous shared mapping, for its file: it has no name then, as it had none. */
+	size_t size = size_needed(s, id);
+	char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (at == MAP_FAILED)
+		return error_errno(s->e, -errno, "cannot make shared memory of %zu bytes", size);
+	snprintf(name, sizeof(name), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + ALIGN_UP(size, PAGE_SIZE));
+	int fd = open(name, O_RDWR | O_CLOEXEC);
+	int r = fd < 0 ? -errno : 0;
+	munmap(at, size);
+	if (!r)
+		fd = restore_hold(s, fd);
+	struct segment *seg = !r && fd >= 0 ? VEC_PUSH(&s->shmem->segments) : NULL;
+	if (!seg)
+		return error_errno(s->e, r ? r : fd < 0 ? fd : -ENOMEM, "cannot hold shared memory");
+	*seg = (struct segment){ .id = id, .fd = fd };
+	snprintf(name, sizeof(name), "pagemap-shmem-%lu.img", (unsigned long)id);
+	r = shmem_read_pages(s, fd, name);
+	return r && r != -ENOENT ? r : fd;
+}
+
+void shmem_release(struct restore *s)
+{
+	if (!s->shmem)
+		return;
+	VEC_FOREACH(&s->shmem->segments, seg)
+		close(seg->fd);
+	VEC_FREE(&s->shmem->segments);
+	free(s->shmem);
+	s->shmem = NULL;
+}

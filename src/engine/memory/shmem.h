@@ -1,0 +1,22 @@
+/*
+ * Memory that tasks share and that has no name: shared anonymous mappings and System V segments. Each is saved once, in
+ * pagemap-shmem-ID.img, read and written through a descriptor of the kernel's own file behind it.
+ */
+#pragma once
+
+#include "engine/dump.h"
+#include "engine/restore.h"
+#include "proc/proc.h"
+
+/* The id of the segment behind an area; it is saved by shmem_finish. */
+int shmem_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma, uint64_t *ret_id);
+/* Saves the contents of each segment that was seen. */
+int shmem_finish(struct dump *d, bool success);
+/* Writes the data of a file, without its holes, as pages: pagemap NAME and a pages file of its own. For memfds too. */
+int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name);
+
+/* A descriptor of a segment, made and filled when it is first asked for; the restore's. `size` bytes at least. */
+int shmem_fd(struct restore *s, uint64_t id);
+/* Fills a file from pagemap NAME. -ENOENT: it has no image, nothing to fill. */
+int shmem_read_pages(struct restore *s, int fd, const char *name);
+void shmem_release(struct restore *s);

@@ -1,0 +1,375 @@
+/*
+ * See spawn.h. The order within a task, top to bottom as plan_task has it:
+ *
+ *	session and group; children (plan/births.h); memory; children that share it; [all are born] join groups; helpers and
+ *	zombies end; advice, mm fields; descriptors; signal actions; limits; threads; [each thread] scheduling, name, areas;
+ *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] dumpable, timers; park.
+ */
+#include "engine/plan/spawn.h"
+
+#include "engine/agent/blob.h"
+#include "engine/kinds/kind.h"
+#include "engine/memory/restore.h"
+#include "engine/plan/births.h"
+#include "engine/task/state.h"
+
+#include <linux/sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#define STACK_SIZE 2048UL
+#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
+
+/* What a maker needs to know of who it makes. */
+struct node {
+	struct birth *birth;
+	struct batch *batch; /* a task's is its leader's */
+	struct rtask *task;  /* NULL: a helper */
+	int first, next;     /* those it makes, as a list by index; -1 ends it */
+	struct batch own;    /* a helper's */
+};
+
+struct births_plan {
+	struct births births;
+	struct node *nodes;
+	uint32_t joiners;
+};
+
+static uint64_t place_stack(struct restore *s)
+{
+	char *stack = arena_take(&s->arena, STACK_SIZE);
+
+	return stack ? (uint64_t)stack + STACK_SIZE : 0;
+}
+
+static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags)
+{
+	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : SIGCHLD };
+
+	if (pid) {
+		args.set_tid = arena_place(&s->arena, &pid, sizeof(pid));
+		args.set_tid_size = 1;
+	}
+	struct agent_op *op = OP(b, AGENT_OP_FORK, arena_place(&s->arena, &args, sizeof(args)), sizeof(args), (uint64_t)child->final,
+				 place_stack(s));
+	if (pid) {
+		op->flags |= AGENT_OP_EXPECT;
+		op->expect = pid;
+	}
+}
+
+static void plan_births(struct restore *s, struct node *n, bool late, enum birth_when when)
+{
+	struct node *nodes = s->births->nodes;
+
+	for (int i = n->first; i >= 0; i = nodes[i].next) {
+		const struct birth *b = nodes[i].birth;
+		if (b->late != late || b->when != when)
+			continue;
+		batch_what(n->batch, "create process %d", b->pid);
+		plan_clone(s, n->batch, nodes[i].batch, b->pid, b->clone_parent ? CLONE_PARENT : 0);
+	}
+}
+
+static bool has_births(struct restore *s, struct node *n, bool late, enum birth_when when)
+{
+	for (int i = n->first; i >= 0; i = s->births->nodes[i].next)
+		if (s->births->nodes[i].birth->late == late && s->births->nodes[i].birth->when == when)
+			return true;
+	return false;
+}
+
+static void plan_session(struct node *n)
+{
+	const struct birth *b = n->birth;
+
+	batch_what(n->batch, "make process %d leader of its session or group", b->pid);
+	if (b->setsid)
+		OP(n->batch, __NR_setsid);
+	else if (b->setpgid)
+		OP(n->batch, __NR_setpgid, 0, 0);
+}
+
+/* Until everyone is there; then into the group. */
+static void plan_join(struct restore *s, struct node *n)
+{
+	const struct birth *b = n->birth;
+
+	if (s->births->births.count == 1)
+		return;
+	batch_what(n->batch, "wait for the other processes in process %d", b->pid);
+	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->born);
+	OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->born, s->births->births.count);
+	if (!b->join)
+		return;
+	batch_what(n->batch, "join process group %d in process %d", b->join, b->pid);
+	OP(n->batch, __NR_setpgid, 0, b->join);
+	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->joined);
+}
+
+static void plan_start(struct node *n)
+{
+	batch_what(n->batch, "start process %d", n->birth->pid);
+	if (!n->birth->orphan)
+		OP(n->batch, __NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
+	if (n->birth->subreaper)
+		OP(n->batch, __NR_prctl, PR_SET_CHILD_SUBREAPER, 1);
+}
+
+static int plan_helper(struct restore *s, struct node *n)
+{
+	plan_start(n);
+	plan_session(n);
+	plan_births(s, n, false, BIRTH_AFTER_SESSION);
+	plan_births(s, n, true, BIRTH_AFTER_SESSION);
+	plan_join(s, n);
+	batch_what(n->batch, "end helper %d", n->birth->pid);
+	OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->joined, s->births->joiners);
+	OP(n->batch, __NR_exit_group, 0);
+	return 0;
+}
+
+static int plan_zombie(struct restore *s, struct node *n)
+{
+	const TaskCoreEntry *tc = n->task->core->tc;
+	int status = (int)tc->exit_code, sig = WTERMSIG(status);
+	uint64_t mask = 0, limit[2] = {};
+
+	plan_join(s, n);
+	batch_what(n->batch, "end process %d as it had ended", n->task->pid);
+	OP(n->batch, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, tc->comm, strlen(tc->comm) + 1));
+	if (!sig) {
+		OP(n->batch, __NR_exit_group, WEXITSTATUS(status));
+		return 0;
+	}
+	OP(n->batch, __NR_prlimit64, 0, 4 /* RLIMIT_CORE */, arena_place(&s->arena, limit, sizeof(limit)), 0);
+	OP(n->batch, __NR_kill, n->task->pid, sig);
+	OP(n->batch, __NR_rt_sigprocmask, SIG_SETMASK, arena_place(&s->arena, &mask, sizeof(mask)), 0, 8);
+	return 0;
+}
+
+/* Children that are dead must be so before the SIGCHLD they sent is dropped; helpers are waited for. */
+static void plan_reap(struct restore *s, struct node *n)
+{
+	struct births_plan *p = s->births;
+	siginfo_t *info = arena_take(&s->arena, sizeof(*info));
+
+	for (size_t i = 0; i < p->births.count; i++) {
+		struct node *child = &p->nodes[i];
+		if (!child->task && &p->nodes[child->birth->reaper] == n) {
+			batch_what(n->batch, "wait for helper %d", child->birth->pid);
+			struct agent_op *op = OP(n->batch, __NR_waitid, child->birth->pid ? P_PID : P_ALL, child->birth->pid,
+						 (uint64_t)info, WEXITED, 0);
+			op->flags = 0;
+		} else if (child->task && child->task->dead && child->task->parent == n->task) {
+			batch_what(n->batch, "wait for the end of process %d", child->birth->pid);
+			OP(n->batch, __NR_waitid, P_PID, child->birth->pid, (uint64_t)info, WEXITED | WNOWAIT, 0);
+		}
+	}
+}
+
+static void plan_seized(struct restore *s, struct rthread *th)
+{
+	struct batch *b = &th->batch;
+
+	if (!s->seccomp)
+		return;
+	batch_what(b, "wait until thread %d is traced", th->tid);
+	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->seizable);
+	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->status->change);
+	OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->seized, 1);
+}
+
+/* What the leader and every other thread do for themselves. */
+static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
+{
+	const ThreadCoreEntry *c = th->core->thread_core;
+	int r = sched_plan(s, t, th);
+
+	if (!r)
+		r = threads_plan_state(s, t, th);
+	if (r)
+		return r;
+	plan_seized(s, th);
+	r = seccomp_plan(s, t, th);
+	if (!r)
+		r = creds_plan(s, t, th);
+	if (r)
+		return r;
+	batch_what(&th->batch, "set the parent-death signal of thread %d", th->tid);
+	OP(&th->batch, __NR_prctl, PR_SET_PDEATHSIG, c->pdeath_sig);
+	r = signals_plan_queues(s, t, th);
+	return r ? r : seccomp_plan_strict(s, th);
+}
+
+static int plan_threads(struct restore *s, struct rtask *t)
+{
+	struct batch *leader = &t->threads.data[0].batch;
+	int r = 0;
+
+	t->threads_done = arena_take(&s->arena, sizeof(*t->threads_done));
+	for (size_t i = 1; !r && i < t->threads.count; i++) {
+		struct rthread *th = &t->threads.data[i];
+		r = plan_thread(s, t, th);
+		if (r)
+			return r;
+		batch_what(&th->batch, "wait for the registers of thread %d", th->tid);
+		OP(&th->batch, AGENT_OP_ARRIVE, (uint64_t)t->threads_done);
+		OP(&th->batch, AGENT_OP_PARK);
+		if (batch_finish(&th->batch, &s->arena, (uint64_t)s->status))
+			return error_set(s->e, -ENOMEM, "out of memory");
+		batch_what(leader, "create thread %d of process %d", th->tid, t->pid);
+		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS);
+	}
+	return r;
+}
+
+static int plan_rest(struct restore *s, struct rtask *t)
+{
+	struct rthread *leader = &t->threads.data[0];
+	struct batch *b = &leader->batch;
+	int r = memory_plan_finish(s, t);
+
+	if (!r)
+		r = files_plan(s, t);
+	if (!r)
+		r = signals_plan_actions(s, t);
+	if (!r)
+		r = process_plan(s, t);
+	if (r)
+		return r;
+	batch_what(b, "close what process %d does not need", t->pid);
+	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+	r = plan_threads(s, t);
+	if (!r)
+		r = plan_thread(s, t, leader);
+	if (r)
+		return r;
+	batch_what(b, "wait for the threads of process %d", t->pid);
+	if (t->threads.count > 1)
+		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
+	/* Credentials reset it; what was suid-dumpable is root's own then. */
+	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
+	r = timers_plan(s, t);
+	batch_what(b, "wait for the registers of process %d", t->pid);
+	OP(b, AGENT_OP_PARK);
+	return r;
+}
+
+static int plan_task(struct restore *s, struct node *n)
+{
+	struct rtask *t = n->task;
+	bool session_late = has_births(s, n, true, BIRTH_BEFORE_SESSION);
+	int r = 0;
+
+	plan_start(n);
+	if (!t->parent)
+		r = memory_plan_clear(s, t);
+	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
+	if (!session_late) {
+		plan_session(n);
+		plan_births(s, n, false, BIRTH_AFTER_SESSION);
+	}
+	if (r || t->dead)
+		return r ? r : plan_zombie(s, n);
+	r = memory_plan(s, t);
+	plan_births(s, n, true, BIRTH_BEFORE_SESSION);
+	if (session_late) {
+		plan_session(n);
+		plan_births(s, n, false, BIRTH_AFTER_SESSION);
+	}
+	plan_births(s, n, true, BIRTH_AFTER_SESSION);
+	plan_join(s, n);
+	plan_reap(s, n);
+	return r ? r : plan_rest(s, t);
+}
+
+/* Whoever is made before its maker: the maker's batch refers to theirs. */
+static int plan_node(struct restore *s, struct node *n)
+{
+	int r = 0;
+
+	for (int i = n->first; !r && i >= 0; i = s->births->nodes[i].next)
+		r = plan_node(s, &s->births->nodes[i]);
+	if (!r)
+		r = n->task ? plan_task(s, n) : plan_helper(s, n);
+	if (!r && batch_finish(n->batch, &s->arena, (uint64_t)s->status))
+		r = error_set(s->e, -ENOMEM, "the plan of process %d is too large", n->birth->pid);
+	return r;
+}
+
+static int plan_tree(struct restore *s)
+{
+	_cleanup_free_ struct birth_task *list = calloc(s->tasks.count, sizeof(*list));
+	struct births_plan *p = s->births = calloc(1, sizeof(*s->births));
+	pid_t external = 0;
+
+	if (!list || !p)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, false };
+		for (size_t k = 0; k < i; k++)
+			if (s->tasks.data[k] == t->parent)
+				list[i].parent = (int)k;
+	}
+	if (list[0].sid != list[0].pid)
+		external = list[0].sid;
+	int r = births_plan(&p->births, list, s->tasks.count, external, s->e);
+	if (r)
+		return r;
+	p->nodes = calloc(p->births.count, sizeof(*p->nodes));
+	if (!p->nodes)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < p->births.count; i++) {
+		struct node *n = &p->nodes[i];
+		*n = (struct node){ .birth = &p->births.data[i], .first = -1, .next = -1 };
+		n->task = n->birth->task >= 0 ? s->tasks.data[n->birth->task] : NULL;
+		n->batch = n->task ? &n->task->threads.data[0].batch : &n->own;
+		p->joiners += n->birth->join != 0;
+	}
+	for (size_t i = p->births.count; i-- > 0;) {
+		int maker = p->nodes[i].birth->maker;
+		if (maker < 0)
+			continue;
+		p->nodes[i].next = p->nodes[maker].first;
+		p->nodes[maker].first = (int)i;
+	}
+	return 0;
+}
+
+int spawn_plan(struct restore *s)
+{
+	int r = plan_tree(s);
+
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (!s->tasks.data[i]->dead)
+			s->threads += s->tasks.data[i]->threads.count;
+	if (!r)
+		r = plan_node(s, &s->births->nodes[0]);
+	return r;
+}
+
+struct batch *spawn_find_batch(struct restore *s, const struct agent_batch *final)
+{
+	for (size_t i = 0; i < s->births->births.count; i++)
+		if (s->births->nodes[i].batch->final == final)
+			return s->births->nodes[i].batch;
+	for (size_t i = 0; i < s->tasks.count; i++)
+		for (size_t k = 0; k < s->tasks.data[i]->threads.count; k++)
+			if (s->tasks.data[i]->threads.data[k].batch.final == final)
+				return &s->tasks.data[i]->threads.data[k].batch;
+	return NULL;
+}
+
+void spawn_release(struct restore *s)
+{
+	if (!s->births)
+		return;
+	for (size_t i = 0; s->births->nodes && i < s->births->births.count; i++)
+		batch_free(&s->births->nodes[i].own);
+	free(s->births->nodes);
+	births_free(&s->births->births);
+	free(s->births);
+}

@@ -1,0 +1,102 @@
+/*
+ * What a restore knows, passed first to everything that takes part in it.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "core.pb-c.h"
+#include "engine/plan/plan.h"
+#include "engine/request.h"
+#include "engine/tracee.h"
+#include "fdinfo.pb-c.h"
+#include "fs.pb-c.h"
+#include "image/image.h"
+#include "mm.pb-c.h"
+#include "pagemap.pb-c.h"
+#include "proc/proc.h"
+#include "pstree.pb-c.h"
+#include "remap_file_path.pb-c.h"
+#include "seccomp.pb-c.h"
+#include "tty.pb-c.h"
+
+struct kind;
+
+/* An open file description of the images. */
+struct file {
+	uint32_t id;
+	FileEntry *entry;
+	const struct kind *kind;
+	int fd;	       /* where the coordinator holds it; -1: not made yet, -2: made in the task that holds it */
+	bool late_done;
+	void *own; /* the kind's */
+};
+
+struct rthread {
+	pid_t tid;
+	CoreEntry *core;
+	struct batch batch;
+	uint64_t stack; /* its end, in the arena */
+	struct tracee tracee;
+};
+
+/* Something that was made and is held in the coordinator, under a number of the images. */
+struct held {
+	uint64_t id;
+	int fd;
+};
+
+/* A process to be. */
+struct rtask {
+	PstreeEntry *tree;
+	pid_t pid;
+	struct rtask *parent; /* NULL: the root */
+	CoreEntry *core;      /* of the leader */
+	MmEntry *mm;
+	FsEntry *fs;
+	VEC(FdinfoEntry *) fds;
+	VEC(PagemapEntry *) pages;
+	VEC(struct rthread) threads; /* the leader first */
+	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
+	struct birth *birth;
+	bool dead, stopped, seen;
+	int pages_fd, mem_fd;
+};
+
+struct restore {
+	const struct request *request;
+	struct error *e;
+	struct image_dir *dir;
+	VEC(struct rtask *) tasks; /* parents before children */
+	VEC(struct file) files;	   /* by id */
+	VEC(RemapFilePathEntry *) remaps;
+	VEC(struct held) ghosts, memfds;
+	VEC(TtyInfoEntry *) ttys;
+	bool succeeded;
+	int fd_base, tty;
+	struct proc_maps self;
+	struct arena arena;
+	struct agent_status *status;
+	struct restore_words *words;
+	size_t threads; /* that will park */
+	bool seccomp;	/* some thread has filters */
+	SeccompEntry *seccomp_image;
+	pid_t pid;	/* the root, once it was born */
+	struct shmem_table *shmem;
+	struct births_plan *births;
+};
+
+/* Futex words in the arena that tasks wait for each other with. */
+struct restore_words {
+	uint32_t born, joined, seizable, seized;
+};
+
+/* The descriptor for a file of the images, in the coordinator; made when it is first asked for. Negative errno with the text set. */
+int file_fd(struct restore *s, uint32_t id);
+struct file *file_find(struct restore *s, uint32_t id);
+/* Moves a descriptor above the numbers that tasks use. Consumes it; gives the new one. */
+int restore_hold(struct restore *s, int fd);
+
+/* kinds/install.c */
+int files_make(struct restore *s);
+int files_plan(struct restore *s, struct rtask *t);
+void files_release(struct restore *s);

@@ -1,0 +1,95 @@
+/*
+ * core-TID.img: put together from the parts of state.h, one file a thread; that of the leader has the process's state too.
+ * ids-PID.img: which kernel objects tasks share.
+ */
+#include "engine/task/state.h"
+
+static int core_write(struct dump *d, pid_t tid, CoreEntry *core)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "core-%d.img", tid);
+	return dump_write_one(d, name, IMAGE_MAGIC_CORE, &core->base);
+}
+
+static TaskKobjIdsEntry *make_ids(struct task *t, struct pool *pool)
+{
+	TaskKobjIdsEntry *ids = POOL_NEW(pool, TaskKobjIdsEntry, task_kobj_ids_entry__init);
+
+	if (ids) {
+		ids->vm_id = ids->sighand_id = ids->fs_id = t->files_id;
+		ids->files_id = t->files_id;
+	}
+	return ids;
+}
+
+static int capture_thread(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
+{
+	core->mtype = CORE_ENTRY__MARCH__X86_64;
+	core->thread_core = POOL_NEW(pool, ThreadCoreEntry, thread_core_entry__init);
+	if (!core->thread_core)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	int r = threads_capture(d, th, pool, core);
+	if (!r)
+		r = creds_capture(d, th, pool, core->thread_core);
+	if (!r)
+		r = sched_capture(d, th, pool, core->thread_core);
+	if (!r)
+		r = signals_capture_thread(d, th, pool, core->thread_core);
+	return r ? r : seccomp_capture(d, th, core->thread_core);
+}
+
+static int capture_process(struct dump *d, struct task *t, struct pool *pool, CoreEntry *core)
+{
+	TaskCoreEntry *tc = POOL_NEW(pool, TaskCoreEntry, task_core_entry__init);
+
+	if (!tc || !(core->ids = make_ids(t, pool)))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	core->tc = tc;
+	tc->task_state = t->state;
+	tc->has_stop_signal = t->stop_signal != 0;
+	tc->stop_signal = (uint32_t)t->stop_signal;
+	tc->comm = t->stat.comm;
+	int r = signals_capture_task(d, t, pool, tc);
+	if (!r)
+		r = signals_capture_shared(d, t, pool, tc);
+	if (!r)
+		r = timers_capture(d, t, pool, tc);
+	if (!r)
+		r = process_capture(d, t, pool, tc);
+	char name[32];
+	snprintf(name, sizeof(name), "ids-%d.img", t->pid);
+	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_IDS, &core->ids->base);
+}
+
+static int capture_zombie(struct dump *d, struct task *t)
+{
+	CoreEntry core = CORE_ENTRY__INIT;
+	TaskCoreEntry tc = TASK_CORE_ENTRY__INIT;
+
+	core.mtype = CORE_ENTRY__MARCH__X86_64;
+	core.tc = &tc;
+	tc.task_state = TASK_DEAD;
+	tc.exit_code = (uint32_t)t->exit_code;
+	tc.comm = t->stat.comm;
+	return core_write(d, t->pid, &core);
+}
+
+int core_capture(struct dump *d, struct task *t)
+{
+	int r = 0;
+
+	if (t->state == TASK_DEAD)
+		return capture_zombie(d, t);
+	for (size_t i = 0; !r && i < t->threads.count; i++) {
+		CoreEntry core = CORE_ENTRY__INIT;
+		struct pool pool = {};
+		r = capture_thread(d, t->threads.data[i], &pool, &core);
+		if (!r && i == 0)
+			r = capture_process(d, t, &pool, &core);
+		if (!r)
+			r = core_write(d, t->threads.data[i]->tid, &core);
+		pool_free(&pool);
+	}
+	return r;
+}

@@ -1,0 +1,105 @@
+/*
+ * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch.
+ */
+#include "engine/task/state.h"
+
+#include <fcntl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+static int read_number(pid_t pid, const char *name, int base, long *ret)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	int r = read_file_at(AT_FDCWD, path, 64, &text, NULL);
+	if (!r)
+		*ret = strtol(text, NULL, base);
+	return r;
+}
+
+int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core)
+{
+	TaskRlimitsEntry *rlimits = POOL_NEW(pool, TaskRlimitsEntry, task_rlimits_entry__init);
+	RlimitEntry *limit = pool_take(pool, 16 * sizeof(*limit)), **list = pool_take(pool, 16 * sizeof(*list));
+	uint64_t limits[16][2];
+	long number;
+
+	if (!rlimits || !limit || !list)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	int r = proc_read_limits(t->pid, limits);
+	if (r)
+		return task_errno(d, t, r, "cannot read its limits");
+	for (int i = 0; i < 16; i++) {
+		rlimit_entry__init(&limit[i]);
+		limit[i].cur = limits[i][0];
+		limit[i].max = limits[i][1];
+		list[i] = &limit[i];
+	}
+	rlimits->rlimits = list;
+	rlimits->n_rlimits = 16;
+	core->rlimits = rlimits;
+	r = read_number(t->pid, "personality", 16, &number);
+	if (r)
+		return task_errno(d, t, r, "cannot read its personality");
+	core->personality = (uint32_t)number;
+	if (!read_number(t->pid, "oom_score_adj", 10, &number)) {
+		core->has_oom_score_adj = 1;
+		core->oom_score_adj = (int32_t)number;
+	}
+	core->has_child_subreaper = 1;
+	core->child_subreaper = t->answers.subreaper != 0;
+	return 0;
+}
+
+static void plan_write(struct restore *s, struct batch *b, const char *path, const char *text)
+{
+	struct agent_op *op = OP(b, __NR_openat, AT_FDCWD, arena_place(&s->arena, path, strlen(path) + 1), O_WRONLY | O_CLOEXEC);
+	uint64_t opened = (uint64_t)(op - b->ops.data);
+
+	OP(b, __NR_write, opened, arena_place(&s->arena, text, strlen(text)), strlen(text))->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
+}
+
+static int plan_limits(struct restore *s, struct rtask *t)
+{
+	const TaskRlimitsEntry *rlimits = t->core->tc->rlimits;
+	struct batch *b = &t->threads.data[0].batch;
+
+	for (uint64_t i = 0; rlimits && i < rlimits->n_rlimits && i < 16; i++) {
+		uint64_t limit[2] = { rlimits->rlimits[i]->cur, rlimits->rlimits[i]->max };
+		struct rlimit ours;
+		if (getrlimit((int)i, &ours) == 0 && ours.rlim_cur == limit[0] && ours.rlim_max == limit[1])
+			continue;
+		batch_what(b, "set limit %d of process %d", (int)i, t->pid);
+		OP(b, __NR_prlimit64, 0, i, arena_place(&s->arena, limit, sizeof(limit)), 0);
+	}
+	return 0;
+}
+
+int process_plan(struct restore *s, struct rtask *t)
+{
+	const TaskCoreEntry *tc = t->core->tc;
+	struct batch *b = &t->threads.data[0].batch;
+	char text[24];
+	long ours;
+
+	batch_what(b, "set the personality of process %d", t->pid);
+	OP(b, __NR_personality, tc->personality);
+	if (tc->has_oom_score_adj && (read_number(getpid(), "oom_score_adj", 10, &ours) || ours != tc->oom_score_adj)) {
+		batch_what(b, "set the OOM score of process %d", t->pid);
+		snprintf(text, sizeof(text), "%d", tc->oom_score_adj);
+		plan_write(s, b, "/proc/self/oom_score_adj", text);
+	}
+	if (t->mm->has_coredump_filter && (read_number(getpid(), "coredump_filter", 16, &ours) || ours != (long)t->mm->coredump_filter)) {
+		batch_what(b, "set the coredump filter of process %d", t->pid);
+		snprintf(text, sizeof(text), "0x%x", t->mm->coredump_filter);
+		plan_write(s, b, "/proc/self/coredump_filter", text);
+	}
+	batch_what(b, "set the subreaper flag of process %d", t->pid);
+	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
+	if (t->mm->thp_disabled)
+		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	return plan_limits(s, t);
+}

@@ -1,0 +1,84 @@
+/*
+ * Dump side: the processes and threads that are being saved, from the moment they were stopped.
+ */
+#pragma once
+
+#include "engine/dump.h"
+#include "engine/memory/vma.h"
+#include "engine/tracee.h"
+#include "proc/proc.h"
+
+#include <sys/ptrace.h>
+#include <signal.h>
+#include <sys/time.h>
+
+enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the images number them */
+
+/* What only a thread itself can tell, as the agent brought it back. */
+struct thread_answers {
+	uint64_t tid_address;
+	stack_t altstack;
+	uint32_t pdeath_sig;
+	int32_t securebits;
+};
+
+struct thread {
+	struct task *task;
+	pid_t tid;
+	struct tracee tracee;
+	struct proc_status status;
+	struct thread_answers answers;
+	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
+};
+
+struct task {
+	pid_t pid, ppid, pgid, sid;
+	struct task *parent; /* NULL for the root */
+	enum task_state state;
+	int stop_signal, exit_code;
+	VEC(struct thread *) threads; /* the leader first; empty for a zombie */
+	struct proc_stat stat;
+	struct proc_maps maps;
+	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
+	uint32_t files_id, fs_id;
+	/* What only the process itself can tell. */
+	struct task_answers {
+		struct {
+			uint64_t handler, flags, restorer, mask;
+		} action[64];
+		struct itimerval itimer[3];
+		uint32_t subreaper;
+		int64_t dumpable, thp_disable, brk;
+	} answers;
+	VEC(struct posix_timer) timers;
+};
+
+/* A POSIX timer: from /proc/PID/timers, then from the process itself. */
+struct posix_timer {
+	int id, signal, notify, tid;
+	uint64_t sigev_value;
+	clockid_t clock;
+	struct itimerspec value;
+	int64_t overrun;
+};
+
+/* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
+int tree_freeze(struct dump *d);
+/* Lets go of every task as it was found. Takes a tree that was only half frozen. */
+void tree_thaw(struct dump *d);
+/* For after a finished dump. */
+void tree_kill(struct dump *d);
+
+/* Asks the process and its threads what only they can tell. */
+int task_ask(struct dump *d, struct task *t);
+
+/* The parts of the images, one file each. The entries' pointers live until capture_free. */
+int core_capture(struct dump *d, struct task *t);
+int mm_capture(struct dump *d, struct task *t);
+int pages_capture(struct dump *d, struct task *t);
+
+/* error_set with the task's name in front. */
+#define task_error(d, t, code, format, ...) \
+	error_set((d)->e, code, "process %d (%s): " format, (t)->pid, (t)->stat.comm, ##__VA_ARGS__)
+#define task_errno(d, t, code, format, ...) \
+	error_errno((d)->e, code, "process %d (%s): " format, (t)->pid, (t)->stat.comm, ##__VA_ARGS__)

@@ -1,0 +1,111 @@
+/*
+ * What each thread has: registers, name, robust futex list, rseq area, alternate signal stack, tid address, parent-death
+ * signal. Registers go through ptrace(2), the rest through the agent.
+ */
+#include "engine/arch/x86_64/fpu.h"
+#include "engine/task/state.h"
+
+#include <elf.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+static int capture_registers(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
+{
+	static unsigned char area[XSAVE_MAX];
+	struct iovec io = { area, sizeof(area) };
+	struct user_regs_struct regs = th->tracee.regs;
+	ThreadInfoX86 *info = POOL_NEW(pool, ThreadInfoX86, thread_info_x86__init);
+	UserX86XsaveEntry *xsave = POOL_NEW(pool, UserX86XsaveEntry, user_x86_xsave_entry__init);
+
+	if (!info || !xsave || !(info->gpregs = POOL_NEW(pool, UserX86RegsEntry, user_x86_regs_entry__init)) ||
+	    !(info->fpregs = POOL_NEW(pool, UserX86FpregsEntry, user_x86_fpregs_entry__init)))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	regs_restart_syscall(&regs, false);
+	regs_to_image(&regs, info->gpregs);
+	info->clear_tid_addr = th->answers.tid_address;
+	if (ptrace(PTRACE_GETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
+		return task_errno(d, th->task, -errno, "cannot read the FPU state of thread %d", th->tid);
+	int r = fpu_to_image(area, io.iov_len, pool, info->fpregs, xsave);
+	if (r)
+		return task_errno(d, th->task, r, "cannot save the FPU state of thread %d", th->tid);
+	core->thread_info = info;
+	return 0;
+}
+
+int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
+{
+	ThreadCoreEntry *c = core->thread_core;
+	struct proc_stat stat;
+	uint64_t head = 0;
+	size_t head_size = 0;
+	int r = proc_read_thread_stat(th->task->pid, th->tid, &stat);
+
+	if (r)
+		return task_errno(d, th->task, r, "cannot read thread %d", th->tid);
+	c->comm = pool_copy(pool, stat.comm, strlen(stat.comm) + 1);
+	c->sas = POOL_NEW(pool, ThreadSasEntry, thread_sas_entry__init);
+	if (!c->comm || !c->sas)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	if (syscall(__NR_get_robust_list, th->tid, &head, &head_size) == 0) {
+		c->futex_rla = head;
+		c->futex_rla_len = (uint32_t)head_size;
+	}
+	c->has_pdeath_sig = th->answers.pdeath_sig != 0;
+	c->pdeath_sig = th->answers.pdeath_sig;
+	c->sas->ss_sp = (uint64_t)th->answers.altstack.ss_sp;
+	c->sas->ss_size = th->answers.altstack.ss_size;
+	c->sas->ss_flags = (uint32_t)th->answers.altstack.ss_flags & ~(uint32_t)SS_ONSTACK;
+	if (th->rseq.rseq_abi_pointer) {
+		c->rseq_entry = POOL_NEW(pool, RseqEntry, rseq_entry__init);
+		if (!c->rseq_entry)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		c->rseq_entry->rseq_abi_pointer = th->rseq.rseq_abi_pointer;
+		c->rseq_entry->rseq_abi_size = th->rseq.rseq_abi_size;
+		c->rseq_entry->signature = th->rseq.signature;
+	}
+	return capture_registers(d, th, pool, core);
+}
+
+int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
+{
+	const ThreadCoreEntry *c = th->core->thread_core;
+	struct batch *b = &th->batch;
+	const char *comm = c->comm ? c->comm : t->core->tc->comm;
+
+	batch_what(b, "set the state of thread %d", th->tid);
+	OP(b, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, comm, strlen(comm) + 1));
+	if (c->futex_rla)
+		OP(b, __NR_set_robust_list, c->futex_rla, c->futex_rla_len);
+	if (c->sas) {
+		stack_t alt = { .ss_sp = (void *)c->sas->ss_sp, .ss_flags = (int)c->sas->ss_flags & ~SS_ONSTACK, .ss_size = c->sas->ss_size };
+		OP(b, __NR_sigaltstack, arena_place(&s->arena, &alt, sizeof(alt)), 0);
+	}
+	OP(b, __NR_set_tid_address, th->core->thread_info->clear_tid_addr);
+	if (c->rseq_entry)
+		OP(b, __NR_rseq, c->rseq_entry->rseq_abi_pointer, c->rseq_entry->rseq_abi_size, 0, c->rseq_entry->signature);
+	return 0;
+}
+
+int threads_set_registers(struct restore *s, struct rthread *th)
+{
+	static unsigned char area[XSAVE_MAX];
+	const ThreadInfoX86 *info = th->core->thread_info;
+	size_t size;
+	int r = fpu_from_image(info->fpregs, area, &size);
+
+	if (r == -ENOTSUP)
+		return error_set(s->e, r, "thread %d uses registers that this processor lacks", th->tid);
+	if (r)
+		return error_errno(s->e, r, "the FPU state of thread %d is damaged", th->tid);
+	struct iovec io = { area, size };
+	if (ptrace(PTRACE_SETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
+		return error_errno(s->e, -errno, "cannot set the FPU state of thread %d", th->tid);
+	regs_from_image(info->gpregs, &th->tracee.regs);
+	th->tracee.sigmask = th->core->thread_core->has_blk_sigset ? th->core->thread_core->blk_sigset :
+				    th->core->tc		   ? th->core->tc->blk_sigset :
+								     0;
+	return 0;
+}
