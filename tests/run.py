@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Runs the unit tests and the live tests; arguments select tests by a part of their name.
 
+--no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
+--pending    runs only the live programs that are still pending, through dump and restore
+
 LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
 import ctypes
 import glob
@@ -17,6 +20,7 @@ DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds")
+NO_DUMP = "no-dump"
 counts = {"passed": 0, "failed": 0, "skipped": 0}
 
 
@@ -135,8 +139,25 @@ def criu(binary, work, arguments):
     return text
 
 
+def rounds(pid, mode, binary, work, log):
+    """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
+    for number in range(3 if mode == "rounds" else 1):
+        images = os.path.join(work, f"images{number}")
+        os.mkdir(images)
+        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else [])))
+        if mode == "leave":
+            if state_of(pid) not in ("R", "S", "D"):
+                raise Failure(f"after dump -R the task is in state {state_of(pid)}")
+        elif state_of(pid) not in (None, "Z", "X"):
+            raise Failure(f"after dump the task is in state {state_of(pid)}")
+        reap_all(kill=mode == "leave")
+        log.append(criu(binary, work, ["restore", "-d", "-D", images]))
+        if state_of(pid) not in ("R", "S", "D"):
+            raise Failure(f"after restore the task is in state {state_of(pid)}")
+
+
 def live(path, mode, binary, work):
-    verdict, log = os.path.join(work, "report"), ""
+    verdict, log = os.path.join(work, "report"), []
     with open(verdict, "w"):
         os.chmod(verdict, 0o666)
     task = subprocess.Popen([path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -144,23 +165,14 @@ def live(path, mode, binary, work):
     pid = task.pid
     task.returncode = 0  # reaped by reap_all, never by Popen
     first = wait_lines(verdict, 1, "ready")[0]
+    if first.startswith("skip: "):
+        raise Skip(first[len("skip: "):])
     if first != "ready":
         raise Failure(f"before the dump: {first}")
     time.sleep(0.01)  # let it go from the line into its wait
     try:
-        for number in range(3 if mode == "rounds" else 1):
-            images = os.path.join(work, f"images{number}")
-            os.mkdir(images)
-            log += criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []))
-            if mode == "leave":
-                if state_of(pid) not in ("R", "S", "D"):
-                    raise Failure(f"after dump -R the task is in state {state_of(pid)}")
-            elif state_of(pid) not in (None, "Z", "X"):
-                raise Failure(f"after dump the task is in state {state_of(pid)}")
-            reap_all(kill=mode == "leave")
-            log += criu(binary, work, ["restore", "-d", "-D", images])
-            if state_of(pid) not in ("R", "S", "D"):
-                raise Failure(f"after restore the task is in state {state_of(pid)}")
+        if mode != NO_DUMP:
+            rounds(pid, mode, binary, work, log)
         if len(lines_of(verdict)) != 1:
             raise Failure(f"before the signal: {lines_of(verdict)[1:]}")
         os.kill(pid, signal.SIGUSR1)
@@ -171,7 +183,7 @@ def live(path, mode, binary, work):
             raise Failure(result.removeprefix("not ok: "))
         reap_all(kill=False)
     except Failure as failure:
-        raise Failure(f"{failure}\n{log}".rstrip()) from None
+        raise Failure("\n".join([str(failure)] + log).rstrip()) from None
 
 
 def run_live(path, mode, binary):
@@ -198,11 +210,7 @@ def programs(pattern):
                   if os.path.isfile(path) and os.access(path, os.X_OK))
 
 
-def main():
-    wanted = sys.argv[1:]
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("cannot become a subreaper")
-    select = lambda name: not wanted or any(word in name for word in wanted)
+def run_units(select, wanted):
     for build in ("build", "build-asan"):
         units = programs(f"{build}/tests/test_*")
         if not units and not wanted:
@@ -210,7 +218,9 @@ def main():
         for path in units:
             if select(os.path.relpath(path, ROOT)):
                 run_unit(path)
-    lives = programs("build/tests/live_*")
+
+
+def run_lives(lives, modes, select, wanted):
     if not lives and not wanted:
         report("failed", "build/tests", "no live tests are built")
     binary = os.environ.get("LIVE_CRIU") or os.path.join(ROOT, "build/src/cli/fermata")
@@ -218,7 +228,7 @@ def main():
         link = os.path.join(bin_dir, "criu")
         os.symlink(binary, link)
         for path in lives:
-            for mode in MODES:
+            for mode in modes:
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name):
                     continue
@@ -226,6 +236,22 @@ def main():
                     report("skipped", name, "needs root")
                 else:
                     run_live(path, mode, link)
+
+
+def main():
+    wanted = [word for word in sys.argv[1:] if not word.startswith("--")]
+    options = [word for word in sys.argv[1:] if word.startswith("--")]
+    if not set(options) <= {"--no-dump", "--pending"}:
+        sys.exit(__doc__)
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("cannot become a subreaper")
+    select = lambda name: not wanted or any(word in name for word in wanted)
+    modes = (NO_DUMP,) if "--no-dump" in options else MODES
+    lives = [] if "--pending" in options else programs("build/tests/live_*")
+    pending = programs("build/tests/pending_*") if options else []
+    if not options:
+        run_units(select, wanted)
+    run_lives(lives + pending, modes, select, wanted)
     print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
     sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
 
