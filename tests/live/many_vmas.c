@@ -28,7 +28,7 @@ int main(int argc, char **argv)
 	int before = lines();
 	CHECK(before > COUNT);
 	wait_go();
-	CHECK(lines() == before);
+	CHECK(lines() <= before && lines() > COUNT); /* an area at the edge may join its neighbour */
 	for (int i = 0; i < COUNT; i += 2) CHECK(data_holds(memory + i * PAGE, 64, i) && memory[i * PAGE + 64] == 0);
 	for (int i = 1; i < COUNT; i += 2) {
 		CHECK(memory[i * PAGE] == 0);
