@@ -20,6 +20,8 @@ DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds")
+# What a program needs beyond the plain options.
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"]}
 NO_DUMP = "no-dump"
 counts = {"passed": 0, "failed": 0, "skipped": 0}
 
@@ -139,12 +141,13 @@ def criu(binary, work, arguments):
     return text
 
 
-def rounds(pid, mode, binary, work, log):
+def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
     for number in range(3 if mode == "rounds" else 1):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
-        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else [])))
+        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
+                        DUMP_OPTIONS.get(name, [])))
         if mode == "leave":
             if state_of(pid) not in ("R", "S", "D"):
                 raise Failure(f"after dump -R the task is in state {state_of(pid)}")
@@ -172,7 +175,7 @@ def live(path, mode, binary, work):
     time.sleep(0.01)  # let it go from the line into its wait
     try:
         if mode != NO_DUMP:
-            rounds(pid, mode, binary, work, log)
+            rounds(os.path.basename(path).partition("_")[2], pid, mode, binary, work, log)
         if len(lines_of(verdict)) != 1:
             raise Failure(f"before the signal: {lines_of(verdict)[1:]}")
         os.kill(pid, signal.SIGUSR1)

@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { OPT_PATH = 256, OPT_NAME, OPT_SKIP, OPT_PIDFILE };
+enum { OPT_PATH = 256, OPT_NAME, OPT_SKIP, OPT_PIDFILE, OPT_LINK_REMAP };
 
 static const struct option options[] = {
 	{ "tree", required_argument, NULL, 't' },	  { "images-dir", required_argument, NULL, 'D' },
@@ -24,6 +24,7 @@ static const struct option options[] = {
 	{ "path", required_argument, NULL, OPT_PATH },	  { "no-server", no_argument, NULL, OPT_SKIP },
 	{ "detach", no_argument, NULL, 'd' },		  { "pidfile", required_argument, NULL, OPT_PIDFILE },
 	{ "pid-file", required_argument, NULL, OPT_PIDFILE }, { "help", no_argument, NULL, 'h' },
+	{ "link-remap", no_argument, NULL, OPT_LINK_REMAP },  { "file-locks", no_argument, NULL, 'l' },
 	{},
 };
 
@@ -38,7 +39,7 @@ static int parse(int argc, char **argv, struct command_line *c)
 {
 	int option;
 
-	while ((option = getopt_long(argc, argv, "t:D:o:jRsdVhv::", options, NULL)) != -1) {
+	while ((option = getopt_long(argc, argv, "t:D:o:jRsdVhlv::", options, NULL)) != -1) {
 		switch (option) {
 		case 't': c->request.pid = atoi(optarg); break;
 		case 'D': c->request.images_dir = optarg; break;
@@ -54,6 +55,8 @@ static int parse(int argc, char **argv, struct command_line *c)
 		case OPT_PATH: c->path = optarg; break;
 		case OPT_PIDFILE: c->request.pidfile = optarg; break;
 		case OPT_SKIP: break;
+		case OPT_LINK_REMAP: c->request.link_remap = true; break;
+		case 'l': c->request.file_locks = true; break;
 		default: return -EINVAL;
 		}
 	}

@@ -240,9 +240,21 @@ static void give_terminal(struct restore *s)
 	signal(SIGTTOU, SIG_DFL);
 }
 
+/* The signal that stopped it, where that stops it again: its parent may ask. */
+static int stop_signal_of(const struct rtask *t)
+{
+	const TaskCoreEntry *tc = t->core->tc;
+	int sig = tc->has_stop_signal ? (int)tc->stop_signal : SIGSTOP;
+	size_t i = (size_t)sig - 1 - (sig > SIGKILL) - (sig > SIGSTOP);
+
+	if (sig != SIGTSTP && sig != SIGTTIN && sig != SIGTTOU)
+		return SIGSTOP;
+	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
+}
+
 static int restore_switch(struct restore *s)
 {
-	int r = 0;
+	int r = files_settle(s);
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
@@ -254,7 +266,9 @@ static int restore_switch(struct restore *s)
 		struct rtask *t = s->tasks.data[i];
 		if (t->dead)
 			continue;
-		if (t->stopped || s->request->leave_stopped)
+		if (t->stopped)
+			kill(t->pid, stop_signal_of(t));
+		else if (s->request->leave_stopped)
 			kill(t->pid, SIGSTOP);
 		for (size_t k = t->threads.count; k-- > 0;)
 			tracee_detach(&t->threads.data[k].tracee);

@@ -28,6 +28,7 @@ struct file {
 	const struct kind *kind;
 	int fd;	       /* where the coordinator holds it; -1: not made yet, -2: made in the task that holds it */
 	bool late_done;
+	bool temporary; /* a name that was made for the checkpoint: removed at the end */
 	void *own; /* the kind's */
 };
 
@@ -43,6 +44,7 @@ struct rthread {
 struct held {
 	uint64_t id;
 	int fd;
+	uint64_t value; /* the kind's */
 };
 
 /* A process to be. */
@@ -70,6 +72,7 @@ struct restore {
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(struct held) ghosts, memfds;
+	struct pipes *pipes; /* kinds/pipe.c */
 	VEC(TtyInfoEntry *) ttys;
 	bool succeeded;
 	int fd_base, tty;
@@ -99,4 +102,5 @@ int restore_hold(struct restore *s, int fd);
 /* kinds/install.c */
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
+int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);

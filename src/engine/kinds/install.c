@@ -164,6 +164,16 @@ int files_plan(struct restore *s, struct rtask *t)
 	return 0;
 }
 
+int files_settle(struct restore *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < s->files.count; i++)
+		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->settle)
+			r = s->files.data[i].kind->settle(s, &s->files.data[i]);
+	return r;
+}
+
 void files_release(struct restore *s)
 {
 	VEC_FOREACH(&s->files, f) {

@@ -48,6 +48,8 @@ struct kind {
 	/* Calls that the task itself must make, once it has all its descriptors; f stands at `fd`. Called for the first task that
 	 * holds it. */
 	int (*late)(struct restore *s, struct file *f, struct rtask *t, int fd);
+	/* Every task has what it needs and is parked: the last moment before they run. */
+	int (*settle)(struct restore *s, struct file *f);
 	/* What the restore keeps for it, before everything is closed. */
 	void (*release)(struct restore *s, struct file *f);
 };

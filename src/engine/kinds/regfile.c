@@ -4,7 +4,8 @@
  * A file that was deleted is saved with its content (a ghost), once however many descriptions and mappings refer to it. One that
  * still has another name is given a new one next to the old with --link-remap, as linkat(2) allows for an open file.
  */
-#include "engine/kinds/kind.h"
+#include "engine/kinds/regfile.h"
+
 #include "engine/task/task.h"
 #include "ghost_file.pb-c.h"
 #include "regfile.pb-c.h"
@@ -18,7 +19,8 @@
 #define MEM_MAJOR 1
 #define COPY_SIZE (256UL << 10)
 /* Flags of open(2) that have done their work once the file is open. */
-#define PAST_FLAGS (uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY | (O_TMPFILE & ~O_DIRECTORY))
+#define TMPFILE_ONLY (uint32_t)(O_TMPFILE & ~O_DIRECTORY)
+#define PAST_FLAGS ((uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY) | TMPFILE_ONLY)
 
 struct ghost {
 	dev_t dev;
@@ -198,7 +200,7 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
-static int capture_reg(struct dump *d, struct descriptor *f)
+int regfile_capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
 	RegFileEntry reg = REG_FILE_ENTRY__INIT;
@@ -301,8 +303,29 @@ static int read_ghost_data(struct image_file *image, int fd, const GhostFileEntr
 	return r;
 }
 
+/* A new file, open and without a name. */
+static int make_ghost(const char *name, uint32_t mode, uint32_t flags)
+{
+	_cleanup_free_ char *dir = strdup(name);
+
+	if (flags & TMPFILE_ONLY && S_ISREG(mode) && dir) {
+		char *slash = strrchr(dir, '/');
+		*(slash == dir ? slash + 1 : slash) = '\0';
+		int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+		return fd < 0 ? -errno : fd;
+	}
+	if (S_ISFIFO(mode) && mkfifo(name, 0600) < 0)
+		return -errno;
+	int fd = S_ISFIFO(mode) ? open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC) :
+				  open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int r = fd < 0 ? -errno : fd;
+	if (fd >= 0 || S_ISFIFO(mode))
+		unlink(name);
+	return r;
+}
+
 /* The file of a ghost, without a name; held in the coordinator until the end, once for all that refer to it. */
-static int ghost_fd(struct restore *s, uint32_t id, const char *name)
+static int ghost_fd(struct restore *s, uint32_t id, const char *name, uint32_t flags)
 {
 	struct image_file *image;
 	GhostFileEntry *ghost;
@@ -321,12 +344,11 @@ static int ghost_fd(struct restore *s, uint32_t id, const char *name)
 		return error_set(s->e, -EBADMSG, "%s is damaged", image_name);
 	}
 	/* Under the name it had where that is free, so that /proc shows the same. */
-	int fd = open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0 && errno == EEXIST && asprintf(&path, "%s.ghost-%u", name, id) >= 0)
-		fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
-	r = fd < 0 ? -errno : 0;
+	int fd = make_ghost(name, ghost->mode, flags);
+	if (fd == -EEXIST && asprintf(&path, "%s.ghost-%u", name, id) >= 0)
+		fd = make_ghost(path, ghost->mode, flags);
+	r = fd < 0 ? fd : 0;
 	if (!r) {
-		unlink(path ? path : name);
 		if (fchown(fd, ghost->uid, ghost->gid) < 0 || fchmod(fd, ghost->mode & 07777) < 0)
 			r = -errno;
 	}
@@ -348,7 +370,7 @@ static int ghost_fd(struct restore *s, uint32_t id, const char *name)
 			close(fd);
 		return error_errno(s->e, r ? r : -ENOMEM, "cannot make the deleted file %s again", name);
 	}
-	*slot = (struct held){ id, fd };
+	*slot = (struct held){ id, fd, 0 };
 	return fd;
 }
 
@@ -367,18 +389,17 @@ static int check_unchanged(struct restore *s, const RegFileEntry *reg, int fd)
 	return 0;
 }
 
-static int create(struct restore *s, struct file *f, int *ret_fd)
+int regfile_open(struct restore *s, struct file *f, int flags)
 {
 	const RegFileEntry *reg = f->entry->reg;
 	uint32_t other;
 	RemapType type = REMAP_TYPE__LINKED;
 	char path[64];
 	const char *name = reg->name;
-	int flags = (int)(reg->flags & ~PAST_FLAGS) | O_CLOEXEC | O_NOCTTY, fd;
 
 	find_remap(s, f->id, &type, &other);
 	if (other && type == REMAP_TYPE__GHOST) {
-		int ghost = ghost_fd(s, other, reg->name);
+		int ghost = ghost_fd(s, other, reg->name, reg->flags);
 		if (ghost < 0)
 			return ghost;
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", ghost);
@@ -389,25 +410,79 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 		if (type != REMAP_TYPE__LINKED || !link || !link->entry->reg)
 			return error_set(s->e, -EBADMSG, "remap-fpath.img refers to file %u in a way that is not supported", other);
 		name = link->entry->reg->name;
-		link->late_done = true; /* to be removed once all is open */
+		link->temporary = true; /* to be removed once all is open */
 	}
-	fd = open(name, flags);
-	if (fd < 0)
-		return error_errno(s->e, -errno, "cannot open %s", reg->name);
-	int r = check_unchanged(s, reg, fd);
+	if (reg->flags & TMPFILE_ONLY)
+		flags &= ~O_DIRECTORY;
+	int fd = open(name, flags | O_CLOEXEC | O_NOCTTY);
+	return fd < 0 ? error_errno(s->e, -errno, "cannot open %s", reg->name) : fd;
+}
+
+struct rtask *regfile_in_proc(struct restore *s, const RegFileEntry *reg)
+{
+	int pid, used = 0;
+
+	if (sscanf(reg->name, "/proc/%d%n", &pid, &used) != 1 || (reg->name[used] && reg->name[used] != '/'))
+		return NULL;
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (s->tasks.data[i]->pid == pid)
+			return s->tasks.data[i];
+	return NULL;
+}
+
+static int create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const RegFileEntry *reg = f->entry->reg;
+	int flags = (int)(reg->flags & ~PAST_FLAGS);
+
+	if (!reg)
+		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
+	if (regfile_in_proc(s, reg)) {
+		*ret_fd = -1;
+		return 0;
+	}
+	int fd = regfile_open(s, f, flags);
+	int r = fd < 0 ? fd : check_unchanged(s, reg, fd);
 	if (!r && reg->pos && !(flags & O_PATH) && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0 && reg->has_mode && S_ISREG(reg->mode))
 		r = error_errno(s->e, -errno, "cannot seek in %s", reg->name);
 	if (r) {
-		close(fd);
+		if (fd >= 0)
+			close(fd);
 		return r;
 	}
 	*ret_fd = fd;
 	return 0;
 }
 
+/* What lies in /proc of a process that is being restored: its holder opens it, now that all processes are there. */
+static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
+{
+	const RegFileEntry *reg = f->entry->reg;
+	struct batch *b = &t->threads.data[0].batch;
+	int aside = s->fd_base - 1, cloexec = 0;
+
+	if (f->fd >= 0)
+		return 0;
+	for (size_t i = 0; i < t->fds.count; i++)
+		if ((int)t->fds.data[i]->fd == fd && t->fds.data[i]->flags & FD_CLOEXEC)
+			cloexec = O_CLOEXEC;
+	batch_what(b, "open %s in process %d", reg->name, t->pid);
+	struct agent_op *op = OP(b, __NR_openat, AT_FDCWD, arena_place(&s->arena, reg->name, strlen(reg->name) + 1),
+				 reg->flags & ~PAST_FLAGS);
+	uint64_t opened = (uint64_t)(op - b->ops.data);
+	if (reg->pos && !(reg->flags & O_PATH))
+		OP(b, __NR_lseek, opened, reg->pos, SEEK_SET)->flags |= AGENT_OP_REF_ARG0 | AGENT_OP_MAY_FAIL;
+	/* It may have come at the very number: by way of another. */
+	OP(b, __NR_dup3, opened, aside, 0)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_dup3, aside, fd, cloexec);
+	OP(b, __NR_close, aside);
+	return 0;
+}
+
 static void release(struct restore *s, struct file *f)
 {
-	if (f->late_done && s->succeeded)
+	if (f->temporary && s->succeeded)
 		unlink(f->entry->reg->name);
 }
 
@@ -417,8 +492,9 @@ const struct kind kind_regfile = {
 		   "O_PATH, O_TMPFILE; deleted files with their content, those with other names by --link-remap",
 	.type = FD_TYPES__REG,
 	.recognise = recognise,
-	.capture = capture_reg,
+	.capture = regfile_capture,
 	.finish = finish,
 	.create = create,
+	.late = late,
 	.release = release,
 };

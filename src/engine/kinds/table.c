@@ -1,9 +1,12 @@
 /* The kinds, in the order in which they are asked whether a descriptor is theirs. */
 #include "engine/kinds/kind.h"
 
-extern const struct kind kind_regfile;
+extern const struct kind kind_regfile, kind_pipe, kind_fifo, kind_epoll, kind_eventfd, kind_signalfd, kind_timerfd,
+	kind_memfd, kind_inotify;
 
 const struct kind *const kinds[] = {
+	&kind_memfd,	&kind_pipe,    &kind_fifo, &kind_epoll, &kind_eventfd, &kind_signalfd, &kind_timerfd,
+	&kind_inotify,
 	&kind_regfile,
 };
 const size_t kinds_count = ARRAY_SIZE(kinds);

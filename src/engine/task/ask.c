@@ -123,7 +123,8 @@ static int list_timers(struct dump *d, struct task *t)
 		return task_errno(d, t, r, "cannot list its POSIX timers");
 	if (timers.count > TIMERS_MAX)
 		r = task_error(d, t, -ENOTSUP, "it has %zu POSIX timers, more than the %d that are supported", timers.count, TIMERS_MAX);
-	for (size_t i = 0; !r && i < timers.count; i++) {
+	/* The newest stands first; they are kept in the order in which they were made. */
+	for (size_t i = timers.count; !r && i-- > 0;) {
 		struct posix_timer *timer = VEC_PUSH(&t->timers);
 		if (!timer) {
 			r = error_set(d->e, -ENOMEM, "out of memory");
