@@ -85,6 +85,8 @@ static int check_births(struct dump *d)
 				list[i].parent = (int)k;
 	}
 	int r = births_plan(&births, list, d->tasks.count, external_session(d), d->e);
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		d->tasks.data[i]->may_share = births_from_parent(&births, list, i);
 	births_free(&births);
 	return r;
 }

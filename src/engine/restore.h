@@ -61,6 +61,7 @@ struct rtask {
 	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
 	struct birth *birth;
 	bool dead, stopped, seen;
+	bool shares; /* memory with its parent, which it is born from */
 	int pages_fd, mem_fd;
 };
 

@@ -304,12 +304,14 @@ static int read_ghost_data(struct image_file *image, int fd, const GhostFileEntr
 }
 
 /* A new file, open and without a name. */
-static int make_ghost(const char *name, uint32_t mode, uint32_t flags)
+static int make_ghost(const char *name, uint32_t mode)
 {
 	_cleanup_free_ char *dir = strdup(name);
 
-	if (flags & TMPFILE_ONLY && S_ISREG(mode) && dir) {
-		char *slash = strrchr(dir, '/');
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+
+	/* Files of O_TMPFILE have their inode's number for a name. */
+	if (S_ISREG(mode) && slash && slash[1] == '#' && strspn(slash + 2, "0123456789") == strlen(slash + 2)) {
 		*(slash == dir ? slash + 1 : slash) = '\0';
 		int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 		return fd < 0 ? -errno : fd;
@@ -325,7 +327,7 @@ static int make_ghost(const char *name, uint32_t mode, uint32_t flags)
 }
 
 /* The file of a ghost, without a name; held in the coordinator until the end, once for all that refer to it. */
-static int ghost_fd(struct restore *s, uint32_t id, const char *name, uint32_t flags)
+static int ghost_fd(struct restore *s, uint32_t id, const char *name)
 {
 	struct image_file *image;
 	GhostFileEntry *ghost;
@@ -344,9 +346,9 @@ static int ghost_fd(struct restore *s, uint32_t id, const char *name, uint32_t f
 		return error_set(s->e, -EBADMSG, "%s is damaged", image_name);
 	}
 	/* Under the name it had where that is free, so that /proc shows the same. */
-	int fd = make_ghost(name, ghost->mode, flags);
+	int fd = make_ghost(name, ghost->mode);
 	if (fd == -EEXIST && asprintf(&path, "%s.ghost-%u", name, id) >= 0)
-		fd = make_ghost(path, ghost->mode, flags);
+		fd = make_ghost(path, ghost->mode);
 	r = fd < 0 ? fd : 0;
 	if (!r) {
 		if (fchown(fd, ghost->uid, ghost->gid) < 0 || fchmod(fd, ghost->mode & 07777) < 0)
@@ -408,7 +410,7 @@ int regfile_open(struct restore *s, struct file *f, int flags)
 
 	find_remap(s, f->id, &type, &other);
 	if (other && type == REMAP_TYPE__GHOST) {
-		int ghost = ghost_fd(s, other, reg->name, reg->flags);
+		int ghost = ghost_fd(s, other, reg->name);
 		if (ghost < 0)
 			return ghost;
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", ghost);

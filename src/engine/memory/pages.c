@@ -1,10 +1,10 @@
 /*
- * pagemap-PID.img and pages-N.img: the private pages of an address space that are worth saving, found with
- * /proc/PID/pagemap, copied with process_vm_readv(2).
+ * pagemap-PID.img and pages-N.img: the private pages of an address space, found by scan.h, copied with process_vm_readv(2).
  *
- * A page of a private file mapping is saved when it was written to (it is anonymous then); of anonymous memory when it is
- * there or swapped out.
+ * A page that parent and child still share since fork(2) is stored with the parent only; the child's pagemap says so, and restore
+ * lets the child be born from the parent that has it.
  */
+#include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
 #include "pagemap.pb-c.h"
@@ -12,23 +12,20 @@
 #include <sys/uio.h>
 
 #define COPY_SIZE (512UL << 10)
+#define ENTRY_PAGES_MAX (1UL << 30)
 
 struct pages {
 	struct dump *d;
 	struct task *t;
 	struct image_file *map, *data;
+	struct page_runs runs;
 	unsigned char *buffer;
 };
 
 static int copy_run(struct pages *p, uint64_t start, uint64_t end)
 {
-	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
+	int r = 0;
 
-	entry.vaddr = start;
-	entry.nr_pages = (uint32_t)((end - start) / PAGE_SIZE);
-	entry.has_flags = 1;
-	entry.flags = 4;
-	int r = image_write_message(p->map, &entry.base);
 	for (uint64_t at = start; at < end && !r;) {
 		size_t size = MIN(COPY_SIZE, end - at);
 		struct iovec to = { p->buffer, size }, from = { (void *)at, size };
@@ -44,37 +41,51 @@ static int copy_run(struct pages *p, uint64_t start, uint64_t end)
 	return r ? error_errno(p->d->e, r, "cannot write the pages of process %d", p->t->pid) : 0;
 }
 
-/* Whether a page must be stored, from its word in /proc/PID/pagemap. */
-static bool page_wanted(uint64_t word, bool file_backed)
+static int write_run(struct pages *p, const struct page_run *run)
 {
-	const uint64_t present = 1ULL << 63, swapped = 1ULL << 62, file_page = 1ULL << 61;
+	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
+	int r = 0;
 
-	return (word & (present | swapped)) && !(file_backed && (word & file_page));
+	for (uint64_t at = run->start; at < run->end && !r;) {
+		uint64_t end = MIN(run->end, at + ENTRY_PAGES_MAX * PAGE_SIZE);
+		entry.vaddr = at;
+		entry.nr_pages = (uint32_t)((end - at) / PAGE_SIZE);
+		entry.has_flags = 1;
+		entry.flags = run->shared ? 0 : 4;
+		entry.has_forked = entry.forked = run->shared;
+		r = image_write_message(p->map, &entry.base);
+		if (r)
+			return error_errno(p->d->e, r, "cannot write the pagemap of process %d", p->t->pid);
+		if (!run->shared)
+			r = copy_run(p, at, end);
+		at = end;
+	}
+	return r;
 }
 
-static int copy_vma(struct pages *p, const struct proc_vma *vma)
+static int scan_vma(struct pages *p, const struct proc_vma *vma)
 {
 	uint32_t status = vma_status(vma);
-	uint64_t words[512], run = 0;
-	int r = 0;
+	struct task *parent = p->t->parent;
+	size_t first = p->runs.count;
 
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
-	for (uint64_t at = vma->start; at <= vma->end && !r; at += PAGE_SIZE) {
-		size_t i = (at - vma->start) / PAGE_SIZE % ARRAY_SIZE(words);
-		if (i == 0 && at < vma->end) {
-			size_t bytes = MIN(sizeof(words), (vma->end - at) / PAGE_SIZE * 8);
-			if (pread(p->t->pagemap_fd, words, bytes, (off_t)(at / PAGE_SIZE * 8)) != (ssize_t)bytes)
-				return task_errno(p->d, p->t, -EIO, "cannot read its pagemap");
-		}
-		bool wanted = at < vma->end && page_wanted(words[i], status & VMA_FILE_PRIVATE);
-		if (wanted && !run)
-			run = at;
-		if (wanted || !run)
-			continue;
-		r = copy_run(p, run, at);
-		run = 0;
-	}
+	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);
+	if (!r && p->t->may_share && parent && maps_find_same(&parent->maps, vma))
+		r = scan_shared(p->t->pagemap_fd, parent->pagemap_fd, &p->runs, first);
+	return r ? task_errno(p->d, p->t, r, "cannot read its pagemap") : 0;
+}
+
+static int write_pages(struct pages *p)
+{
+	struct task *t = p->t;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->maps.count; i++)
+		r = scan_vma(p, &t->maps.data[i]);
+	for (size_t i = 0; !r && i < p->runs.count; i++)
+		r = write_run(p, &p->runs.data[i]);
 	return r;
 }
 
@@ -94,8 +105,11 @@ int pages_capture(struct dump *d, struct task *t)
 	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
 	r = image_write_message(p.map, &head.base);
-	for (size_t i = 0; !r && i < t->maps.count; i++)
-		r = copy_vma(&p, &t->maps.data[i]);
+	if (r)
+		r = error_errno(d->e, r, "cannot write %s", name);
+	else
+		r = write_pages(&p);
+	VEC_FREE(&p.runs);
 	int a = image_close(p.map), b = image_close(p.data);
 	if (!r && (a || b))
 		r = error_errno(d->e, a ? a : b, "cannot write the pages of process %d", t->pid);

@@ -100,27 +100,141 @@ int memory_plan_clear(struct restore *s, struct rtask *t)
 	return 0;
 }
 
-static int plan_vdso(struct restore *s, struct rtask *t)
+static uint64_t vdso_start(const struct rtask *t)
 {
-	uint64_t ours = 0, theirs = 0, where = 0;
-
-	for (size_t i = 0; i < s->self.count; i++)
-		if (is_own_vdso(&s->self.data[i]))
-			ours += s->self.data[i].end - s->self.data[i].start;
 	for (size_t i = 0; i < t->mm->n_vmas; i++)
-		if (is_vdso(t->mm->vmas[i])) {
-			where = where ? where : t->mm->vmas[i]->start;
-			theirs += t->mm->vmas[i]->end - t->mm->vmas[i]->start;
-		}
-	if (ours != theirs || ours > VDSO_ROOM)
-		return error_set(s->e, -ENOTSUP, "the vdso of this kernel differs from the one at the dump, which is not restored yet");
-	struct batch *b = &t->threads.data[0].batch;
-	batch_what(b, "place the vdso of process %d", t->pid);
-	plan_move_vdso(s, b, (uint64_t)s->arena.start + s->arena.size, where);
+		if (is_vdso(t->mm->vmas[i]))
+			return t->mm->vmas[i]->start;
 	return 0;
 }
 
-static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v)
+static uint64_t own_vdso_size(const struct restore *s)
+{
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < s->self.count; i++)
+		if (is_own_vdso(&s->self.data[i]))
+			size += s->self.data[i].end - s->self.data[i].start;
+	return size;
+}
+
+static bool inherits_vdso(const struct rtask *t)
+{
+	return memory_is_shared(t) && vdso_start(t) == vdso_start(t->parent);
+}
+
+static int plan_vdso(struct restore *s, struct rtask *t)
+{
+	uint64_t ours = own_vdso_size(s), theirs = 0;
+
+	for (size_t i = 0; i < t->mm->n_vmas; i++)
+		if (is_vdso(t->mm->vmas[i]))
+			theirs += t->mm->vmas[i]->end - t->mm->vmas[i]->start;
+	if (ours != theirs || ours > VDSO_ROOM)
+		return error_set(s->e, -ENOTSUP, "the vdso of this kernel differs from the one at the dump, which is not restored yet");
+	if (inherits_vdso(t))
+		return 0;
+	struct batch *b = &t->threads.data[0].batch;
+	batch_what(b, "place the vdso of process %d", t->pid);
+	plan_move_vdso(s, b, (uint64_t)s->arena.start + s->arena.size, vdso_start(t));
+	return 0;
+}
+
+bool memory_is_shared(const struct rtask *t)
+{
+	for (size_t i = 0; t->parent && i < t->pages.count; i++)
+		if (t->pages.data[i]->has_forked && t->pages.data[i]->forked)
+			return true;
+	return false;
+}
+
+/* The parent's area that a child's is a part of since fork(2), or NULL. */
+static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
+{
+	const MmEntry *p = t->parent ? t->parent->mm : NULL;
+	size_t low = 0, high = p ? p->n_vmas : 0;
+
+	if (!p || !(v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || is_vdso(v) || !t->shares)
+		return NULL;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (p->vmas[middle]->end <= v->start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	const VmaEntry *x = low < p->n_vmas ? p->vmas[low] : NULL;
+	const uint32_t kept = MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE;
+	if (!x || x->start > v->start || x->end < v->end || x->status != v->status || (x->flags & kept) != (v->flags & kept))
+		return NULL;
+	if (v->status & VMA_FILE_PRIVATE && (x->shmid != v->shmid || x->pgoff + (v->start - x->start) != v->pgoff))
+		return NULL;
+	return x;
+}
+
+static void plan_unmap(struct batch *b, uint64_t start, uint64_t end)
+{
+	if (start < end)
+		OP(b, __NR_munmap, start, end - start);
+}
+
+int memory_plan_inherit(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size, at = 0;
+
+	t->shares = true;
+	batch_what(b, "put the vdso aside in process %d", t->pid);
+	if (!inherits_vdso(t))
+		plan_move_vdso(s, b, vdso_start(t->parent), room);
+	batch_what(b, "leave what process %d has of its parent", t->pid);
+	for (size_t i = 0; i <= t->mm->n_vmas; i++) {
+		const VmaEntry *v = i < t->mm->n_vmas ? t->mm->vmas[i] : NULL;
+		bool keep = v && (inherited(t, v) || (is_vdso(v) && inherits_vdso(t)));
+		if (v && !keep)
+			continue;
+		uint64_t start = v ? v->start : TASK_END;
+		if (at < arena && start > arena) {
+			plan_unmap(b, at, arena);
+			at = room + VDSO_ROOM;
+		}
+		plan_unmap(b, at, start);
+		at = v ? v->end : start;
+	}
+	return 0;
+}
+
+/* In an area that was inherited: what is not shared any more goes; what was saved comes over it. */
+static void plan_drop(struct rtask *t, const VmaEntry *v, size_t *page)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t at = v->start;
+
+	batch_what(b, "drop pages of the parent's at %lx of process %d", (unsigned long)v->start, t->pid);
+	if ((v->prot & 3) != 3)
+		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot | PROT_READ | PROT_WRITE);
+	for (; *page < t->pages.count && t->pages.data[*page]->vaddr < v->end; ++*page) {
+		const PagemapEntry *p = t->pages.data[*page];
+		if (p->vaddr < v->start || !(p->has_forked && p->forked))
+			continue;
+		if (p->vaddr > at)
+			OP(b, __NR_madvise, at, p->vaddr - at, MADV_DONTNEED);
+		at = MIN(p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE, v->end);
+	}
+	if (at < v->end)
+		OP(b, __NR_madvise, at, v->end - at, MADV_DONTNEED);
+}
+
+/* Whether some of an area's pages were saved. `page` goes along with the areas. */
+static bool has_pages(const struct rtask *t, const VmaEntry *v, size_t *page)
+{
+	while (*page < t->pages.count &&
+	       t->pages.data[*page]->vaddr + (uint64_t)t->pages.data[*page]->nr_pages * PAGE_SIZE <= v->start)
+		++*page;
+	return *page < t->pages.count && t->pages.data[*page]->vaddr < v->end;
+}
+
+static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE);
@@ -135,8 +249,8 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v)
 			return fd;
 		flags &= ~(uint64_t)MAP_ANONYMOUS;
 	}
-	if (!(v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED)))
-		prot |= PROT_READ | PROT_WRITE; /* to be filled */
+	if (fill)
+		prot |= PROT_READ | PROT_WRITE;
 	batch_what(b, "map memory at %lx of process %d", (unsigned long)v->start, t->pid);
 	OP(b, __NR_mmap, v->start, v->end - v->start, prot, flags | MAP_FIXED_NOREPLACE, fd, fd >= 0 ? v->pgoff : 0);
 	return 0;
@@ -153,6 +267,8 @@ static int plan_fill(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->pages.count; i++) {
 		const PagemapEntry *p = t->pages.data[i];
 		uint64_t size = (uint64_t)p->nr_pages * PAGE_SIZE;
+		if (p->has_forked && p->forked)
+			continue;
 		if (p->in_parent || (p->has_flags && p->flags & 1))
 			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
 		batch_what(b, "read memory at %lx of process %d", (unsigned long)p->vaddr, t->pid);
@@ -167,19 +283,28 @@ static int plan_fill(struct restore *s, struct rtask *t)
 int memory_plan(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	int r = plan_vdso(s, t);
+	_cleanup_free_ bool *opened = calloc(t->mm->n_vmas + 1, sizeof(*opened)); /* is writable for being filled */
+	size_t page = 0, dropped = 0;
+	int r = opened ? plan_vdso(s, t) : error_set(s->e, -ENOMEM, "out of memory");
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
-		if (t->mm->vmas[i]->status & VMA_SYSVIPC)
+		const VmaEntry *v = t->mm->vmas[i];
+		bool private = v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !is_vdso(v);
+		opened[i] = private && has_pages(t, v, &page) && (v->prot & 3) != 3;
+		if (v->status & VMA_SYSVIPC) {
 			r = sysv_plan_vma(s, t, i);
-		else if (!is_vdso(t->mm->vmas[i]))
-			r = plan_map(s, t, t->mm->vmas[i]);
+		} else if (inherited(t, v)) {
+			plan_drop(t, v, &dropped);
+			opened[i] = true; /* its protection may be another than the parent's */
+		} else if (!is_vdso(v)) {
+			r = plan_map(s, t, v, opened[i]);
+		}
 	}
 	if (!r)
 		r = plan_fill(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
-		if (is_vdso(v) || v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_SYSVIPC) || (v->prot & 3) == 3)
+		if (!opened[i])
 			continue;
 		batch_what(b, "protect memory at %lx of process %d", (unsigned long)v->start, t->pid);
 		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot);

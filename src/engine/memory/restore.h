@@ -7,6 +7,10 @@
 int arena_make(struct restore *s);
 /* For the root: the coordinator's address space goes, but for the arena and the vdso, which is put beside it. */
 int memory_plan_clear(struct restore *s, struct rtask *t);
+/* Whether some of its pages are its parent's. */
+bool memory_is_shared(const struct rtask *t);
+/* For such a one, which is born with all that its parent has: what is not its own goes. */
+int memory_plan_inherit(struct restore *s, struct rtask *t);
 /* Maps, fills and protects. */
 int memory_plan(struct restore *s, struct rtask *t);
 /* After the children are born: advice and locks, which they must not inherit; the mm's fields. */

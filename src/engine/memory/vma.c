@@ -69,6 +69,30 @@ uint64_t maps_find_slack(const struct proc_maps *maps, int mem_fd)
 	return 0;
 }
 
+const struct proc_vma *maps_find_same(const struct proc_maps *parent, const struct proc_vma *vma)
+{
+	size_t low = 0, high = parent->count;
+
+	while (low < high) { /* the first that ends after the start */
+		size_t middle = (low + high) / 2;
+		if (parent->data[middle].end <= vma->start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low == parent->count)
+		return NULL;
+	const struct proc_vma *p = &parent->data[low];
+	if (p->start > vma->start || p->end < vma->end || p->shared != vma->shared || p->inode != vma->inode ||
+	    p->dev_major != vma->dev_major || p->dev_minor != vma->dev_minor)
+		return NULL;
+	if (p->inode && p->pgoff + (vma->start - p->start) != vma->pgoff)
+		return NULL;
+	/* What the images have as its flags must be the same too: it is kept as it is. */
+	const uint64_t kept = PROC_VMF_GD | PROC_VMF_NR;
+	return (p->vmflags & kept) == (vma->vmflags & kept) && vma_status(p) == vma_status(vma) ? p : NULL;
+}
+
 static int by_start(const void *a, const void *b)
 {
 	const struct proc_vma *x = a, *y = b;

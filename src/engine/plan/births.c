@@ -139,6 +139,8 @@ static int plan_one(struct planner *p, size_t i, const pid_t *needs)
 		return maker;
 	b->maker = maker;
 	b->clone_parent = leader < 0;
+	if (t->late && leader < 0)
+		p->b.data[maker].late = true;
 	return 0;
 }
 
@@ -189,6 +191,17 @@ int births_plan(struct births *ret, const struct birth_task *tasks, size_t count
 	}
 	*ret = p.b;
 	return 0;
+}
+
+bool births_from_parent(const struct births *b, const struct birth_task *tasks, size_t task)
+{
+	int maker = b->data[task].maker;
+
+	if (maker < 0)
+		return false;
+	if (b->data[maker].task < 0 && b->data[maker].setsid)
+		maker = b->data[maker].maker;
+	return maker == tasks[task].parent;
 }
 
 void births_free(struct births *b)

@@ -41,4 +41,6 @@ struct births {
 /* `external`: the session that the root had of someone outside the tree (its group likewise), which becomes the
  * coordinator's; 0: none. -ENOTSUP with the text set for a tree that can't be rebuilt. */
 int births_plan(struct births *ret, const struct birth_task *tasks, size_t count, pid_t external, struct error *e);
+/* Whether a task is born with a copy of its parent's memory. */
+bool births_from_parent(const struct births *b, const struct birth_task *tasks, size_t task);
 void births_free(struct births *b);

@@ -266,6 +266,8 @@ static int plan_task(struct restore *s, struct node *n)
 	plan_start(n);
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
+	else if (n->birth->late)
+		r = memory_plan_inherit(s, t);
 	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
 	if (!session_late) {
 		plan_session(n);
@@ -309,7 +311,7 @@ static int plan_tree(struct restore *s)
 		return error_set(s->e, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		const struct rtask *t = s->tasks.data[i];
-		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, false };
+		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, memory_is_shared(t) };
 		for (size_t k = 0; k < i; k++)
 			if (s->tasks.data[k] == t->parent)
 				list[i].parent = (int)k;
@@ -319,6 +321,9 @@ static int plan_tree(struct restore *s)
 	int r = births_plan(&p->births, list, s->tasks.count, external, s->e);
 	if (r)
 		return r;
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (list[i].late && !births_from_parent(&p->births, list, i))
+			return error_set(s->e, -EBADMSG, "pagemap-%d.img has pages of a parent that it is not born from", list[i].pid);
 	p->nodes = calloc(p->births.count, sizeof(*p->nodes));
 	if (!p->nodes)
 		return error_set(s->e, -ENOMEM, "out of memory");

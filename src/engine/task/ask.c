@@ -15,7 +15,7 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
-#define THREAD_OPS (5 + AGENT_RUN_EXTRA)
+#define THREAD_OPS (5 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
 #define TIMERS_MAX 64
 
 struct leader_job {
@@ -42,7 +42,7 @@ static struct agent_op *op_add(struct agent_batch *b, long nr, uint64_t a0, uint
 	return op;
 }
 
-/* Gives the operation whose result is the securebits. */
+/* Gives the operation whose result is the securebits; those of the switches follow. */
 static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 {
 	op_add(b, __NR_sigaltstack, 0, out + offsetof(struct thread_answers, altstack), 0, 0);
@@ -50,7 +50,20 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	op_add(b, __NR_prctl, PR_GET_PDEATHSIG, out + offsetof(struct thread_answers, pdeath_sig), 0, 0);
 	op_add(b, __NR_get_mempolicy, out + offsetof(struct thread_answers, mempolicy),
 	       out + offsetof(struct thread_answers, mempolicy_nodes), sizeof(((struct thread_answers *)0)->mempolicy_nodes) * 8, 0);
-	return op_add(b, __NR_prctl, PR_GET_SECUREBITS, 0, 0, 0);
+	struct agent_op *first = op_add(b, __NR_prctl, PR_GET_SECUREBITS, 0, 0, 0);
+	for (size_t i = 0; i < THREAD_SWITCHES; i++) {
+		uint64_t args[2];
+		threads_switch(i, args);
+		op_add(b, __NR_prctl, args[0], args[1], 0, 0);
+	}
+	return first;
+}
+
+static void take_thread_results(struct thread *th, const struct agent_op *first)
+{
+	th->answers.securebits = (int32_t)first[0].result;
+	for (size_t i = 0; i < THREAD_SWITCHES; i++)
+		th->answers.switches[i] = (int32_t)first[1 + i].result;
 }
 
 static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[6])
@@ -116,14 +129,14 @@ static void take_answers(struct task *t, struct asking *a)
 	t->answers.memory_merge = a->results[4]->result;
 	t->answers.mdwe = a->results[5]->result;
 	t->threads.data[0]->answers = l->out.thread;
-	t->threads.data[0]->answers.securebits = (int32_t)a->results[3]->result;
+	take_thread_results(t->threads.data[0], a->results[3]);
 	for (size_t i = 0; i < t->timers.count; i++) {
 		t->timers.data[i].value = l->out.timer[i];
-		t->timers.data[i].overrun = a->results[3][2 + 2 * i].result;
+		t->timers.data[i].overrun = a->results[3][1 + THREAD_SWITCHES + 2 * i + 1].result;
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		t->threads.data[i]->answers.securebits = (int32_t)a->jobs[i].head.ops[4].result;
+		take_thread_results(t->threads.data[i], &a->jobs[i].head.ops[4]);
 	}
 }
 

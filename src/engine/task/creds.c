@@ -63,13 +63,18 @@ int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const CredsEntry *c = th->core->thread_core->creds;
 	struct batch *b = &th->batch;
-	const uint32_t keep = SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS;
+	struct proc_status ours;
 
 	if (!c)
 		return error_set(s->e, -EBADMSG, "core-%d.img has no credentials", th->tid);
 	uint64_t eff = caps_get(c->n_cap_eff, c->cap_eff), prm = caps_get(c->n_cap_prm, c->cap_prm);
 	uint64_t inh = caps_get(c->n_cap_inh, c->cap_inh), bnd = caps_get(c->n_cap_bnd, c->cap_bnd);
 	uint64_t amb = caps_get(c->n_cap_amb, c->cap_amb);
+	if (proc_read_status(getpid(), &ours))
+		return error_set(s->e, -EIO, "cannot read the capabilities of the coordinator");
+	/* While it still has all: inheritable ones that the bounding set will not allow any more. */
+	batch_what(b, "set the capabilities of thread %d", th->tid);
+	plan_capset(s, b, ours.cap_prm, ours.cap_prm, inh);
 	for (uint64_t cap = 0; cap <= CAP_LAST_CAP && c->n_cap_bnd == 2; cap++)
 		if (!(bnd & (1ULL << cap))) {
 			batch_what(b, "drop capability %d of thread %d", (int)cap, th->tid);
@@ -87,19 +92,14 @@ int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	OP_MAY_FAIL(b, __NR_setfsgid, c->fsgid);
 	OP_MAY_FAIL(b, __NR_setfsuid, c->fsuid);
 	batch_what(b, "set the capabilities of thread %d", th->tid);
-	plan_capset(s, b, prm, prm, inh);
+	uint64_t setpcap = ours.cap_prm & (1ULL << CAP_SETPCAP); /* for the securebits, to the last */
+	plan_capset(s, b, prm | setpcap, prm | setpcap, inh);
 	for (uint64_t cap = 0; cap <= CAP_LAST_CAP; cap++)
 		if (amb & (1ULL << cap))
 			OP(b, __NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap);
 	if (c->secbits) {
 		batch_what(b, "set the securebits of thread %d", th->tid);
-		if (!(prm & (1ULL << CAP_SETPCAP)) && c->secbits & ~keep)
-			return error_set(s->e, -ENOTSUP, "thread %d has securebits %x without CAP_SETPCAP, which can't be set again", th->tid,
-					 c->secbits);
-		if (prm & (1ULL << CAP_SETPCAP))
-			OP(b, __NR_prctl, PR_SET_SECUREBITS, c->secbits);
-		else if (c->secbits & SECBIT_KEEP_CAPS)
-			OP(b, __NR_prctl, PR_SET_KEEPCAPS, 1);
+		OP(b, __NR_prctl, PR_SET_SECUREBITS, c->secbits);
 	}
 	batch_what(b, "set the capabilities of thread %d", th->tid);
 	plan_capset(s, b, eff, prm, inh);

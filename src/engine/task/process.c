@@ -93,8 +93,6 @@ int process_plan(struct restore *s, struct rtask *t)
 	char text[24];
 	long ours;
 
-	batch_what(b, "set the personality of process %d", t->pid);
-	OP(b, __NR_personality, tc->personality);
 	if (tc->has_oom_score_adj && (read_number(getpid(), "oom_score_adj", 10, &ours) || ours != tc->oom_score_adj)) {
 		batch_what(b, "set the OOM score of process %d", t->pid);
 		snprintf(text, sizeof(text), "%d", tc->oom_score_adj);

@@ -72,6 +72,11 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 		core->sched_deadline_ns = a.deadline;
 		core->sched_period_ns = a.period;
 	}
+	struct attributes ours = { .size = sizeof(ours) };
+	if (a.policy != 6 && a.runtime && syscall(__NR_sched_getattr, 0, &ours, sizeof(ours), 0) == 0 && a.runtime != ours.runtime) {
+		core->has_sched_runtime_ns = 1; /* a time slice of its own (Linux 6.12) */
+		core->sched_runtime_ns = a.runtime;
+	}
 	long io = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, th->tid);
 	core->has_io_priority = io > 0;
 	core->io_priority = io > 0 ? (uint32_t)io : 0;
@@ -95,7 +100,7 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns };
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
 		OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
-		if (a.policy || a.flags)
+		if (a.policy || a.flags || a.runtime)
 			OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
 	}
 	if (c->has_affinity && c->affinity.len <= AFFINITY_MAX / 8) {

@@ -63,7 +63,7 @@ int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core)
 		count++;
 	if (!count)
 		return task_errno(d, th->task, -errno, "cannot read its seccomp filters (needs CAP_SYS_ADMIN)");
-	for (int i = count - 1; i >= 0; i--) { /* 0 is the newest */
+	for (int i = 0; i < count; i++) { /* 0 is the oldest, whatever ptrace(2) says */
 		struct __ptrace_seccomp_metadata meta = { .filter_off = (uint64_t)i };
 		long n = ptrace(PTRACE_SECCOMP_GET_FILTER, th->tid, i, code);
 		if (n <= 0)

@@ -14,6 +14,10 @@
 
 enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the images number them */
 
+#define THREAD_SWITCHES 4
+/* The arguments of prctl(2) that ask for a switch; task/threads.c has the table. */
+void threads_switch(size_t i, uint64_t ret[2]);
+
 /* What only a thread itself can tell, as the agent brought it back. */
 struct thread_answers {
 	uint64_t tid_address;
@@ -22,6 +26,7 @@ struct thread_answers {
 	int32_t securebits;
 	int32_t mempolicy;
 	uint64_t mempolicy_nodes[16];
+	int32_t switches[THREAD_SWITCHES];
 };
 
 struct thread {
@@ -42,6 +47,7 @@ struct task {
 	struct proc_stat stat;
 	struct proc_maps maps;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
+	bool may_share; /* it will be born by its parent, so pages may come from there */
 	uint32_t files_id, fs_id;
 	/* What only the process itself can tell. */
 	struct task_answers {

@@ -1,16 +1,84 @@
 /*
  * What each thread has: registers, name, robust futex list, rseq area, alternate signal stack, tid address, parent-death
- * signal. Registers go through ptrace(2), the rest through the agent.
+ * signal, personality, small switches. Registers go through ptrace(2), the rest through the agent.
  */
 #include "engine/arch/x86_64/fpu.h"
 #include "engine/task/state.h"
 
 #include <elf.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+
+#ifndef PR_GET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#define PR_GET_IO_FLUSHER 58
+#endif
+
+/* Switches of prctl(2) that a thread has: how they are read, how they are set, what a new thread has. The images refer to
+ * them by their place. */
+static const struct {
+	int get[2], set[3];
+	int usual;
+	bool value_last; /* set[] has one more argument in front of the value */
+} switches[THREAD_SWITCHES] = {
+	{ { PR_MCE_KILL_GET, 0 }, { PR_MCE_KILL, PR_MCE_KILL_SET, 0 }, PR_MCE_KILL_DEFAULT, true },
+	{ { PR_GET_IO_FLUSHER, 0 }, { PR_SET_IO_FLUSHER, 0, 0 }, 0, false },
+	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS }, { PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0 }, 0, true },
+	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH }, { PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, 0 }, 0, true },
+};
+
+void threads_switch(size_t i, uint64_t ret[2])
+{
+	ret[0] = (uint64_t)switches[i].get[0];
+	ret[1] = (uint64_t)switches[i].get[1];
+}
+
+/* The value that sets a switch to what was read; -1: there is nothing to set. */
+static int value_to_set(size_t i, int value)
+{
+	if (value < 0 || value == switches[i].usual)
+		return -1;
+	if (switches[i].get[0] != PR_GET_SPECULATION_CTRL)
+		return value;
+	/* Without PR_SPEC_PRCTL it is not the thread's to say; what it said is one of the others. */
+	if (!(value & PR_SPEC_PRCTL))
+		return -1;
+	return value & (PR_SPEC_DISABLE | PR_SPEC_FORCE_DISABLE | (1 << 4));
+}
+
+static void plan_switches(struct rthread *th)
+{
+	const ThreadCoreEntry *c = th->core->thread_core;
+
+	for (size_t i = 0; i < c->n_switches && i < THREAD_SWITCHES; i++) {
+		int value = value_to_set(i, c->switches[i]);
+		if (value <= 0 && !(switches[i].usual && value == 0))
+			continue;
+		batch_what(&th->batch, "set prctl switch %d of thread %d", switches[i].set[0], th->tid);
+		if (switches[i].value_last)
+			OP(&th->batch, __NR_prctl, switches[i].set[0], switches[i].set[1], value);
+		else
+			OP(&th->batch, __NR_prctl, switches[i].set[0], value);
+	}
+}
+
+static int capture_personality(struct dump *d, struct thread *th, ThreadCoreEntry *c)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/personality", th->task->pid, th->tid);
+	int r = read_file_at(AT_FDCWD, path, 64, &text, NULL);
+	if (r)
+		return task_errno(d, th->task, r, "cannot read the personality of thread %d", th->tid);
+	c->has_personality = 1;
+	c->personality = (uint32_t)strtoul(text, NULL, 16);
+	return 0;
+}
 
 static int capture_registers(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
 {
@@ -66,7 +134,10 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 		c->rseq_entry->rseq_abi_size = th->rseq.rseq_abi_size;
 		c->rseq_entry->signature = th->rseq.signature;
 	}
-	return capture_registers(d, th, pool, core);
+	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
+	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
+	r = capture_personality(d, th, c);
+	return r ? r : capture_registers(d, th, pool, core);
 }
 
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
@@ -75,6 +146,9 @@ int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
 	struct batch *b = &th->batch;
 	const char *comm = c->comm ? c->comm : t->core->tc->comm;
 
+	batch_what(b, "set the state of thread %d", th->tid);
+	OP(b, __NR_personality, c->has_personality ? c->personality : t->core->tc->personality);
+	plan_switches(th);
 	batch_what(b, "set the state of thread %d", th->tid);
 	OP(b, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, comm, strlen(comm) + 1));
 	if (c->futex_rla)

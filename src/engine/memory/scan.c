@@ -1,0 +1,134 @@
+/* See scan.h. Numbers from the kernel's Documentation/admin-guide/mm/pagemap.rst. */
+#include "engine/memory/scan.h"
+
+#include <linux/types.h>
+#include <sys/ioctl.h>
+
+#define WORDS 8192
+#define WORD_PRESENT (1ULL << 63)
+#define WORD_SWAPPED (1ULL << 62)
+#define WORD_FILE (1ULL << 61)
+#define WORD_FRAME ((1ULL << 55) - 1)
+
+/* linux/fs.h has these since 6.7. */
+struct region {
+	uint64_t start, end, categories;
+};
+struct scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define SCAN _IOWR('f', 16, struct scan_arg)
+enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4, IS_ZERO = 1 << 5 };
+
+static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared)
+{
+	struct page_run *last = runs->count ? &runs->data[runs->count - 1] : NULL;
+
+	if (last && last->end == start && last->shared == shared) {
+		last->end = end;
+		return 0;
+	}
+	last = VEC_PUSH(runs);
+	if (!last)
+		return -ENOMEM;
+	*last = (struct page_run){ start, end, shared };
+	return 0;
+}
+
+static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+{
+	struct region regions[512];
+	uint64_t not = IS_ZERO | (file_backed ? IS_FILE : 0);
+	struct scan_arg arg = { .size = sizeof(arg), .start = start, .end = end, .vec = (uint64_t)regions, .vec_len = ARRAY_SIZE(regions),
+				.category_inverted = not, .category_mask = not, .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
+				.return_mask = IS_PRESENT | IS_SWAPPED };
+
+	while (arg.start < end) {
+		int n = ioctl(fd, SCAN, &arg), r = 0;
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n && !r; i++)
+			r = add_run(runs, regions[i].start, regions[i].end, false);
+		if (r)
+			return r;
+		if (arg.walk_end <= arg.start)
+			return -EIO;
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}
+
+static int read_words(int fd, uint64_t at, uint64_t *words, size_t count)
+{
+	ssize_t n = pread(fd, words, count * 8, (off_t)(at / PAGE_SIZE * 8));
+
+	return n == (ssize_t)(count * 8) ? 0 : n < 0 ? -errno : -EIO;
+}
+
+static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+{
+	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
+	int r = words ? 0 : -ENOMEM;
+
+	for (uint64_t at = start; at < end && !r; at += WORDS * PAGE_SIZE) {
+		size_t count = MIN((end - at) / PAGE_SIZE, (uint64_t)WORDS);
+		r = read_words(fd, at, words, count);
+		for (size_t i = 0; i < count && !r; i++)
+			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE))
+				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, false);
+	}
+	return r;
+}
+
+int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+{
+	size_t before = runs->count;
+	int r = scan_fast(pagemap_fd, start, end, file_backed, runs);
+
+	if (r != -ENOTTY && r != -EINVAL)
+		return r;
+	runs->count = before;
+	return scan_words(pagemap_fd, start, end, file_backed, runs);
+}
+
+static bool same_frame(uint64_t a, uint64_t b)
+{
+	return a & WORD_PRESENT && b & WORD_PRESENT && !((a | b) & WORD_FILE) && a & WORD_FRAME &&
+	       (a & WORD_FRAME) == (b & WORD_FRAME);
+}
+
+static int split_run(int own, int parent, const struct page_run *run, struct page_runs *to, uint64_t *words)
+{
+	int r = 0;
+
+	for (uint64_t at = run->start; at < run->end && !r; at += WORDS * PAGE_SIZE) {
+		size_t count = MIN((run->end - at) / PAGE_SIZE, (uint64_t)WORDS);
+		r = read_words(own, at, words, count);
+		if (!r)
+			r = read_words(parent, at, words + WORDS, count);
+		for (size_t i = 0; i < count && !r; i++)
+			r = add_run(to, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, same_frame(words[i], words[WORDS + i]));
+	}
+	return r;
+}
+
+int scan_shared(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first)
+{
+	_cleanup_free_ uint64_t *words = malloc(2 * WORDS * 8);
+	struct page_runs split = {};
+	int r = words ? 0 : -ENOMEM;
+
+	for (size_t i = first; i < runs->count && !r; i++)
+		r = split_run(pagemap_fd, parent_fd, &runs->data[i], &split, words);
+	runs->count = first;
+	for (size_t i = 0; i < split.count && !r; i++) {
+		struct page_run *run = VEC_PUSH(runs);
+		if (run)
+			*run = split.data[i];
+		else
+			r = -ENOMEM;
+	}
+	VEC_FREE(&split);
+	return r;
+}
