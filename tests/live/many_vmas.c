@@ -28,7 +28,12 @@ int main(int argc, char **argv)
 	int before = lines();
 	CHECK(before > COUNT);
 	wait_go();
-	CHECK(lines() == before);
+	/* Two neighbours elsewhere that the kernel had no cause to join may be one now. */
+	int after = lines();
+	if (after > before || after <= COUNT) {
+		live_say("not ok: %d areas, not %d", after, before);
+		return 1;
+	}
 	for (int i = 0; i < COUNT; i += 2) CHECK(data_holds(memory + i * PAGE, 64, i) && memory[i * PAGE + 64] == 0);
 	for (int i = 1; i < COUNT; i += 2) {
 		CHECK(memory[i * PAGE] == 0);
