@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/shmem.h"
+#include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
@@ -166,6 +167,8 @@ static int capture_all(struct dump *d)
 	int s = files_finish(d, !r);
 	r = r ? r : s;
 	s = shmem_finish(d, !r);
+	r = r ? r : s;
+	s = sysv_finish(d, !r);
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
 	r = r ? r : s;

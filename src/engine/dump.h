@@ -18,6 +18,7 @@ struct dump {
 	struct image_file *files; /* files.img, being written */
 	struct file_table *descriptions; /* open file descriptions that were captured; kinds/files.c */
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
+	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
 	uint32_t next_file_id, next_pages_id;
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */

@@ -13,6 +13,7 @@
 #include "engine/load.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
+#include "engine/memory/sysv.h"
 #include "engine/memory/vma.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
@@ -60,6 +61,8 @@ static int restore_plan(struct restore *s)
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)
 		r = arena_make(s);
+	if (!r)
+		r = sysv_make(s);
 	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
@@ -256,6 +259,9 @@ static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
 
+	if (!r)
+		r = sysv_settle(s);
+
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
@@ -296,6 +302,7 @@ static void restore_finish(struct restore *s)
 {
 	files_release(s);
 	shmem_release(s);
+	sysv_release(s);
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)

@@ -27,7 +27,7 @@ struct file {
 	FileEntry *entry;
 	const struct kind *kind;
 	int fd;	       /* where the coordinator holds it; -1: not made yet, -2: made in the task that holds it */
-	bool late_done;
+	struct rtask *owner; /* the first task that holds it */
 	bool temporary; /* a name that was made for the checkpoint: removed at the end */
 	void *own; /* the kind's */
 };
@@ -85,6 +85,7 @@ struct restore {
 	SeccompEntry *seccomp_image;
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
+	struct sysv_table *sysv;
 	struct births_plan *births;
 };
 

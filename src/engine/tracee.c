@@ -9,9 +9,14 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
-#define CODE_SIZE PAGE_SIZE
-#define DATA_OFFSET (CODE_SIZE + 64)
-#define SLOT_SNIPPET 512UL
+/*
+ * The area, two mappings side by side, none of them writable and executable (PR_SET_MDWE allows that):
+ *	code: the agent, then the tails of the threads, 512 bytes each
+ *	data: linger, the leader's batch and stack, then a slot for the batch and the stack of each other thread
+ */
+#define TAILS_OFFSET PAGE_SIZE
+#define TAIL_SIZE 512UL
+#define LINGER_SIZE 64UL
 #define STACK_ROOM 1024UL
 
 int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e)
@@ -95,19 +100,29 @@ static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
+static size_t code_size(size_t threads)
+{
+	return ALIGN_UP(TAILS_OFFSET + TAIL_SIZE * threads, PAGE_SIZE);
+}
+
 size_t agent_seat_size(size_t threads)
 {
-	return CODE_SIZE + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * threads;
+	return code_size(threads) + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * threads;
+}
+
+static uint64_t data_of(const struct agent_seat *seat)
+{
+	return seat->area + seat->code_size;
 }
 
 uint64_t agent_seat_place(const struct agent_seat *seat, size_t number, size_t *ret_room)
 {
 	if (!number) {
-		*ret_room = AGENT_SEAT_DATA_SIZE - 64 - STACK_ROOM * 4;
-		return seat->area + DATA_OFFSET;
+		*ret_room = AGENT_SEAT_DATA_SIZE - LINGER_SIZE - STACK_ROOM * 4;
+		return data_of(seat) + LINGER_SIZE;
 	}
-	*ret_room = AGENT_SLOT_SIZE - SLOT_SNIPPET - STACK_ROOM;
-	return seat->area + CODE_SIZE + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * (number - 1) + SLOT_SNIPPET;
+	*ret_room = AGENT_SLOT_SIZE - STACK_ROOM;
+	return data_of(seat) + AGENT_SEAT_DATA_SIZE + AGENT_SLOT_SIZE * (number - 1);
 }
 
 int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint64_t pending)
@@ -126,13 +141,14 @@ int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint
 	return 0;
 }
 
-int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t hole, size_t size, uint64_t slack,
+int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t hole, size_t threads, uint64_t slack,
 		    struct error *e)
 {
-	struct agent_linger linger = { .armed = size > agent_seat_size(0) };
+	struct agent_linger linger = { .armed = threads > 0 };
 
-	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, size);
+	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = agent_seat_size(threads), .code_size = code_size(threads),
+				     .snippet_address = slack, .mem_fd = mem_fd };
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, seat->area_size, seat->code_size);
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);
@@ -145,14 +161,15 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 	regs.orig_rax = (unsigned long long)-1;
 	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
 		r = -errno;
-	if (!r)
+	for (int i = 0; i < 2 && !r; i++) { /* both mappings */
 		r = run_to_syscall_exit(t, &regs);
-	if (!r && regs.rax != hole)
-		r = (long)regs.rax < 0 ? (int)regs.rax : -ENOMEM;
+		if (!r && regs.rax != hole + (i ? seat->code_size : 0))
+			r = (long)regs.rax < 0 ? (int)regs.rax : -ENOMEM;
+	}
 	if (!r)
 		r = write_mem(mem_fd, hole, agent_blob, agent_blob_size);
 	if (!r)
-		r = write_mem(mem_fd, hole + CODE_SIZE, &linger, sizeof(linger));
+		r = write_mem(mem_fd, data_of(seat), &linger, sizeof(linger));
 	if (r) {
 		struct error ignored;
 		agent_seat_leave(seat, &ignored);
@@ -186,7 +203,7 @@ int agent_run_start(struct agent_run *run, struct error *e)
 		mask &= ~(1ULL << (t->quiet_signal - 1));
 	add_end(run->batch, t->quiet_signal);
 	run->batch->number = (uint32_t)run->number;
-	run->batch->linger = seat->area + CODE_SIZE;
+	run->batch->linger = data_of(seat);
 	if (run->size > room)
 		return error_set(e, -E2BIG, "a batch for task %d is too large", t->tid);
 	regs.rip = seat->area;
@@ -197,9 +214,10 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	regs.orig_rax = (unsigned long long)-1;
 	if (run->number) {
 		struct snippet own;
-		snippet_build_thread(&own, at - SLOT_SNIPPET, &t->regs, t->sigmask);
-		regs.r15 = at - SLOT_SNIPPET + own.tail;
-		r = write_mem(seat->mem_fd, at - SLOT_SNIPPET, own.code, own.size);
+		uint64_t tail = seat->area + TAILS_OFFSET + TAIL_SIZE * (run->number - 1);
+		snippet_build_thread(&own, tail, &t->regs, t->sigmask);
+		regs.r15 = tail + own.tail;
+		r = own.size > TAIL_SIZE ? -E2BIG : write_mem(seat->mem_fd, tail, own.code, own.size);
 	}
 	if (!r)
 		r = write_mem(seat->mem_fd, at, run->batch, run->size);
@@ -274,7 +292,7 @@ int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, int mem_fd, uint
 		     struct error *e)
 {
 	*seat = (struct agent_seat){ .leader = t, .area = area, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, area, size);
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, area, size, size);
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);

@@ -30,22 +30,22 @@ struct agent_seat {
 	struct tracee *leader;
 	int mem_fd; /* /proc/PID/mem, the caller's */
 	uint64_t snippet_address, area;
-	size_t area_size;
+	size_t area_size, code_size;
 	struct snippet snippet;
 	unsigned char saved[SNIPPET_MAX];
 };
 
 #define AGENT_SEAT_DATA_SIZE (14 * 4096UL)
 #define AGENT_SLOT_SIZE 4096UL
-/* How much room the agent needs in a process with so many threads. */
+/* How much room the agent needs in a process with so many threads beside the leader. */
 size_t agent_seat_size(size_t threads);
 
 /* A signal for struct tracee's quiet_signal, from what the thread does with signals (bit sig - 1 in each). 0: none. */
 int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint64_t pending);
 
-/* Places the agent: `hole` is a free address range of `size` bytes in the target, `slack` the address of SNIPPET_MAX dead,
- * executable bytes. */
-int agent_seat_take(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t hole, size_t size, uint64_t slack,
+/* Places the agent: `hole` is a free address range of agent_seat_size(threads) bytes in the target, `threads` how many it has beside
+ * the leader, `slack` the address of SNIPPET_MAX dead, executable bytes. */
+int agent_seat_take(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t hole, size_t threads, uint64_t slack,
 		    struct error *e);
 /* Where the batch of a thread stands in the target, and how many bytes it may have with its data. `number`: 0 the leader. */
 uint64_t agent_seat_place(const struct agent_seat *seat, size_t number, size_t *ret_room);

@@ -32,6 +32,7 @@
 #define IMAGE_MAGIC_SK_QUEUES 0x56264026u
 #define IMAGE_MAGIC_TTY_INFO 0x59453036u
 #define IMAGE_MAGIC_TTY_DATA 0x59413026u
+#define IMAGE_MAGIC_IPCNS_SHM 0x46283044u
 #define IMAGE_MAGIC_FILE_LOCKS 0x54323616u
 
 /* Larger records than this are taken for damage. */

@@ -1,4 +1,4 @@
-/* A server and its clients in tasks of their own, one an ordinary user: queues, who the peers are, a client that closes. */
+/* A server and its clients in tasks of their own, one of an ordinary user: queues, who the peers are, an end by closing. */
 #include "tree.h"
 #include "unix.h"
 #include <sys/stat.h>

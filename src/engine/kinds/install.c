@@ -84,6 +84,9 @@ int files_make(struct restore *s)
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		for (size_t k = 0; !r && k < t->fds.count; k++) {
+			struct file *f = file_find(s, t->fds.data[k]->id);
+			if (f && !f->owner)
+				f->owner = t;
 			int fd = file_fd(s, t->fds.data[k]->id);
 			r = fd == -2 || fd >= 0 ? 0 : fd;
 		}
@@ -123,12 +126,15 @@ static int plan_late(struct restore *s, struct rtask *t)
 {
 	for (size_t i = 0; i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);
-		if (!f || f->late_done)
+		/* Once for each description, in its first holder; what a task makes for itself, each does. */
+		bool again = false;
+		for (size_t k = 0; k < i; k++)
+			again |= t->fds.data[k]->id == t->fds.data[i]->id;
+		if (!f || (f->fd >= 0 && (f->owner != t || again)))
 			continue;
 		plan_owner(s, t, f, (int)t->fds.data[i]->fd);
 		if (!f->kind->late)
 			continue;
-		f->late_done = f->fd >= 0; /* what a task makes for itself, each does */
 		int r = f->kind->late(s, f, t, (int)t->fds.data[i]->fd);
 		if (r)
 			return r;

@@ -43,7 +43,6 @@ static int write_inode(struct dump *d, struct descriptor *f, struct state *s, ui
 {
 	MemfdInodeEntry e = MEMFD_INODE_ENTRY__INIT;
 	char name[64];
-	char *mark;
 	int seals = fcntl(f->own_fd, F_GET_SEALS);
 	int r = s->image ? 0 : image_create(d->dir, "memfd.img", IMAGE_MAGIC_MEMFD, &s->image);
 
@@ -54,8 +53,9 @@ static int write_inode(struct dump *d, struct descriptor *f, struct state *s, ui
 	_cleanup_free_ char *plain = strdup(f->target + sizeof(PREFIX) - 1);
 	if (!plain)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if ((mark = strstr(plain, " (deleted)")) && !mark[10])
-		*mark = '\0';
+	size_t size = strlen(plain), n = strlen(" (deleted)");
+	if (size >= n && !strcmp(plain + size - n, " (deleted)"))
+		plain[size - n] = '\0';
 	e.name = plain;
 	e.uid = f->st.st_uid;
 	e.gid = f->st.st_gid;

@@ -298,7 +298,7 @@ static int read_ghost_data(struct image_file *image, int fd, const GhostFileEntr
 		r = pwrite(fd, buffer, n, (off_t)at) == (ssize_t)n ? 0 : -errno;
 		at += n;
 	}
-	if (!r && ghost->has_size && ftruncate(fd, (off_t)ghost->size) < 0)
+	if (!r && ghost->has_size && S_ISREG(ghost->mode) && ftruncate(fd, (off_t)ghost->size) < 0)
 		r = -errno;
 	return r;
 }
@@ -359,6 +359,15 @@ static int ghost_fd(struct restore *s, uint32_t id, const char *name, uint32_t f
 		struct timespec times[2] = { { (time_t)ghost->atim->tv_sec, (long)ghost->atim->tv_usec * 1000 },
 					     { (time_t)ghost->mtim->tv_sec, (long)ghost->mtim->tv_usec * 1000 } };
 		futimens(fd, times);
+	}
+	/* Not for writing, which would forbid to run it. */
+	if (!r && S_ISREG(ghost->mode)) {
+		char own[64];
+		snprintf(own, sizeof(own), "/proc/self/fd/%d", fd);
+		int reading = open(own, O_RDONLY | O_CLOEXEC);
+		r = reading < 0 ? -errno : 0;
+		close(fd);
+		fd = reading;
 	}
 	ghost_file_entry__free_unpacked(ghost, NULL);
 	image_close(image);

@@ -3,7 +3,9 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/kinds/kind.h"
+#include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
+#include "engine/memory/sysv.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -74,6 +76,11 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	entry->has_madv = entry->madv != 0;
 	if (vma->name && !strncmp(vma->name, "[anon:", 6))
 		entry->anon_name = vma->name;
+	if (status & VMA_SYSVIPC) {
+		entry->pgoff = vma->pgoff;
+		entry->shmid = vma->inode;
+		return sysv_capture_vma(d, t, vma);
+	}
 	if (status & VMA_ANON_SHARED) {
 		entry->flags |= MAP_ANONYMOUS;
 		entry->pgoff = vma->pgoff;
@@ -110,6 +117,11 @@ static void fill_fields(struct task *t, MmEntry *mm)
 	mm->dumpable = (int32_t)t->answers.dumpable;
 	mm->has_thp_disabled = 1;
 	mm->thp_disabled = t->answers.thp_disable > 0;
+	mm->has_memory_merge = mm->memory_merge = t->answers.memory_merge > 0;
+	mm->has_mdwe = t->answers.mdwe > 0;
+	mm->mdwe = mm->has_mdwe ? (uint32_t)t->answers.mdwe : 0;
+	mm->has_mlockall_flags = t->answers.mlockall != 0;
+	mm->mlockall_flags = t->answers.mlockall;
 }
 
 int mm_capture(struct dump *d, struct task *t)
@@ -120,6 +132,7 @@ int mm_capture(struct dump *d, struct task *t)
 	size_t auxv_size;
 	char name[64];
 	MmEntry mm = MM_ENTRY__INIT;
+	struct pool pool = {};
 	int r = 0;
 
 	if (!entries || !list)
@@ -134,11 +147,18 @@ int mm_capture(struct dump *d, struct task *t)
 		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);
 	if (r)
 		return r;
+	r = policy_capture(t->pid, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
+	if (r) {
+		pool_free(&pool);
+		return task_errno(d, t, r, "cannot read the memory policies of its areas");
+	}
 	mm.vmas = list;
 	snprintf(name, sizeof(name), "/proc/%d/auxv", t->pid);
 	r = read_file_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
-	if (r)
+	if (r) {
+		pool_free(&pool);
 		return task_errno(d, t, r, "cannot read its auxv");
+	}
 	mm.mm_saved_auxv = (uint64_t *)auxv;
 	mm.n_mm_saved_auxv = auxv_size / 8;
 	fill_fields(t, &mm);
@@ -148,5 +168,7 @@ int mm_capture(struct dump *d, struct task *t)
 		mm.coredump_filter = (uint32_t)strtoul(filter, NULL, 16);
 	}
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	return dump_write_one(d, name, IMAGE_MAGIC_MM, &mm.base);
+	r = dump_write_one(d, name, IMAGE_MAGIC_MM, &mm.base);
+	pool_free(&pool);
+	return r;
 }

@@ -3,6 +3,7 @@
 
 #include "engine/agent/blob.h"
 #include "engine/memory/shmem.h"
+#include "engine/memory/sysv.h"
 #include "engine/memory/vma.h"
 
 #include <linux/prctl.h>
@@ -168,14 +169,17 @@ int memory_plan(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	int r = plan_vdso(s, t);
 
-	for (size_t i = 0; !r && i < t->mm->n_vmas; i++)
-		if (!is_vdso(t->mm->vmas[i]))
+	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
+		if (t->mm->vmas[i]->status & VMA_SYSVIPC)
+			r = sysv_plan_vma(s, t, i);
+		else if (!is_vdso(t->mm->vmas[i]))
 			r = plan_map(s, t, t->mm->vmas[i]);
+	}
 	if (!r)
 		r = plan_fill(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
-		if (is_vdso(v) || v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED) || (v->prot & 3) == 3)
+		if (is_vdso(v) || v->status & (VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_SYSVIPC) || (v->prot & 3) == 3)
 			continue;
 		batch_what(b, "protect memory at %lx of process %d", (unsigned long)v->start, t->pid);
 		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot);
@@ -221,6 +225,11 @@ int memory_plan_finish(struct restore *s, struct rtask *t)
 			name[strcspn(name, "]")] = '\0';
 			OP_MAY_FAIL(b, __NR_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, v->start, v->end - v->start,
 				    arena_place(&s->arena, name, strlen(name) + 1));
+		}
+		if (v->has_mempolicy) {
+			batch_what(b, "set the policy of memory at %lx of process %d", (unsigned long)v->start, t->pid);
+			OP(b, __NR_mbind, v->start, v->end - v->start, v->mempolicy,
+			   arena_place(&s->arena, v->mempolicy_nodes.data, v->mempolicy_nodes.len), v->mempolicy_nodes.len * 8, 0);
 		}
 		if (v->flags & MAP_LOCKED) {
 			batch_what(b, "lock memory at %lx of process %d", (unsigned long)v->start, t->pid);

@@ -23,6 +23,8 @@ uint32_t vma_status(const struct proc_vma *vma)
 		return VMA_REGULAR | VMA_STACK | VMA_ANON_PRIVATE;
 	if (vma->inode == 0)
 		return VMA_REGULAR | (vma->shared ? VMA_ANON_SHARED : VMA_ANON_PRIVATE);
+	if (!strncmp(name, "/SYSV", 5) && vma->deleted)
+		return VMA_REGULAR | VMA_SYSVIPC;
 	if (!strcmp(name, "/dev/zero") && vma->deleted)
 		return VMA_REGULAR | VMA_ANON_SHARED;
 	return VMA_REGULAR | (vma->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);

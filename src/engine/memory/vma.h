@@ -16,6 +16,7 @@ enum {
 	VMA_FILE_SHARED = 1 << 7,
 	VMA_ANON_SHARED = 1 << 8,
 	VMA_ANON_PRIVATE = 1 << 9,
+	VMA_SYSVIPC = 1 << 10,
 	VMA_VVAR = 1 << 12,
 };
 

@@ -5,10 +5,17 @@
 
 #include <asm/unistd.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 
+#ifndef PR_GET_MDWE
+#define PR_GET_MDWE 66
+#endif
+#ifndef PR_GET_MEMORY_MERGE
+#define PR_GET_MEMORY_MERGE 68
+#endif
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
-#define THREAD_OPS (4 + AGENT_RUN_EXTRA)
+#define THREAD_OPS (5 + AGENT_RUN_EXTRA)
 #define TIMERS_MAX 64
 
 struct leader_job {
@@ -41,10 +48,12 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	op_add(b, __NR_sigaltstack, 0, out + offsetof(struct thread_answers, altstack), 0, 0);
 	op_add(b, __NR_prctl, PR_GET_TID_ADDRESS, out + offsetof(struct thread_answers, tid_address), 0, 0);
 	op_add(b, __NR_prctl, PR_GET_PDEATHSIG, out + offsetof(struct thread_answers, pdeath_sig), 0, 0);
+	op_add(b, __NR_get_mempolicy, out + offsetof(struct thread_answers, mempolicy),
+	       out + offsetof(struct thread_answers, mempolicy_nodes), sizeof(((struct thread_answers *)0)->mempolicy_nodes) * 8, 0);
 	return op_add(b, __NR_prctl, PR_GET_SECUREBITS, 0, 0, 0);
 }
 
-static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[4])
+static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[6])
 {
 	struct agent_batch *b = &job->head;
 	size_t room;
@@ -58,6 +67,8 @@ static int start_leader(struct dump *d, struct task *t, struct agent_run *run, s
 	ret[0] = op_add(b, __NR_prctl, PR_GET_DUMPABLE, 0, 0, 0);
 	ret[1] = op_add(b, __NR_prctl, PR_GET_THP_DISABLE, 0, 0, 0);
 	ret[2] = op_add(b, __NR_brk, 0, 0, 0, 0);
+	ret[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
+	ret[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
 	ret[3] = ask_thread(b, out + sizeof(struct task_answers));
 	for (size_t i = 0; i < t->timers.count; i++) {
 		uint64_t id = (uint64_t)t->timers.data[i].id;
@@ -70,7 +81,7 @@ static int start_leader(struct dump *d, struct task *t, struct agent_run *run, s
 /* One of each a thread, in the order of t->threads. */
 struct asking {
 	struct leader_job leader;
-	struct agent_op *results[4];
+	struct agent_op *results[6];
 	struct agent_seat seat;
 	struct agent_run *runs;
 	struct thread_job *jobs;
@@ -102,6 +113,8 @@ static void take_answers(struct task *t, struct asking *a)
 	t->answers.dumpable = a->results[0]->result;
 	t->answers.thp_disable = a->results[1]->result;
 	t->answers.brk = a->results[2]->result;
+	t->answers.memory_merge = a->results[4]->result;
+	t->answers.mdwe = a->results[5]->result;
 	t->threads.data[0]->answers = l->out.thread;
 	t->threads.data[0]->answers.securebits = (int32_t)a->results[3]->result;
 	for (size_t i = 0; i < t->timers.count; i++) {
@@ -110,7 +123,7 @@ static void take_answers(struct task *t, struct asking *a)
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		t->threads.data[i]->answers.securebits = (int32_t)a->jobs[i].head.ops[3].result;
+		t->threads.data[i]->answers.securebits = (int32_t)a->jobs[i].head.ops[4].result;
 	}
 }
 
@@ -138,6 +151,28 @@ static int list_timers(struct dump *d, struct task *t)
 	return r;
 }
 
+/* Whether what is mapped from now on is locked (mlockall(2)): nothing tells it but what became of the agent's own area. */
+static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat *seat)
+{
+	struct proc_maps maps = {};
+	bool locked = false;
+
+	for (size_t i = 0; i < t->maps.count; i++)
+		locked |= (t->maps.data[i].vmflags & PROC_VMF_LO) != 0;
+	if (!locked)
+		return 0;
+	int r = proc_read_smaps(t->pid, &maps);
+	if (r)
+		return task_errno(d, t, r, "cannot read its maps");
+	for (size_t i = 0; i < maps.count; i++) {
+		const struct proc_vma *v = &maps.data[i];
+		if (v->start <= seat->area && v->end > seat->area && v->vmflags & PROC_VMF_LO)
+			t->answers.mlockall = MCL_FUTURE | (v->vmflags & PROC_VMF_LF ? MCL_ONFAULT : 0);
+	}
+	proc_maps_finish(&maps);
+	return 0;
+}
+
 static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 {
 	int r = start_all(d, t, a);
@@ -153,7 +188,7 @@ static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 	}
 	if (!r)
 		take_answers(t, a);
-	return r;
+	return r ? r : ask_mlockall(d, t, &a->seat);
 }
 
 int task_ask(struct dump *d, struct task *t)
@@ -170,7 +205,7 @@ int task_ask(struct dump *d, struct task *t)
 	if (!r)
 		r = list_timers(d, t);
 	if (!r)
-		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, size, slack, d->e);
+		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, t->threads.count - 1, slack, d->e);
 	if (!r) {
 		r = ask_in_seat(d, t, a);
 		struct error left = {};

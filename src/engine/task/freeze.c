@@ -318,4 +318,14 @@ void tree_kill(struct dump *d)
 	for (size_t i = d->tasks.count; i-- > 0;)
 		if (d->tasks.data[i]->state != TASK_DEAD)
 			kill(d->tasks.data[i]->pid, SIGKILL);
+	/* They are gone when this returns: whoever restores at once finds their ids free, once their parents have reaped them. */
+	for (size_t i = d->tasks.count; i-- > 0;) {
+		struct task *t = d->tasks.data[i];
+		for (size_t k = t->threads.count; k-- > 0;) {
+			int status;
+			while (waitpid(t->threads.data[k]->tid, &status, __WALL) > 0 && !WIFEXITED(status) && !WIFSIGNALED(status))
+				;
+			t->threads.data[k]->tracee.seized = false;
+		}
+	}
 }

@@ -4,8 +4,16 @@
 #include "engine/task/state.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#endif
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
 
 static int read_number(pid_t pid, const char *name, int base, long *ret)
 {
@@ -101,5 +109,17 @@ int process_plan(struct restore *s, struct rtask *t)
 	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
 	if (t->mm->thp_disabled)
 		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	if (t->mm->memory_merge) {
+		batch_what(b, "set the memory merge switch of process %d", t->pid);
+		OP(b, __NR_prctl, PR_SET_MEMORY_MERGE, 1);
+	}
+	if (t->mm->mlockall_flags) {
+		batch_what(b, "lock the later memory of process %d", t->pid);
+		OP(b, __NR_mlockall, t->mm->mlockall_flags & (MCL_FUTURE | MCL_ONFAULT));
+	}
+	if (t->mm->mdwe) {
+		batch_what(b, "forbid process %d to gain executable memory", t->pid);
+		OP(b, __NR_prctl, PR_SET_MDWE, t->mm->mdwe);
+	}
 	return plan_limits(s, t);
 }

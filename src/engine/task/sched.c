@@ -1,6 +1,6 @@
 /*
  * How a thread is scheduled: class, priority and nice value (sched_getattr(2)), CPU affinity, io priority (ioprio_get(2)),
- * timer slack. Put back before the credentials, while the agent may still raise them.
+ * timer slack, memory policy (set_mempolicy(2)). Put back before the credentials, while the agent may still raise them.
  */
 #include "engine/task/state.h"
 
@@ -76,6 +76,12 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 	core->has_io_priority = io > 0;
 	core->io_priority = io > 0 ? (uint32_t)io : 0;
 	capture_timer_slack(th, core);
+	if (th->answers.mempolicy) {
+		core->has_mempolicy = core->has_mempolicy_nodes = 1;
+		core->mempolicy = (uint32_t)th->answers.mempolicy;
+		core->mempolicy_nodes.len = sizeof(th->answers.mempolicy_nodes);
+		core->mempolicy_nodes.data = (uint8_t *)th->answers.mempolicy_nodes;
+	}
 	return 0;
 }
 
@@ -99,6 +105,11 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	if (c->has_io_priority) {
 		batch_what(b, "set the io priority of thread %d", th->tid);
 		OP(b, __NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, c->io_priority);
+	}
+	if (c->mempolicy) {
+		batch_what(b, "set the memory policy of thread %d", th->tid);
+		OP(b, __NR_set_mempolicy, c->mempolicy, arena_place(&s->arena, c->mempolicy_nodes.data, c->mempolicy_nodes.len),
+		   c->mempolicy_nodes.len * 8);
 	}
 	/* A real-time thread has no slack of its own: 0, which would mean the default. */
 	if (c->has_timer_slack_ns && c->timer_slack_ns) {

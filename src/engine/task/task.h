@@ -20,6 +20,8 @@ struct thread_answers {
 	stack_t altstack;
 	uint32_t pdeath_sig;
 	int32_t securebits;
+	int32_t mempolicy;
+	uint64_t mempolicy_nodes[16];
 };
 
 struct thread {
@@ -48,7 +50,8 @@ struct task {
 		} action[64];
 		struct itimerval itimer[3];
 		uint32_t subreaper;
-		int64_t dumpable, thp_disable, brk;
+		int64_t dumpable, thp_disable, brk, memory_merge, mdwe;
+		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	VEC(struct posix_timer) timers;
 };

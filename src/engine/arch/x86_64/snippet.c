@@ -94,18 +94,24 @@ static struct user_regs_struct begin(struct snippet *s, const struct user_regs_s
 	return regs;
 }
 
-void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
-		   size_t area_size)
+static void emit_mmap(struct snippet *s, uint64_t at, size_t size, int prot)
 {
-	struct user_regs_struct regs = begin(s, original, mask);
-
-	emit_mov(s, RDI, area);
-	emit_mov(s, RSI, area_size);
-	emit_mov(s, RDX, PROT_READ | PROT_WRITE | PROT_EXEC);
+	emit_mov(s, RDI, at);
+	emit_mov(s, RSI, size);
+	emit_mov(s, RDX, (uint64_t)prot);
 	emit_mov(s, R10, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE);
 	emit_mov(s, R8, (uint64_t)-1);
 	emit_mov(s, R9, 0);
 	emit_syscall(s, __NR_mmap);
+}
+
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
+		   size_t area_size, size_t code_size)
+{
+	struct user_regs_struct regs = begin(s, original, mask);
+
+	emit_mmap(s, area, code_size, PROT_READ | PROT_EXEC);
+	emit_mmap(s, area + code_size, area_size - code_size, PROT_READ | PROT_WRITE);
 	s->tail = s->size;
 	emit_mov(s, RDI, area);
 	emit_mov(s, RSI, area_size);

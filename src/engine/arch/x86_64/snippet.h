@@ -4,7 +4,7 @@
  * A few hundred bytes of code are written behind the end of the vdso's ELF image (dead bytes of its last page; through
  * /proc/PID/mem, as a debugger sets a breakpoint). They hold the thread's own registers as constants:
  *
- *	head:  mmap(a hole, for the agent)
+ *	head:  mmap(a hole, for the agent's code), mmap(beside it, for its data)
  *	tail:  munmap(the same); rt_sigprocmask(the thread's own mask); every register as it was; jump to where it was
  *
  * One PTRACE_SETREGS to `head` is the only step that changes the thread. Whatever is done after it, if the tracer
@@ -16,7 +16,7 @@
 
 #include <sys/user.h>
 
-#define SNIPPET_MAX 640
+#define SNIPPET_MAX 720
 
 struct snippet {
 	unsigned char code[SNIPPET_MAX];
@@ -26,9 +26,9 @@ struct snippet {
 };
 
 /* Builds the code for a thread with these registers (as PTRACE_GETREGS gives them) and mask, to stand at `address`. The
- * agent's area is [area, area + area_size). */
+ * agent's area is [area, area + area_size), its code the first code_size bytes of it. */
 void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask, uint64_t area,
-		   size_t area_size);
+		   size_t area_size, size_t code_size);
 
 /* As snippet_build, for a thread other than the leader: `tail` alone, without munmap. It stands in the area itself, which the
  * leader unmaps after all others have left it (struct agent_linger). */

@@ -1,0 +1,252 @@
+/* See sysv.h. */
+#include "engine/memory/sysv.h"
+
+#include "engine/memory/shmem.h"
+#include "engine/memory/vma.h"
+#include "engine/task/task.h"
+#include "ipc_shm.pb-c.h"
+
+#include <fcntl.h>
+#include <sys/ipc.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+
+#ifndef SHM_DEST
+#define SHM_DEST 01000
+#endif
+#define NEXT_ID "/proc/sys/kernel/shm_next_id"
+
+struct segment {
+	int id, fd;
+	struct shmid_ds ds;
+};
+
+struct sysv_table {
+	VEC(struct segment) segments;
+	VEC(IpcShmEntry *) entries; /* restore */
+};
+
+bool sysv_is(const struct proc_vma *vma)
+{
+	return vma->name && !strncmp(vma->name, "/SYSV", 5) && strspn(vma->name + 5, "0123456789abcdef") == 8 && !vma->name[13];
+}
+
+int sysv_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
+{
+	int id = (int)vma->inode;
+	char path[96];
+
+	if (!d->sysv && !(d->sysv = calloc(1, sizeof(*d->sysv))))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	VEC_FOREACH(&d->sysv->segments, s)
+		if (s->id == id)
+			return 0;
+	struct segment seg = { .id = id };
+	if (shmctl(id, IPC_STAT, &seg.ds) < 0)
+		return task_errno(d, t, -errno, "cannot examine the System V segment %d", id);
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, (unsigned long)vma->start, (unsigned long)vma->end);
+	seg.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (seg.fd < 0)
+		return task_errno(d, t, -errno, "cannot open the System V segment %d", id);
+	struct segment *slot = VEC_PUSH(&d->sysv->segments);
+	if (!slot) {
+		close(seg.fd);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	*slot = seg;
+	return 0;
+}
+
+static int write_segment(struct dump *d, const struct segment *seg, struct image_file *file)
+{
+	IpcShmEntry e = IPC_SHM_ENTRY__INIT;
+	IpcDescEntry desc = IPC_DESC_ENTRY__INIT;
+	char name[64];
+
+	desc.key = (uint32_t)seg->ds.shm_perm.__key;
+	desc.uid = seg->ds.shm_perm.uid;
+	desc.gid = seg->ds.shm_perm.gid;
+	desc.cuid = seg->ds.shm_perm.cuid;
+	desc.cgid = seg->ds.shm_perm.cgid;
+	desc.mode = seg->ds.shm_perm.mode;
+	desc.id = (uint32_t)seg->id;
+	e.desc = &desc;
+	e.size = seg->ds.shm_segsz;
+	e.has_in_pagemaps = e.in_pagemaps = 1;
+	int r = image_write_message(file, &e.base);
+	if (r)
+		return error_errno(d->e, r, "cannot write ipcns-shm-0.img");
+	snprintf(name, sizeof(name), "pagemap-shmem-%u.img", SYSV_SHMID(seg->id));
+	return shmem_write_pages(d, seg->fd, e.size, name);
+}
+
+int sysv_finish(struct dump *d, bool success)
+{
+	struct image_file *file = NULL;
+	int r = 0;
+
+	if (!d->sysv)
+		return 0;
+	if (success && (r = image_create(d->dir, "ipcns-shm-0.img", IMAGE_MAGIC_IPCNS_SHM, &file)))
+		r = error_errno(d->e, r, "cannot create ipcns-shm-0.img");
+	VEC_FOREACH(&d->sysv->segments, s) {
+		if (success && !r)
+			r = write_segment(d, s, file);
+		close(s->fd);
+	}
+	if (file) {
+		int closed = image_close(file);
+		if (!r && closed)
+			r = error_errno(d->e, closed, "cannot write ipcns-shm-0.img");
+	}
+	VEC_FREE(&d->sysv->segments);
+	free(d->sysv);
+	d->sysv = NULL;
+	return r;
+}
+
+/* ---- restore ---- */
+
+static int set_next_id(int id)
+{
+	char text[16];
+	_cleanup_close_ int fd = open(NEXT_ID, O_WRONLY | O_CLOEXEC);
+	int n = snprintf(text, sizeof(text), "%d", id);
+
+	return fd >= 0 && write(fd, text, (size_t)n) == n ? 0 : -errno;
+}
+
+/* The segment with its id, made if it is not there. */
+static int make(struct restore *s, const IpcShmEntry *e)
+{
+	int id = (int)e->desc->id;
+	struct shmid_ds ds;
+
+	if (shmctl(id, IPC_STAT, &ds) == 0) {
+		if (ds.shm_segsz != e->size || (uint32_t)ds.shm_perm.__key != e->desc->key)
+			return error_set(s->e, -EEXIST, "System V segment %d is another one now", id);
+		if (ds.shm_nattch)
+			return error_set(s->e, -EBUSY, "System V segment %d is in use by others; end those first", id);
+	} else {
+		int r = set_next_id(id);
+		int made = r ? r : shmget((key_t)e->desc->key, e->size, IPC_CREAT | IPC_EXCL | (int)(e->desc->mode & 0777));
+		if (made < 0)
+			return error_errno(s->e, r ? r : -errno, "cannot make System V segment %d", id);
+		if (made != id) {
+			shmctl(made, IPC_RMID, NULL);
+			return error_set(s->e, -EEXIST, "System V segment %d can't have its id again", id);
+		}
+	}
+	if (shmctl(id, IPC_STAT, &ds) < 0)
+		return error_errno(s->e, -errno, "cannot examine System V segment %d", id);
+	ds.shm_perm.uid = e->desc->uid;
+	ds.shm_perm.gid = e->desc->gid;
+	ds.shm_perm.mode = e->desc->mode & 0777;
+	if (shmctl(id, IPC_SET, &ds) < 0)
+		return error_errno(s->e, -errno, "cannot set the owner of System V segment %d", id);
+	return 0;
+}
+
+static int fill(struct restore *s, const IpcShmEntry *e)
+{
+	char path[96], name[64];
+	size_t size = ALIGN_UP(e->size, PAGE_SIZE);
+	char *at = shmat((int)e->desc->id, NULL, 0);
+
+	if (at == (void *)-1)
+		return error_errno(s->e, -errno, "cannot attach System V segment %u", e->desc->id);
+	/* What is in it now may be of later than the dump: only what was saved is to be there. */
+	madvise(at, size, MADV_REMOVE);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + size);
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+	snprintf(name, sizeof(name), "pagemap-shmem-%u.img", SYSV_SHMID(e->desc->id));
+	int r = fd < 0 ? error_errno(s->e, -errno, "cannot open System V segment %u", e->desc->id) : shmem_read_pages(s, fd, name);
+	shmdt(at);
+	return r == -ENOENT ? 0 : r;
+}
+
+int sysv_make(struct restore *s)
+{
+	struct image_file *file;
+	ProtobufCMessage *m;
+	int r = image_open(s->dir, "ipcns-shm-0.img", IMAGE_MAGIC_IPCNS_SHM, &file);
+
+	if (r == -ENOENT)
+		return 0;
+	if (r || !(s->sysv = calloc(1, sizeof(*s->sysv))))
+		return error_errno(s->e, r ? r : -ENOMEM, "cannot read ipcns-shm-0.img");
+	while ((r = image_read_message(file, &ipc_shm_entry__descriptor, &m)) == 1) {
+		IpcShmEntry **slot = VEC_PUSH(&s->sysv->entries);
+		if (!slot) {
+			protobuf_c_message_free_unpacked(m, NULL);
+			r = -ENOMEM;
+			break;
+		}
+		*slot = (IpcShmEntry *)m;
+	}
+	image_close(file);
+	if (r)
+		return error_errno(s->e, r, "ipcns-shm-0.img is damaged");
+	for (size_t i = 0; !r && i < s->sysv->entries.count; i++) {
+		r = make(s, s->sysv->entries.data[i]);
+		if (!r)
+			r = fill(s, s->sysv->entries.data[i]);
+	}
+	return r;
+}
+
+/* A segment is attached as a whole; what the task has unmapped of it goes again. Areas of one attachment come one after another. */
+int sysv_plan_vma(struct restore *s, struct rtask *t, size_t index)
+{
+	const VmaEntry *v = t->mm->vmas[index], *before = index ? t->mm->vmas[index - 1] : NULL;
+	struct batch *b = &t->threads.data[0].batch;
+	const IpcShmEntry *e = NULL;
+	uint64_t base = v->start - v->pgoff;
+
+	for (size_t i = 0; s->sysv && i < s->sysv->entries.count; i++)
+		if (s->sysv->entries.data[i]->desc->id == v->shmid)
+			e = s->sysv->entries.data[i];
+	if (!e)
+		return error_set(s->e, -EBADMSG, "ipcns-shm-0.img lacks segment %lu", (unsigned long)v->shmid);
+	uint64_t end = base + ALIGN_UP(e->size, PAGE_SIZE);
+	if (v->end > end)
+		return error_set(s->e, -EBADMSG, "mm-%d.img maps more of segment %u than it has", t->pid, e->desc->id);
+	batch_what(b, "attach System V segment %u at %lx in process %d", e->desc->id, (unsigned long)base, t->pid);
+	bool first = !before || !(before->status & VMA_SYSVIPC) || before->shmid != v->shmid || before->start - before->pgoff != base;
+	if (first) {
+		struct agent_op *op = OP(b, __NR_shmat, e->desc->id, base, v->prot & PROT_WRITE ? 0 : SHM_RDONLY);
+		op->flags = AGENT_OP_EXPECT;
+		op->expect = (int64_t)base;
+		if (v->start > base)
+			OP(b, __NR_munmap, base, v->start - base);
+	} else if (v->start > before->end) {
+		OP(b, __NR_munmap, before->end, v->start - before->end);
+	}
+	const VmaEntry *after = index + 1 < t->mm->n_vmas ? t->mm->vmas[index + 1] : NULL;
+	bool last = !after || !(after->status & VMA_SYSVIPC) || after->shmid != v->shmid || after->start - after->pgoff != base;
+	if (last && end > v->end)
+		OP(b, __NR_munmap, v->end, end - v->end);
+	if (!first || !(v->prot & PROT_READ) || v->prot & PROT_EXEC)
+		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot);
+	return 0;
+}
+
+int sysv_settle(struct restore *s)
+{
+	for (size_t i = 0; s->sysv && i < s->sysv->entries.count; i++) {
+		const IpcShmEntry *e = s->sysv->entries.data[i];
+		if (e->desc->mode & SHM_DEST && shmctl((int)e->desc->id, IPC_RMID, NULL) < 0)
+			return error_errno(s->e, -errno, "cannot mark System V segment %u for removal", e->desc->id);
+	}
+	return 0;
+}
+
+void sysv_release(struct restore *s)
+{
+	if (!s->sysv)
+		return;
+	for (size_t i = 0; i < s->sysv->entries.count; i++)
+		ipc_shm_entry__free_unpacked(s->sysv->entries.data[i], NULL);
+	VEC_FREE(&s->sysv->entries);
+	free(s->sysv);
+}
