@@ -1,4 +1,4 @@
-/* A server and its clients in tasks of their own, one of an ordinary user: queues, who the peers are, an end by closing. */
+/* A server and clients in tasks of their own, one of them an ordinary user: queues, who the peers are, the end of one. */
 #include "tree.h"
 #include "unix.h"
 #include <sys/stat.h>
