@@ -1,4 +1,4 @@
-/* A server and clients in tasks of their own, one of them an ordinary user: queues, who the peers are, the end of one. */
+/* A server and clients in tasks of their own, one of them an ordinary user: queues, peers, the end of a connection. */
 #include "tree.h"
 #include "unix.h"
 #include <sys/stat.h>
