@@ -4,7 +4,6 @@
 enum { SIZE = 65536 };
 static char stack[SIZE];
 static volatile sig_atomic_t depth, inner, outer;
-static volatile unsigned sum;
 
 static int on_alternate(const void *at) { return (char *)at >= stack && (char *)at < stack + SIZE; }
 

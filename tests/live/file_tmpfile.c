@@ -1,5 +1,5 @@
-/* A file without a name from birth (O_TMPFILE): content, position, owner, and a name given to it later. O_EXCL, which would
- * forbid that, can not be told from outside. */
+/* A file without a name from birth (O_TMPFILE): content, position, owner, and a name given to it later. O_EXCL, which
+ * would forbid that, can not be told from outside. */
 #include "data.h"
 #include <sys/stat.h>
 

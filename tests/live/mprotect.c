@@ -1,9 +1,10 @@
-/* Areas split by mprotect, munmap and mremap: /proc/self/maps is the same, word for word. */
+/* Areas split by mprotect, munmap and mremap: /proc/self/maps is the same. */
 #include "data.h"
 #include "proc.h"
 
-enum { PAGE = 4096 };
-static char before[PROC_TEXT], after[PROC_TEXT];
+enum { PAGE = 4096, MOST = 200 };
+struct area { unsigned long start, end, offset, inode; char access[8], device[16], name[256]; };
+static struct area before[MOST + 1], after[MOST + 1];
 
 static char *map(int pages, int protection, int flags, int fd, off_t offset)
 {
@@ -30,30 +31,50 @@ static void make(void)
 	CHECK(munmap(shared + 30 * PAGE, PAGE) == 0);
 }
 
-static void snapshot(char *to)
+static int continues(const struct area *one, const struct area *next)
 {
-	ssize_t n = slurp("/proc/self/maps", to, PROC_TEXT - 1);
+	return one->end == next->start && !strcmp(one->access, next->access) && !strcmp(one->device, next->device) &&
+		!strcmp(one->name, next->name) && one->inode == next->inode &&
+		(!one->inode || one->offset + (one->end - one->start) == next->offset);
+}
+
+/* Neighbours that differ in nothing are joined: the kernel does so, or not, by how they came about. */
+static int snapshot(struct area *areas)
+{
+	static char text[PROC_TEXT];
+	ssize_t n = slurp("/proc/self/maps", text, PROC_TEXT - 1);
 	CHECK(n > 0 && n < PROC_TEXT - 1);
-	to[n] = 0;
-	/* The kernel numbers shared memory as it likes. */
-	for (char *at = to; (at = strstr(at, " 00:01 ")); at += 7)
-		for (char *digit = at + 7; *digit >= '0' && *digit <= '9'; digit++) memmove(digit, digit + 1, strlen(digit)), digit--;
+	text[n] = 0;
+	int count = 0;
+	char *rest;
+	for (char *line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		struct area *area = &areas[count];
+		memset(area, 0, sizeof *area);
+		CHECK(count < MOST && sscanf(line, "%lx-%lx %7s %lx %15s %lu %255[^\n]", &area->start, &area->end, area->access,
+			&area->offset, area->device, &area->inode, area->name) >= 6);
+		/* Shared anonymous memory has a new inode after. */
+		if (strstr(area->name, "/dev/zero (deleted)")) area->inode = 1;
+		if (count && continues(area - 1, area)) area[-1].end = area->end;
+		else count++;
+	}
+	memset(&areas[count], 0, sizeof *areas);
+	return count;
 }
 
 int main(int argc, char **argv)
 {
 	live_init(argc, argv);
 	make();
-	snapshot(before); /* so that the buffers have been touched and the stack is as deep as it gets */
-	snapshot(after);
-	snapshot(before);
+	snapshot(after); /* so that the buffers have been touched and the stack is as deep as it gets */
+	int count = snapshot(before);
 	wait_go();
 	snapshot(after);
-	char *rest_before, *rest_after;
-	char *line = strtok_r(before, "\n", &rest_before), *now = strtok_r(after, "\n", &rest_after);
-	for (; line || now; line = strtok_r(NULL, "\n", &rest_before), now = strtok_r(NULL, "\n", &rest_after))
-		if (!line || !now || strcmp(line, now)) {
-			live_say("not ok: in place of \"%s\" there is \"%s\"", line ? line : "", now ? now : "");
+	for (int i = 0; i <= count; i++)
+		if (memcmp(&before[i], &after[i], sizeof *after)) {
+			const struct area *one = &before[i], *other = &after[i];
+			live_say("not ok: in place of %lx-%lx %s %lx %lu %s there is %lx-%lx %s %lx %lu %s", one->start, one->end,
+				one->access, one->offset, one->inode, one->name, other->start, other->end, other->access, other->offset,
+				other->inode, other->name);
 			return 1;
 		}
 	return finish();
