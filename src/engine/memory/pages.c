@@ -1,6 +1,9 @@
 /*
  * pagemap-PID.img and pages-N.img: the private pages of an address space, found by scan.h, copied with process_vm_readv(2).
  *
+ * Pages that several processes have by fork(2) are read through /proc/PID/mem: process_vm_readv pins pages, and the kernel gives
+ * a process its own copy of a page before it is pinned, for good.
+ *
  * A page that parent and child still share since fork(2) is stored with the parent only; the child's pagemap says so, and restore
  * lets the child be born from the parent that has it.
  */
@@ -22,15 +25,15 @@ struct pages {
 	unsigned char *buffer;
 };
 
-static int copy_run(struct pages *p, uint64_t start, uint64_t end)
+static int copy_run(struct pages *p, uint64_t start, uint64_t end, bool several)
 {
 	int r = 0;
 
 	for (uint64_t at = start; at < end && !r;) {
 		size_t size = MIN(COPY_SIZE, end - at);
 		struct iovec to = { p->buffer, size }, from = { (void *)at, size };
-		ssize_t n = process_vm_readv(p->t->pid, &to, 1, &from, 1, 0);
-		if (n <= 0) { /* PROT_NONE: only /proc/PID/mem reads that */
+		ssize_t n = several ? 0 : process_vm_readv(p->t->pid, &to, 1, &from, 1, 0);
+		if (n <= 0) { /* PROT_NONE too: only /proc/PID/mem reads that */
 			n = pread(p->t->mem_fd, p->buffer, size, (off_t)at);
 			if (n <= 0)
 				return task_errno(p->d, p->t, n ? -errno : -EIO, "cannot read its memory at %lx", (unsigned long)at);
@@ -57,7 +60,7 @@ static int write_run(struct pages *p, const struct page_run *run)
 		if (r)
 			return error_errno(p->d->e, r, "cannot write the pagemap of process %d", p->t->pid);
 		if (!run->shared)
-			r = copy_run(p, at, end);
+			r = copy_run(p, at, end, run->several);
 		at = end;
 	}
 	return r;
@@ -72,8 +75,9 @@ static int scan_vma(struct pages *p, const struct proc_vma *vma)
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
 	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);
-	if (!r && p->t->may_share && parent && maps_find_same(&parent->maps, vma))
-		r = scan_shared(p->t->pagemap_fd, parent->pagemap_fd, &p->runs, first);
+	bool same = p->t->may_share && parent && maps_find_same(&parent->maps, vma);
+	if (!r && p->d->tasks.count > 1)
+		r = scan_split(p->t->pagemap_fd, same ? parent->pagemap_fd : -1, &p->runs, first);
 	return r ? task_errno(p->d, p->t, r, "cannot read its pagemap") : 0;
 }
 

@@ -8,6 +8,7 @@
 #define WORD_PRESENT (1ULL << 63)
 #define WORD_SWAPPED (1ULL << 62)
 #define WORD_FILE (1ULL << 61)
+#define WORD_EXCLUSIVE (1ULL << 56)
 #define WORD_FRAME ((1ULL << 55) - 1)
 
 /* linux/fs.h has these since 6.7. */
@@ -21,18 +22,18 @@ struct scan_arg {
 #define SCAN _IOWR('f', 16, struct scan_arg)
 enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4, IS_ZERO = 1 << 5 };
 
-static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared)
+static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared, bool several)
 {
 	struct page_run *last = runs->count ? &runs->data[runs->count - 1] : NULL;
 
-	if (last && last->end == start && last->shared == shared) {
+	if (last && last->end == start && last->shared == shared && last->several == several) {
 		last->end = end;
 		return 0;
 	}
 	last = VEC_PUSH(runs);
 	if (!last)
 		return -ENOMEM;
-	*last = (struct page_run){ start, end, shared };
+	*last = (struct page_run){ start, end, shared, several };
 	return 0;
 }
 
@@ -49,7 +50,7 @@ static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, str
 		if (n < 0)
 			return -errno;
 		for (int i = 0; i < n && !r; i++)
-			r = add_run(runs, regions[i].start, regions[i].end, false);
+			r = add_run(runs, regions[i].start, regions[i].end, false, false);
 		if (r)
 			return r;
 		if (arg.walk_end <= arg.start)
@@ -76,7 +77,7 @@ static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, st
 		r = read_words(fd, at, words, count);
 		for (size_t i = 0; i < count && !r; i++)
 			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE))
-				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, false);
+				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, false, false);
 	}
 	return r;
 }
@@ -105,15 +106,17 @@ static int split_run(int own, int parent, const struct page_run *run, struct pag
 	for (uint64_t at = run->start; at < run->end && !r; at += WORDS * PAGE_SIZE) {
 		size_t count = MIN((run->end - at) / PAGE_SIZE, (uint64_t)WORDS);
 		r = read_words(own, at, words, count);
-		if (!r)
+		if (!r && parent >= 0)
 			r = read_words(parent, at, words + WORDS, count);
 		for (size_t i = 0; i < count && !r; i++)
-			r = add_run(to, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, same_frame(words[i], words[WORDS + i]));
+			r = add_run(to, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE,
+				    parent >= 0 && same_frame(words[i], words[WORDS + i]),
+				    words[i] & WORD_PRESENT && !(words[i] & WORD_EXCLUSIVE));
 	}
 	return r;
 }
 
-int scan_shared(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first)
+int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first)
 {
 	_cleanup_free_ uint64_t *words = malloc(2 * WORDS * 8);
 	struct page_runs split = {};

@@ -5,10 +5,11 @@
 
 #include "base/base.h"
 
-/* A run of pages. `shared`: the parent has the very same ones at the same addresses. */
+/* A run of pages. `shared`: the parent has the very same ones at the same addresses. `several`: some other process has them too,
+ * by fork(2). */
 struct page_run {
 	uint64_t start, end;
-	bool shared;
+	bool shared, several;
 };
 
 struct page_runs {
@@ -19,6 +20,6 @@ struct page_runs {
 /* The pages of [start, end) that are there or swapped out; not zero pages, and where `file_backed` only those that were written.
  * They are added to *runs. */
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs);
-/* Splits the runs at `first` and after by whether the parent's pagemap has the same page frames: those that both got by fork(2).
- * Page frame numbers need CAP_SYS_ADMIN; without, nothing is found to be shared. */
-int scan_shared(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first);
+/* Splits the runs from `first` on by who else has the pages: fills `several` and, when parent_fd is that of the parent's pagemap and
+ * not -1, `shared`. Page frame numbers need CAP_SYS_ADMIN; without, nothing is found to be shared. */
+int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first);
