@@ -107,6 +107,8 @@ static int write_ghost(struct dump *d, struct descriptor *f, uint32_t id)
 	ghost.ino = f->st.st_ino;
 	ghost.chunks = S_ISREG(f->st.st_mode);
 	ghost.size = (uint64_t)f->st.st_size;
+	ghost.has_rdev = S_ISCHR(f->st.st_mode);
+	ghost.rdev = (uint32_t)f->st.st_rdev;
 	atime.tv_sec = (uint64_t)f->st.st_atim.tv_sec;
 	atime.tv_usec = (uint64_t)f->st.st_atim.tv_nsec / 1000;
 	mtime.tv_sec = (uint64_t)f->st.st_mtim.tv_sec;
@@ -304,7 +306,7 @@ static int read_ghost_data(struct image_file *image, int fd, const GhostFileEntr
 }
 
 /* A new file, open and without a name. */
-static int make_ghost(const char *name, uint32_t mode)
+static int make_ghost(const char *name, uint32_t mode, uint32_t rdev)
 {
 	_cleanup_free_ char *dir = strdup(name);
 
@@ -316,12 +318,13 @@ static int make_ghost(const char *name, uint32_t mode)
 		int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 		return fd < 0 ? -errno : fd;
 	}
-	if (S_ISFIFO(mode) && mkfifo(name, 0600) < 0)
+	bool node = S_ISFIFO(mode) || S_ISCHR(mode);
+	if (node && mknod(name, (mode & S_IFMT) | 0600, rdev) < 0)
 		return -errno;
-	int fd = S_ISFIFO(mode) ? open(name, O_RDWR | O_NONBLOCK | O_CLOEXEC) :
-				  open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+	int fd = node ? open(name, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) :
+			open(name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	int r = fd < 0 ? -errno : fd;
-	if (fd >= 0 || S_ISFIFO(mode))
+	if (fd >= 0 || node)
 		unlink(name);
 	return r;
 }
@@ -346,9 +349,9 @@ static int ghost_fd(struct restore *s, uint32_t id, const char *name)
 		return error_set(s->e, -EBADMSG, "%s is damaged", image_name);
 	}
 	/* Under the name it had where that is free, so that /proc shows the same. */
-	int fd = make_ghost(name, ghost->mode);
+	int fd = make_ghost(name, ghost->mode, ghost->rdev);
 	if (fd == -EEXIST && asprintf(&path, "%s.ghost-%u", name, id) >= 0)
-		fd = make_ghost(path, ghost->mode);
+		fd = make_ghost(path, ghost->mode, ghost->rdev);
 	r = fd < 0 ? fd : 0;
 	if (!r) {
 		if (fchown(fd, ghost->uid, ghost->gid) < 0 || fchmod(fd, ghost->mode & 07777) < 0)
