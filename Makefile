@@ -1,7 +1,7 @@
 PREFIX ?= /usr/local
 BUILD := build
 ASAN := build-asan
-.PHONY: all demo check install install-criu clean
+.PHONY: all demo check bench install install-criu clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -20,6 +20,9 @@ check:
 	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
 	ninja -C $(ASAN) unit-tests
 	python3 tests/run.py
+
+bench: all
+	bench/bench.py
 
 install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata

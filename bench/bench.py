@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Medians of dump and restore beside their floors, measured from the start of the command to its end. Needs root.
+
+--json         print one JSON object
+--rounds N     how often each small case is run (15); the large ones run a fifth as often, three times at least
+--criu PATH    another program that takes criu's options
+--quick        few rounds and no case over 256 MiB
+Words          run only the cases with one of them in their name"""
+import argparse
+import ctypes
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BIN = os.path.join(ROOT, "build/bench/bench_")
+PR_SET_CHILD_SUBREAPER = 36
+DEADLINE = 60
+# name, MiB, processes, threads, target of dump and of restore in ms (None: a share of the floor's speed instead)
+CASES = (
+    ("1 MiB", 1, 1, 1, 6, 6),
+    ("100 processes", 1, 100, 1, 40, 40),
+    ("500 threads", 1, 1, 500, 20, 20),
+    ("256 MiB", 256, 1, 1, None, None),
+    ("2 GiB", 2048, 1, 1, None, None),
+)
+SHARE = 0.6
+RSS_ALLOWANCE_KIB = 1024
+
+
+class Unsupported(Exception):
+    pass
+
+
+class Bench:
+    def __init__(self, binary, work):
+        self.work = work
+        self.criu = os.path.join(work, "criu")
+        os.symlink(binary, self.criu)
+        self.images = os.path.join(work, "images")
+        self.ready = os.path.join(work, "ready")
+        self.scratch = os.path.join(work, "scratch")
+
+    def measured(self, command):
+        """Seconds and peak KiB of a command; Unsupported with what it printed when it fails."""
+        result = os.path.join(self.work, "result")
+        with tempfile.TemporaryFile() as log:
+            subprocess.run([BIN + "measure", result] + command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                           timeout=DEADLINE, check=True)
+            log.seek(0)
+            text = log.read().decode(errors="replace").strip()
+        with open(result) as file:
+            ns, rss, status = (int(word) for word in file.read().split())
+        if status != 0:
+            raise Unsupported(text.splitlines()[-1] if text else f"ended with {status}")
+        return ns / 1e9, rss
+
+    def start(self, mib, processes, threads):
+        if os.path.exists(self.ready):
+            os.unlink(self.ready)
+        task = subprocess.Popen([BIN + "target", self.ready, str(mib), str(processes), str(threads)],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                start_new_session=True, cwd=self.work)
+        task.returncode = 0  # reaped by sweep
+        self.wait_word("ready")
+        return task.pid
+
+    def wait_word(self, *words):
+        end = time.monotonic() + DEADLINE
+        while time.monotonic() < end:
+            try:
+                with open(self.ready) as file:
+                    word = file.read().strip()
+            except FileNotFoundError:
+                word = ""
+            if word in words:
+                return word
+            time.sleep(0.002)
+        raise Unsupported(f"the target did not say {' or '.join(words)}")
+
+    def fresh_images(self):
+        shutil.rmtree(self.images, ignore_errors=True)
+        os.mkdir(self.images)
+
+    def dump(self, pid):
+        self.fresh_images()
+        return self.measured([self.criu, "dump", "-t", str(pid), "-D", self.images])
+
+    def restore(self):
+        return self.measured([self.criu, "restore", "-d", "-D", self.images])
+
+
+def children(pid):
+    found = []
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for tid in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{tid}/children") as file:
+                own = [int(word) for word in file.read().split()]
+        except OSError:
+            continue
+        for child in own:
+            found += [child] + children(child)
+    return found
+
+
+def sweep(kill=True):
+    """Ends all that descends from this process, and waits for it."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        for pid in children(os.getpid()) if kill else ():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        time.sleep(0.001)
+    raise Unsupported("a process is left that does not end")
+
+
+def count_workers(bench, command):
+    """How many threads the command has at most, itself and what it starts: sampled, not measured."""
+    most = [1]
+    done = threading.Event()
+    task = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def sample():
+        while not done.is_set():
+            try:
+                most[0] = max(most[0], len(os.listdir(f"/proc/{task.pid}/task")))
+            except OSError:
+                pass
+            time.sleep(0.0005)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    task.wait()
+    done.set()
+    sampler.join()
+    return most[0]
+
+
+def check(bench, pid, processes, threads):
+    found = [pid] + children(pid)
+    tasks = len(os.listdir(f"/proc/{pid}/task"))
+    if len(found) != processes or tasks != threads:
+        raise Unsupported(f"restored {len(found)} processes and {tasks} threads in the first")
+    os.kill(pid, signal.SIGUSR1)
+    if bench.wait_word("ok", "bad") != "ok":
+        raise Unsupported("the restored memory is not what it was")
+
+
+def one_round(bench, case, floors, rounds, workers):
+    name, mib, processes, threads = case[:4]
+    large = case[4] is None
+    pid = bench.start(mib, processes, threads)
+    try:
+        if not large:
+            pids = [str(p) for p in [pid] + children(pid)]
+            floors["dump"].append(bench.measured([BIN + "floor", "stop", bench.scratch, str(mib)] + pids)[0])
+            floors["restore"].append(bench.measured([BIN + "floor", "make", bench.scratch, str(mib), str(processes), str(threads)])[0])
+        if large:
+            warm(mib)
+        rounds["dump"].append(bench.dump(pid))
+        sweep(kill=False)
+        if large:
+            warm(mib)
+            floors["dump"].append(plain_copy(bench, "write", mib, workers["dump"]))
+            warm(mib)
+            floors["restore"].append(plain_copy(bench, "read", mib, workers["restore"]))
+            os.unlink(bench.scratch)
+            warm(mib)
+        rounds["restore"].append(bench.restore())
+        check(bench, pid, processes, threads)
+    finally:
+        sweep()
+
+
+def warm(mib):
+    """Much more than is needed next: the kernel does not hand out the pages that were freed last."""
+    subprocess.run([BIN + "floor", "warm", "-", str(4 * mib), "1"], check=True, timeout=DEADLINE)
+
+
+def plain_copy(bench, what, mib, workers):
+    out = subprocess.run([BIN + "floor", what, bench.scratch, str(mib), str(workers)], stdout=subprocess.PIPE, check=True,
+                         timeout=DEADLINE).stdout
+    return int(out) / 1e9
+
+
+def workers_of(bench, case):
+    """One round that is not measured: how many threads do the copying."""
+    pid = bench.start(*case[1:4])
+    try:
+        bench.fresh_images()
+        dump = count_workers(bench, [bench.criu, "dump", "-t", str(pid), "-D", bench.images])
+        sweep(kill=False)
+        return {"dump": dump, "restore": count_workers(bench, [bench.criu, "restore", "-d", "-D", bench.images])}
+    finally:
+        sweep()
+
+
+def available_mib():
+    with open("/proc/meminfo") as file:
+        return int(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) // 1024
+
+
+def run_case(bench, case, repeat):
+    name, mib, processes, threads, *aims = case
+    floors, rounds = {"dump": [], "restore": []}, {"dump": [], "restore": []}
+    workers = {"dump": 1, "restore": 1}
+    error = None
+    try:
+        if aims[0] is None:
+            if available_mib() < 8 * mib:
+                raise Unsupported(f"{8 * mib} MiB of free memory are needed, {available_mib()} are there")
+            workers = workers_of(bench, case)
+            repeat = max(3, repeat // 5)
+        for _ in range(repeat):
+            one_round(bench, case, floors, rounds, workers)
+    except (Unsupported, subprocess.SubprocessError, OSError) as failure:
+        error = str(failure)
+    finally:
+        sweep()
+    return [row(name, verb, mib, aim, floors[verb], rounds[verb], workers[verb], error) for verb, aim in zip(("dump", "restore"), aims)]
+
+
+def row(name, verb, mib, aim_ms, floors, rounds, workers, error):
+    out = {"case": name, "verb": verb, "rounds": len(rounds)}
+    if error or not rounds:
+        return out | {"error": f"not supported yet: {error}"}
+    ms = statistics.median(seconds for seconds, _ in rounds) * 1e3
+    out |= {"median_ms": ms, "min_ms": min(seconds for seconds, _ in rounds) * 1e3, "rss_kib": max(rss for _, rss in rounds)}
+    out["floor_ms"] = statistics.median(floors) * 1e3
+    out["times_floor"] = ms / out["floor_ms"]
+    if aim_ms is None:
+        aim_ms = out["floor_ms"] / SHARE
+        out |= {"mib_per_s": mib / ms * 1e3, "floor_mib_per_s": mib / out["floor_ms"] * 1e3, "workers": workers}
+    return out | {"aim_ms": aim_ms, "times_aim": ms / aim_ms}
+
+
+def memory_row(rows):
+    """The coordinator's peak memory is not to grow with the target."""
+    peaks = {(r["case"], r["verb"]): r["rss_kib"] for r in rows if "rss_kib" in r}
+    out = []
+    for verb in ("dump", "restore"):
+        small = peaks.get(("1 MiB", verb))
+        for name in ("256 MiB", "2 GiB"):
+            large = peaks.get((name, verb))
+            if small and large:
+                out.append({"verb": verb, "case": name, "rss_kib": large, "rss_kib_at_1_mib": small,
+                            "grows": large > small + RSS_ALLOWANCE_KIB})
+    return out
+
+
+def print_text(rows, memory):
+    print(f"{'':22}{'median ms':>10}{'floor ms':>10}{'x floor':>9}{'aim ms':>9}{'x aim':>7}{'peak MiB':>10}")
+    for r in rows:
+        label = f"{r['case']} {r['verb']}"
+        if "error" in r:
+            print(f"{label:22} {r['error']}")
+            continue
+        extra = f"  {r['mib_per_s']:.0f} MiB/s, plain copy {r['floor_mib_per_s']:.0f}, {r['workers']} thread(s)" if "workers" in r else ""
+        print(f"{label:22}{r['median_ms']:10.2f}{r['floor_ms']:10.2f}{r['times_floor']:9.2f}{r['aim_ms']:9.1f}{r['times_aim']:7.2f}"
+              f"{r['rss_kib'] / 1024:10.1f}{extra}")
+    for m in memory:
+        print(f"peak memory of {m['verb']}: {m['rss_kib_at_1_mib'] / 1024:.1f} MiB at 1 MiB, {m['rss_kib'] / 1024:.1f} MiB at {m['case']}"
+              f"{': grows' if m['grows'] else ''}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--criu", default=os.path.join(ROOT, "build/src/cli/fermata"))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("words", nargs="*")
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("bench: needs root")
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("bench: cannot become a subreaper")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
+        bench = Bench(os.path.abspath(args.criu), work)
+        for case in CASES:
+            if args.words and not any(word in case[0] for word in args.words) or args.quick and case[1] > 256:
+                continue
+            rows += run_case(bench, case, 5 if args.quick else args.rounds)
+    memory = memory_row(rows)
+    if args.json:
+        print(json.dumps({"rows": rows, "memory": memory}, indent=1))
+    else:
+        print_text(rows, memory)
+
+
+main()
