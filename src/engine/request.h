@@ -14,5 +14,6 @@ struct request {
 	bool detach;            /* restore: do not wait for the restored tree */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	bool skip_verify; /* restore: do not compare checksums first */
 };
