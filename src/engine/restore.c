@@ -122,7 +122,7 @@ static int failure(struct restore *s)
 
 	if (!b)
 		return error_set(s->e, -EIO, "a new process failed");
-	const struct agent_op *op = &final->ops[final->failed];
+	const struct agent_op *op = &agent_batch_ops(final)[final->failed];
 	int r = op->result < 0 && op->result > -4096 ? (int)op->result : -EIO;
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)

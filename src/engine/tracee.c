@@ -180,7 +180,7 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 
 static void add_end(struct agent_batch *b, int signal)
 {
-	struct agent_op *op = &b->ops[b->count];
+	struct agent_op *op = &agent_batch_ops(b)[b->count];
 
 	op[0] = (struct agent_op){ .nr = __NR_getpid, .flags = AGENT_OP_MAY_FAIL };
 	op[1] = (struct agent_op){ .nr = __NR_gettid, .flags = AGENT_OP_MAY_FAIL };

@@ -94,7 +94,7 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	uint64_t arg[6];
 
 	for (int i = 0; i < 6; i++)
-		arg[i] = op->flags & (1u << i) ? (uint64_t)batch->ops[op->arg[i]].result : op->arg[i];
+		arg[i] = op->flags & (1u << i) ? (uint64_t)agent_batch_ops(batch)[op->arg[i]].result : op->arg[i];
 	switch (op->nr) {
 	case AGENT_OP_FORK:
 		return spawn(op);
@@ -175,7 +175,7 @@ void agent_run(struct agent_batch *batch)
 		__atomic_add_fetch(&linger->users, 1, __ATOMIC_SEQ_CST);
 	batch->failed = -1;
 	for (uint32_t i = 0; i < batch->count; i++) {
-		struct agent_op *op = &batch->ops[i];
+		struct agent_op *op = &agent_batch_ops(batch)[i];
 
 		op->result = run_op(batch, op);
 		batch->done = i + 1;

@@ -41,8 +41,12 @@ struct agent_batch {
 	uint32_t number;  /* dump: 0 the leader's */
 	uint64_t status;  /* restore: address of the shared struct agent_status */
 	uint64_t linger;  /* dump: address of the area's struct agent_linger */
-	struct agent_op ops[];
 };
+
+static inline struct agent_op *agent_batch_ops(const struct agent_batch *b)
+{
+	return (struct agent_op *)(b + 1);
+}
 
 /* Shared by all tasks of a restore and the coordinator. */
 struct agent_status {

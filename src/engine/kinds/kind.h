@@ -23,7 +23,7 @@ struct descriptor {
 	uint64_t pos;
 	struct stat st;
 	char target[4200]; /* what /proc/PID/fd/N points to */
-	char *fdinfo;	   /* the text of /proc/PID/fdinfo/N, or NULL */
+	char *fdinfo;	   /* the text of /proc/PID/fdinfo/N, or NULL; allocated, a kind may put a newer one in its place */
 	FownEntry *fown;   /* for the entry: owner and signal of F_SETOWN and F_SETSIG */
 };
 

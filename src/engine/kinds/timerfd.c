@@ -39,8 +39,10 @@ static int capture(struct dump *d, struct descriptor *f)
 
 	/* Expirations of an interval are counted when someone asks: do, then look again. */
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
-	if (timerfd_gettime(f->own_fd, &now) == 0 && !read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL))
-		f->fdinfo = text;
+	if (timerfd_gettime(f->own_fd, &now) == 0 && !read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL)) {
+		free(f->fdinfo);
+		f->fdinfo = TAKE_PTR(text);
+	}
 	const char *clock = fdinfo_value(f, "clockid"), *ticks = fdinfo_value(f, "ticks"), *flags = fdinfo_value(f, "settime flags");
 
 	if (!clock || !ticks || !flags || !parse_time(fdinfo_value(f, "it_value"), &e.vsec, &e.vnsec) ||

@@ -65,7 +65,7 @@ int batch_finish(struct batch *b, struct arena *a, uint64_t status)
 	if (!b->final)
 		return -ENOMEM;
 	*b->final = (struct agent_batch){ .count = (uint32_t)b->ops.count, .failed = -1, .status = status };
-	memcpy(b->final->ops, b->ops.data, b->ops.count * sizeof(struct agent_op));
+	memcpy(agent_batch_ops(b->final), b->ops.data, b->ops.count * sizeof(struct agent_op));
 	return 0;
 }
 

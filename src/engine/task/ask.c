@@ -36,7 +36,7 @@ struct thread_job {
 
 static struct agent_op *op_add(struct agent_batch *b, long nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
 {
-	struct agent_op *op = &b->ops[b->count++];
+	struct agent_op *op = &agent_batch_ops(b)[b->count++];
 
 	*op = (struct agent_op){ .nr = (int32_t)nr, .flags = AGENT_OP_MAY_FAIL, .arg = { a0, a1, a2, a3 } };
 	return op;
@@ -136,7 +136,7 @@ static void take_answers(struct task *t, struct asking *a)
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		take_thread_results(t->threads.data[i], &a->jobs[i].head.ops[4]);
+		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[4]);
 	}
 }
 
