@@ -78,7 +78,7 @@ bool vec_reserve(void **ptr, size_t *capacity, size_t need, size_t element_size)
 		 ? memset(&(v)->data[(v)->count++], 0, sizeof(*(v)->data)) \
 		 : NULL)
 #define VEC_FREE(v) (free((v)->data), (v)->data = NULL, (v)->count = (v)->capacity = 0)
-#define VEC_FOREACH(v, it) for (typeof((v)->data) it = (v)->data; it < (v)->data + (v)->count; it++)
+#define VEC_FOREACH(v, it) for (typeof((v)->data + 0) it = (v)->data; it < (v)->data + (v)->count; it++)
 
 /* Reads a whole file into a NUL-terminated buffer that the caller frees. `ret_size` may be NULL.
  * Returns 0 or a negative errno; -EFBIG beyond max_bytes. Made for /proc: reads until end of file. */

@@ -66,6 +66,7 @@ static const struct verb verbs[] = {
 
 #define ON(verb) (1u << (verb))
 #define SAVES (ON(DUMP_PROCESS) | ON(CHECK_PROCESS))
+#define NO_TCP "TCP connections"
 #define BOTH (ON(DUMP_PROCESS) | ON(RESTORE_PROCESS))
 
 static const struct option_row rows[] = {
@@ -83,10 +84,10 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("file-locks", 'l', BOOL, NULL, BOTH | SAVES, "Save and restore file locks", "file locks"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
-	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", "TCP connections"),
+	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", NO_TCP),
 	OPTION_MISSING("tcp-close", 0, BOOL, NULL, ON(RESTORE_PROCESS),
-	       "Restore TCP connections as closed ones", "TCP connections"),
-	OPTION_MISSING("skip-in-flight", 0, BOOL, NULL, ON(DUMP_PROCESS), "Leave out TCP connections under way", "TCP connections"),
+	       "Restore TCP connections as closed ones", NO_TCP),
+	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH,
 	       "What is not saved but given again at restore", "resources from outside the tree"),
 	OPTION_MISSING_BUT("compression", 0, STRING, "KIND", ON(DUMP_PROCESS),

@@ -25,5 +25,6 @@ struct request {
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
 	struct request_hook hook; /* .call NULL: none */
+	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -55,10 +55,42 @@ static int choose_fd_base(struct restore *s)
 	return 0;
 }
 
+/* One id: free, or its holder has ended and only waits to be reaped by its parent, which is given time to. */
+static int check_id(struct restore *s, pid_t id)
+{
+	for (int tries = 0;; tries++) {
+		struct timespec while_reaped = { 0, REAP_NS };
+		struct proc_stat stat;
+		int r = proc_read_stat(id, &stat);
+		if (r == -ENOENT || r == -ESRCH)
+			return 0;
+		if (r)
+			return error_errno(s->e, r, "cannot look for process %d", id);
+		if (stat.state != 'Z' && stat.state != 'X')
+			return error_set(s->e, -EEXIST, "pid %d is taken by another process (%s); end that first", id, stat.comm);
+		if (tries == REAP_TRIES)
+			return error_set(s->e, -EEXIST, "pid %d is taken by a process that has ended and that its parent %d does not reap", id,
+					 stat.ppid);
+		nanosleep(&while_reaped, NULL);
+	}
+}
+
+static int check_ids(struct restore *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < s->tasks.count; i++)
+		for (size_t k = 0; !r && k < s->tasks.data[i]->threads.count; k++)
+			r = check_id(s, s->tasks.data[i]->threads.data[k].tid);
+	return r;
+}
+
 static int restore_plan(struct restore *s)
 {
-	int r = choose_fd_base(s);
+	int r = check_ids(s);
 
+	if (!r)
+		r = choose_fd_base(s);
 	if (!r && (r = proc_read_maps(getpid(), &s->self)))
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)
@@ -137,36 +169,6 @@ static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
 	}
 }
 
-/* One id: free, or its holder has ended and only waits to be reaped by its parent, which is given time to. */
-static int check_id(struct restore *s, pid_t id)
-{
-	for (int tries = 0;; tries++) {
-		struct timespec while_reaped = { 0, REAP_NS };
-		struct proc_stat stat;
-		int r = proc_read_stat(id, &stat);
-		if (r == -ENOENT || r == -ESRCH)
-			return 0;
-		if (r)
-			return error_errno(s->e, r, "cannot look for process %d", id);
-		if (stat.state != 'Z' && stat.state != 'X')
-			return error_set(s->e, -EEXIST, "pid %d is taken by another process (%s); end that first", id, stat.comm);
-		if (tries == REAP_TRIES)
-			return error_set(s->e, -EEXIST, "pid %d is taken by a process that has ended and that its parent %d does not reap", id,
-					 stat.ppid);
-		nanosleep(&while_reaped, NULL);
-	}
-}
-
-static int check_ids(struct restore *s)
-{
-	int r = 0;
-
-	for (size_t i = 0; !r && i < s->tasks.count; i++)
-		for (size_t k = 0; !r && k < s->tasks.data[i]->threads.count; k++)
-			r = check_id(s, s->tasks.data[i]->threads.data[k].tid);
-	return r;
-}
-
 static int birth(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
@@ -206,10 +208,8 @@ static int seize_all(struct restore *s)
 
 static int restore_build(struct restore *s)
 {
-	int r = check_ids(s);
+	int r = birth(s);
 
-	if (!r)
-		r = birth(s);
 	if (!r && s->seccomp) {
 		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)

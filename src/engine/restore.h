@@ -74,6 +74,7 @@ struct restore {
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(struct held) ghosts, memfds;
 	struct pipes *pipes; /* kinds/pipe.c */
+	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
 	VEC(TtyInfoEntry *) ttys;
 	bool succeeded;
 	int fd_base, tty;

@@ -15,8 +15,9 @@
 
 /* A description that was captured: where it was seen first. */
 struct description {
-	struct task *task;
+	pid_t pid;
 	int fd;
+	int own; /* a duplicate that stays open, of one that no task has in its table; or -1 */
 	uint32_t id, type;
 	dev_t dev;
 	ino_t ino;
@@ -49,11 +50,11 @@ static size_t bucket_of(uint64_t a, uint64_t b)
 	return (size_t)((a * 0x9e3779b97f4a7c15ULL ^ b * 0xc2b2ae3d27d4eb4fULL) >> 40) % BUCKETS;
 }
 
-static struct description *find_description(struct file_table *table, const struct task *t, int fd, dev_t dev, ino_t ino)
+static struct description *find_description(struct file_table *table, pid_t pid, int fd, dev_t dev, ino_t ino)
 {
 	for (struct description *x = table->bucket[bucket_of(dev, ino)]; x; x = x->next)
 		if (x->dev == dev && x->ino == ino &&
-		    syscall(__NR_kcmp, x->task->pid, t->pid, KCMP_FILE, x->fd, fd) == 0)
+		    syscall(__NR_kcmp, x->pid, pid, KCMP_FILE, x->fd, fd) == 0)
 			return x;
 	return NULL;
 }
@@ -66,7 +67,7 @@ uint32_t files_find(struct dump *d, struct task *t, int fd)
 	snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->pid, fd);
 	if (stat(path, &st) < 0 || !table_of(d))
 		return 0;
-	struct description *x = find_description(table_of(d), t, fd, st.st_dev, st.st_ino);
+	struct description *x = find_description(table_of(d), t->pid, fd, st.st_dev, st.st_ino);
 	return x ? x->id : 0;
 }
 
@@ -106,7 +107,6 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 	fown.pid_type = 1;
 	take_owner(f, &fown);
 	f->fown = &fown;
-	f->id = ++d->next_file_id;
 	for (size_t i = 0; i < kinds_count; i++) {
 		if (!kinds[i]->recognise(f))
 			continue;
@@ -133,54 +133,93 @@ static bool has_lock(const char *fdinfo)
 	return strstr(fdinfo, "\nlock:") != NULL;
 }
 
+/* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
+static int describe(struct dump *d, struct descriptor *f, const char *owner, int number, struct proc_fdinfo *info)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%s/fdinfo/%d", owner, number);
+	int r = read_file_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
+	if (!r)
+		r = proc_parse_fdinfo(f->fdinfo, info);
+	if (!r && fstat(f->own_fd, &f->st) < 0)
+		r = -errno;
+	if (r)
+		return task_errno(d, f->task, r, "cannot examine descriptor %d", f->fd);
+	f->flags = info->flags & ~(uint32_t)O_CLOEXEC;
+	f->pos = (uint64_t)info->pos;
+	return 0;
+}
+
+/* A description that is seen for the first time. It is in the table before its kind looks at it: a socket may carry itself. */
+static int capture_new(struct dump *d, struct descriptor *f, pid_t pid, int fd, struct description **ret)
+{
+	char link[64];
+	struct description *x;
+
+	snprintf(link, sizeof(link), "/proc/%d/fd/%d", pid, fd);
+	ssize_t n = readlink(link, f->target, sizeof(f->target) - 1);
+	if (n < 0)
+		return task_errno(d, f->task, -errno, "cannot read descriptor %d", f->fd);
+	f->target[n] = '\0';
+	if (has_lock(f->fdinfo) && !d->request->file_locks)
+		return fd_error(d, f, -ENOTSUP, "holds a file lock; use --file-locks to save it");
+	x = calloc(1, sizeof(*x));
+	if (!x)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*x = (struct description){ .pid = pid, .fd = fd, .own = -1, .dev = f->st.st_dev, .ino = f->st.st_ino };
+	struct description **bucket = &d->descriptions->bucket[bucket_of(x->dev, x->ino)];
+	x->next = *bucket;
+	*bucket = x;
+	x->id = f->id = ++d->next_file_id;
+	*ret = x;
+	return capture(d, f, &x->type);
+}
+
 static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file *table)
 {
 	FdinfoEntry entry = FDINFO_ENTRY__INIT;
 	struct proc_fdinfo info;
-	_cleanup_free_ char *text = NULL;
-	struct descriptor f = { .task = t, .fd = fd };
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->pid, fd);
-	int r = read_file_at(AT_FDCWD, path, 16 << 20, &text, NULL);
-	if (!r)
-		r = proc_parse_fdinfo(text, &info);
-	if (r)
-		return task_errno(d, t, r, "cannot read descriptor %d", fd);
 	_cleanup_close_ int own = (int)syscall(__NR_pidfd_getfd, t->pidfd, fd, 0);
+	struct descriptor f = { .task = t, .fd = fd, .own_fd = own };
+	struct description *x;
+	char owner[16];
+
 	if (own < 0)
 		return task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd);
-	f.own_fd = own;
-	f.fdinfo = text;
-	f.flags = info.flags & ~(uint32_t)O_CLOEXEC;
-	f.pos = (uint64_t)info.pos;
-	if (fstat(own, &f.st) < 0)
-		return task_errno(d, t, -errno, "cannot examine descriptor %d", fd);
-	struct description *x = find_description(d->descriptions, t, fd, f.st.st_dev, f.st.st_ino);
-	if (!x) {
-		snprintf(path, sizeof(path), "fd/%d", fd);
-		if ((r = read_link(t, path, &f)))
-			return task_errno(d, t, r, "cannot read descriptor %d", fd);
-		if (has_lock(text) && !d->request->file_locks)
-			return fd_error(d, &f, -ENOTSUP, "holds a file lock; use --file-locks to save it");
-		x = calloc(1, sizeof(*x));
-		if (!x)
-			return error_set(d->e, -ENOMEM, "out of memory");
-		*x = (struct description){ .task = t, .fd = fd, .dev = f.st.st_dev, .ino = f.st.st_ino };
-		r = capture(d, &f, &x->type);
-		x->id = f.id;
-		struct description **bucket = &d->descriptions->bucket[bucket_of(x->dev, x->ino)];
-		x->next = *bucket;
-		*bucket = x;
-		if (r)
-			return r;
-	}
+	snprintf(owner, sizeof(owner), "%d", t->pid);
+	int r = describe(d, &f, owner, fd, &info);
+	if (!r && !(x = find_description(d->descriptions, t->pid, fd, f.st.st_dev, f.st.st_ino)))
+		r = capture_new(d, &f, t->pid, fd, &x);
+	free(f.fdinfo);
+	if (r)
+		return r;
 	entry.id = x->id;
 	entry.fd = (uint32_t)fd;
 	entry.flags = info.flags & O_CLOEXEC ? FD_CLOEXEC : 0;
 	entry.type = (FdTypes)x->type;
 	r = image_write_message(table, &entry.base);
 	return r ? error_errno(d->e, r, "cannot write the descriptor table") : 0;
+}
+
+int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *ret_id)
+{
+	struct proc_fdinfo info;
+	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd };
+	struct description *x;
+	int r = describe(d, &f, "self", own_fd, &info);
+
+	if (!r && !(x = find_description(d->descriptions, getpid(), own_fd, f.st.st_dev, f.st.st_ino))) {
+		r = capture_new(d, &f, getpid(), own_fd, &x);
+		if (!r)
+			r = (x->own = fcntl(own_fd, F_DUPFD_CLOEXEC, 0)) < 0 ? error_errno(d->e, -errno, "cannot hold a descriptor") : 0;
+		if (!r)
+			x->fd = x->own;
+	}
+	free(f.fdinfo);
+	if (!r)
+		*ret_id = x->id;
+	return r;
 }
 
 static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const char *name, uint64_t inode, uint32_t flags,
@@ -207,6 +246,7 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 		r = -errno;
 	if (r)
 		return task_errno(d, t, r, "cannot examine its %s", link);
+	f.id = ++d->next_file_id;
 	r = capture(d, &f, &type);
 	if (r)
 		return r;
@@ -311,6 +351,8 @@ int files_finish(struct dump *d, bool success)
 	for (size_t i = 0; d->descriptions && i < BUCKETS; i++) {
 		for (struct description *x = d->descriptions->bucket[i], *next; x; x = next) {
 			next = x->next;
+			if (x->own >= 0)
+				close(x->own);
 			free(x);
 		}
 		for (struct by_name *n = d->descriptions->names[i], *next; n; n = next) {

@@ -81,5 +81,7 @@ int files_finish(struct dump *d, bool success);		 /* after the last task */
 /* The id of the file that is mapped at vma, captured when first seen. */
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id);
 int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id);
+/* The id of a file that is under way in a socket, where only `own_fd`, in the coordinator, refers to it; it stays the caller's. */
+int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *ret_id);
 /* The image id of the description that `fd` of task `t` refers to, captured before; 0: none. */
 uint32_t files_find(struct dump *d, struct task *t, int fd);

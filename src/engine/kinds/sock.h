@@ -1,0 +1,43 @@
+/* What sockets of all families have in common: options, and packets that wait to be received (sk-queues.img). */
+#pragma once
+
+#include "base/pool.h"
+#include "engine/kinds/kind.h"
+#include "sk_packet.pb-c.h"
+
+#include <sys/socket.h>
+
+/* Whether the descriptor is a socket of that family. */
+bool sock_is(const struct descriptor *f, int family);
+/* Its options, in `pool`. */
+int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool, SkOptsEntry *o);
+/* Those that matter before bind(2): device, and that an address may be used again. */
+int sock_set_early(struct restore *s, int fd, const SkOptsEntry *o);
+int sock_set_buffers(struct restore *s, int fd, const SkOptsEntry *o);
+/* All of them; after data is queued, as buffer sizes are among them. */
+int sock_set_options(struct restore *s, int fd, const SkOptsEntry *o);
+
+/* A message that waits in a socket. */
+struct sock_packet {
+	SkPacketEntry entry; /* dump: its arrays are the pool's */
+	char *data;
+	int *fds; /* dump: the descriptors that travel with it, in the coordinator */
+	size_t n_fds;
+};
+struct sock_packets {
+	VEC(struct sock_packet) list;
+	struct pool pool;
+};
+
+/* Looks at all that waits in a unix socket and takes nothing out. The fds are the caller's. */
+int sock_peek(int fd, struct sock_packets *ret);
+void sock_packets_free(struct sock_packets *p);
+
+/* The packets of sk-queues.img, by the id of the file they wait in. */
+struct sock_queue {
+	SkPacketEntry *entry;
+	char *data;
+	struct sock_queue *next;
+};
+int sock_queues_load(struct restore *s, struct sock_queue **ret);
+void sock_queues_free(struct sock_queue *q);

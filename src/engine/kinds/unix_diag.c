@@ -1,0 +1,113 @@
+/* See unix_diag.h. */
+#include "engine/kinds/unix_diag.h"
+
+#include <libmnl/libmnl.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+static int take_attribute(const struct nlattr *a, void *to)
+{
+	struct unix_diag *x = to;
+	const void *data = mnl_attr_get_payload(a);
+	size_t size = mnl_attr_get_payload_len(a);
+
+	switch (mnl_attr_get_type(a)) {
+	case UNIX_DIAG_PEER:
+		if (size >= 4) {
+			x->has_peer = true;
+			memcpy(&x->peer, data, 4);
+		}
+		break;
+	case UNIX_DIAG_SHUTDOWN: x->shutdown = size ? *(const uint8_t *)data : 0; break;
+	case UNIX_DIAG_RQLEN:
+		if (size >= sizeof(struct unix_diag_rqlen))
+			x->backlog = ((const struct unix_diag_rqlen *)data)->udiag_wqueue;
+		break;
+	case UNIX_DIAG_ICONS:
+		x->waiting = size ? malloc(size) : NULL;
+		if (x->waiting)
+			memcpy(x->waiting, data, size);
+		x->n_waiting = x->waiting ? size / 4 : 0;
+		break;
+	}
+	return MNL_CB_OK;
+}
+
+static int take_socket(const struct nlmsghdr *h, void *to)
+{
+	struct unix_diags *d = to;
+	const struct unix_diag_msg *m = mnl_nlmsg_get_payload(h);
+	struct unix_diag *x = VEC_PUSH(&d->list);
+
+	if (!x)
+		return MNL_CB_ERROR;
+	x->ino = m->udiag_ino;
+	x->type = m->udiag_type;
+	x->state = m->udiag_state;
+	return mnl_attr_parse(h, sizeof(*m), take_attribute, x);
+}
+
+static int by_inode(const void *a, const void *b)
+{
+	const struct unix_diag *x = a, *y = b;
+
+	return x->ino < y->ino ? -1 : x->ino > y->ino;
+}
+
+const struct unix_diag *unix_diag_find(const struct unix_diags *d, uint32_t ino)
+{
+	struct unix_diag key = { .ino = ino };
+
+	return ino && d->list.count ? bsearch(&key, d->list.data, d->list.count, sizeof(key), by_inode) : NULL;
+}
+
+static int ask(struct mnl_socket *socket, struct unix_diags *ret)
+{
+	size_t size = MNL_SOCKET_BUFFER_SIZE * 4UL;
+	_cleanup_free_ char *buffer = malloc(size);
+	struct nlmsghdr *h = buffer ? mnl_nlmsg_put_header(buffer) : NULL;
+	int r = MNL_CB_OK;
+
+	if (!h)
+		return -ENOMEM;
+	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
+	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+	struct unix_diag_req *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
+	*request = (struct unix_diag_req){ .sdiag_family = AF_UNIX, .udiag_states = ~0U,
+					   .udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
+	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
+		return -errno;
+	while (r > MNL_CB_STOP) {
+		ssize_t n = mnl_socket_recvfrom(socket, buffer, size);
+		r = n < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)n, 0, 0, take_socket, ret);
+	}
+	return r < 0 ? -errno : 0;
+}
+
+int unix_diag_read(struct unix_diags *ret)
+{
+	struct mnl_socket *socket = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
+	int r = socket ? ask(socket, ret) : -errno;
+
+	if (socket)
+		mnl_socket_close(socket);
+	if (r || !ret->list.count)
+		return r;
+	qsort(ret->list.data, ret->list.count, sizeof(*ret->list.data), by_inode);
+	VEC_FOREACH(&ret->list, x)
+		for (size_t i = 0; i < x->n_waiting; i++) {
+			struct unix_diag *client = (struct unix_diag *)unix_diag_find(ret, x->waiting[i]);
+			if (client)
+				client->pending_on = x->ino;
+		}
+	return 0;
+}
+
+void unix_diag_free(struct unix_diags *d)
+{
+	VEC_FOREACH(&d->list, x)
+		free(x->waiting);
+	VEC_FREE(&d->list);
+}
