@@ -1,166 +1,144 @@
 /*
- * The command line: `fermata dump process PID …`, `fermata restore process …`, and, called as `criu`, its dump and restore.
+ * The command line: `fermata VERB …`, or, called as `criu`, criu's actions and options.
  */
-#include "base/error.h"
 #include "base/log.h"
-#include "engine/engine.h"
+#include "cli/cli.h"
 
 #include <fcntl.h>
-#include <getopt.h>
 #include <libgen.h>
-#include <signal.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
+#include <limits.h>
 
-enum { OPT_PATH = 256, OPT_NAME, OPT_SKIP, OPT_PIDFILE, OPT_LINK_REMAP };
+#define CRIU_VERSION "4.2"
 
-static const struct option options[] = {
-	{ "tree", required_argument, NULL, 't' },	  { "images-dir", required_argument, NULL, 'D' },
-	{ "log-file", required_argument, NULL, 'o' },	  { "shell-job", no_argument, NULL, 'j' },
-	{ "leave-running", no_argument, NULL, 'R' },	  { "leave-stopped", no_argument, NULL, 's' },
-	{ "restore-detached", no_argument, NULL, 'd' },	  { "version", no_argument, NULL, 'V' },
-	{ "dir", required_argument, NULL, 'D' },	  { "name", required_argument, NULL, OPT_NAME },
-	{ "path", required_argument, NULL, OPT_PATH },	  { "no-server", no_argument, NULL, OPT_SKIP },
-	{ "detach", no_argument, NULL, 'd' },		  { "pidfile", required_argument, NULL, OPT_PIDFILE },
-	{ "pid-file", required_argument, NULL, OPT_PIDFILE }, { "help", no_argument, NULL, 'h' },
-	{ "link-remap", no_argument, NULL, OPT_LINK_REMAP },  { "file-locks", no_argument, NULL, 'l' },
-	{},
+/* What the options and their values stand in, for as long as the program runs. */
+struct source {
+	struct given_options files, line;
+	struct option_list texts;
+	struct words words;
 };
 
-struct command_line {
-	struct request request;
-	const char *log_file, *name, *path;
-	int verbosity;
-	bool version, help;
-};
-
-static int parse(int argc, char **argv, struct command_line *c)
+static int usage_error(const struct program *p, const struct error *e)
 {
-	int option;
+	fprintf(stderr, "Error: %s\n", e->text);
+	return p->usage_status;
+}
 
-	while ((option = getopt_long(argc, argv, "t:D:o:jRsdVhlv::", options, NULL)) != -1) {
-		switch (option) {
-		case 't': c->request.pid = atoi(optarg); break;
-		case 'D': c->request.images_dir = optarg; break;
-		case 'o': c->log_file = optarg; break;
-		case 'j': c->request.shell_job = true; break;
-		case 'R': c->request.leave_running = true; break;
-		case 's': c->request.leave_stopped = true; break;
-		case 'd': c->request.detach = true; break;
-		case 'V': c->version = true; break;
-		case 'h': c->help = true; break;
-		case 'v': c->verbosity = optarg ? atoi(optarg) : c->verbosity + 1; break;
-		case OPT_NAME: c->name = optarg; break;
-		case OPT_PATH: c->path = optarg; break;
-		case OPT_PIDFILE: c->request.pidfile = optarg; break;
-		case OPT_SKIP: break;
-		case OPT_LINK_REMAP: c->request.link_remap = true; break;
-		case 'l': c->request.file_locks = true; break;
-		default: return -EINVAL;
-		}
+static int read_configs(const struct program *p, struct source *s, struct error *e)
+{
+	const struct given *named = given_find(&s->line, "config");
+	const char *home = getenv("HOME"), *variable = getenv("CRIU_CONFIG_FILE");
+	char path[PATH_MAX];
+	int r = 0;
+
+	if (!given_find(&s->line, "no-default-config")) {
+		r = config_read(p, "/etc/criu/default.conf", true, &s->files, &s->texts, e);
+		snprintf(path, sizeof(path), "%s/.criu/default.conf", home ? home : "");
+		if (!r && home)
+			r = config_read(p, path, true, &s->files, &s->texts, e);
 	}
+	if (!r && variable && *variable)
+		r = config_read(p, variable, false, &s->files, &s->texts, e);
+	if (!r && named)
+		r = config_read(p, named->value, false, &s->files, &s->texts, e);
+	return r;
+}
+
+static int read_all(const struct program *p, char **argv, struct source *s, struct command_line *c, struct error *e)
+{
+	size_t own = 0;
+	int r = options_parse(p, argv, &s->line, &s->words, &c->rest, e);
+
+	if (!r && (given_find(&s->line, "help") || given_find(&s->line, "version"))) {
+		c->verb = verb_find(p, &s->words);
+		c->help = given_find(&s->line, "help");
+		c->version = given_find(&s->line, "version");
+		return 0;
+	}
+	if (!r)
+		r = options_find_verb(p, &s->words, &c->verb, &own, e);
+	if (r == -ENOENT)
+		r = error_set(e, -EINVAL, "%s needs a command; see %s --help", p->name, p->name);
+	if (!r && p->configured)
+		r = read_configs(p, s, e);
+	if (!r && !VEC_PUSH(&s->words))
+		r = error_set(e, -ENOMEM, "out of memory");
+	if (r)
+		return r;
+	c->words = s->words.data + own;
+	r = options_store(p, c->verb, &s->files, c, e);
+	return r ? r : options_store(p, c->verb, &s->line, c, e);
+}
+
+/* `path` in the work directory. */
+static const char *in_work_dir(const struct command_line *c, const char *path, char buffer[PATH_MAX])
+{
+	const char *dir = c->work_dir ? c->work_dir : c->request.images_dir;
+
+	if (path[0] == '/' || !dir)
+		return path;
+	snprintf(buffer, PATH_MAX, "%s/%s", dir, path);
+	return buffer;
+}
+
+static int open_log(struct command_line *c, struct error *e)
+{
+	char buffer[PATH_MAX];
+
+	if (!c->log_file || !strcmp(c->log_file, "-")) {
+		log_setup(c->verbosity, c->log_file ? STDOUT_FILENO : -1);
+		c->log_file = NULL;
+		return 0;
+	}
+	const char *path = in_work_dir(c, c->log_file, buffer);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return error_errno(e, -errno, "cannot write the log file %s", path);
+	log_setup(c->verbosity, fd);
 	return 0;
 }
 
-static int report(const struct error *e)
+static int run(struct command_line *c)
 {
-	log_error("%s", e->text);
-	return 1;
-}
-
-/* A restored tree that is not detached: its end is ours. */
-static int wait_for_end(pid_t pid)
-{
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return 1;
-	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-}
-
-static int restore(const struct command_line *c, bool announce)
-{
-	struct error e = {};
-	pid_t pid;
-
-	if (engine_restore(&c->request, &pid, &e))
-		return report(&e);
-	if (c->request.pidfile) {
-		FILE *f = fopen(c->request.pidfile, "we");
-		if (!f)
-			log_error("cannot write %s: %s", c->request.pidfile, strerror(errno));
-		else
-			fprintf(f, "%d", pid), fclose(f);
-	}
-	if (announce) {
-		printf("Restored successfully, PID: %d\n", pid);
-		fflush(stdout);
-	}
-	return c->request.detach ? 0 : wait_for_end(pid);
-}
-
-static int criu_main(struct command_line *c, const char *verb)
-{
+	char pidfile[PATH_MAX];
 	struct error e = {};
 
-	if (!c->request.images_dir)
+	if (c->program->configured && !c->request.images_dir)
 		c->request.images_dir = ".";
-	if (!strcmp(verb, "dump") && c->request.pid > 0)
-		return engine_dump(&c->request, &e) ? report(&e) : 0;
-	if (!strcmp(verb, "restore"))
-		return restore(c, false);
-	fprintf(stderr, "Usage: criu dump -t PID -D DIR [-j] [-R] | criu restore -D DIR [-j] [-d]\n");
-	return 2;
-}
-
-static int fermata_dump(struct command_line *c, const char *pid)
-{
-	char path[4096], unique[64];
-	struct error e = {};
-	struct timespec now;
-
-	clock_gettime(CLOCK_REALTIME, &now);
-	snprintf(unique, sizeof(unique), "dump-process-%lld%09ld", (long long)now.tv_sec, now.tv_nsec);
-	snprintf(path, sizeof(path), "%s/%s", c->request.images_dir ? c->request.images_dir : "/tmp", c->name ? c->name : unique);
-	c->request.pid = atoi(pid);
-	c->request.images_dir = path;
-	if (mkdir(path, 0700) < 0) {
-		error_errno(&e, -errno, "cannot create the checkpoint %s", path);
-		return report(&e);
+	c->request.ext_unix_sk = c->ext_unix_sk != NULL;
+	if (c->verb->missing) {
+		error_set(&e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
+		fprintf(stderr, "Error: %s\n", e.text);
+		return 1;
 	}
-	if (engine_dump(&c->request, &e)) {
-		rmdir(path);
-		return report(&e);
-	}
-	printf("Dumped to %s\n", path);
-	return 0;
+	if (open_log(c, &e))
+		return usage_error(c->program, &e);
+	if (c->request.pidfile && c->program->configured)
+		c->request.pidfile = in_work_dir(c, c->request.pidfile, pidfile);
+	return c->verb->run(c);
 }
 
 int main(int argc, char **argv)
 {
-	struct command_line c = { .verbosity = LOG_LEVEL_WARNING };
-	bool criu = !strcmp(basename(argv[0]), "criu");
+	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
+	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING };
+	struct source source = {};
+	struct error e = {};
+	int status = 0;
 
-	if (parse(argc, argv, &c))
-		return 2;
-	int log_fd = c.log_file ? open(c.log_file, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) : -1;
-	log_setup(c.verbosity, log_fd);
-	if (c.version) {
-		puts(criu ? "Version: 4.2" : "fermata " FERMATA_VERSION);
-		return 0;
-	}
-	const char *verb = optind < argc ? argv[optind] : "", *kind = optind + 1 < argc ? argv[optind + 1] : "";
-	if (criu)
-		return criu_main(&c, verb);
-	if (!strcmp(verb, "dump") && !strcmp(kind, "process") && optind + 2 < argc)
-		return fermata_dump(&c, argv[optind + 2]);
-	if (!strcmp(verb, "restore") && !strcmp(kind, "process") && c.path) {
-		c.request.images_dir = c.path;
-		return restore(&c, true);
-	}
-	fprintf(stderr, "Usage: fermata dump process PID [--dir DIR] [--name NAME] [--leave-running] [--shell-job]\n"
-			"       fermata restore process --path CHECKPOINT [--shell-job] [--detach]\n");
-	return c.help ? 0 : 2;
+	if (read_all(p, argv, &source, &c, &e))
+		status = usage_error(p, &e);
+	else if (c.version)
+		puts(p == &program_criu ? "Version: " CRIU_VERSION : "fermata " FERMATA_VERSION);
+	else if (c.help)
+		help_print(stdout, p, c.verb);
+	else
+		status = run(&c);
+	for (size_t i = 0; i < source.texts.count; i++)
+		free((char *)source.texts.data[i]);
+	VEC_FREE(&source.texts);
+	VEC_FREE(&source.files);
+	VEC_FREE(&source.line);
+	VEC_FREE(&source.words);
+	VEC_FREE(&c.scripts);
+	return status;
 }

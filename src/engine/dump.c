@@ -178,10 +178,19 @@ static int capture_all(struct dump *d)
 	return r ? r : s ? error_errno(d->e, s, "cannot write files.img") : 0;
 }
 
+static int tell(struct dump *d, const char *moment)
+{
+	const struct request_hook *hook = &d->request->hook;
+
+	return hook->call ? hook->call(hook->data, moment, d->request->pid, d->e) : 0;
+}
+
 static int dump_run(struct dump *d)
 {
-	int r = tree_freeze(d);
+	int r = tell(d, "pre-dump");
 
+	if (!r)
+		r = tree_freeze(d);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -192,6 +201,8 @@ static int dump_run(struct dump *d)
 		r = write_inventory(d);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
+	if (!r && (r = tell(d, "post-dump")))
+		image_dir_withdraw(d->dir);
 	return r;
 }
 

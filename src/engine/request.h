@@ -5,6 +5,16 @@
 
 #include "base/base.h"
 
+struct error;
+
+/* Called at the moments that criu's scripts know: "pre-dump", "post-dump" (the checkpoint stands, the tree does not run yet or is
+ * about to be ended), "pre-restore", "post-restore" (all is built, nothing runs yet), "pre-resume", "post-resume" (it runs,
+ * a failure is only logged). `pid`: the root, 0 where there is none yet. A negative errno with the text set fails the dump or restore. */
+struct request_hook {
+	int (*call)(void *data, const char *moment, pid_t pid, struct error *e);
+	void *data;
+};
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
@@ -14,6 +24,7 @@ struct request {
 	bool detach;            /* restore: do not wait for the restored tree */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	struct request_hook hook; /* .call NULL: none */
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

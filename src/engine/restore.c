@@ -289,12 +289,23 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
+static int tell(struct restore *s, const char *moment)
+{
+	const struct request_hook *hook = &s->request->hook;
+
+	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
+}
+
 static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
 
 	if (!r)
 		r = sysv_settle(s);
+	if (!r)
+		r = tell(s, "post-restore");
+	if (!r)
+		r = tell(s, "pre-resume");
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
@@ -356,6 +367,8 @@ int engine_restore(const struct request *request, pid_t *ret_pid, struct error *
 		s.tty = isatty(fd) ? fd : -1;
 	r = restore_load(&s);
 	if (!r)
+		r = tell(&s, "pre-restore");
+	if (!r)
 		r = restore_plan(&s);
 	if (!r)
 		r = restore_build(&s);
@@ -368,6 +381,10 @@ int engine_restore(const struct request *request, pid_t *ret_pid, struct error *
 	if (r)
 		return error_prefix(e, r, "cannot restore from %s", request->images_dir);
 	*ret_pid = s.pid;
+	struct error late = {};
+	s.e = &late;
+	if (tell(&s, "post-resume"))
+		log_warning("%s", late.text);
 	log_info("Restore finished successfully. Tasks resumed.");
 	return 0;
 }

@@ -238,9 +238,15 @@ int image_dir_commit(struct image_dir *dir)
 			if ((strcmp(f->name, "inventory.img") == 0) == last)
 				r = file_link(dir, f);
 	if (r)
-		for (struct image_file *f = dir->files; f; f = f->next)
-			unlinkat(dir->fd, f->name, 0);
+		image_dir_withdraw(dir);
 	return r;
+}
+
+void image_dir_withdraw(struct image_dir *dir)
+{
+	unlinkat(dir->fd, "inventory.img", 0);
+	for (struct image_file *f = dir->files; f; f = f->next)
+		unlinkat(dir->fd, f->name, 0);
 }
 
 int image_open_raw(struct image_dir *dir, const char *name)

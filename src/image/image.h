@@ -46,6 +46,8 @@ int image_dir_create(const char *path, struct image_dir **ret);
 int image_dir_open(const char *path, struct image_dir **ret);
 /* Gives the files their names. Every file must have been closed. */
 int image_dir_commit(struct image_dir *dir);
+/* Takes the names away again, inventory.img first. */
+void image_dir_withdraw(struct image_dir *dir);
 /* Releases the directory; what was not committed is gone. Takes NULL. */
 void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */

@@ -1,0 +1,54 @@
+/*
+ * What the command line says, and the files of this folder to each other: a program is a table of verbs and one of options
+ * (options.h); each verb fills nothing but reads struct command_line, calls the engine and prints.
+ */
+#pragma once
+
+#include "cli/options.h"
+#include "engine/engine.h"
+
+struct command_line {
+	struct request request;
+	const struct program *program;
+	const struct verb *verb;
+	char **words; /* behind the verb, NULL-terminated */
+	char **rest;  /* behind `--`, or NULL */
+
+	int verbosity;
+	bool help, version;
+	const char *log_file, *work_dir;
+	/* criu */
+	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
+	const char *config, *feature, *ext_unix_sk;
+	struct option_list scripts;
+	/* fermata */
+	const char *dir, *name, *path;
+	bool json, no_server;
+};
+
+extern const struct program program_criu, program_fermata;
+
+/* config.c: notes the options of a file, one a line: NAME, NAME VALUE or NAME=VALUE, without dashes; `#` begins a comment. A missing
+ * file is an error unless `optional`. The text that `given` points into is added to `texts`. */
+int config_read(const struct program *p, const char *path, bool optional, struct given_options *given, struct option_list *texts,
+		struct error *e);
+
+/* script.c: a hook that runs the action scripts of the command line `data`. */
+int script_call(void *data, const char *moment, pid_t pid, struct error *e);
+
+/* run.c: what both programs do. Each gives an exit status. */
+int cli_report(const struct command_line *c, const struct error *e); /* the one line about a failure; gives 1 */
+int cli_dump(struct command_line *c);
+int cli_restore(struct command_line *c, bool announce);
+int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
+
+/* One file a verb. */
+int verb_dump_process(struct command_line *c);
+int verb_restore_process(struct command_line *c);
+int verb_check(struct command_line *c);
+int verb_check_process(struct command_line *c);
+int verb_features(struct command_line *c);
+int verb_inspect(struct command_line *c);
+
+/* check.c: criu's `check`. */
+int criu_check(struct command_line *c);

@@ -1,0 +1,181 @@
+/*
+ * criu's actions and options. What the engine has no way to do yet is in the table with what is missing, and refused when it is
+ * given; options that only permit something, or that change nothing in this engine, say so in their help.
+ */
+#include "base/log.h"
+#include "cli/cli.h"
+
+enum { DUMP, PRE_DUMP, RESTORE, CHECK, PAGE_SERVER, LAZY_PAGES, SERVICE, SWRK, DEDUP, CPUINFO };
+
+static int run_dump(struct command_line *c)
+{
+	struct error e = {};
+
+	if (c->request.pid > 0)
+		return cli_dump(c);
+	error_set(&e, -EINVAL, "criu dump needs the process to save: --tree PID");
+	return cli_report(c, &e);
+}
+
+static int run_restore(struct command_line *c)
+{
+	struct error e = {};
+
+	if (c->exec_command != (c->rest && c->rest[0])) {
+		error_set(&e, -EINVAL, c->exec_command ? "option --exec-cmd needs the command behind --: --exec-cmd -- COMMAND ARGUMENTS" :
+							 "a command behind -- needs --exec-cmd");
+		return cli_report(c, &e);
+	}
+	return cli_restore(c, false);
+}
+
+/* In the order of the enum. */
+static const struct verb verbs[] = {
+	[DUMP] = VERB("dump", "", 0, 0, "Save the process tree below --tree to the images directory, and end it", run_dump),
+	[PRE_DUMP] = VERB_MISSING("pre-dump", "", 0, 0, "Save memory ahead of a dump, while the tree runs on", "incremental dumps"),
+	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
+	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
+	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
+	[LAZY_PAGES] = VERB_MISSING("lazy-pages", "", 0, 0, "Bring pages to a tree that was restored without them", "lazy restore"),
+	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
+	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
+	[DEDUP] = VERB_MISSING("dedup", "", 0, 0, "Drop pages that a later checkpoint has again", "incremental dumps"),
+	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
+};
+
+#define ON(verb) (1u << (verb))
+#define DUMPS (ON(DUMP) | ON(PRE_DUMP))
+#define BOTH (DUMPS | ON(RESTORE))
+#define NO_TCP "TCP connections"
+#define NO_CGROUPS "control groups"
+#define NO_NAMESPACES "namespaces"
+#define NO_INCREMENTS "incremental dumps"
+#define NO_NETWORK "migration over the network"
+#define NO_LAZY "lazy restore"
+#define NO_EXTERNAL "resources from outside the tree"
+#define NO_LSM "security labels"
+
+static const struct option_row rows[] = {
+	OPTION("help", 'h', FLAG, NULL, ALL_VERBS, help, "Print this"),
+	OPTION("version", 'V', FLAG, NULL, ALL_VERBS, version, "Print the version of criu that is stood in for"),
+	OPTION("verbosity", 'v', LEVEL, "N", ALL_VERBS, verbosity, "Log more: 0 nothing, 1 errors, 2 warnings, 3 steps, 4 all"),
+	OPTION("log-file", 'o', STRING, "FILE", ALL_VERBS, log_file, "Log to a file in the work directory"),
+	OPTION_IDLE("log-pid", 0, BOOL, NULL, ALL_VERBS, "A log for each process; changes nothing, one process does it all"),
+	OPTION("config", 0, STRING, "FILE", ALL_VERBS, config, "Read options from this file too"),
+	OPTION("no-default-config", 0, FLAG, NULL, ALL_VERBS, no_default_config,
+	       "Leave out /etc/criu/default.conf and ~/.criu/default.conf"),
+	OPTION("images-dir", 'D', STRING, "DIR", ALL_VERBS, request.images_dir,
+	       "Where the images are; the current directory when not given"),
+	OPTION("work-dir", 'W', STRING, "DIR", ALL_VERBS, work_dir,
+	       "Where log and pid file go; the images directory when not given"),
+	OPTION("pidfile", 0, STRING, "FILE", BOTH | ON(PAGE_SERVER) | ON(SERVICE), request.pidfile,
+	       "Write the pid of the restored root to a file in the work directory"),
+	OPTION("display-stats", 0, BOOL, NULL, BOTH, display_stats, "Print how long it took"),
+	OPTION("action-script", 0, LIST, "SCRIPT", BOTH, scripts,
+	       "Run this at each moment: CRTOOLS_SCRIPT_ACTION, CRTOOLS_IMAGE_DIR, CRTOOLS_INIT_PID"),
+	OPTION("tree", 't', INT, "PID", BOTH, request.pid, "The root of the tree to save"),
+	OPTION("shell-job", 'j', BOOL, NULL, BOTH, request.shell_job, "The tree belongs to the caller's session and terminal"),
+	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
+	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
+	OPTION_MISSING("file-locks", 'l', BOOL, NULL, BOTH, "Save and restore file locks", "file locks"),
+	OPTION("link-remap", 0, BOOL, NULL, BOTH, request.link_remap,
+	       "Give deleted files that have other names a name for the time between"),
+	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
+	       "Exit once the tree runs"),
+	OPTION("exec-cmd", 0, BOOL, NULL, ON(RESTORE), exec_command, "Become the command behind -- once the tree runs"),
+	OPTION("feature", 0, STRING, "NAME", ON(CHECK), feature, "Only this feature of the kernel; `list` prints the names"),
+	OPTION("all", 0, BOOL, NULL, ON(CHECK), check_all, "What is of use too"),
+	OPTION("extra", 0, BOOL, NULL, ON(CHECK), check_extra, "The same as --all"),
+	OPTION("experimental", 0, BOOL, NULL, ON(CHECK), check_experimental, "The same as --all"),
+	/* Permissions and hints: without effect until there is what they are about, and nothing is lost. */
+	OPTION_IDLE("tcp-established", 0, BOOL, NULL, BOTH, "Permits open TCP connections, which are refused as yet"),
+	OPTION_IDLE("tcp-close", 0, BOOL, NULL, BOTH, "Permits open TCP connections, to be closed; they are refused as yet"),
+	OPTION("ext-unix-sk", 'x', OPTIONAL, "INODE", BOTH, ext_unix_sk, "Permits Unix sockets whose peer is outside the tree"),
+	OPTION_IDLE("evasive-devices", 0, BOOL, NULL, BOTH, "Permits devices under another name; changes nothing"),
+	OPTION_IDLE("force-irmap", 0, BOOL, NULL, BOTH, "Permits a search for watched files; changes nothing, handles are used"),
+	OPTION_IDLE("irmap-scan-path", 0, LIST, "DIR", BOTH, "Where to search; changes nothing"),
+	OPTION_IDLE("ghost-limit", 0, SIZE, "SIZE", DUMPS,
+	       "Permits deleted files up to this size; changes nothing, any size is saved"),
+	OPTION_IDLE("ghost-fiemap", 0, BOOL, NULL, DUMPS, "How holes of deleted files are found; changes nothing"),
+	OPTION_IDLE("skip-file-rwx-check", 0, BOOL, NULL, ON(RESTORE),
+	       "Permits files whose mode has changed; changes nothing, it is not compared"),
+	OPTION_IDLE("weak-sysctls", 0, BOOL, NULL, ON(RESTORE), "Permits kernel settings that can't be set; changes nothing"),
+	OPTION_IDLE("mntns-compat-mode", 0, BOOL, NULL, ON(RESTORE), "How mounts are made; changes nothing"),
+	OPTION_IDLE("allow-uprobes", 0, BOOL, NULL, BOTH, "Permits memory for uprobes; changes nothing"),
+	OPTION_IDLE("close", 0, LIST, "FD", ON(RESTORE), "A descriptor to close first; changes nothing, the tree inherits none"),
+	OPTION_IDLE("deprecated", 0, BOOL, NULL, ALL_VERBS, "Permits deprecated options; changes nothing"),
+	OPTION_IDLE("libdir", 'L', STRING, "DIR", ALL_VERBS, "Where plugins are; changes nothing, there are none"),
+	/* Not there yet. */
+	OPTION_MISSING("restore-sibling", 'S', BOOL, NULL, ON(RESTORE),
+	       "Make the root a child of the caller's parent", "the RPC, whose callers want it"),
+	OPTION_MISSING("prev-images-dir", 0, STRING, "DIR", DUMPS, "The checkpoint that this one continues", NO_INCREMENTS),
+	OPTION_MISSING("track-mem", 0, BOOL, NULL, DUMPS, "Watch memory for the next dump", NO_INCREMENTS),
+	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, BOTH | ON(PAGE_SERVER),
+	       "Drop pages that are in the newer checkpoint", NO_INCREMENTS),
+	OPTION_MISSING("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read", NO_INCREMENTS),
+	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
+	OPTION_MISSING("address", 0, STRING, "ADDRESS", ALL_VERBS, "Of the page server or service", NO_NETWORK),
+	OPTION_MISSING("port", 0, INT, "PORT", ALL_VERBS, "Of the page server", NO_NETWORK),
+	OPTION_MISSING("ps-socket", 0, INT, "FD", ALL_VERBS, "A socket that is connected to the page server", NO_NETWORK),
+	OPTION_MISSING("tls", 0, BOOL, NULL, ALL_VERBS, "Encrypt what goes over the network", NO_NETWORK),
+	OPTION_MISSING("tls-cacert", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
+	OPTION_MISSING("tls-cacrl", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
+	OPTION_MISSING("tls-cert", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
+	OPTION_MISSING("tls-key", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
+	OPTION_MISSING("tls-no-cn-verify", 0, FLAG, NULL, ALL_VERBS, "For --tls", NO_NETWORK),
+	OPTION_MISSING("stream", 0, BOOL, NULL, BOTH, "Images through a streamer", "streamed images"),
+	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, BOTH, "Bring pages when they are touched", NO_LAZY),
+	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
+	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH, "What is not saved but given again at restore", NO_EXTERNAL),
+	OPTION_MISSING("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), "A descriptor of the caller's for it", NO_EXTERNAL),
+	OPTION_MISSING("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, "Mounts from outside", NO_EXTERNAL),
+	OPTION_MISSING("enable-external-sharing", 0, BOOL, NULL, BOTH, "Mounts shared with the outside", NO_NAMESPACES),
+	OPTION_MISSING("enable-external-masters", 0, BOOL, NULL, BOTH, "Mounts that follow the outside", NO_NAMESPACES),
+	OPTION_MISSING("enable-fs", 0, LIST, "TYPES", BOTH, "Types of file system to take as they are", NO_NAMESPACES),
+	OPTION_MISSING("skip-mnt", 0, LIST, "DIR", BOTH, "Mounts to leave out", NO_NAMESPACES),
+	OPTION_MISSING("root", 'r', STRING, "DIR", BOTH, "The root of the restored mounts", NO_NAMESPACES),
+	OPTION_MISSING("join-ns", 'J', LIST, "NS:FILE", ON(RESTORE), "A namespace to restore into", NO_NAMESPACES),
+	OPTION_MISSING("empty-ns", 0, STRING, "NS", BOTH, "A namespace whose content is left out", NO_NAMESPACES),
+	OPTION_MISSING("veth-pair", 0, LIST, "IN=OUT", ON(RESTORE), "Names of network devices", NO_NAMESPACES),
+	OPTION_MISSING_BUT("manage-cgroups", 0, OPTIONAL, "MODE", BOTH,
+	       "Save and restore control groups", NO_CGROUPS, "ignore none"),
+	OPTION_MISSING("cgroup-root", 0, LIST, "[CONTROLLER:]DIR", BOTH, "Where control groups are restored", NO_CGROUPS),
+	OPTION_MISSING("cgroup-props", 0, STRING, "TEXT", BOTH, "Their properties", NO_CGROUPS),
+	OPTION_MISSING("cgroup-props-file", 0, STRING, "FILE", BOTH, "Their properties", NO_CGROUPS),
+	OPTION_MISSING("cgroup-dump-controller", 0, LIST, "NAME", BOTH, "Controllers to save", NO_CGROUPS),
+	OPTION_MISSING("cgroup-yard", 0, STRING, "DIR", BOTH, "Where they are mounted", NO_CGROUPS),
+	OPTION_MISSING("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Freeze the tree by its control group", NO_CGROUPS),
+	OPTION_MISSING_BUT("network-lock", 0, STRING, "METHOD", BOTH, "How the network is held back", NO_TCP, "skip"),
+	OPTION_MISSING("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE), "The label to restore under", NO_LSM),
+	OPTION_MISSING("lsm-mount-context", 0, STRING, "TEXT", ON(RESTORE), "The label of mounts", NO_LSM),
+	OPTION_MISSING("file-validation", 0, STRING, "METHOD", BOTH,
+	       "How files are compared", "the comparison of files by build id"),
+	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
+	       "What the processor must have", "the comparison of processors", "none"),
+	OPTION_MISSING("timeout", 0, INT, "SECONDS", BOTH, "Give up after this time", "a limit of time"),
+	OPTION_MISSING("unprivileged", 0, BOOL, NULL, ALL_VERBS, "Work without root", "work without root"),
+};
+
+static const char description[] =
+	"Fermata under criu's name: saves a tree of processes to a directory and starts it again, with criu's images and options. It is not\n"
+	"that program; what it can't do yet is marked below, and refused when it is asked for.\n"
+	".SS Configuration\n"
+	"Options are read from \\fI/etc/criu/default.conf\\fR, \\fI~/.criu/default.conf\\fR, the file that\n"
+	".B CRIU_CONFIG_FILE\n"
+	"names, and the file of \\fB\\-\\-config\\fR, in this order, then from the command line; what comes later counts. One option stands on a\n"
+	"line, without dashes; \\fB#\\fR begins a comment.\n"
+	".SS Exit status\n"
+	"0, or 1 after an error, which is one line on standard error. A restore that is not detached exits as the restored root does.\n";
+
+const struct program program_criu = {
+	.name = "criu",
+	.summary = "save and restore processes (fermata, with criu's options)",
+	.verbs = verbs,
+	.n_verbs = ARRAY_SIZE(verbs),
+	.rows = rows,
+	.n_rows = ARRAY_SIZE(rows),
+	.configured = true,
+	.usage_status = 1,
+	.description = description,
+};

@@ -1,0 +1,205 @@
+/* Help, shell completion and manual pages, made from a program's tables. See options.h. */
+#include "cli/options.h"
+
+static void put_form(FILE *f, const struct option_row *row, const char *dash)
+{
+	fprintf(f, "%s%s%s%s", dash, dash, row->kind == OPTION_BOOL && strncmp(row->name, "no-", 3) ? "[no-]" : "", row->name);
+	if (option_takes_value(row))
+		fprintf(f, " %s", row->argument);
+	else if (row->argument)
+		fprintf(f, "[=%s]", row->argument);
+}
+
+static void put_option(FILE *f, const struct option_row *row)
+{
+	char *form = NULL;
+	size_t size = 0;
+	FILE *text = open_memstream(&form, &size);
+
+	if (!text)
+		return;
+	put_form(text, row, "-");
+	fclose(text);
+	if (row->letter)
+		fprintf(f, "  -%c, %-30s", row->letter, form);
+	else
+		fprintf(f, "      %-30s", form);
+	fprintf(f, "%s%s", strlen(form) > 30 ? "\n                                    " : "", row->help);
+	if (row->missing)
+		fprintf(f, " (not yet%s%s)", row->accepted ? "; taken: " : "", row->accepted ? row->accepted : "");
+	fputc('\n', f);
+	free(form);
+}
+
+static void put_usage(FILE *f, const struct program *p, const struct verb *v)
+{
+	fprintf(f, "%s %s%s%s", p->name, v->name, *v->arguments ? " " : "", v->arguments);
+}
+
+static void print_verbs(FILE *f, const struct program *p)
+{
+	fprintf(f, "%s: %s\n\nUsage: %s COMMAND [OPTION…]\n\nCommands:\n", p->name, p->summary, p->name);
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const struct verb *v = &p->verbs[i];
+		char left[80];
+		snprintf(left, sizeof(left), "%s%s%s", v->name, *v->arguments ? " " : "", v->arguments);
+		fprintf(f, "  %-28s %s%s\n", left, v->summary, v->missing ? " (not yet)" : "");
+	}
+	fprintf(f, "\nOptions of all commands:\n");
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (p->rows[i].verbs == ALL_VERBS)
+			put_option(f, &p->rows[i]);
+	fprintf(f, "\nOptions of a command: %s COMMAND --help\n", p->name);
+}
+
+void help_print(FILE *f, const struct program *p, const struct verb *verb)
+{
+	if (!verb) {
+		print_verbs(f, p);
+		return;
+	}
+	fprintf(f, "Usage: ");
+	put_usage(f, p, verb);
+	fprintf(f, " [OPTION…]\n%s%s\n\nOptions:\n", verb->summary, verb->missing ? " (not yet)" : "");
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (option_belongs(p, verb, &p->rows[i]))
+			put_option(f, &p->rows[i]);
+}
+
+/* The next words after the words of `prefix` that a verb can go on with. */
+static void put_next_words(FILE *f, const struct program *p, const char *prefix)
+{
+	size_t length = strlen(prefix);
+	const char *last = "";
+
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const char *name = p->verbs[i].name, *word = name + length + (length > 0);
+		if (strncmp(name, prefix, length) || (length && name[length] != ' '))
+			continue;
+		size_t size = strcspn(word, " ");
+		if (strlen(last) >= size && !strncmp(last, word, size) && (!last[size] || last[size] == ' '))
+			continue;
+		fprintf(f, "%s%.*s", *last ? " " : "", (int)size, word);
+		last = word;
+	}
+}
+
+static void put_option_words(FILE *f, const struct program *p, const struct verb *v)
+{
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (option_belongs(p, v, &p->rows[i]) && !p->rows[i].missing)
+			fprintf(f, " --%s", p->rows[i].name);
+}
+
+void help_completion_bash(FILE *f, const struct program *p)
+{
+	fprintf(f, "_%s() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} verb= words= i\n"
+		   "\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
+		   "\t\t[[ ${COMP_WORDS[i]} == -* ]] || verb=\"$verb${COMP_WORDS[i]} \"\n\tdone\n\tcase $verb in\n", p->name);
+	/* Longer names first: `check process` before `check`. */
+	for (int words = 2; words >= 1; words--)
+		for (size_t i = 0; i < p->n_verbs; i++) {
+			const struct verb *v = &p->verbs[i];
+			if ((strchr(v->name, ' ') != NULL) != (words == 2))
+				continue;
+			fprintf(f, "\t'%s '*) words='", v->name);
+			put_next_words(f, p, v->name);
+			put_option_words(f, p, v);
+			fprintf(f, "' ;;\n");
+		}
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const char *space = strchr(p->verbs[i].name, ' ');
+		int size = space ? (int)(space - p->verbs[i].name) : 0;
+		if (!space)
+			continue;
+		fprintf(f, "\t'%.*s ') words='", size, p->verbs[i].name);
+		char first[64];
+		snprintf(first, sizeof(first), "%.*s", size, p->verbs[i].name);
+		put_next_words(f, p, first);
+		fprintf(f, "' ;;\n");
+	}
+	fprintf(f, "\t'') words='");
+	put_next_words(f, p, "");
+	put_option_words(f, p, NULL);
+	fprintf(f, "' ;;\n\tesac\n\tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n}\ncomplete -o default -F _%s %s\n", p->name, p->name);
+}
+
+/* Text for troff: dashes as the shell takes them, no line that begins with a request. */
+static void put_troff(FILE *f, const char *text)
+{
+	for (; *text; text++) {
+		if (*text == '-' || *text == '\\')
+			fputc('\\', f);
+		fputc(*text == '\\' ? 'e' : *text, f);
+	}
+}
+
+static void put_troff_option(FILE *f, const struct option_row *row)
+{
+	fprintf(f, ".TP\n\\fB");
+	if (row->letter)
+		fprintf(f, "\\-%c\\fR, \\fB", row->letter);
+	fprintf(f, "\\-\\-%s", row->kind == OPTION_BOOL && strncmp(row->name, "no-", 3) ? "\\fR[\\fBno\\-\\fR]\\fB" : "");
+	put_troff(f, row->name);
+	fprintf(f, "\\fR");
+	if (row->argument) {
+		fprintf(f, option_takes_value(row) ? " \\fI" : "[=\\fI");
+		put_troff(f, row->argument);
+		fprintf(f, "\\fR%s", option_takes_value(row) ? "" : "]");
+	}
+	fputc('\n', f);
+	put_troff(f, row->help);
+	fprintf(f, ".\n");
+	if (row->missing) {
+		fprintf(f, "Not there yet (");
+		put_troff(f, row->missing);
+		fprintf(f, "): refused");
+		if (row->accepted)
+			fprintf(f, ", other than \\fB%s\\fR", row->accepted);
+		fprintf(f, ".\n");
+	}
+}
+
+/* Which commands an option belongs to, where it is not all. */
+static void put_troff_verbs(FILE *f, const struct program *p, const struct option_row *row)
+{
+	const char *between = "Of ";
+
+	if (row->verbs == ALL_VERBS)
+		return;
+	for (size_t i = 0; i < p->n_verbs; i++)
+		if (row->verbs >> i & 1) {
+			fprintf(f, "%s\\fB", between);
+			put_troff(f, p->verbs[i].name);
+			fprintf(f, "\\fR");
+			between = ", ";
+		}
+	fprintf(f, ".\n");
+}
+
+void help_manual(FILE *f, const struct program *p)
+{
+	fprintf(f, ".\\\" Made by `fermata manual %s`.\n.TH %s 8 \"\" \"fermata " FERMATA_VERSION "\"\n.SH NAME\n%s \\- ", p->name, p->name, p->name);
+	put_troff(f, p->summary);
+	fprintf(f, "\n.SH SYNOPSIS\n.B %s\n\\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n%s.SH COMMANDS\n", p->name, p->description);
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const struct verb *v = &p->verbs[i];
+		fprintf(f, ".TP\n\\fB");
+		put_troff(f, v->name);
+		fprintf(f, "\\fR \\fI");
+		put_troff(f, v->arguments);
+		fprintf(f, "\\fR\n");
+		put_troff(f, v->summary);
+		fprintf(f, ".\n");
+		if (v->missing) {
+			fprintf(f, "Not there yet: ");
+			put_troff(f, v->missing);
+			fprintf(f, ".\n");
+		}
+	}
+	fprintf(f, ".SH OPTIONS\nLong options may be written with one dash, and as \\fB\\-\\-name=value\\fR. They may stand before or behind the command.\n");
+	for (size_t i = 0; i < p->n_rows; i++) {
+		put_troff_option(f, &p->rows[i]);
+		put_troff_verbs(f, p, &p->rows[i]);
+	}
+}

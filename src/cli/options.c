@@ -1,0 +1,334 @@
+/* See options.h. */
+#include "cli/options.h"
+
+#include <ctype.h>
+#include <limits.h>
+
+bool option_takes_value(const struct option_row *row)
+{
+	return row->kind == OPTION_INT || row->kind == OPTION_SIZE || row->kind == OPTION_STRING || row->kind == OPTION_LIST;
+}
+
+static bool may_have_value(const struct option_row *row)
+{
+	return option_takes_value(row) || row->kind == OPTION_OPTIONAL || row->kind == OPTION_LEVEL;
+}
+
+bool option_belongs(const struct program *p, const struct verb *verb, const struct option_row *row)
+{
+	return row->verbs == ALL_VERBS || (verb && row->verbs >> (verb - p->verbs) & 1);
+}
+
+const struct option_row *option_find(const struct program *p, const char *name)
+{
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (!strcmp(p->rows[i].name, name))
+			return &p->rows[i];
+	return NULL;
+}
+
+const struct given *given_find(const struct given_options *given, const char *name)
+{
+	for (size_t i = given->count; i-- > 0;)
+		if (!strcmp(given->data[i].row->name, name))
+			return &given->data[i];
+	return NULL;
+}
+
+static const struct option_row *find_letter(const struct program *p, char letter)
+{
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (p->rows[i].letter == letter)
+			return &p->rows[i];
+	return NULL;
+}
+
+enum match { MATCH_NONE, MATCH_ONE, MATCH_SEVERAL };
+
+/* The row with this name, or the only one that begins so; `no-` in front of what is on or off. */
+static enum match find_long(const struct program *p, const char *name, size_t length, bool whole, const struct option_row **ret,
+			    bool *ret_negated)
+{
+	enum match match = MATCH_NONE;
+
+	*ret_negated = false;
+	for (size_t i = 0; i < p->n_rows; i++) {
+		const struct option_row *row = &p->rows[i];
+		if (strncmp(row->name, name, length))
+			continue;
+		*ret = row;
+		if (!row->name[length])
+			return MATCH_ONE;
+		match = match ? MATCH_SEVERAL : MATCH_ONE;
+	}
+	for (size_t i = 0; i < p->n_rows && length > 3 && !strncmp(name, "no-", 3); i++) {
+		const struct option_row *row = &p->rows[i];
+		if (row->kind == OPTION_BOOL && strlen(row->name) == length - 3 && !strncmp(row->name, name + 3, length - 3)) {
+			*ret = row;
+			*ret_negated = true;
+			return MATCH_ONE;
+		}
+	}
+	return whole ? MATCH_NONE : match;
+}
+
+static int note(struct given_options *given, struct given one, struct error *e)
+{
+	struct given *slot = VEC_PUSH(given);
+
+	if (!slot)
+		return error_set(e, -ENOMEM, "out of memory");
+	*slot = one;
+	return 0;
+}
+
+static int needs_value(const struct option_row *row, struct error *e)
+{
+	return error_set(e, -EINVAL, "option --%s needs a value: --%s %s", row->name, row->name, row->argument);
+}
+
+/* `name` may have `=VALUE` behind it. */
+static int parse_long(const struct program *p, const char *name, bool whole, char ***args, struct given_options *given, struct error *e)
+{
+	size_t length = strcspn(name, "=");
+	struct given one = {};
+
+	switch (find_long(p, name, length, whole, &one.row, &one.negated)) {
+	case MATCH_NONE:
+		return error_set(e, -EINVAL, "there is no option --%.*s; see %s --help", (int)length, name, p->name);
+	case MATCH_SEVERAL:
+		return error_set(e, -EINVAL, "option --%.*s can mean several; write it in full, see %s --help", (int)length, name, p->name);
+	default:
+		break;
+	}
+	if (name[length])
+		one.value = name + length + 1;
+	if (one.value && (one.negated || !may_have_value(one.row)))
+		return error_set(e, -EINVAL, "option --%.*s takes no value, %s was given", (int)length, name, one.value);
+	if (!one.value && !one.negated && option_takes_value(one.row)) {
+		if (!*++*args)
+			return needs_value(one.row, e);
+		one.value = **args;
+	}
+	return note(given, one, e);
+}
+
+static int parse_letters(const struct program *p, const char *letters, char ***args, struct given_options *given, struct error *e)
+{
+	for (const char *c = letters; *c; c++) {
+		struct given one = { .row = find_letter(p, *c) };
+		bool has_value;
+		if (!one.row && c == letters)
+			return error_set(e, -EINVAL, "there is no option -%s; see %s --help", letters, p->name);
+		if (!one.row)
+			return error_set(e, -EINVAL, "there is no option -%c in -%s; see %s --help", *c, letters, p->name);
+		if (one.row->kind == OPTION_LEVEL)
+			has_value = isdigit((unsigned char)c[1]) || c[1] == '=';
+		else
+			has_value = c[1] && may_have_value(one.row);
+		if (has_value)
+			one.value = c[1] == '=' ? c + 2 : c + 1;
+		else if (option_takes_value(one.row)) {
+			if (!*++*args)
+				return needs_value(one.row, e);
+			one.value = **args;
+		}
+		int r = note(given, one, e);
+		if (r || has_value)
+			return r;
+	}
+	return 0;
+}
+
+/* An option with one dash is a name when it is one in full, else letters, else the beginning of a name. */
+static int parse_one_dash(const struct program *p, const char *text, char ***args, struct given_options *given, struct error *e)
+{
+	const struct option_row *row;
+	bool negated;
+	size_t length = strcspn(text, "=");
+	bool is_name = text[1] && find_long(p, text, length, true, &row, &negated) == MATCH_ONE && strlen(row->name) + 3 * negated == length;
+
+	if (is_name)
+		return parse_long(p, text, true, args, given, e);
+	if (!find_letter(p, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
+		return parse_long(p, text, false, args, given, e);
+	return parse_letters(p, text, args, given, e);
+}
+
+int options_parse(const struct program *p, char **argv, struct given_options *given, struct words *words, char ***ret_rest,
+		  struct error *e)
+{
+	int r = 0;
+
+	*ret_rest = NULL;
+	for (char **args = argv + 1; !r && *args; args += *args != NULL) {
+		const char *a = *args;
+		if (!strcmp(a, "--")) {
+			*ret_rest = args + 1;
+			break;
+		}
+		if (a[0] == '-' && a[1] == '-') {
+			r = parse_long(p, a + 2, false, &args, given, e);
+		} else if (a[0] == '-' && a[1]) {
+			r = parse_one_dash(p, a + 1, &args, given, e);
+		} else {
+			char **slot = VEC_PUSH(words);
+			if (!slot)
+				return error_set(e, -ENOMEM, "out of memory");
+			*slot = *args;
+		}
+	}
+	return r;
+}
+
+int options_parse_line(const struct program *p, const char *name, const char *value, const char *file, struct given_options *given,
+		       struct error *e)
+{
+	struct given one = { .value = value, .file = file };
+
+	if (find_long(p, name, strlen(name), true, &one.row, &one.negated) != MATCH_ONE)
+		return error_set(e, -EINVAL, "there is no option %s; see %s --help", name, p->name);
+	if (value && (one.negated || !may_have_value(one.row)))
+		return error_set(e, -EINVAL, "option %s takes no value, %s was given", name, value);
+	if (!value && option_takes_value(one.row))
+		return error_set(e, -EINVAL, "option %s needs a value: %s %s", name, name, one.row->argument);
+	return note(given, one, e);
+}
+
+const struct verb *verb_find(const struct program *p, const struct words *words)
+{
+	const struct verb *found = NULL;
+	char two[256] = "";
+
+	if (words->count > 1)
+		snprintf(two, sizeof(two), "%s %s", words->data[0], words->data[1]);
+	for (size_t i = 0; i < p->n_verbs && words->count; i++)
+		if (!strcmp(p->verbs[i].name, two) || (!found && !strcmp(p->verbs[i].name, words->data[0])))
+			found = &p->verbs[i];
+	return found;
+}
+
+int options_find_verb(const struct program *p, const struct words *words, const struct verb **ret, size_t *ret_words, struct error *e)
+{
+	const struct verb *found = verb_find(p, words);
+	const char *first = words->count ? words->data[0] : "";
+	size_t length = strlen(first);
+
+	if (!words->count)
+		return -ENOENT;
+	for (size_t i = 0; i < p->n_verbs && !found; i++)
+		if (!strncmp(p->verbs[i].name, first, length) && p->verbs[i].name[length] == ' ')
+			return error_set(e, -EINVAL, "%s %s %s is not complete; see %s --help", p->name, first,
+					 words->count > 1 ? words->data[1] : "…", p->name);
+	if (!found)
+		return error_set(e, -EINVAL, "%s has no command %s; see %s --help", p->name, first, p->name);
+	size_t own = strchr(found->name, ' ') ? 2 : 1, behind = words->count - own;
+	if (behind < found->min_words)
+		return error_set(e, -EINVAL, "%s %s needs %s; see %s %s --help", p->name, found->name, found->arguments, p->name, found->name);
+	if (behind > found->max_words)
+		return error_set(e, -EINVAL, "%s %s: %s is one word too many; see %s %s --help", p->name, found->name,
+				 words->data[own + found->max_words], p->name, found->name);
+	*ret = found;
+	*ret_words = own;
+	return 0;
+}
+
+static int store_int(const struct given *g, int *to, struct error *e)
+{
+	char *end;
+
+	errno = 0;
+	long value = strtol(g->value, &end, 10);
+	if (errno || end == g->value || *end || value < 0 || value > INT_MAX)
+		return error_set(e, -EINVAL, "option --%s: %s is no number from 0 to %d", g->row->name, g->value, INT_MAX);
+	*to = (int)value;
+	return 0;
+}
+
+static int store_size(const struct given *g, uint64_t *to, struct error *e)
+{
+	static const char units[] = "KMG";
+	char *end;
+
+	errno = 0;
+	uint64_t value = strtoull(g->value, &end, 10);
+	const char *unit = *end ? strchr(units, toupper((unsigned char)*end)) : NULL;
+	unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+	if (errno || !isdigit((unsigned char)g->value[0]) || (*end && (!unit || end[1])) || value > UINT64_MAX >> shift)
+		return error_set(e, -EINVAL, "option --%s: %s is no size; write bytes, or a number with K, M or G behind it", g->row->name,
+				 g->value);
+	*to = value << shift;
+	return 0;
+}
+
+static int store_one(const struct given *g, char *base, struct error *e)
+{
+	uint64_t unused_size;
+	int unused;
+	bool nowhere = g->row->offset == OPTION_NOWHERE;
+	void *to = nowhere ? NULL : base + g->row->offset;
+
+	switch (g->row->kind) {
+	case OPTION_INT:
+		return store_int(g, nowhere ? &unused : to, e);
+	case OPTION_SIZE:
+		return store_size(g, nowhere ? &unused_size : to, e);
+	case OPTION_LEVEL:
+		if (g->value)
+			return store_int(g, to, e);
+		++*(int *)to;
+		return 0;
+	default:
+		break;
+	}
+	if (nowhere)
+		return 0;
+	if (g->row->kind == OPTION_FLAG || g->row->kind == OPTION_BOOL) {
+		*(bool *)to = !g->negated;
+	} else if (g->row->kind == OPTION_LIST) {
+		const char **slot = VEC_PUSH((struct option_list *)to);
+		if (!slot)
+			return error_set(e, -ENOMEM, "out of memory");
+		*slot = g->value;
+	} else {
+		*(const char **)to = g->value ? g->value : "";
+	}
+	return 0;
+}
+
+static bool is_accepted(const struct given *g)
+{
+	const char *list = g->row->accepted;
+	size_t length = g->value ? strlen(g->value) : 0;
+
+	if (g->negated)
+		return true;
+	for (const char *at = list; at && length && (at = strstr(at, g->value)); at++)
+		if ((at == list || at[-1] == ' ') && (!at[length] || at[length] == ' '))
+			return true;
+	return false;
+}
+
+int options_store(const struct program *p, const struct verb *verb, const struct given_options *given, void *to, struct error *e)
+{
+	for (size_t i = 0; i < given->count; i++) {
+		const struct given *g = &given->data[i];
+		int r = 0;
+		if (!option_belongs(p, verb, g->row)) {
+			if (p->strict && verb && !g->file)
+				r = error_set(e, -EINVAL, "option --%s is not one of %s %s; see %s %s --help", g->row->name, p->name,
+					      verb->name, p->name, verb->name);
+			else
+				continue;
+		}
+		if (!r && g->row->missing && !is_accepted(g))
+			r = error_set(e, -ENOTSUP, "option --%s is not there yet: %s", g->row->name, g->row->missing);
+		if (!r)
+			r = store_one(g, to, e);
+		if (r && g->file)
+			return error_prefix(e, r, "%s", g->file);
+		if (r)
+			return r;
+	}
+	return 0;
+}

@@ -1,0 +1,124 @@
+/* Dump and restore as both programs do them. See cli.h. */
+#include "base/log.h"
+#include "cli/cli.h"
+
+#include <limits.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+/* To the log; where that is a file, to stderr too. */
+int cli_report(const struct command_line *c, const struct error *e)
+{
+	log_error("%s", e->text);
+	if (c->log_file)
+		fprintf(stderr, "Error: %s\n", e->text);
+	return 1;
+}
+
+int cli_parse_pid(const char *text, pid_t *ret, struct error *e)
+{
+	char *end;
+
+	errno = 0;
+	long pid = strtol(text, &end, 10);
+	if (errno || *end || end == text || pid <= 0 || pid > INT_MAX)
+		return error_set(e, -EINVAL, "%s is no process id; give a number that ps shows", text);
+	*ret = (pid_t)pid;
+	return 0;
+}
+
+/* A restored tree that is not detached: its end is ours. */
+static int wait_for_end(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return 1;
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static int write_pidfile(const char *path, pid_t pid, struct error *e)
+{
+	_cleanup_fclose_ FILE *f = fopen(path, "we");
+
+	if (!f || fprintf(f, "%d", pid) < 0 || fflush(f))
+		return error_errno(e, -errno, "process %d was restored, but the pid file %s can't be written", pid, path);
+	return 0;
+}
+
+static void print_time(const struct command_line *c, const char *what, const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	if (c->display_stats)
+		printf("%s time: %lld us\n", what, (now.tv_sec - start->tv_sec) * 1000000LL + (now.tv_nsec - start->tv_nsec) / 1000);
+}
+
+/* What only root may do fails late and in many ways: said first. */
+static int require_root(struct error *e)
+{
+	return geteuid() == 0 ? 0 : error_set(e, -EPERM, "this needs root (CAP_SYS_ADMIN and more); run it with sudo");
+}
+
+int cli_dump(struct command_line *c)
+{
+	struct error e = {};
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (c->scripts.count)
+		c->request.hook = (struct request_hook){ script_call, c };
+	int r = require_root(&e);
+	if (r)
+		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
+	if (!r)
+		r = engine_dump(&c->request, &e);
+	if (r)
+		return cli_report(c, &e);
+	print_time(c, "Dump", &start);
+	return 0;
+}
+
+/* --exec-cmd: the command that the caller becomes once the tree runs. */
+static int become(const struct command_line *c)
+{
+	struct error e = {};
+
+	fflush(stdout);
+	execvp(c->rest[0], c->rest);
+	error_errno(&e, -errno, "cannot run %s", c->rest[0]);
+	return cli_report(c, &e);
+}
+
+int cli_restore(struct command_line *c, bool announce)
+{
+	struct error e = {};
+	struct timespec start;
+	pid_t pid;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (c->scripts.count)
+		c->request.hook = (struct request_hook){ script_call, c };
+	int r = require_root(&e);
+	if (r)
+		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
+	if (!r)
+		r = engine_restore(&c->request, &pid, &e);
+	if (r)
+		return cli_report(c, &e);
+	print_time(c, "Restore", &start);
+	if (c->request.pidfile)
+		r = write_pidfile(c->request.pidfile, pid, &e);
+	if (r)
+		cli_report(c, &e);
+	if (announce) {
+		printf("Restored successfully, PID: %d\n", pid);
+		fflush(stdout);
+	}
+	if (c->exec_command)
+		return become(c);
+	return !c->request.detach ? wait_for_end(pid) : r ? 1 : 0;
+}
