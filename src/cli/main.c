@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { OPT_PATH = 256, OPT_NAME, OPT_SKIP, OPT_PIDFILE, OPT_LINK_REMAP };
+enum { OPT_PATH = 256, OPT_NAME, OPT_SKIP, OPT_PIDFILE, OPT_LINK_REMAP, OPT_SKIP_VERIFY };
 
 static const struct option options[] = {
 	{ "tree", required_argument, NULL, 't' },	  { "images-dir", required_argument, NULL, 'D' },
@@ -25,6 +25,7 @@ static const struct option options[] = {
 	{ "detach", no_argument, NULL, 'd' },		  { "pidfile", required_argument, NULL, OPT_PIDFILE },
 	{ "pid-file", required_argument, NULL, OPT_PIDFILE }, { "help", no_argument, NULL, 'h' },
 	{ "link-remap", no_argument, NULL, OPT_LINK_REMAP },  { "file-locks", no_argument, NULL, 'l' },
+	{ "skip-verify", no_argument, NULL, OPT_SKIP_VERIFY },
 	{},
 };
 
@@ -55,6 +56,7 @@ static int parse(int argc, char **argv, struct command_line *c)
 		case OPT_PATH: c->path = optarg; break;
 		case OPT_PIDFILE: c->request.pidfile = optarg; break;
 		case OPT_SKIP: break;
+		case OPT_SKIP_VERIFY: c->request.skip_verify = true; break;
 		case OPT_LINK_REMAP: c->request.link_remap = true; break;
 		case 'l': c->request.file_locks = true; break;
 		default: return -EINVAL;
