@@ -260,15 +260,15 @@ def has_checkpoint(images):
 # ---- kill ----
 
 def measure_dump(criu, target):
-    """How long a dump takes, in the middle of several."""
+    """How long a dump takes when nothing else keeps the machine busy: the shortest of several."""
     times = []
-    for _ in range(7):
+    for _ in range(5):
         images, start = criu.images(), time.monotonic()
         if criu.run(criu.dump(target, images, "-R")):
             raise Failure(f"a dump with no fault fails: {criu.text()}")
         times.append(time.monotonic() - start)
         shutil.rmtree(images)
-    return sorted(times)[3]
+    return min(times)
 
 
 def restore_all(criu, images, target):
@@ -322,9 +322,10 @@ def kill_once(criu, target, delay):
 def test_kill(work):
     criu, target = Criu(work), Target(work)
     target.check()
-    duration = measure_dump(criu, target)
     seen, failed = {"before": 0, "after": 0, "finished": 0}, 0
     for i in range(KILLS):
+        if i % 20 == 0:
+            duration = measure_dump(criu, target)
         delay = duration * (i + 0.5) / KILLS
         try:
             seen[kill_once(criu, target, delay)] += 1
@@ -333,7 +334,7 @@ def test_kill(work):
             note(f"kill {i}, {delay * 1000:.2f} ms: {failure}")
             kill_all()
             target = Target(work)
-    note(f"{KILLS} kills over {duration * 1000:.1f} ms: {seen['before']} before the commit, {seen['after']} after it, "
+    note(f"{KILLS} kills over dumps of about {duration * 1000:.1f} ms: {seen['before']} before the commit, {seen['after']} after it, "
          f"{seen['finished']} dumps had finished, {failed} bad")
     if failed:
         raise Failure(f"{failed} of {KILLS} kills")
