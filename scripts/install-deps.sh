@@ -6,7 +6,7 @@ packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libpr
 optional=""
 case "${1:-}" in
   "") ;;
-  check) packages="$packages clang python3-protobuf tmux"; optional="criu" ;;
+  check) packages="$packages clang python3-protobuf strace tmux"; optional="criu" ;;
   *) echo "usage: $0 [check]" >&2; exit 2 ;;
 esac
 

@@ -144,10 +144,11 @@ int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint
 int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t hole, size_t threads, uint64_t slack,
 		    struct error *e)
 {
-	struct agent_linger linger = { .armed = threads > 0 };
+	struct agent_linger linger = { .threads = (uint32_t)threads, .slot_size = AGENT_SLOT_SIZE };
 
 	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = agent_seat_size(threads), .code_size = code_size(threads),
 				     .snippet_address = slack, .mem_fd = mem_fd };
+	linger.slots = data_of(seat) + AGENT_SEAT_DATA_SIZE;
 	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, seat->area_size, seat->code_size);
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
@@ -225,6 +226,10 @@ int agent_run_start(struct agent_run *run, struct error *e)
 		r = -errno;
 	if (!r && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
 		r = -errno;
+	if (r && run->number) { /* it has not run: as if it had never been asked */
+		ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs);
+		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
+	}
 	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
 }
 
@@ -254,6 +259,7 @@ int agent_run_finish(struct agent_run *run, struct error *e)
 	struct user_regs_struct regs;
 	size_t room;
 	uint64_t at = agent_seat_place(run->seat, run->number, &room);
+	uint32_t outside = 0;
 	int r = 0;
 
 	if (t->quiet_signal)
@@ -263,6 +269,9 @@ int agent_run_finish(struct agent_run *run, struct error *e)
 			r = run_to_syscall_exit(t, &regs);
 	if (!r)
 		r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+	/* In this order: from here on, when the coordinator dies, the thread has only a few instructions to go in the area. */
+	if (!r && run->number)
+		r = write_mem(run->seat->mem_fd, at + offsetof(struct agent_batch, inside), &outside, sizeof(outside));
 	if (!r && run->number &&
 	    (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;

@@ -150,29 +150,39 @@ static void pause_for(long ns)
 	call(__NR_futex, (long)&word, FUTEX_WAIT, 0, (long)time, 0, 0);
 }
 
-/* Only when the coordinator is gone: threads leave the area on their own, the leader after all of them. */
-static void leave(struct agent_linger *linger, int is_leader)
+static int someone_inside(const struct agent_linger *linger)
 {
-	if (!is_leader) {
+	for (uint32_t i = 0; i < linger->threads; i++) {
+		const struct agent_batch *b = (const void *)(linger->slots + (uint64_t)linger->slot_size * i);
+		if (__atomic_load_n(&b->inside, __ATOMIC_SEQ_CST))
+			return 1;
+	}
+	return 0;
+}
+
+/* Only when the coordinator is gone: threads leave the area on their own, the leader after all of them. */
+static void leave(struct agent_batch *batch)
+{
+	const struct agent_linger *linger = (const struct agent_linger *)batch->linger;
+
+	if (batch->number) {
 		call(__NR_sched_yield, 0, 0, 0, 0, 0, 0); /* a fresh time slice for the few instructions that follow */
-		__atomic_sub_fetch(&linger->users, 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&batch->inside, 0, __ATOMIC_SEQ_CST);
 		return;
 	}
-	if (!__atomic_load_n(&linger->armed, __ATOMIC_SEQ_CST))
+	if (!linger->threads)
 		return;
 	do
 		pause_for(LEAVING_NS);
-	while (__atomic_load_n(&linger->users, __ATOMIC_SEQ_CST));
+	while (someone_inside(linger));
 	pause_for(LEAVING_NS);
 }
 
 /* Runs the batch. Returns to entry.S on dump; on restore the last operation parks and never returns. */
 void agent_run(struct agent_batch *batch)
 {
-	struct agent_linger *linger = (struct agent_linger *)batch->linger;
-
-	if (linger && batch->number)
-		__atomic_add_fetch(&linger->users, 1, __ATOMIC_SEQ_CST);
+	if (batch->linger && batch->number)
+		__atomic_store_n(&batch->inside, 1, __ATOMIC_SEQ_CST);
 	batch->failed = -1;
 	for (uint32_t i = 0; i < batch->count; i++) {
 		struct agent_op *op = &agent_batch_ops(batch)[i];
@@ -184,6 +194,6 @@ void agent_run(struct agent_batch *batch)
 			break;
 		}
 	}
-	if (linger)
-		leave(linger, !batch->number);
+	if (batch->linger)
+		leave(batch);
 }

@@ -41,6 +41,7 @@ struct agent_batch {
 	uint32_t number;  /* dump: 0 the leader's */
 	uint64_t status;  /* restore: address of the shared struct agent_status */
 	uint64_t linger;  /* dump: address of the area's struct agent_linger */
+	uint32_t inside;  /* dump: a thread other than the leader is in the area; set by itself, cleared by whoever takes it out */
 };
 
 static inline struct agent_op *agent_batch_ops(const struct agent_batch *b)
@@ -59,9 +60,10 @@ struct agent_status {
 
 /*
  * Dump, several threads in one area: the leader unmaps it, so it must be the last to leave. Used only when the coordinator
- * died; otherwise it takes each thread out itself and clears `armed` first.
+ * died or gave up; otherwise it takes each thread out itself. A flag for each thread, not a count: the coordinator clears that of a
+ * thread while others are running.
  */
 struct agent_linger {
-	uint32_t armed;
-	uint32_t users; /* threads other than the leader that are in the area */
+	uint32_t threads, slot_size; /* beside the leader */
+	uint64_t slots;              /* address of the first of their batches */
 };

@@ -99,6 +99,7 @@ struct asking {
 	struct agent_run *runs;
 	struct thread_job *jobs;
 	size_t started;
+	bool unfinished; /* some thread is still in the area */
 };
 
 static int start_all(struct dump *d, struct task *t, struct asking *a)
@@ -194,6 +195,7 @@ static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 	for (size_t i = a->started; i-- > 0;) {
 		struct error why = {};
 		int s = agent_run_finish(&a->runs[i], &why);
+		a->unfinished |= s != 0;
 		if (s && !r) {
 			*d->e = why;
 			r = s;
@@ -222,7 +224,8 @@ int task_ask(struct dump *d, struct task *t)
 	if (!r) {
 		r = ask_in_seat(d, t, a);
 		struct error left = {};
-		int s = agent_seat_leave(&a->seat, &left);
+		/* With a thread inside, the area must stay: they leave it on their own once they are let go. */
+		int s = a->unfinished ? 0 : agent_seat_leave(&a->seat, &left);
 		if (s && !r) {
 			*d->e = left;
 			r = s;

@@ -1,6 +1,7 @@
 /*
  * Signal actions, and the signals that wait: process-wide and of each thread, with their siginfo, read with
  * PTRACE_PEEKSIGINFO (Linux 3.10) and queued again by the task itself, the only one who may say where a signal came from.
+ * They are looked for in every thread: timers go on while a task is stopped, so that what its status said at first is old.
  */
 #include "engine/task/state.h"
 
@@ -74,15 +75,11 @@ int signals_capture_thread(struct dump *d, struct thread *th, struct pool *pool,
 {
 	core->has_blk_sigset = 1;
 	core->blk_sigset = th->tracee.sigmask;
-	if (!th->status.sig_pnd)
-		return 0;
 	return peek(d, th, 0, pool, &core->signals_p);
 }
 
 int signals_capture_shared(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core)
 {
-	if (!t->threads.data[0]->status.shd_pnd)
-		return 0;
 	return peek(d, t->threads.data[0], PTRACE_PEEKSIGINFO_SHARED, pool, &core->signals_s);
 }
 

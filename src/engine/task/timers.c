@@ -16,6 +16,30 @@
 #endif
 #define TIMER_ID_MAX 100000
 
+/* Whether the timer's signal waits now and did not when the task was stopped. */
+static bool rang_meanwhile(const struct task *t, const TaskCoreEntry *core)
+{
+	const SignalQueueEntry *queue = core->signals_s;
+
+	for (size_t i = 0; queue && i < queue->n_signals; i++) {
+		siginfo_t info;
+		memcpy(&info, queue->signals[i]->siginfo.data, sizeof(info));
+		if (info.si_signo == SIGALRM && info.si_code == SI_KERNEL)
+			return !(t->threads.data[0]->status.shd_pnd & 1ULL << (SIGALRM - 1));
+	}
+	return false;
+}
+
+/* ITIMER_REAL starts anew when its signal is taken, and stands at zero until then: with zero it would not start at all. */
+static struct itimerval real_timer(const struct task *t, const TaskCoreEntry *core)
+{
+	struct itimerval v = t->answers.itimer[ITIMER_REAL];
+
+	if ((!v.it_value.tv_sec && !v.it_value.tv_usec) || rang_meanwhile(t, core))
+		v.it_value = v.it_interval;
+	return v;
+}
+
 int timers_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core)
 {
 	TaskTimersEntry *timers = POOL_NEW(pool, TaskTimersEntry, task_timers_entry__init);
@@ -26,12 +50,12 @@ int timers_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEn
 	if (!timers || !it || !posix || !list)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	for (int i = 0; i < 3; i++) {
-		const struct itimerval *v = &t->answers.itimer[i];
+		const struct itimerval v = i == ITIMER_REAL ? real_timer(t, core) : t->answers.itimer[i];
 		itimer_entry__init(&it[i]);
-		it[i].isec = (uint64_t)v->it_interval.tv_sec;
-		it[i].iusec = (uint64_t)v->it_interval.tv_usec;
-		it[i].vsec = (uint64_t)v->it_value.tv_sec;
-		it[i].vusec = (uint64_t)v->it_value.tv_usec;
+		it[i].isec = (uint64_t)v.it_interval.tv_sec;
+		it[i].iusec = (uint64_t)v.it_interval.tv_usec;
+		it[i].vsec = (uint64_t)v.it_value.tv_sec;
+		it[i].vusec = (uint64_t)v.it_value.tv_usec;
 	}
 	timers->real = &it[0];
 	timers->virt = &it[1];
