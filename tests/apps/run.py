@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -50,8 +51,10 @@ def run(cls, name, mode, binary, keep):
             test.check(test.state())
     except common.Skip as skip:
         word, why = "skip", str(skip)
-    except (common.Failure, OSError, ValueError) as failure:
+    except common.Failure as failure:
         word, why = "not ok", f"{failure}\n{test.errors()}".rstrip()
+    except Exception:
+        word, why = "not ok", f"{traceback.format_exc()}\n{test.errors()}".rstrip()
     finally:
         signal.alarm(0)
         try:

@@ -23,17 +23,17 @@ class Test(App):
         self.spawn(["sh", "-c", COMMAND], stdout="sum")
         self.rounds = 0
 
-    def member(self, name):
-        return next(pid for pid in tree(self.pid) if read(f"/proc/{pid}/comm").strip() == name)
+    def members(self):
+        return {read(f"/proc/{pid}/comm").strip(): pid for pid in tree(self.pid)}
 
     def read_bytes(self, name):
-        return int(read(f"/proc/{self.member(name)}/io").split()[1])
+        return int(read(f"/proc/{self.pids[name]}/io").split()[1])
 
     def state(self):
         self.rounds += 1
         if self.rounds == 1:
-            wait_for("tar, zstd and sha256sum", lambda: len(tree(self.pid)) == 4)
-            self.pids = {name: self.member(name) for name in ("tar", "zstd", "sha256sum")}
+            wait_for("tar, zstd and sha256sum", lambda: set(self.programs) <= set(self.members()))
+            self.pids = self.members()
             wait_for("flow", lambda: self.read_bytes("sha256sum") > 1 << 20)
         expect(state_of(self.pids["sha256sum"]) in ("R", "S") and not read(self.path("sum")),
                "it was over before the dump")
