@@ -2,9 +2,11 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
+from http.client import HTTPResponse
 
 DEADLINE = 30
 MODES = ("stop", "leave", "twice")
@@ -122,6 +124,49 @@ def counted(path, start=0, width=9):
     for at, line in enumerate(lines):
         expect(line == f"{at + start:0{width - 1}d}\n", f"{os.path.basename(path)}: line {at} is {line!r}")
     return len(lines)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def connect(address):
+    """Connects to a path, or to a port of this machine."""
+    client = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    client.settimeout(DEADLINE)
+    try:
+        client.connect(address if isinstance(address, str) else ("127.0.0.1", address))
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+def get(address, page):
+    """The text of a page of an HTTP server; the connection is closed."""
+    with connect(address) as client:
+        client.sendall(f"GET {page} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".encode())
+        response = HTTPResponse(client)
+        response.begin()
+        text = response.read().decode()
+        if response.status != 200:
+            raise ValueError(f"{page}: status {response.status}: {text}")
+        return text
+
+
+def connected(*addresses):
+    """How many connections servers at these addresses have with clients, those that the client has closed included."""
+    number = 0
+    for address in addresses:
+        if isinstance(address, str):
+            lines = [line.split() for line in read("/proc/net/unix").splitlines()[1:]]
+            number += sum(line[7:] == [address] and line[5] == "03" for line in lines)
+        else:
+            lines = [line.split() for line in read("/proc/net/tcp").splitlines()[1:]]
+            number += sum(line[1].endswith(f":{address:04X}") and line[3] in ("01", "08") for line in lines)
+    return number
 
 
 class App:
