@@ -18,8 +18,8 @@ check:
 	meson configure $(BUILD) -Dwerror=true
 	ninja -C $(BUILD)
 	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
-	ninja -C $(ASAN) unit-tests
-	python3 tests/run.py
+	ninja -C $(ASAN) unit-tests src/cli/fermata
+	tests/check.py
 
 bench: all
 	bench/bench.py

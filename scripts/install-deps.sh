@@ -6,7 +6,8 @@ packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libpr
 optional=""
 case "${1:-}" in
   "") ;;
-  check) packages="$packages clang python3-protobuf strace tmux"; optional="criu" ;;
+  check) packages="$packages clang python3-protobuf strace tmux"
+    optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql zstd" ;;
   *) echo "usage: $0 [check]" >&2; exit 2 ;;
 esac
 

@@ -144,18 +144,37 @@ static int plan_one(struct planner *p, size_t i, const pid_t *needs)
 	return 0;
 }
 
+/* `leader` once led the group, has left it, and others have stayed: it leads it again until they are in. */
+static int plan_left_group(struct planner *p, size_t i, int leader)
+{
+	const struct birth_task *t = &p->tasks[leader];
+
+	if (t->sid == p->external && t->pgid == p->tasks[0].pgid && task_with_pid(p, t->pgid) < 0)
+		return error_set(p->e, -ENOTSUP, "process %d has left its process group for that of the caller, and process %d has stayed; that can't be rebuilt",
+				 t->pid, p->tasks[i].pid);
+	p->b.data[leader].setpgid = true;
+	p->b.data[leader].join_last = true;
+	return 0;
+}
+
 static int plan_group(struct planner *p, size_t i)
 {
 	const struct birth_task *t = &p->tasks[i];
 	struct birth *b = &p->b.data[i];
 
 	b->setsid = leads(t);
-	b->setpgid = !b->setsid && t->pgid == t->pid;
+	if (!b->setsid && t->pgid == t->pid)
+		b->setpgid = true;
 	if (t->pgid == t->pid)
 		return 0;
-	if (t->sid == p->external && task_with_pid(p, t->pgid) < 0 && t->pgid == p->tasks[0].pgid)
+	int leader = task_with_pid(p, t->pgid);
+	if (t->sid == p->external && leader < 0 && t->pgid == p->tasks[0].pgid)
 		return 0; /* the coordinator's own */
 	b->join = t->pgid;
+	if (leader >= 0 && p->tasks[leader].sid != t->sid)
+		return error_set(p->e, -ENOTSUP, "process %d is in process group %d, whose leader is in another session", t->pid, t->pgid);
+	if (leader >= 0)
+		return p->tasks[leader].pgid == t->pgid ? 0 : plan_left_group(p, i, leader);
 	if (birth_with_pid(p, t->pgid) >= 0)
 		return 0;
 	struct birth *h = add(p);
@@ -163,6 +182,23 @@ static int plan_group(struct planner *p, size_t i)
 		return error_set(p->e, -ENOMEM, "out of memory");
 	*h = (struct birth){ .pid = t->pgid, .task = -1, .maker = (int)i, .reaper = (int)i, .setpgid = true,
 			     .when = BIRTH_AFTER_SESSION, .session_at_birth = t->sid };
+	return 0;
+}
+
+/* Those who join last go in any order: there must be someone in each group by then who stays. */
+static int check_last(struct planner *p)
+{
+	for (size_t i = 0; i < p->count; i++) {
+		const struct birth *b = &p->b.data[i];
+		bool stays = !b->join_last;
+		for (size_t k = 0; k < p->b.count && !stays; k++) {
+			const struct birth *other = &p->b.data[k];
+			stays = !other->join_last && (other->join == b->join || other->pid == b->join);
+		}
+		if (!stays)
+			return error_set(p->e, -ENOTSUP, "processes %d and %d have each left their process group for the other's, which can't be rebuilt",
+					 b->pid, b->join);
+	}
 	return 0;
 }
 
@@ -185,6 +221,8 @@ int births_plan(struct births *ret, const struct birth_task *tasks, size_t count
 		r = plan_one(&p, i, needs);
 	for (size_t i = 0; !r && i < count; i++)
 		r = plan_group(&p, i);
+	if (!r)
+		r = check_last(&p);
 	if (r) {
 		births_free(&p.b);
 		return r;

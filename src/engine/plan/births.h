@@ -27,6 +27,7 @@ struct birth {
 	bool orphan;	   /* its maker exits, and it becomes a child of a subreaper further up */
 	bool setsid, setpgid; /* it makes itself leader */
 	pid_t join;	      /* the group to join once all are born; 0: none */
+	bool join_last;	      /* it leads a group that it has left: until all others have joined theirs */
 	bool subreaper;	      /* while being built */
 	bool late;
 	enum birth_when when;

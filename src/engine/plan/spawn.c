@@ -33,7 +33,7 @@ struct node {
 struct births_plan {
 	struct births births;
 	struct node *nodes;
-	uint32_t joiners;
+	uint32_t joiners, joiners_first; /* in all; without those who join last */
 };
 
 static uint64_t place_stack(struct restore *s)
@@ -104,6 +104,8 @@ static void plan_join(struct restore *s, struct node *n)
 	if (!b->join)
 		return;
 	batch_what(n->batch, "join process group %d in process %d", b->join, b->pid);
+	if (b->join_last)
+		OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->joined, s->births->joiners_first);
 	OP(n->batch, __NR_setpgid, 0, b->join);
 	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->joined);
 }
@@ -333,6 +335,7 @@ static int plan_tree(struct restore *s)
 		n->task = n->birth->task >= 0 ? s->tasks.data[n->birth->task] : NULL;
 		n->batch = n->task ? &n->task->threads.data[0].batch : &n->own;
 		p->joiners += n->birth->join != 0;
+		p->joiners_first += n->birth->join && !n->birth->join_last;
 	}
 	for (size_t i = p->births.count; i-- > 0;) {
 		int maker = p->nodes[i].birth->maker;
