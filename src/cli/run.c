@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 
 #include <limits.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -28,14 +29,50 @@ int cli_parse_pid(const char *text, pid_t *ret, struct error *e)
 	return 0;
 }
 
-/* A restored tree that is not detached: its end is ours. */
-static int wait_for_end(pid_t pid)
+/* The terminal that the tree was given, when it leads a group of its own there (--shell-job); or -1. */
+static int shared_terminal(const struct command_line *c, pid_t pid)
 {
-	int status;
+	for (int fd = 0; c->request.shell_job && fd < 3; fd++)
+		if (isatty(fd))
+			return getpgid(pid) == pid && tcgetpgrp(fd) == pid ? fd : -1;
+	return -1;
+}
 
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return 1;
+static void bring_forward(int tty, pid_t pgrp)
+{
+	void (*before)(int) = signal(SIGTTOU, SIG_IGN);
+
+	tcsetpgrp(tty, pgrp);
+	signal(SIGTTOU, before);
+}
+
+/* The tree was stopped: so are we, for the shell that waits for us; continued by it, we continue the tree. */
+static void stop_with(int tty, pid_t pid)
+{
+	bring_forward(tty, getpgrp());
+	kill(0, SIGSTOP);
+	if (tcgetpgrp(tty) == getpgrp())
+		bring_forward(tty, pid);
+	kill(-pid, SIGCONT);
+}
+
+/* A restored tree that is not detached: its end is ours. */
+static int wait_for_end(const struct command_line *c, pid_t pid)
+{
+	int status, tty = shared_terminal(c, pid);
+
+	for (;;) {
+		if (waitpid(pid, &status, tty >= 0 ? WUNTRACED : 0) < 0) {
+			if (errno != EINTR)
+				return 1;
+		} else if (WIFSTOPPED(status)) {
+			stop_with(tty, pid);
+		} else {
+			break;
+		}
+	}
+	if (tty >= 0)
+		bring_forward(tty, getpgrp());
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
@@ -120,5 +157,5 @@ int cli_restore(struct command_line *c, bool announce)
 	}
 	if (c->exec_command)
 		return become(c);
-	return !c->request.detach ? wait_for_end(pid) : r ? 1 : 0;
+	return !c->request.detach ? wait_for_end(c, pid) : r ? 1 : 0;
 }

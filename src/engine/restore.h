@@ -76,6 +76,7 @@ struct restore {
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
 	VEC(TtyInfoEntry *) ttys;
+	struct tty_table *terminals; /* kinds/tty_restore.c */
 	bool succeeded;
 	int fd_base, tty;
 	struct proc_maps self;

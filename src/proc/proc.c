@@ -31,6 +31,8 @@ int proc_parse_stat(const char *text, struct proc_stat *ret)
 	s.ppid = (pid_t)f[4];
 	s.pgrp = (pid_t)f[5];
 	s.session = (pid_t)f[6];
+	s.tty = (uint32_t)f[7];
+	s.tty_pgrp = (pid_t)f[8];
 	s.flags = f[9];
 	s.num_threads = f[20];
 	s.start_time = f[22];

@@ -12,6 +12,8 @@ struct proc_stat {
 	char state;
 	uint64_t flags, num_threads, start_time;
 	int exit_code; /* as wait(2) gives it */
+	uint32_t tty; /* the controlling terminal's device, in the kernel's encoding; 0: none */
+	pid_t tty_pgrp; /* its foreground group */
 	uint64_t mm_start_code, end_code, start_stack, start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end;
 	char comm[64];
 };

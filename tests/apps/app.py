@@ -52,6 +52,14 @@ def state_of(pid):
         return None
 
 
+def name_of(pid):
+    """None: it has gone."""
+    try:
+        return read(f"/proc/{pid}/comm").strip()
+    except OSError:
+        return None
+
+
 def tree(pid):
     """pid and all that descends from it, parents first."""
     found = [pid]
@@ -281,7 +289,10 @@ def criu(binary, work, arguments):
 
 
 def through(app, binary):
-    """Takes an application through dump and restore as its mode says."""
+    """Takes an application through dump and restore as its mode says, or as it does it itself."""
+    if hasattr(app, "through"):
+        app.through(binary)
+        return
     for number in range(2 if app.mode == "twice" else 1):
         images = app.path(f"images{number}")
         os.mkdir(images)

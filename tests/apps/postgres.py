@@ -3,7 +3,7 @@ import glob
 import os
 import shutil
 
-from app import App, connected, expect, read, state_of, tree, wait_for
+from app import App, connected, expect, name_of, read, state_of, tree, wait_for
 
 CLIENTS = 3
 SCRIPT = r"""
@@ -103,7 +103,7 @@ class Test(App):
             self.sql("select 1 from (select pg_switch_wal()) x")
             self.run(["psql", "-X", "-q", "-h", self.path("run"), "-U", "postgres", "-c", "checkpoint"], env=self.environment)
             wait_for("end of the connection", lambda: connected(self.socket) == CLIENTS + 1)
-        return state, [pid for pid in tree(self.pid) if "postgres" in read(f"/proc/{pid}/comm")]
+        return state, [pid for pid in tree(self.pid) if "postgres" in (name_of(pid) or "")]
 
     def between(self):
         self.logged()

@@ -176,6 +176,17 @@ static int capture_new(struct dump *d, struct descriptor *f, pid_t pid, int fd, 
 	return capture(d, f, &x->type);
 }
 
+/*
+ * A slave that TIOCGPTPEER opened with O_CLOEXEC shows that flag for all its descriptors, whatever they have. A standard
+ * stream is meant to be passed on.
+ */
+static bool closes_on_exec(int own_fd, int number, uint32_t flags)
+{
+	bool of_file = fcntl(own_fd, F_GETFL) & O_CLOEXEC;
+
+	return flags & O_CLOEXEC && !(of_file && number <= STDERR_FILENO);
+}
+
 static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file *table)
 {
 	FdinfoEntry entry = FDINFO_ENTRY__INIT;
@@ -196,7 +207,7 @@ static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file 
 		return r;
 	entry.id = x->id;
 	entry.fd = (uint32_t)fd;
-	entry.flags = info.flags & O_CLOEXEC ? FD_CLOEXEC : 0;
+	entry.flags = closes_on_exec(own, fd, info.flags) ? FD_CLOEXEC : 0;
 	entry.type = (FdTypes)x->type;
 	r = image_write_message(table, &entry.base);
 	return r ? error_errno(d->e, r, "cannot write the descriptor table") : 0;

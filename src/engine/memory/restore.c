@@ -118,11 +118,6 @@ static uint64_t own_vdso_size(const struct restore *s)
 	return size;
 }
 
-static bool inherits_vdso(const struct rtask *t)
-{
-	return memory_is_shared(t) && vdso_start(t) == vdso_start(t->parent);
-}
-
 static int plan_vdso(struct restore *s, struct rtask *t)
 {
 	uint64_t ours = own_vdso_size(s), theirs = 0;
@@ -132,8 +127,6 @@ static int plan_vdso(struct restore *s, struct rtask *t)
 			theirs += t->mm->vmas[i]->end - t->mm->vmas[i]->start;
 	if (ours != theirs || ours > VDSO_ROOM)
 		return error_set(s->e, -ENOTSUP, "the vdso of this kernel differs from the one at the dump, which is not restored yet");
-	if (inherits_vdso(t))
-		return 0;
 	struct batch *b = &t->threads.data[0].batch;
 	batch_what(b, "place the vdso of process %d", t->pid);
 	plan_move_vdso(s, b, (uint64_t)s->arena.start + s->arena.size, vdso_start(t));
@@ -184,14 +177,13 @@ int memory_plan_inherit(struct restore *s, struct rtask *t)
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size, at = 0;
 
 	t->shares = true;
+	/* Even where it stays in its place: children that are born before memory is filled look for it there. */
 	batch_what(b, "put the vdso aside in process %d", t->pid);
-	if (!inherits_vdso(t))
-		plan_move_vdso(s, b, vdso_start(t->parent), room);
+	plan_move_vdso(s, b, vdso_start(t->parent), room);
 	batch_what(b, "leave what process %d has of its parent", t->pid);
 	for (size_t i = 0; i <= t->mm->n_vmas; i++) {
 		const VmaEntry *v = i < t->mm->n_vmas ? t->mm->vmas[i] : NULL;
-		bool keep = v && (inherited(t, v) || (is_vdso(v) && inherits_vdso(t)));
-		if (v && !keep)
+		if (v && !inherited(t, v))
 			continue;
 		uint64_t start = v ? v->start : TASK_END;
 		if (at < arena && start > arena) {

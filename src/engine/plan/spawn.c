@@ -8,7 +8,7 @@
 #include "engine/plan/spawn.h"
 
 #include "engine/agent/blob.h"
-#include "engine/kinds/kind.h"
+#include "engine/kinds/tty.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
@@ -80,15 +80,48 @@ static bool has_births(struct restore *s, struct node *n, bool late, enum birth_
 	return false;
 }
 
-static void plan_session(struct node *n)
+/* Children that are born from here on have the session's terminal too. */
+static void plan_session(struct restore *s, struct node *n)
 {
 	const struct birth *b = n->birth;
+	bool external;
+	pid_t pgrp;
 
 	batch_what(n->batch, "make process %d leader of its session or group", b->pid);
 	if (b->setsid)
 		OP(n->batch, __NR_setsid);
 	else if (b->setpgid)
 		OP(n->batch, __NR_setpgid, 0, 0);
+	int fd = b->setsid && n->task ? tty_of_session(s, b->pid, &pgrp, &external) : -1;
+	if (fd < 0)
+		return;
+	batch_what(n->batch, "give session %d its controlling terminal", b->pid);
+	struct agent_op *op = OP(n->batch, __NR_ioctl, fd, TIOCSCTTY, 0);
+	if (external) /* the caller's session may want to keep it */
+		op->flags |= AGENT_OP_MAY_FAIL;
+}
+
+static bool has_group(struct restore *s, pid_t pgid)
+{
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (s->tasks.data[i]->tree->pgid == (uint32_t)pgid)
+			return true;
+	return false;
+}
+
+/* Once all are in their groups. */
+static void plan_foreground(struct restore *s, struct node *n)
+{
+	const struct birth *b = n->birth;
+	bool external;
+	pid_t pgrp = 0;
+	int fd = b->setsid && n->task ? tty_of_session(s, b->pid, &pgrp, &external) : -1;
+
+	if (fd < 0 || external || !has_group(s, pgrp))
+		return;
+	batch_what(n->batch, "bring process group %d to the foreground of its terminal", pgrp);
+	OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->joined, s->births->joiners);
+	OP(n->batch, __NR_ioctl, fd, TIOCSPGRP, arena_place(&s->arena, &pgrp, sizeof(pgrp)));
 }
 
 /* Until everyone is there; then into the group. */
@@ -122,7 +155,7 @@ static void plan_start(struct node *n)
 static int plan_helper(struct restore *s, struct node *n)
 {
 	plan_start(n);
-	plan_session(n);
+	plan_session(s, n);
 	plan_births(s, n, false, BIRTH_AFTER_SESSION);
 	plan_births(s, n, true, BIRTH_AFTER_SESSION);
 	plan_join(s, n);
@@ -272,7 +305,7 @@ static int plan_task(struct restore *s, struct node *n)
 		r = memory_plan_inherit(s, t);
 	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
 	if (!session_late) {
-		plan_session(n);
+		plan_session(s, n);
 		plan_births(s, n, false, BIRTH_AFTER_SESSION);
 	}
 	if (r || t->dead)
@@ -280,11 +313,12 @@ static int plan_task(struct restore *s, struct node *n)
 	r = memory_plan(s, t);
 	plan_births(s, n, true, BIRTH_BEFORE_SESSION);
 	if (session_late) {
-		plan_session(n);
+		plan_session(s, n);
 		plan_births(s, n, false, BIRTH_AFTER_SESSION);
 	}
 	plan_births(s, n, true, BIRTH_AFTER_SESSION);
 	plan_join(s, n);
+	plan_foreground(s, n);
 	plan_reap(s, n);
 	return r ? r : plan_rest(s, t);
 }
