@@ -299,7 +299,8 @@ static int write_pair(struct dump *d, struct state *s, const struct terminal *t,
 		tty_queues_free(&taking.queues);
 		return task_errno(d, t->task, r, "descriptor %d (%s) is a pseudo-terminal whose content can't be read", t->number, t->target);
 	}
-	slave->e.has_stopped = slave->e.stopped = taking.queues.stopped;
+	slave->e.has_stopped = taking.queues.stopped != TTY_RUNS;
+	slave->e.stopped = taking.queues.stopped;
 	r = write_queue(d, s, master->e.id, &taking.queues.output);
 	if (!r)
 		r = write_queue(d, s, slave->e.id, &taking.queues.input);

@@ -23,9 +23,12 @@ struct tty_queue {
 	VEC(uint32_t) ends; /* input by lines: where one was ended by VEOF, which is not in the data */
 };
 
+/* How output is held back: each way must be undone in its own. */
+enum tty_stopped { TTY_RUNS, TTY_STOPPED_BY_CHARACTER, TTY_STOPPED_BY_TCFLOW };
+
 struct tty_queues {
 	struct tty_queue output, input; /* to be read from the master; from the slave */
-	bool stopped;			/* output is held back, by VSTOP or tcflow(3) */
+	enum tty_stopped stopped;
 };
 
 void tty_queues_free(struct tty_queues *q);

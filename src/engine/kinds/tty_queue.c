@@ -3,11 +3,14 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <unistd.h>
 
 #define READ_SIZE 65536
 #define QUEUE_MAX (4UL << 20)
 #define LINE_BUFFER 4095 /* N_TTY_BUF_SIZE - 1: what the line discipline takes by TIOCSTI */
+#define PIECE 64UL
+#define WORKER_TRIES 100000
 #define PTY_SLAVE_MAJOR 136U
 #define PTY_SLAVE_MAJORS 8U
 
@@ -151,14 +154,24 @@ static int set(int slave, const struct termios2 *t)
 	return ioctl(slave, TCSETS2, t) < 0 ? -errno : 0;
 }
 
-/* All of it; a terminal that takes nothing more gives -ENOBUFS. */
+/*
+ * All of it; a terminal that takes nothing more gives -ENOBUFS. There is room for all once a worker of the kernel has moved
+ * the first part from where it is written to where it is read; nothing tells when. Small pieces take up the least.
+ */
 static int write_all(int fd, const char *data, size_t size)
 {
+	int tries = WORKER_TRIES;
+
 	for (size_t done = 0; done < size;) {
-		ssize_t n = write(fd, data + done, size - done);
-		if (n <= 0)
-			return n < 0 && errno != EAGAIN ? -errno : -ENOBUFS;
-		done += (size_t)n;
+		ssize_t n = write(fd, data + done, MIN(size - done, PIECE));
+		if (n < 0 && errno != EAGAIN)
+			return -errno;
+		if (n > 0)
+			done += (size_t)n;
+		else if (tries-- == 0)
+			return -ENOBUFS;
+		else
+			sched_yield();
 	}
 	return 0;
 }
@@ -209,9 +222,10 @@ static int put_quietly(int master, int slave, const struct tty_queues *q, const 
 	int s = set(slave, t);
 	if (!r)
 		r = s;
-	/* Held back again, in the way that the one who may let it go expects. */
-	if (!r && q->stopped)
-		r = t->c_iflag & IXON && t->c_cc[VSTOP] ? insert(slave, (char)t->c_cc[VSTOP]) : ioctl(slave, TCXONC, TCOOFF) < 0 ? -errno : 0;
+	if (!r && q->stopped == TTY_STOPPED_BY_CHARACTER && t->c_iflag & IXON && t->c_cc[VSTOP])
+		r = insert(slave, (char)t->c_cc[VSTOP]);
+	else if (!r && q->stopped && ioctl(slave, TCXONC, TCOOFF) < 0)
+		r = -errno;
 	fcntl(master, F_SETFL, flags);
 	if (packets)
 		ioctl(master, TIOCPKT, &packets);
@@ -230,11 +244,32 @@ int tty_put(int master, int slave, const struct tty_queues *q)
 	return put_quietly(master, slave, q, &t, packets);
 }
 
+static bool can_write(int slave)
+{
+	struct pollfd p = { .fd = slave, .events = POLLOUT };
+
+	return poll(&p, 1, 0) == 1 && p.revents & POLLOUT;
+}
+
+/* With nothing in its way. What a character stopped goes on when characters do that no more. */
+static enum tty_stopped is_stopped(int slave, const struct termios2 *t)
+{
+	struct termios2 without = *t;
+
+	if (slave < 0 || can_write(slave))
+		return TTY_RUNS;
+	without.c_iflag &= (tcflag_t)~IXON;
+	if (set(slave, &without))
+		return TTY_STOPPED_BY_CHARACTER;
+	bool writes = can_write(slave);
+	set(slave, t);
+	return writes ? TTY_STOPPED_BY_CHARACTER : TTY_STOPPED_BY_TCFLOW;
+}
+
 /* Takes it all out, and says whether anything was touched. */
 static int drain(int master, int slave, const struct termios2 *t, int packets, struct tty_queues *q, bool *ret_touched)
 {
 	struct termios2 raw = *t;
-	struct pollfd p = { .fd = slave, .events = POLLOUT };
 	int n = waiting(master), r = 0, off = 0;
 
 	if (n > 0) {
@@ -243,8 +278,8 @@ static int drain(int master, int slave, const struct termios2 *t, int packets, s
 			ioctl(master, TIOCPKT, &off);
 		r = take_bytes(master, &q->output);
 	}
-	/* With nothing in its way, output that can't be written is held back. */
-	q->stopped = slave >= 0 && n >= 0 && poll(&p, 1, 0) == 0;
+	q->stopped = n < 0 ? TTY_RUNS : is_stopped(slave, t);
+	*ret_touched |= q->stopped != TTY_RUNS;
 	if (r || n < 0 || slave < 0)
 		return r ? r : MIN(n, 0);
 	if (!by_lines(t)) {

@@ -313,7 +313,7 @@ static int queue_of(struct restore *s, uint32_t id, struct tty_queue *q)
 
 static int put(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 {
-	struct tty_queues q = { .stopped = slave && slave->stopped };
+	struct tty_queues q = { .stopped = slave ? (enum tty_stopped)slave->stopped : TTY_RUNS };
 	int r = queue_of(s, TTY_ID_PTY(p->index, 1), &q.output);
 
 	if (!r)
