@@ -30,6 +30,9 @@ static int run(const struct command_line *c, const char *script, const char *mom
 	if (child < 0)
 		return error_errno(e, -errno, "cannot run the action script %s", script);
 	if (child == 0) {
+		sigset_t none;
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
 		set_environment(c, moment, pid);
 		execl("/bin/sh", "sh", "-c", script, (char *)NULL);
 		_exit(127);

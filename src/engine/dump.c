@@ -217,7 +217,7 @@ static void raise_descriptor_limit(void)
 	}
 }
 
-int engine_dump(const struct request *request, struct error *e)
+static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
 	char comm[64] = "?";
@@ -242,4 +242,14 @@ int engine_dump(const struct request *request, struct error *e)
 		return error_prefix(e, r, "cannot dump process %d (%s)", request->pid, comm);
 	log_info("Dumping finished successfully");
 	return 0;
+}
+
+int engine_dump(const struct request *request, struct error *e)
+{
+	struct tracing tracing;
+
+	tracing_begin(&tracing);
+	int r = dump_traced(request, e);
+	tracing_end(&tracing);
+	return r;
 }

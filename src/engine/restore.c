@@ -356,7 +356,7 @@ static void restore_finish(struct restore *s)
 	image_dir_free(s->dir);
 }
 
-int engine_restore(const struct request *request, pid_t *ret_pid, struct error *e)
+static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
 	struct restore s = { .request = request, .e = e, .tty = -1 };
 	int r = image_dir_open(request->images_dir, &s.dir);
@@ -387,4 +387,14 @@ int engine_restore(const struct request *request, pid_t *ret_pid, struct error *
 		log_warning("%s", late.text);
 	log_info("Restore finished successfully. Tasks resumed.");
 	return 0;
+}
+
+int engine_restore(const struct request *request, pid_t *ret_pid, struct error *e)
+{
+	struct tracing tracing;
+
+	tracing_begin(&tracing);
+	int r = restore_traced(request, ret_pid, e);
+	tracing_end(&tracing);
+	return r;
 }

@@ -2,6 +2,7 @@
 #include "engine/tracee.h"
 
 #include "engine/agent/blob.h"
+#include "proc/proc.h"
 
 #include <asm/unistd.h>
 #include <fcntl.h>
@@ -15,6 +16,7 @@
  *	data: linger, the leader's batch and stack, then a slot for the batch and the stack of each other thread
  */
 #define TAILS_OFFSET PAGE_SIZE
+#define WATCH_NS 100000000
 #define TAIL_SIZE 512UL
 #define LINGER_SIZE 64UL
 #define STACK_ROOM 1024UL
@@ -33,9 +35,55 @@ int tracee_interrupt(struct tracee *t)
 	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
+void tracing_begin(struct tracing *ret)
+{
+	struct sigaction plain = { .sa_handler = SIG_DFL };
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &ret->mask);
+	sigaction(SIGCHLD, &plain, &ret->action);
+}
+
+void tracing_end(const struct tracing *t)
+{
+	sigaction(SIGCHLD, &t->action, NULL);
+	sigprocmask(SIG_SETMASK, &t->mask, NULL);
+}
+
+static bool is_zombie(pid_t tid)
+{
+	struct proc_stat stat;
+
+	return proc_read_stat(tid, &stat) || stat.state == 'Z' || stat.state == 'X';
+}
+
+/*
+ * A main thread that was killed tells nobody as long as other threads of its process wait to be reaped, which may be ours: so
+ * it is looked at when nothing is heard.
+ */
+static pid_t wait_leader(pid_t tid, int *ret)
+{
+	struct timespec look = { 0, WATCH_NS };
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (;;) {
+		pid_t r = waitpid(tid, ret, __WALL | WNOHANG);
+		if (r)
+			return r;
+		if (sigtimedwait(&child, NULL, &look) < 0 && errno == EAGAIN && is_zombie(tid)) {
+			*ret = SIGKILL; /* as if it had been reaped */
+			return tid;
+		}
+	}
+}
+
 static int wait_status(struct tracee *t, int *ret)
 {
-	while (waitpid(t->tid, ret, __WALL) < 0)
+	while ((t->tid == t->pid ? wait_leader(t->tid, ret) : waitpid(t->tid, ret, __WALL)) < 0)
 		if (errno != EINTR)
 			return -errno;
 	if (!WIFSTOPPED(*ret)) {

@@ -1,7 +1,7 @@
 /*
  * A thread that is held by ptrace(2): seizing it, stopping it, and running the agent in it.
  *
- * Nothing here polls: stops are waited for with waitpid. When the coordinator dies, the kernel detaches every tracee and
+ * Stops are waited for with waitpid, not polled for. When the coordinator dies, the kernel detaches every tracee and
  * each goes on from where it was; see arch/x86_64/snippet.h for those that were running the agent.
  */
 #pragma once
@@ -9,6 +9,8 @@
 #include "base/error.h"
 #include "engine/agent/batch.h"
 #include "engine/arch/x86_64/snippet.h"
+
+#include <signal.h>
 
 struct tracee {
 	pid_t pid, tid;
@@ -18,6 +20,14 @@ struct tracee {
 	uint64_t sigmask;
 	int quiet_signal; /* a signal that can be sent to it with no effect when it is not traced, or 0; see agent_quiet_signal */
 };
+
+/* Around all that follows: SIGCHLD is blocked, and tells of every stop. */
+struct tracing {
+	sigset_t mask;
+	struct sigaction action;
+};
+void tracing_begin(struct tracing *ret);
+void tracing_end(const struct tracing *t);
 
 int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e);
 int tracee_interrupt(struct tracee *t);
