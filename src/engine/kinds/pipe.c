@@ -179,11 +179,11 @@ static int finish(struct dump *d, void **at, bool success)
 	if (!s)
 		return 0;
 	VEC_FOREACH(&s->pipes, p)
-		if (!r && p->others && p->reads != p->writes && !strncmp(p->target, "pipe:", 5))
-			r = error_set(d->e, -ENOTSUP,
+		if (success && !r && p->others && p->reads != p->writes && !strncmp(p->target, "pipe:", 5))
+			r = dump_part(d, error_set(d->e, -ENOTSUP,
 				      "process %d: descriptor %d (%s) is a pipe whose other end is held by a process outside the tree; "
-				      "redirect it to a file, or dump from a parent that holds both",
-				      p->pid, p->fd, p->target);
+				      "redirect it to a file, or dump a parent that holds both",
+				      p->pid, p->fd, p->target));
 	if (s->data) {
 		int closed = image_close(s->data);
 		if (!r && closed)

@@ -125,7 +125,7 @@ static int write_ghost(struct dump *d, struct descriptor *f, uint32_t id)
 	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
 	r = image_write_message(file, &ghost.base);
-	if (!r && fd >= 0)
+	if (!r && fd >= 0 && !d->obstacles)
 		r = write_ghost_data(d, fd, ghost.size, file);
 	int s = image_close(file);
 	r = r ? r : s;
@@ -173,6 +173,8 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 
 	if (!d->request->link_remap)
 		return fd_error(d, f, -ENOTSUP, "was deleted under this name and has others; use --link-remap to save it");
+	if (d->obstacles)
+		return 0;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->own_fd);
 	if (asprintf(&link, "%.*s/link_remap.%u", (int)(slash - f->target), f->target, f->id) < 0)
 		return error_set(d->e, -ENOMEM, "out of memory");
