@@ -362,7 +362,7 @@ int engine_restore(const struct request *request, pid_t *ret_pid, struct error *
 	int r = image_dir_open(request->images_dir, &s.dir);
 
 	if (r)
-		return error_errno(e, r, "cannot open the directory %s", request->images_dir);
+		return error_errno(e, r, "cannot restore from the directory %s", request->images_dir);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
 	r = restore_load(&s);
