@@ -243,18 +243,27 @@ static void raise_descriptor_limit(void)
 	}
 }
 
+static int open_directory(struct dump *d)
+{
+	const char *path = d->request->images_dir;
+	int r = image_dir_create(path, &d->dir);
+
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
+	if (r == -ENOENT)
+		return error_set(d->e, r, "there is no directory %s; make it first", path);
+	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
+}
+
 int engine_dump(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
 	char comm[70] = "";
 
 	raise_descriptor_limit();
-	int r = image_dir_create(request->images_dir, &d.dir);
-	if (r == -EEXIST)
-		return error_set(e, r, "%s already holds a checkpoint; choose another directory", request->images_dir);
-	if (r)
-		return error_errno(e, r, "cannot use the directory %s", request->images_dir);
-	r = dump_run(&d);
+	int r = open_directory(&d);
+	if (!r)
+		r = dump_run(&d);
 	if (d.tasks.count)
 		snprintf(comm, sizeof(comm), d.tasks.data[0]->stat.comm[0] ? " (%s)" : "", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped)

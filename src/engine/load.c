@@ -207,6 +207,17 @@ static int load_files(struct restore *s)
 	return 0;
 }
 
+int restore_open(const char *path, struct image_dir **ret, struct error *e)
+{
+	int r = image_dir_open(path, ret);
+
+	if (r == -ENOENT)
+		return error_set(e, r, "there is no such directory; give the directory that a dump went to");
+	if (r == -ENOTDIR)
+		return error_set(e, r, "it is a file; give the directory that a dump went to");
+	return r ? error_errno(e, r, "cannot open it") : 0;
+}
+
 int restore_load(struct restore *s)
 {
 	int r = restore_read(s);

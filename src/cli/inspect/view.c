@@ -221,11 +221,10 @@ static int read_rest(struct view *v, struct error *e)
 int view_read(struct view *v, struct error *e)
 {
 	v->images = (struct restore){ .request = &v->request, .e = e, .tty = -1 };
-	int r = image_dir_open(v->request.images_dir, &v->images.dir);
+	int r = restore_open(v->request.images_dir, &v->images.dir, e);
 
-	if (r)
-		return error_set(e, r, "%s", strerror(-r));
-	r = restore_read(&v->images);
+	if (!r)
+		r = restore_read(&v->images);
 	if (!r)
 		r = read_rest(v, e);
 	if (!r && !(v->memory = calloc(v->images.tasks.count, sizeof(*v->memory))))

@@ -397,10 +397,10 @@ static int check_unchanged(struct restore *s, const RegFileEntry *reg, int fd)
 	if (fstat(fd, &st) < 0)
 		return error_errno(s->e, -errno, "cannot examine %s", reg->name);
 	if (reg->has_mode && (st.st_mode & S_IFMT) != (reg->mode & S_IFMT))
-		return error_set(s->e, -ESTALE, "%s is of another kind than at the dump", reg->name);
+		return error_set(s->e, -ESTALE, "%s is of another kind than at the dump; put back what was there", reg->name);
 	bool writes = reg->flags & (O_WRONLY | O_RDWR) && !(reg->flags & O_PATH);
 	if (reg->has_size && S_ISREG(st.st_mode) && (uint64_t)st.st_size != reg->size && (!writes || (uint64_t)st.st_size < reg->size))
-		return error_set(s->e, -ESTALE, "%s changed since the dump (it has %lld bytes, had %llu)", reg->name,
+		return error_set(s->e, -ESTALE, "%s changed since the dump (it has %lld bytes, had %llu); put the old one back", reg->name,
 				 (long long)st.st_size, (unsigned long long)reg->size);
 	return 0;
 }
@@ -431,6 +431,8 @@ int regfile_open(struct restore *s, struct file *f, int flags)
 	if (reg->flags & TMPFILE_ONLY)
 		flags &= ~O_DIRECTORY;
 	int fd = open(name, flags | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 && errno == ENOENT)
+		return error_set(s->e, -ENOENT, "%s is no longer there; put it back", reg->name);
 	return fd < 0 ? error_errno(s->e, -errno, "cannot open %s", reg->name) : fd;
 }
 
