@@ -252,6 +252,8 @@ static int open_directory(struct dump *d)
 		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
 	if (r == -ENOENT)
 		return error_set(d->e, r, "there is no directory %s; make it first", path);
+	if (r == -EOPNOTSUPP || r == -EISDIR)
+		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
 	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
 }
 

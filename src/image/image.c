@@ -52,12 +52,17 @@ int image_dir_create(const char *path, struct image_dir **ret)
 
 	if (r)
 		return r;
-	if (faccessat(dir->fd, "inventory.img", F_OK, 0) == 0) {
+	r = faccessat(dir->fd, "inventory.img", F_OK, 0) == 0 ? -EEXIST : 0;
+	int fd = r ? -1 : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (!r && fd < 0)
+		r = -errno;
+	if (fd >= 0)
+		close(fd);
+	if (r)
 		image_dir_free(dir);
-		return -EEXIST;
-	}
-	*ret = dir;
-	return 0;
+	else
+		*ret = dir;
+	return r;
 }
 
 int image_dir_open(const char *path, struct image_dir **ret)

@@ -41,7 +41,8 @@
 struct image_dir;
 struct image_file;
 
-/* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one. */
+/* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one, -EOPNOTSUPP when there
+ * can't be files without a name (O_TMPFILE). */
 int image_dir_create(const char *path, struct image_dir **ret);
 int image_dir_open(const char *path, struct image_dir **ret);
 /* Takes what is written as a directory does, and keeps none of it; not to be committed. */

@@ -362,7 +362,7 @@ if not os.fork():
     inner = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     while True:
         time.sleep(1)
-child = children = None
+time.sleep(0.2)
 """
 
 
@@ -624,7 +624,6 @@ def test_error_no_such_pid(w):
     for bad in ("0", "x", "12x", ""):
         fermata("dump", "process", bad).error("no process id")
         fermata("check", "process", bad).error("no process id")
-    fermata("dump", "process", "--", "-5").error("-5", status=2)
 
 
 def test_error_ancestor(w):
@@ -757,7 +756,7 @@ def test_error_directory(w):
     expect(snapshot(images) == before, "the checkpoint has changed")
     w.criu("dump", "-t", target.pid, "-D", images + "/none").error("there is no directory", "make it first")
     w.criu("dump", "-t", target.pid, "-D", "/etc/passwd").error("/etc/passwd", "Not a directory")
-    w.criu("dump", "-t", target.pid, "-D", "/proc").error("/proc")
+    w.criu("dump", "-t", target.pid, "-D", "/proc").error("/proc", "O_TMPFILE", "choose one on")
     fermata("dump", "process", target.pid, "--dir", images + "/none").error("there is no directory", "make it first")
     fermata("dump", "process", target.pid, "--dir", w.work, "--name", "images").error("is there already", "choose another --name")
     expect(snapshot(images) == before, "the checkpoint has changed")
@@ -809,7 +808,7 @@ def test_restore_program_changed(w):
     os.rmdir(path)
     shutil.copy(shutil.which("sleep"), path)
     w.criu("restore", "-d", "-D", images).good()
-    expect(state_of(task.pid) == "S", "it is not restored")
+    expect(state_of(task.pid) in ("S", "R"), "it is not restored")
 
 
 def test_restore_file_gone(w):
