@@ -227,8 +227,8 @@ static int load_content(struct restore *s, bool fifo)
 		return 0;
 	s->pipes->loaded[fifo] = true;
 	int r = image_open(s->dir, name, fifo ? IMAGE_MAGIC_FIFO_DATA : IMAGE_MAGIC_PIPES_DATA, &file);
-	if (r == -ENOENT)
-		return 0;
+	if (r)
+		return r == -ENOENT ? 0 : error_errno(s->e, r, "cannot read %s", name);
 	while (!r && (r = image_read_message(file, &pipe_data_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
 		struct pipe_content *c = VEC_PUSH(&s->pipes->content[fifo]);
 		if (!c || entry->bytes > PIPE_SIZE_MAX) {
