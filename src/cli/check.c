@@ -1,4 +1,161 @@
+/*
+ * check: what this machine has of what dump and restore need, by the engine's probes. `criu check` speaks as that program does: by
+ * default only what is required, "Looks good." at the end, exit status 1 where anything that was asked for is missing.
+ */
 #include "cli/cli.h"
-int criu_check(struct command_line *c) { return 1; }
-int verb_check(struct command_line *c) { return 1; }
-int verb_check_process(struct command_line *c) { return 1; }
+#include "engine/probe/probe.h"
+
+#include <jansson.h>
+
+struct tally {
+	size_t required, useful; /* missing ones */
+};
+
+static void count(struct tally *tally, const struct probe *p)
+{
+	if (p->required)
+		tally->required++;
+	else
+		tally->useful++;
+}
+
+static int find_feature(const char *name, const struct probe **ret, struct error *e)
+{
+	*ret = probe_find(name);
+	return *ret ? 0 : error_set(e, -EINVAL, "%s is no feature that can be checked; --feature list prints their names", name);
+}
+
+static bool wants_list(const struct command_line *c)
+{
+	for (size_t i = 0; i < c->features.count; i++)
+		if (!strcmp(c->features.data[i], "list"))
+			return true;
+	return false;
+}
+
+/* ---- fermata ---- */
+
+static void print_line(const struct probe *p, int r, const struct error *e)
+{
+	if (!r)
+		printf("ok       %-20s %s\n", p->name, p->purpose);
+	else
+		printf("%s  %-20s %s: %s\n", p->required ? "MISSING" : "missing", p->name, p->purpose, e->text);
+}
+
+static json_t *make_json(const struct probe *p, int r, const struct error *e)
+{
+	return json_pack("{s:s, s:s, s:b, s:b, s:s*}", "name", p->name, "purpose", p->purpose, "required", p->required, "works", r == 0,
+			 "why", r ? e->text : NULL);
+}
+
+static void probe_one(const struct command_line *c, const struct probe *p, struct tally *tally, json_t *list)
+{
+	struct error e;
+	int r = probe_run(p, c->dir, &e);
+
+	if (r)
+		count(tally, p);
+	if (list)
+		json_array_append_new(list, make_json(p, r, &e));
+	else
+		print_line(p, r, &e);
+}
+
+static void print_verdict(const struct tally *tally)
+{
+	if (tally->required)
+		printf("This machine can't dump and restore processes: %zu of what is required is missing.\n", tally->required);
+	else if (tally->useful)
+		printf("This machine can dump and restore processes; %zu of what some of them need is missing.\n", tally->useful);
+	else
+		printf("This machine can dump and restore processes.\n");
+}
+
+static int print_json(json_t *list, const struct tally *tally)
+{
+	json_t *root = json_pack("{s:b, s:o}", "works", tally->required == 0, "features", list);
+	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
+
+	json_decref(root);
+	puts("");
+	return r;
+}
+
+int verb_check(struct command_line *c)
+{
+	const struct probe *p;
+	struct tally tally = {};
+	struct error e = {};
+
+	if (wants_list(c)) {
+		for (size_t i = 0; i < probes_count; i++)
+			printf("%-20s %s%s\n", probes[i].name, probes[i].purpose, probes[i].required ? " (required)" : "");
+		return 0;
+	}
+	for (size_t i = 0; i < c->features.count; i++)
+		if (find_feature(c->features.data[i], &p, &e))
+			return cli_report(c, &e);
+	json_t *list = c->json ? json_array() : NULL;
+	for (size_t i = 0; i < c->features.count; i++)
+		probe_one(c, probe_find(c->features.data[i]), &tally, list);
+	for (size_t i = 0; i < probes_count && !c->features.count; i++)
+		probe_one(c, &probes[i], &tally, list);
+	if (c->json)
+		return print_json(list, &tally) ? 1 : tally.required || (c->features.count && tally.useful);
+	if (c->features.count)
+		return tally.required || tally.useful;
+	print_verdict(&tally);
+	return tally.required != 0;
+}
+
+/* ---- criu ---- */
+
+static void complain(const struct probe *p, const struct error *e)
+{
+	fprintf(stderr, "%s: %s (%s): %s\n", p->required ? "Error" : "Warn ", p->name, p->purpose, e->text);
+}
+
+static int check_named(const struct command_line *c)
+{
+	const struct probe *p;
+	struct error e = {};
+	int status = 0;
+
+	for (size_t i = 0; i < c->features.count; i++) {
+		if (find_feature(c->features.data[i], &p, &e))
+			return cli_report(c, &e);
+		if (probe_run(p, c->request.images_dir, &e)) {
+			complain(p, &e);
+			status = 1;
+		} else {
+			printf("%s is supported\n", p->name);
+		}
+	}
+	return status;
+}
+
+int criu_check(struct command_line *c)
+{
+	bool all = c->check_all || c->check_extra || c->check_experimental;
+	struct tally tally = {};
+	struct error e;
+
+	if (wants_list(c)) {
+		for (size_t i = 0; i < probes_count; i++)
+			printf("%s%s", probes[i].name, i + 1 < probes_count ? " " : "\n");
+		return 0;
+	}
+	if (c->features.count)
+		return check_named(c);
+	for (size_t i = 0; i < probes_count; i++)
+		if ((all || probes[i].required) && probe_run(&probes[i], c->request.images_dir, &e)) {
+			count(&tally, &probes[i]);
+			complain(&probes[i], &e);
+		}
+	puts(tally.required ? "Does not look good." : tally.useful ? "Looks good but some kernel features are missing\n"
+								   "which, depending on your process tree, may cause\n"
+								   "dump or restore failure." :
+							     "Looks good.");
+	return tally.required || tally.useful;
+}

@@ -19,8 +19,8 @@ struct command_line {
 	const char *log_file, *work_dir;
 	/* criu */
 	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
-	const char *config, *feature, *ext_unix_sk;
-	struct option_list scripts;
+	const char *config, *ext_unix_sk;
+	struct option_list scripts, features;
 	/* fermata */
 	const char *dir, *name, *path;
 	bool json, no_server;
@@ -38,6 +38,7 @@ int script_call(void *data, const char *moment, pid_t pid, struct error *e);
 
 /* run.c: what both programs do. Each gives an exit status. */
 int cli_report(const struct command_line *c, const struct error *e); /* the one line about a failure; gives 1 */
+int cli_require_root(struct error *e); /* what only root may do fails late and in many ways: said first */
 int cli_dump(struct command_line *c);
 int cli_restore(struct command_line *c, bool announce);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);

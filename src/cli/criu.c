@@ -84,10 +84,12 @@ static const struct option_row rows[] = {
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
 	OPTION("exec-cmd", 0, BOOL, NULL, ON(RESTORE), exec_command, "Become the command behind -- once the tree runs"),
-	OPTION("feature", 0, STRING, "NAME", ON(CHECK), feature, "Only this feature of the kernel; `list` prints the names"),
+	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 	OPTION("all", 0, BOOL, NULL, ON(CHECK), check_all, "What is of use too"),
 	OPTION("extra", 0, BOOL, NULL, ON(CHECK), check_extra, "The same as --all"),
 	OPTION("experimental", 0, BOOL, NULL, ON(CHECK), check_experimental, "The same as --all"),
+	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE), request.skip_verify,
+	       "Do not compare the images with their checksums first; criu itself has no such option"),
 	/* Permissions and hints: without effect until there is what they are about, and nothing is lost. */
 	OPTION_IDLE("tcp-established", 0, BOOL, NULL, BOTH, "Permits open TCP connections, which are refused as yet"),
 	OPTION_IDLE("tcp-close", 0, BOOL, NULL, BOTH, "Permits open TCP connections, to be closed; they are refused as yet"),

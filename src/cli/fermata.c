@@ -56,7 +56,7 @@ static const struct verb verbs[] = {
 	[RESTORE_PROCESS] = VERB("restore process", "", 0, 0, "Start again what a checkpoint holds", verb_restore_process),
 	[CHECK] = VERB("check", "", 0, 0, "Say what this machine has of what dump and restore need", verb_check),
 	[CHECK_PROCESS] = VERB("check process", "PID", 1, 1, "Say whether a process and its descendants can be saved, and what is in the way", verb_check_process),
-	[INSPECT] = VERB("inspect", "DIR", 1, 1, "Show what a checkpoint holds", verb_inspect),
+	[INSPECT] = VERB("inspect", "DIR", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved", verb_features),
 	[COMPLETION] = VERB("completion", "bash", 1, 1, "Print the completion for a shell", run_completion),
 	[MANUAL] = VERB("manual", "fermata|criu", 1, 1, "Print a manual page (troff)", run_manual),
@@ -96,13 +96,13 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("attach", 'a', BOOL, NULL, ON(RESTORE_PROCESS),
 	       "Stay with the restored process; what is done without --detach anyway"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
-	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.skip_verify,
+	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE_PROCESS) | ON(INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,
 	       "Write the pid of the restored process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
 	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
-	OPTION("feature", 0, STRING, "NAME", ON(CHECK), feature, "Only this feature of the kernel; `list` prints the names"),
+	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };
 
 static const char description[] =

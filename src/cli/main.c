@@ -140,5 +140,6 @@ int main(int argc, char **argv)
 	VEC_FREE(&source.line);
 	VEC_FREE(&source.words);
 	VEC_FREE(&c.scripts);
+	VEC_FREE(&c.features);
 	return status;
 }

@@ -94,8 +94,7 @@ static void print_time(const struct command_line *c, const char *what, const str
 		printf("%s time: %lld us\n", what, (now.tv_sec - start->tv_sec) * 1000000LL + (now.tv_nsec - start->tv_nsec) / 1000);
 }
 
-/* What only root may do fails late and in many ways: said first. */
-static int require_root(struct error *e)
+int cli_require_root(struct error *e)
 {
 	return geteuid() == 0 ? 0 : error_set(e, -EPERM, "this needs root (CAP_SYS_ADMIN and more); run it with sudo");
 }
@@ -108,7 +107,7 @@ int cli_dump(struct command_line *c)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
-	int r = require_root(&e);
+	int r = cli_require_root(&e);
 	if (r)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
 	if (!r)
@@ -139,7 +138,7 @@ int cli_restore(struct command_line *c, bool announce)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
-	int r = require_root(&e);
+	int r = cli_require_root(&e);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
 	if (!r)

@@ -1,5 +1,6 @@
 /*
- * Dump: freeze, ask, capture, memory, commit; to be read from engine_dump at the end upwards.
+ * Dump: freeze, ask, capture, memory, commit; to be read from engine_dump at the end upwards. A check (engine_check) takes the same way
+ * without memory, and writes nothing.
  *
  * Nothing is changed in a target but through the agent's seat (tracee.h). What can't be saved is refused by whoever finds it.
  */
@@ -29,6 +30,18 @@ int dump_write_one(struct dump *d, const char *name, uint32_t magic, const Proto
 		r = r ? r : closed;
 	}
 	return r ? error_errno(d->e, r, "cannot write %s", name) : 0;
+}
+
+int dump_part(struct dump *d, int r)
+{
+	if (r >= 0 || r == -ENOMEM || !d->obstacles)
+		return r;
+	struct error *obstacle = VEC_PUSH(d->obstacles);
+	if (!obstacle)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*obstacle = *d->e;
+	*d->e = (struct error){};
+	return 0;
 }
 
 /* What tasks share that is not rebuilt as shared yet. Threads aside, each has an address space and a descriptor table. */
@@ -142,18 +155,21 @@ static int capture_task(struct dump *d, struct task *t)
 	int r = proc_read_smaps(t->pid, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
-	r = refuse_shared(d, t);
+	r = dump_part(d, refuse_shared(d, t));
+	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
 		r = refuse_namespaces(d, t);
+	if (r)
+		return r;
+	int asked = task_ask(d, t);
+	r = dump_part(d, asked);
 	if (!r)
-		r = task_ask(d, t);
+		r = dump_part(d, files_capture(d, t));
 	if (!r)
-		r = files_capture(d, t);
-	if (!r)
-		r = mm_capture(d, t);
-	if (!r)
-		r = core_capture(d, t);
-	return r ? r : pages_capture(d, t);
+		r = dump_part(d, mm_capture(d, t));
+	if (!r && !asked)
+		r = dump_part(d, core_capture(d, t));
+	return r || d->obstacles ? r : pages_capture(d, t);
 }
 
 static int capture_all(struct dump *d)
@@ -164,7 +180,8 @@ static int capture_all(struct dump *d)
 		return error_errno(d->e, r, "cannot create files.img");
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		d->tasks.data[i]->files_id = (uint32_t)i + 1;
-		r = capture_task(d, d->tasks.data[i]);
+		if (!d->tasks.data[i]->refused)
+			r = dump_part(d, capture_task(d, d->tasks.data[i]));
 	}
 	int s = files_finish(d, !r);
 	r = r ? r : s;
@@ -206,6 +223,15 @@ static int dump_run(struct dump *d)
 	return r;
 }
 
+static int check_run(struct dump *d)
+{
+	int r = tree_freeze(d);
+
+	if (!r)
+		r = dump_part(d, check_births(d));
+	return r ? r : capture_all(d);
+}
+
 /* Some descriptors for each image and each task: up to what we may have. */
 static void raise_descriptor_limit(void)
 {
@@ -217,20 +243,31 @@ static void raise_descriptor_limit(void)
 	}
 }
 
+static int open_directory(struct dump *d)
+{
+	const char *path = d->request->images_dir;
+	int r = image_dir_create(path, &d->dir);
+
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
+	if (r == -ENOENT)
+		return error_set(d->e, r, "there is no directory %s; make it first", path);
+	if (r == -EOPNOTSUPP || r == -EISDIR)
+		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
+	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
+}
+
 static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
-	char comm[64] = "?";
+	char comm[70] = "";
 
 	raise_descriptor_limit();
-	int r = image_dir_create(request->images_dir, &d.dir);
-	if (r == -EEXIST)
-		return error_set(e, r, "%s already holds a checkpoint; choose another directory", request->images_dir);
-	if (r)
-		return error_errno(e, r, "cannot use the directory %s", request->images_dir);
-	r = dump_run(&d);
+	int r = open_directory(&d);
+	if (!r)
+		r = dump_run(&d);
 	if (d.tasks.count)
-		snprintf(comm, sizeof(comm), "%s", d.tasks.data[0]->stat.comm[0] ? d.tasks.data[0]->stat.comm : "?");
+		snprintf(comm, sizeof(comm), d.tasks.data[0]->stat.comm[0] ? " (%s)" : "", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped)
 		tree_kill(&d);
 	else if (!r && request->leave_stopped)
@@ -239,7 +276,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	tree_thaw(&d);
 	image_dir_free(d.dir);
 	if (r)
-		return error_prefix(e, r, "cannot dump process %d (%s)", request->pid, comm);
+		return error_prefix(e, r, "cannot dump process %d%s", request->pid, comm);
 	log_info("Dumping finished successfully");
 	return 0;
 }
@@ -252,4 +289,22 @@ int engine_dump(const struct request *request, struct error *e)
 	int r = dump_traced(request, e);
 	tracing_end(&tracing);
 	return r;
+}
+
+int engine_check(const struct request *request, struct obstacles *ret, struct error *e)
+{
+	struct dump d = { .request = request, .e = e, .obstacles = ret };
+
+	struct tracing tracing;
+
+	raise_descriptor_limit();
+	int r = image_dir_create_nowhere(&d.dir);
+	if (r)
+		return error_errno(e, r, "cannot check process %d", request->pid);
+	tracing_begin(&tracing);
+	r = check_run(&d);
+	tree_thaw(&d);
+	tracing_end(&tracing);
+	image_dir_free(d.dir);
+	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;
 }

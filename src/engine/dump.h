@@ -8,11 +8,13 @@
 #include "image/image.h"
 
 struct task;
+struct obstacles;
 struct file_table;
 
 struct dump {
 	const struct request *request;
 	struct error *e;
+	struct obstacles *obstacles; /* of a check, where failures are collected; NULL: it is a dump */
 	struct image_dir *dir;
 	VEC(struct task *) tasks; /* the root first, parents before children */
 	struct image_file *files; /* files.img, being written */
@@ -24,5 +26,7 @@ struct dump {
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 
+/* How a part ended that others do not depend on. A dump ends with its failure; a check notes it, gives 0, and goes on. */
+int dump_part(struct dump *d, int r);
 /* Writes an image that holds one message. */
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m);

@@ -202,15 +202,33 @@ static int load_files(struct restore *s)
 		return r;
 	if (s->files.count)
 		qsort(s->files.data, s->files.count, sizeof(*s->files.data), by_id);
-	VEC_FOREACH(&s->files, f) {
+	VEC_FOREACH(&s->files, f)
 		f->kind = kind_of_type((uint32_t)f->entry->type);
-		if (!f->kind)
-			return error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
-	}
 	return 0;
 }
 
+int restore_open(const char *path, struct image_dir **ret, struct error *e)
+{
+	int r = image_dir_open(path, ret);
+
+	if (r == -ENOENT)
+		return error_set(e, r, "there is no such directory; give the directory that a dump went to");
+	if (r == -ENOTDIR)
+		return error_set(e, r, "it is a file; give the directory that a dump went to");
+	return r ? error_errno(e, r, "cannot open it") : 0;
+}
+
 int restore_load(struct restore *s)
+{
+	int r = restore_read(s);
+
+	VEC_FOREACH(&s->files, f)
+		if (!r && !f->kind)
+			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	return r ? r : seccomp_load(s);
+}
+
+int restore_read(struct restore *s)
 {
 	InventoryEntry *inventory;
 	int r = s->request->skip_verify ? 0 : image_dir_verify(s->dir, s->e);
@@ -218,6 +236,8 @@ int restore_load(struct restore *s)
 	if (r < 0)
 		return r;
 	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &inventory);
+	if (r == -ENOENT)
+		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
 		return r;
 	inventory_entry__free_unpacked(inventory, NULL);
@@ -228,7 +248,7 @@ int restore_load(struct restore *s)
 		r = load_task(s, s->tasks.data[i]);
 	if (!r)
 		r = load_files(s);
-	return r ? r : seccomp_load(s);
+	return r;
 }
 
 #define FREE_LIST(list, kind) \

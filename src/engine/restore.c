@@ -359,10 +359,10 @@ static void restore_finish(struct restore *s)
 static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
 	struct restore s = { .request = request, .e = e, .tty = -1 };
-	int r = image_dir_open(request->images_dir, &s.dir);
+	int r = restore_open(request->images_dir, &s.dir, e);
 
 	if (r)
-		return error_errno(e, r, "cannot open the directory %s", request->images_dir);
+		return error_prefix(e, r, "cannot restore from %s", request->images_dir);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
 	r = restore_load(&s);

@@ -21,12 +21,15 @@
 
 struct kind;
 
+/* In place of a descriptor: it is made in the task that holds it. No errno is so large. */
+#define FILE_IN_TASK (-100000)
+
 /* An open file description of the images. */
 struct file {
 	uint32_t id;
 	FileEntry *entry;
 	const struct kind *kind;
-	int fd;	       /* where the coordinator holds it; -1: not made yet, -2: made in the task that holds it */
+	int fd;	       /* where the coordinator holds it; -1: not made yet, or FILE_IN_TASK */
 	struct rtask *owner; /* the first task that holds it */
 	bool temporary; /* a name that was made for the checkpoint: removed at the end */
 	void *own; /* the kind's */
@@ -97,8 +100,11 @@ struct restore_words {
 	uint32_t born, joined, seizable, seized;
 };
 
-/* The descriptor for a file of the images, in the coordinator; made when it is first asked for. Negative errno with the text set. */
+/* The descriptor for a file of the images, in the coordinator; made when it is first asked for. FILE_IN_TASK, or a negative errno with
+ * the text set. */
 int file_fd(struct restore *s, uint32_t id);
+/* The same for what must be there before tasks are: FILE_IN_TASK is an error. */
+int file_fd_early(struct restore *s, uint32_t id);
 struct file *file_find(struct restore *s, uint32_t id);
 /* Moves a descriptor above the numbers that tasks use. Consumes it; gives the new one. */
 int restore_hold(struct restore *s, int fd);

@@ -25,6 +25,7 @@ struct image_file {
 
 struct image_dir {
 	int fd;
+	bool nowhere;
 	struct image_file *files; /* written ones, newest first */
 };
 
@@ -51,17 +52,31 @@ int image_dir_create(const char *path, struct image_dir **ret)
 
 	if (r)
 		return r;
-	if (faccessat(dir->fd, "inventory.img", F_OK, 0) == 0) {
+	r = faccessat(dir->fd, "inventory.img", F_OK, 0) == 0 ? -EEXIST : 0;
+	int fd = r ? -1 : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	if (!r && fd < 0)
+		r = -errno;
+	if (fd >= 0)
+		close(fd);
+	if (r)
 		image_dir_free(dir);
-		return -EEXIST;
-	}
-	*ret = dir;
-	return 0;
+	else
+		*ret = dir;
+	return r;
 }
 
 int image_dir_open(const char *path, struct image_dir **ret)
 {
 	return dir_new(path, ret);
+}
+
+int image_dir_create_nowhere(struct image_dir **ret)
+{
+	int r = dir_new("/", ret);
+
+	if (!r)
+		(*ret)->nowhere = true;
+	return r;
 }
 
 static void file_free(struct image_file *file)
@@ -157,7 +172,9 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret)
 {
-	return file_new(dir, name, openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600), true, ret);
+	int fd = dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	return file_new(dir, name, fd, true, ret);
 }
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)

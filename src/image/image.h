@@ -41,9 +41,12 @@
 struct image_dir;
 struct image_file;
 
-/* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one. */
+/* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one, -EOPNOTSUPP when there
+ * can't be files without a name (O_TMPFILE). */
 int image_dir_create(const char *path, struct image_dir **ret);
 int image_dir_open(const char *path, struct image_dir **ret);
+/* Takes what is written as a directory does, and keeps none of it; not to be committed. */
+int image_dir_create_nowhere(struct image_dir **ret);
 /* Gives the files their names. Every file must have been closed. */
 int image_dir_commit(struct image_dir *dir);
 /* Takes the names away again, inventory.img first. */

@@ -79,6 +79,17 @@ int file_entry_write(struct dump *d, FileEntry *entry, const struct descriptor *
 	return r ? error_errno(d->e, r, "cannot write files.img") : 0;
 }
 
+struct fd_label fd_label(const struct descriptor *f)
+{
+	struct fd_label label;
+
+	if (f->fd >= 0)
+		snprintf(label.text, sizeof(label.text), "descriptor %d (%s)", f->fd, f->target);
+	else
+		snprintf(label.text, sizeof(label.text), "its mapped file or directory %s", f->target);
+	return label;
+}
+
 static void take_owner(struct descriptor *f, FownEntry *fown)
 {
 	struct f_owner_ex owner = {};
@@ -113,7 +124,7 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 		*ret_type = kinds[i]->type;
 		return kinds[i]->capture(d, f);
 	}
-	return fd_error(d, f, -ENOTSUP, "is of a kind that has no way to be saved yet; close it first");
+	return fd_error(d, f, -ENOTSUP, "is %s, which has no way to be saved yet; close it first", unknown_kind_name(f));
 }
 
 static int read_link(struct task *t, const char *link, struct descriptor *f)
@@ -313,10 +324,10 @@ static int capture_fs(struct dump *d, struct task *t)
 {
 	FsEntry fs = FS_ENTRY__INIT;
 	char name[32];
-	int r = files_capture_link(d, t, "cwd", O_DIRECTORY, &fs.cwd_id);
+	int r = dump_part(d, files_capture_link(d, t, "cwd", O_DIRECTORY, &fs.cwd_id));
 
 	if (!r)
-		r = files_capture_link(d, t, "root", O_DIRECTORY, &fs.root_id);
+		r = dump_part(d, files_capture_link(d, t, "root", O_DIRECTORY, &fs.root_id));
 	fs.has_umask = 1;
 	fs.umask = (uint32_t)t->threads.data[0]->status.umask;
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
@@ -341,7 +352,7 @@ int files_capture(struct dump *d, struct task *t)
 		return error_errno(d->e, r, "cannot create %s", name);
 	}
 	for (size_t i = 0; !r && i < fds.count; i++)
-		r = capture_fd(d, t, fds.data[i], table);
+		r = dump_part(d, capture_fd(d, t, fds.data[i], table));
 	VEC_FREE(&fds);
 	int closed = image_close(table);
 	if (!r && closed)
@@ -356,8 +367,8 @@ int files_finish(struct dump *d, bool success)
 	for (size_t i = 0; i < kinds_count; i++)
 		if (kinds[i]->finish) {
 			int s = kinds[i]->finish(d, &d->kind_state[i], success);
-			if (success && !r)
-				r = s;
+			s = success ? dump_part(d, s) : 0;
+			r = r ? r : s;
 		}
 	for (size_t i = 0; d->descriptions && i < BUCKETS; i++) {
 		for (struct description *x = d->descriptions->bucket[i], *next; x; x = next) {

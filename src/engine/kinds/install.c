@@ -49,7 +49,7 @@ static int make(struct restore *s, struct file *f)
 	if (r)
 		return r;
 	if (fd < 0) { /* the task that holds it makes it */
-		f->fd = -2;
+		f->fd = FILE_IN_TASK;
 		return 0;
 	}
 	fd = restore_hold(s, fd);
@@ -76,6 +76,16 @@ int file_fd(struct restore *s, uint32_t id)
 	return f->fd;
 }
 
+int file_fd_early(struct restore *s, uint32_t id)
+{
+	int fd = file_fd(s, id);
+
+	if (fd != FILE_IN_TASK)
+		return fd;
+	const FileEntry *e = file_find(s, id)->entry;
+	return error_set(s->e, -ENOTSUP, "file %u (%s) belongs to a process that is restored, and is needed before that", id, e->reg ? e->reg->name : "?");
+}
+
 int files_make(struct restore *s)
 {
 	int r = 0;
@@ -88,7 +98,7 @@ int files_make(struct restore *s)
 			if (f && !f->owner)
 				f->owner = t;
 			int fd = file_fd(s, t->fds.data[k]->id);
-			r = fd == -2 || fd >= 0 ? 0 : fd;
+			r = fd == FILE_IN_TASK || fd >= 0 ? 0 : fd;
 		}
 	}
 	for (size_t i = 0; !r && i < s->files.count; i++)
@@ -151,7 +161,7 @@ int files_plan(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->fds.count; i++) {
 		const FdinfoEntry *e = t->fds.data[i];
 		int fd = file_fd(s, e->id);
-		if (fd == -2)
+		if (fd == FILE_IN_TASK)
 			continue;
 		if (fd < 0)
 			return fd;
@@ -159,7 +169,7 @@ int files_plan(struct restore *s, struct rtask *t)
 		OP(b, __NR_dup3, fd, e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0);
 	}
 	int r = plan_late(s, t);
-	int cwd = r ? r : file_fd(s, t->fs->cwd_id), root = r ? r : file_fd(s, t->fs->root_id);
+	int cwd = r ? r : file_fd_early(s, t->fs->cwd_id), root = r ? r : file_fd_early(s, t->fs->root_id);
 	if (cwd < 0 || root < 0)
 		return cwd < 0 ? cwd : root;
 	batch_what(b, "change to the root and working directory of process %d", t->pid);

@@ -67,13 +67,17 @@ int file_entry_write(struct dump *d, FileEntry *entry, const struct descriptor *
 /* Reads the bytes of a whole small file of the images, magic checked: for files with raw data between records. */
 int restore_read_records(struct restore *s, const char *name, uint32_t magic, char **ret, size_t *ret_size);
 
-#define FD_NAME(f) \
-	((f)->fd >= 0 ? "descriptor" : "mapping or directory")
+/* How a user calls it: "descriptor 5 (/tmp/log)", or the file alone where it stands in no table. */
+struct fd_label {
+	char text[4300];
+};
+struct fd_label fd_label(const struct descriptor *f);
+const char *unknown_kind_name(const struct descriptor *f); /* kinds/unknown.c */
 /* error_set with task and descriptor in front. */
 #define fd_error(d, f, code, format, ...) \
-	task_error(d, (f)->task, code, "descriptor %d (%s) " format, (f)->fd, (f)->target, ##__VA_ARGS__)
+	task_error(d, (f)->task, code, "%s " format, fd_label(f).text, ##__VA_ARGS__)
 #define fd_errno(d, f, code, format, ...) \
-	task_errno(d, (f)->task, code, "descriptor %d (%s) " format, (f)->fd, (f)->target, ##__VA_ARGS__)
+	task_errno(d, (f)->task, code, "%s " format, fd_label(f).text, ##__VA_ARGS__)
 
 /* Capturing, kinds/files.c. */
 int files_capture(struct dump *d, struct task *t);	 /* descriptor table, cwd, root: fdinfo-N.img and fs-N.img */

@@ -179,11 +179,11 @@ static int finish(struct dump *d, void **at, bool success)
 	if (!s)
 		return 0;
 	VEC_FOREACH(&s->pipes, p)
-		if (!r && p->others && p->reads != p->writes && !strncmp(p->target, "pipe:", 5))
-			r = error_set(d->e, -ENOTSUP,
+		if (success && !r && p->others && p->reads != p->writes && !strncmp(p->target, "pipe:", 5))
+			r = dump_part(d, error_set(d->e, -ENOTSUP,
 				      "process %d: descriptor %d (%s) is a pipe whose other end is held by a process outside the tree; "
-				      "redirect it to a file, or dump from a parent that holds both",
-				      p->pid, p->fd, p->target);
+				      "redirect it to a file, or dump a parent that holds both",
+				      p->pid, p->fd, p->target));
 	if (s->data) {
 		int closed = image_close(s->data);
 		if (!r && closed)
@@ -227,8 +227,8 @@ static int load_content(struct restore *s, bool fifo)
 		return 0;
 	s->pipes->loaded[fifo] = true;
 	int r = image_open(s->dir, name, fifo ? IMAGE_MAGIC_FIFO_DATA : IMAGE_MAGIC_PIPES_DATA, &file);
-	if (r == -ENOENT)
-		return 0;
+	if (r)
+		return r == -ENOENT ? 0 : error_errno(s->e, r, "cannot read %s", name);
 	while (!r && (r = image_read_message(file, &pipe_data_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
 		struct pipe_content *c = VEC_PUSH(&s->pipes->content[fifo]);
 		if (!c || entry->bytes > PIPE_SIZE_MAX) {

@@ -125,7 +125,7 @@ static int write_ghost(struct dump *d, struct descriptor *f, uint32_t id)
 	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
 	r = image_write_message(file, &ghost.base);
-	if (!r && fd >= 0)
+	if (!r && fd >= 0 && !d->obstacles)
 		r = write_ghost_data(d, fd, ghost.size, file);
 	int s = image_close(file);
 	r = r ? r : s;
@@ -173,6 +173,8 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 
 	if (!d->request->link_remap)
 		return fd_error(d, f, -ENOTSUP, "was deleted under this name and has others; use --link-remap to save it");
+	if (d->obstacles)
+		return 0;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->own_fd);
 	if (asprintf(&link, "%.*s/link_remap.%u", (int)(slash - f->target), f->target, f->id) < 0)
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -395,10 +397,10 @@ static int check_unchanged(struct restore *s, const RegFileEntry *reg, int fd)
 	if (fstat(fd, &st) < 0)
 		return error_errno(s->e, -errno, "cannot examine %s", reg->name);
 	if (reg->has_mode && (st.st_mode & S_IFMT) != (reg->mode & S_IFMT))
-		return error_set(s->e, -ESTALE, "%s is of another kind than at the dump", reg->name);
+		return error_set(s->e, -ESTALE, "%s is of another kind than at the dump; put back what was there", reg->name);
 	bool writes = reg->flags & (O_WRONLY | O_RDWR) && !(reg->flags & O_PATH);
 	if (reg->has_size && S_ISREG(st.st_mode) && (uint64_t)st.st_size != reg->size && (!writes || (uint64_t)st.st_size < reg->size))
-		return error_set(s->e, -ESTALE, "%s changed since the dump (it has %lld bytes, had %llu)", reg->name,
+		return error_set(s->e, -ESTALE, "%s changed since the dump (it has %lld bytes, had %llu); put the old one back", reg->name,
 				 (long long)st.st_size, (unsigned long long)reg->size);
 	return 0;
 }
@@ -429,6 +431,8 @@ int regfile_open(struct restore *s, struct file *f, int flags)
 	if (reg->flags & TMPFILE_ONLY)
 		flags &= ~O_DIRECTORY;
 	int fd = open(name, flags | O_CLOEXEC | O_NOCTTY);
+	if (fd < 0 && errno == ENOENT)
+		return error_set(s->e, -ENOENT, "%s is no longer there; put it back", reg->name);
 	return fd < 0 ? error_errno(s->e, -errno, "cannot open %s", reg->name) : fd;
 }
 

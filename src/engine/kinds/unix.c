@@ -266,10 +266,10 @@ static int check(struct dump *d, const struct state *s)
 
 	VEC_FOREACH(&s->seen, x) {
 		if (!r && x->has_peer && x->peer && !find_seen(s, x->peer) && !(x->type == SOCK_DGRAM && x->named_peer))
-			r = error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a unix socket (inode %u) connected to one outside the tree (inode %u); "
-				      "close it, or dump from a parent of both", x->pid, x->fd, x->ino, x->peer);
+			r = dump_part(d, error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a unix socket (inode %u) connected to one outside the tree (inode %u); "
+				      "close it, or dump a parent of both", x->pid, x->fd, x->ino, x->peer));
 		if (!r)
-			r = check_waiting(d, s, x);
+			r = dump_part(d, check_waiting(d, s, x));
 	}
 	return r;
 }

@@ -561,7 +561,7 @@ static int add_control(struct restore *s, const SkPacketEntry *p, struct msghdr 
 		for (size_t i = 0; i < n; i++) {
 			int fd = file_fd(s, p->scm[0]->rights[i]);
 			if (fd < 0)
-				return fd == -2 ? error_set(s->e, -ENOTSUP, "file %u can't travel in a socket", p->scm[0]->rights[i]) : fd;
+				return fd == FILE_IN_TASK ? error_set(s->e, -ENOTSUP, "file %u can't travel in a socket", p->scm[0]->rights[i]) : fd;
 			memcpy(CMSG_DATA(c) + i * sizeof(int), &fd, sizeof(fd));
 		}
 		c = (struct cmsghdr *)((char *)c + CMSG_SPACE(n * sizeof(int)));

@@ -53,11 +53,11 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma, VmaEntry *entry)
 {
 	uint32_t status = vma_status(vma), id = 0;
-	int r = refuse_vma(d, t, vma);
 
+	vma_entry__init(entry);
+	int r = refuse_vma(d, t, vma);
 	if (r)
 		return r;
-	vma_entry__init(entry);
 	entry->start = vma->start;
 	entry->end = vma->end;
 	entry->prot = (uint32_t)vma->prot;
@@ -141,7 +141,7 @@ int mm_capture(struct dump *d, struct task *t)
 		if (vma_status(&t->maps.data[i]) & VMA_VSYSCALL)
 			continue;
 		list[mm.n_vmas] = &entries[mm.n_vmas];
-		r = capture_vma(d, t, &t->maps.data[i], list[mm.n_vmas++]);
+		r = dump_part(d, capture_vma(d, t, &t->maps.data[i], list[mm.n_vmas++]));
 	}
 	if (!r)
 		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);

@@ -233,8 +233,8 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 	uint64_t prot = v->prot;
 	int fd = -1;
 
-	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = file_fd(s, (uint32_t)v->shmid)) < 0)
-		return fd == -2 ? error_set(s->e, -EBADMSG, "mm-%d.img maps a file that can't be mapped", t->pid) : fd;
+	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = file_fd_early(s, (uint32_t)v->shmid)) < 0)
+		return fd;
 	if (v->status & VMA_ANON_SHARED) {
 		fd = shmem_fd(s, v->shmid);
 		if (fd < 0)
@@ -308,7 +308,7 @@ static int plan_fields(struct restore *s, struct rtask *t)
 {
 	const MmEntry *m = t->mm;
 	struct batch *b = &t->threads.data[0].batch;
-	int exe = file_fd(s, m->exe_file_id);
+	int exe = file_fd_early(s, m->exe_file_id);
 
 	if (exe < 0)
 		return exe;

@@ -93,6 +93,16 @@ int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, s
 	return scan_words(pagemap_fd, start, end, file_backed, runs);
 }
 
+int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct page_runs runs = {};
+	int r = scan_fast(pagemap_fd, start, end, false, &runs);
+
+	r = r ? r : runs.count ? 0 : -ENOTSUP;
+	VEC_FREE(&runs);
+	return r;
+}
+
 static bool same_frame(uint64_t a, uint64_t b)
 {
 	return a & WORD_PRESENT && b & WORD_PRESENT && !((a | b) & WORD_FILE) && a & WORD_FRAME &&

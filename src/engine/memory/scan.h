@@ -20,6 +20,8 @@ struct page_runs {
 /* The pages of [start, end) that are there or swapped out; not zero pages, and where `file_backed` only those that were written.
  * They are added to *runs. */
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs);
+/* 0: PAGEMAP_SCAN finds pages in [start, end), of which some are there. */
+int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end);
 /* Splits the runs from `first` on by who else has the pages: fills `several` and, when parent_fd is that of the parent's pagemap and
  * not -1, `shared`. Page frame numbers need CAP_SYS_ADMIN; without, nothing is found to be shared. */
 int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first);

@@ -231,6 +231,9 @@ static int freeze_children(struct dump *d, struct task *t)
 				r = 0;
 			} else if (!r) {
 				found++;
+			} else if (!(r = dump_part(d, r))) {
+				child->refused = true;
+				found++;
 			}
 		}
 		VEC_FREE(&children);
@@ -238,18 +241,42 @@ static int freeze_children(struct dump *d, struct task *t)
 	return r ? r : found;
 }
 
+/* The tree would hold us, who can't save ourselves. */
+static int refuse_ancestor(struct dump *d, struct task *root)
+{
+	struct proc_stat stat = {};
+	pid_t pid = getpid();
+
+	while (pid > 0 && pid != root->pid)
+		pid = proc_read_stat(pid, &stat) ? 0 : stat.ppid;
+	if (pid <= 0)
+		return 0;
+	if (pid == getpid())
+		return error_set(d->e, -EINVAL, "it is this command itself; name another process");
+	return error_set(d->e, -EINVAL, "this command runs below it and would be saved with it; run it from elsewhere, by another session");
+}
+
 static int check_root(struct dump *d)
 {
 	struct task *root;
 	int r = add_task(d, d->request->pid, NULL, &root);
 
+	if (!r)
+		r = refuse_ancestor(d, root);
 	if (r)
 		return r;
 	r = proc_read_stat(root->pid, &root->stat);
 	if (!r && root->stat.session != root->pid && !d->request->shell_job && !(root->stat.flags & PF_KTHREAD))
-		return task_error(d, root, -EINVAL, "it belongs to session %d, which is not saved with it; use --shell-job",
-				  (int)root->stat.session);
-	return freeze_task(d, root);
+		r = dump_part(d, task_error(d, root, -EINVAL, "it belongs to session %d, which is not saved with it; use --shell-job",
+					    (int)root->stat.session));
+	else
+		r = 0;
+	if (!r)
+		r = freeze_task(d, root);
+	if (r >= 0 || !root->threads.count)
+		return r;
+	root->refused = true;
+	return dump_part(d, r);
 }
 
 int tree_freeze(struct dump *d)

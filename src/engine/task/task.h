@@ -47,6 +47,7 @@ struct task {
 	struct proc_stat stat;
 	struct proc_maps maps;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
+	bool refused; /* by a check: it is not held, or not as a whole */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
 	uint32_t files_id, fs_id;
 	/* What only the process itself can tell. */

@@ -1,0 +1,23 @@
+/* fermata inspect: what a checkpoint holds, for people and, with --json, for programs. */
+#include "cli/cli.h"
+#include "base/log.h"
+#include "cli/inspect/view.h"
+
+int verb_inspect(struct command_line *c)
+{
+	struct view v = { .request = { .images_dir = c->words[0], .skip_verify = c->request.skip_verify } };
+	struct error e = {};
+	int status, r = view_read(&v, &e);
+
+	if (r) {
+		error_prefix(&e, r, "cannot inspect %s", c->words[0]);
+		status = cli_report(c, &e);
+	} else if (c->json) {
+		status = view_print_json(&v) ? 1 : 0;
+	} else {
+		view_print(&v, c->verbosity > LOG_LEVEL_WARNING);
+		status = 0;
+	}
+	view_finish(&v);
+	return status;
+}

@@ -1,0 +1,46 @@
+/* What a descriptor is that no kind takes, in the words of the manual pages, for the line that refuses it. */
+#include "engine/kinds/kind.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+struct row {
+	int number;
+	const char *name;
+};
+
+static const struct row families[] = {
+	{ AF_UNIX, "a unix socket" },	      { AF_INET, "an IPv4 socket" },	  { AF_INET6, "an IPv6 socket" },
+	{ AF_NETLINK, "a netlink socket" },   { AF_PACKET, "a packet socket" },	  { AF_VSOCK, "a vsock socket" },
+	{ AF_ALG, "a kernel crypto socket" }, { AF_CAN, "a CAN socket" },	  { AF_BLUETOOTH, "a Bluetooth socket" },
+	{ AF_XDP, "an XDP socket" },	      { AF_TIPC, "a TIPC socket" },
+};
+
+static const struct {
+	const char *target, *name;
+} inodes[] = {
+	{ "anon_inode:[io_uring]", "an io_uring ring" }, { "anon_inode:[userfaultfd]", "a userfaultfd" },
+	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf", "a BPF object" },
+	{ "anon_inode:[fanotify]", "a fanotify group" }, { "anon_inode:kvm", "a KVM virtual machine" },
+	{ "anon_inode:[pidfd]", "a pidfd" },		 { "pidfd:", "a pidfd" },
+	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },
+	{ "anon_inode:seccomp", "a seccomp listener" },	 { "anon_inode:[fscontext]", "a mount under way" },
+	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },
+	{ "mnt:[", "a namespace" }, { "net:[", "a namespace" }, { "pid:[", "a namespace" }, { "user:[", "a namespace" },
+	{ "uts:[", "a namespace" }, { "ipc:[", "a namespace" }, { "cgroup:[", "a namespace" }, { "time:[", "a namespace" },
+};
+
+const char *unknown_kind_name(const struct descriptor *f)
+{
+	int family = -1;
+	socklen_t size = sizeof(family);
+
+	if (S_ISSOCK(f->st.st_mode) && getsockopt(f->own_fd, SOL_SOCKET, SO_DOMAIN, &family, &size) == 0)
+		for (size_t i = 0; i < ARRAY_SIZE(families); i++)
+			if (families[i].number == family)
+				return families[i].name;
+	for (size_t i = 0; i < ARRAY_SIZE(inodes); i++)
+		if (!strncmp(f->target, inodes[i].target, strlen(inodes[i].target)))
+			return inodes[i].name;
+	return S_ISSOCK(f->st.st_mode) ? "a socket" : S_ISCHR(f->st.st_mode) ? "a device" : S_ISBLK(f->st.st_mode) ? "a disk" : "of an unknown kind";
+}

@@ -1,0 +1,857 @@
+#!/usr/bin/env python3
+"""Tests of the command line: help, usage, configuration files, check, check process, inspect, and the errors a user meets. Of an
+error is asked: one line that says what and what to do, an exit status that is not zero, a target that runs on, and no files.
+
+Arguments select tests by a part of their names. Runs as root."""
+import ctypes
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BINARY = os.path.join(ROOT, "build/src/cli/fermata")
+DEADLINE = 20       # s, for anything to end or to come
+PR_SET_CHILD_SUBREAPER = 36
+NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def report(kind, name, why=""):
+    counts[kind] += 1
+    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
+    print(f"{word} cli_{name}{': ' + why if why else ''}", flush=True)
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(str(what))
+
+
+def read(path):
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+# ---- the programs ----
+
+class Result:
+    def __init__(self, arguments, status, out, err):
+        self.arguments, self.status, self.out, self.err = " ".join(arguments), status, out, err
+
+    def __str__(self):
+        return f"{self.arguments}: {self.status}, said {self.out.strip()!r} and {self.err.strip()!r}"
+
+    def good(self):
+        expect(self.status == 0, self)
+        expect("Error" not in self.err, self)
+        return self
+
+    def error(self, *words, status=1):
+        """One line on stderr, with the words in it, and nothing on stdout."""
+        expect(self.status == status, self)
+        expect(self.err.startswith("Error: ") and self.err.count("\n") == 1 and self.err.endswith("\n"), self)
+        expect(not self.out, self)
+        for word in words:
+            expect(word in self.err, f"no {word!r} in it: {self}")
+        return self
+
+
+def run(program, arguments, before=(), cwd=None, env=None):
+    full = list(before) + [program] + [str(word) for word in arguments]
+    task = subprocess.run(full, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE, cwd=cwd,
+                          env=dict(os.environ, **env) if env else None)
+    return Result(full[len(before):], task.returncode, task.stdout.decode(errors="replace"), task.stderr.decode(errors="replace"))
+
+
+def fermata(*arguments, **more):
+    return run(BINARY, arguments, **more)
+
+
+# ---- targets ----
+
+TARGET = """
+import fcntl, mmap, os, socket, sys, threading, time
+state = os.open(%r, os.O_RDWR | os.O_CREAT)
+ticks = 0
+def tick():
+    global ticks
+    ticks += 1
+    os.pwrite(state, ticks.to_bytes(8, "little"), 0)
+%s
+while True:
+    tick()
+    time.sleep(0.005)
+"""
+
+
+def state_of(pid):
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def children_of(pid):
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            for child in map(int, read(path).split()):
+                found += [child] + children_of(child)
+        except OSError:
+            pass
+    return found
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def kill_all():
+    end = time.monotonic() + DEADLINE
+    while left := children_of(os.getpid()):
+        expect(time.monotonic() < end, f"processes that can't be killed: {left}")
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        reap()
+        time.sleep(0.002)
+
+
+class Target:
+    """A program that counts in a file, with `body` to set it up."""
+
+    def __init__(self, work, body="", session=True, cwd=None, before=()):
+        self.path = os.path.join(work, "ticks")
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        self.log = tempfile.TemporaryFile()
+        task = subprocess.Popen(list(before) + [sys.executable, "-S", "-E", "-c", TARGET % (self.path, body)], stdin=subprocess.DEVNULL,
+                                stdout=subprocess.DEVNULL, stderr=self.log, start_new_session=session, cwd=cwd or work)
+        task.returncode = 0  # reaped by reap, never by Popen
+        self.pid = task.pid
+        self.wait()
+
+    def ticks(self):
+        try:
+            with open(self.path, "rb") as file:
+                return int.from_bytes(file.read(8), "little")
+        except FileNotFoundError:
+            return 0
+
+    def wait(self):
+        before, end = self.ticks(), time.monotonic() + DEADLINE
+        while self.ticks() <= before:
+            if time.monotonic() > end or state_of(self.pid) in (None, "Z", "X"):
+                self.log.seek(0)
+                raise Failure(f"the target does not go on (state {state_of(self.pid)}): {self.log.read().decode()}")
+            time.sleep(0.002)
+
+    def tree(self):
+        return [self.pid] + children_of(self.pid)
+
+    def unharmed(self):
+        self.wait()
+        for pid in self.tree():
+            expect(state_of(pid) in ("S", "R"), f"process {pid} is in state {state_of(pid)}")
+            expect("TracerPid:\t0\n" in read(f"/proc/{pid}/status"), f"process {pid} is traced")
+
+
+def snapshot(path):
+    """Everything below it but the counter."""
+    found = {}
+    for dir_path, dirs, files in os.walk(path):
+        for name in dirs + files:
+            full = os.path.join(dir_path, name)
+            st = os.lstat(full)
+            found[os.path.relpath(full, path)] = (st.st_ino, st.st_size if name != "ticks" else 0)
+    return found
+
+
+def wait_gone(pid):
+    end = time.monotonic() + DEADLINE
+    while state_of(pid) not in (None, "Z"):
+        expect(time.monotonic() < end, f"process {pid} does not end")
+        time.sleep(0.002)
+    reap()
+
+
+class World:
+    def __init__(self, work):
+        self.work = work
+        self.criu_path = os.path.join(work, "criu")
+        os.symlink(BINARY, self.criu_path)
+
+    def criu(self, *arguments, **more):
+        return run(self.criu_path, arguments, **more)
+
+    def make_dir(self, name="images"):
+        path = os.path.join(self.work, name)
+        os.mkdir(path)
+        return path
+
+    def checkpoint(self, body="", leave=False, name="images"):
+        """Gives a directory and the target that it was made of, which has ended."""
+        target = Target(self.work, body)
+        images = self.make_dir(name)
+        self.criu("dump", "-t", target.pid, "-D", images, *(["-R"] if leave else [])).good()
+        if not leave:
+            wait_gone(target.pid)
+        return images, target
+
+
+# ---- help and usage ----
+
+VERBS = ["dump process", "restore process", "check", "check process", "inspect", "features", "completion", "manual", "version", "help"]
+ACTIONS = ["dump", "pre-dump", "restore", "check", "page-server", "lazy-pages", "service", "swrk", "dedup", "cpuinfo"]
+
+
+def test_help(w):
+    for result in (fermata("--help"), fermata("help")):
+        for verb in VERBS:
+            expect(f"\n  {verb}" in result.good().out, f"no {verb} in {result}")
+    for verb in VERBS:
+        for result in (fermata(*verb.split(), "--help"), fermata("help", *verb.split())):
+            expect(result.good().out.startswith(f"Usage: fermata {verb}"), result)
+            expect("--help" in result.out, result)
+    for action in ACTIONS:
+        expect(f"\n  {action}" in w.criu("--help").good().out, f"no {action}")
+        expect(w.criu(action, "-h").good().out.startswith(f"Usage: criu {action}"), action)
+
+
+def test_generated(w):
+    for page in ("fermata", "criu"):
+        manual = fermata("manual", page).good().out
+        expect(manual.count(".SH ") >= 4, f"manual {page}: {manual[:100]}")
+        if shutil.which("groff"):
+            task = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z"], input=manual.encode(), stderr=subprocess.PIPE)
+            expect(not task.stderr, f"groff on {page}: {task.stderr.decode()[:200]}")
+    script = fermata("completion", "bash").good().out
+    probe = script + "\nCOMP_WORDS=(fermata inspect --j) COMP_CWORD=2\n_fermata\necho \"${COMPREPLY[@]}\"\n"
+    task = subprocess.run(["bash", "-c", probe], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    expect(task.stdout.decode().split() == ["--json"] and not task.stderr, f"completion: {task.stdout} {task.stderr}")
+
+
+def test_version(w):
+    expect(re.match(r"fermata \d+\.\d+", fermata("--version").good().out), "fermata --version")
+    expect(re.match(r"Version: \d+\.\d+", w.criu("--version").good().out), "criu --version")
+
+
+def test_usage(w):
+    for arguments, words in (
+            ((), "needs a command"), (("bogus",), "no command bogus"), (("dump",), "dump"), (("dump", "process"), "needs PID"),
+            (("dump", "process", "1", "--bogus"), "--bogus"), (("dump", "process", "1", "--leave"), "several"),
+            (("dump", "process", "1", "2"), "2"), (("inspect",), "DIR"), (("inspect", "/", "--leave-running"), "--leave-running"),
+            (("check", "process"), "PID"), (("restore", "process"), "--path")):
+        fermata(*arguments).error(words, status=2)
+    for arguments, words in (((), "needs a command"), (("bogus",), "bogus"), (("dump",), "--tree"), (("dump", "-t"), "tree"),
+                             (("dump", "-t", "x"), "x"), (("dump", "--bogus"), "--bogus"), (("pre-dump", "-t", "1"), "not there yet"),
+                             (("dump", "-t", "1", "--page-server"), "not there yet")):
+        w.criu(*arguments).error(words)
+
+
+def test_features(w):
+    out = fermata("features").good().out
+    kinds = json.loads(fermata("features", "--json").good().out)["kinds"]
+    expect(len(kinds) == len(out.splitlines()) > 5, out)
+    for kind in kinds:
+        expect(kind["name"] in out and kind["summary"] in out, kind)
+
+
+def test_config(w):
+    target = Target(w.work, session=False)
+    good, bad, images = os.path.join(w.work, "good"), os.path.join(w.work, "bad"), w.make_dir()
+    with open(good, "w") as file:
+        file.write(f"# a comment\nshell-job\nleave-running # stays\nimages-dir = \"{images}\"\n")
+    with open(bad, "w") as file:
+        file.write("shell-job\nno-such-thing\n")
+    plain = ["dump", "-t", target.pid, "--no-default-config"]
+    w.criu(*plain, "-D", images).error("--shell-job")
+    w.criu(*plain, "--config", bad).error(f"{bad}, line 2", "no-such-thing")
+    w.criu(*plain, "--config", os.path.join(w.work, "none")).error("none", "configuration file")
+    w.criu(*plain, env={"CRIU_CONFIG_FILE": bad}).error(f"{bad}, line 2")
+    target.unharmed()
+    expect(not os.listdir(images), os.listdir(images))
+    w.criu(*plain, "--config", good).good()
+    target.unharmed()
+    fermata("inspect", images).good()
+    home = w.make_dir("home")
+    os.makedirs(os.path.join(home, ".criu"))
+    shutil.copy(good, os.path.join(home, ".criu/default.conf"))
+    shutil.rmtree(images)
+    os.mkdir(images)
+    w.criu("dump", "-t", target.pid, env={"HOME": home}).good()
+    target.unharmed()
+    fermata("inspect", images).good()
+
+
+# ---- check ----
+
+def test_check(w):
+    result = fermata("check", "--dir", w.work)
+    expect(result.status == 0 and "can dump and restore" in result.out.splitlines()[-1], result)
+    features = json.loads(fermata("check", "--json").out)["features"]
+    names = fermata("check", "--feature", "list").good().out
+    expect(len(features) == len(names.splitlines()) > 20, names)
+    expect(w.criu("check", "--feature", "list").good().out.split() == [f["name"] for f in features], "criu's list is another")
+    for feature in features:
+        expect(feature["works"] or "; needs " in feature["why"], feature)
+        for result in (fermata("check", "--feature", feature["name"]), w.criu("check", "--feature", feature["name"])):
+            expect((result.status == 0) == feature["works"], result)
+        expect(not feature["required"] or feature["works"], feature)
+    expect(w.criu("check").good().out == "Looks good.\n", "criu check")
+    result = w.criu("check", "--all")
+    expect(result.out.startswith("Looks good") and (result.status == 0) == all(f["works"] for f in features), result)
+    fermata("check", "--feature", "bogus").error("bogus", "--feature list")
+    w.criu("check", "--feature", "bogus").error("bogus", "--feature list")
+    expect(os.listdir(w.work) == ["criu"], os.listdir(w.work))
+
+
+def test_check_lacking(w):
+    if not shutil.which("setpriv"):
+        raise Skip("needs setpriv")
+    result = fermata("check", before=NOBODY)
+    expect(result.status == 1 and "MISSING  capabilities" in result.out and "can't" in result.out.splitlines()[-1], result)
+    for line in result.out.splitlines()[:-1]:
+        expect(line.startswith("ok ") or "; needs " in line, line)
+    result = w.criu("check", before=NOBODY)
+    expect(result.status == 1 and result.out == "Does not look good.\n" and "capabilities" in result.err, result)
+    result = fermata("check", before=["setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"])
+    expect(result.status == 1 and "CAP_SYS_PTRACE" in result.out, result)
+    # A directory that no checkpoint can be made in.
+    result = fermata("check", "--dir", "/proc")
+    expect(result.status == 1 and "MISSING  tmpfile" in result.out and "/proc" in result.out, result)
+
+
+# ---- check process ----
+
+OBSTACLES = """
+held = open(%r, "w")
+fcntl.flock(held, fcntl.LOCK_EX)
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+client = socket.create_connection(listener.getsockname())
+server, _ = listener.accept()
+os.mkdir("gone")
+gone = os.open("gone", os.O_RDONLY)
+os.rmdir("gone")
+if not os.fork():
+    inner = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    while True:
+        time.sleep(1)
+time.sleep(0.2)
+"""
+
+
+def test_process_good(w):
+    target = Target(w.work, "if not os.fork():\n    while True: time.sleep(1)\nthreading.Thread(target=time.sleep, args=(1000,)).start()")
+    before = snapshot(w.work)
+    for _ in range(3):
+        expect(fermata("check", "process", target.pid).good().out == f"process {target.pid} can be saved\n", "check process")
+        target.unharmed()
+    document = json.loads(fermata("check", "process", "--json", target.pid).good().out)
+    expect(document == {"pid": target.pid, "can_be_saved": True, "obstacles": []}, document)
+    expect(snapshot(w.work) == before, "check process has written something")
+
+
+def test_process_obstacles(w):
+    target = Target(w.work, OBSTACLES % os.path.join(w.work, "locked"))
+    child = children_of(target.pid)[0]
+    before = snapshot(w.work)
+    result = fermata("check", "process", target.pid)
+    expect(result.status == 1 and not result.err, result)
+    lines = result.out.splitlines()
+    for who, what, remedy in ((target.pid, "locked) holds a file lock", "--file-locks"), (target.pid, "is a netlink socket", "close it"),
+                              (target.pid, "is a TCP connection", "close it"), (target.pid, "gone) is a directory that was deleted", ""),
+                              (child, "is a packet socket", "close it")):
+        found = [line for line in lines if line.startswith(f"process {who} (") and what in line and remedy in line]
+        expect(found, f"no line of {who} {what} in {lines}")
+    expect(len(lines) == len(set(lines)) == 7, lines)  # both ends of the connection, and the lock and the directory once
+    document = json.loads(fermata("check", "process", "--json", target.pid).out)
+    expect(document["obstacles"] == lines and not document["can_be_saved"], document)
+    target.unharmed()
+    # A dump stops at the first of them and does no harm either.
+    images = w.make_dir()
+    result = w.criu("dump", "-t", target.pid, "-D", images).error(f"cannot dump process {target.pid}")
+    expect(any(line in result.err for line in lines), result)
+    target.unharmed()
+    os.rmdir(images)
+    expect(snapshot(w.work) == before, "something was written")
+
+
+def test_process_writes_nothing(w):
+    if not shutil.which("strace"):
+        raise Skip("needs strace")
+    target = Target(w.work, "deleted = open('deleted', 'w')\ndeleted.write('x')\ndeleted.flush()\nos.link('deleted', 'other')\n"
+                            "os.unlink('deleted')\nshared = mmap.mmap(-1, 1 << 20)\nshared[0] = 1\nr, w = os.pipe()\nos.write(w, b'abc')")
+    trace = os.path.join(w.work, "trace")
+    before = snapshot(w.work)
+    fermata("check", "process", "--link-remap", target.pid, before=["strace", "-f", "-o", trace]).good()
+    for line in read(trace).splitlines():
+        expect(not re.match(r"\d+ +(link|linkat|mkdir|mkdirat|rename\w*|symlink\w*|unlink\w*|ftruncate|truncate|creat)\(", line), line)
+        expect(not re.search(r"O_CREAT|O_TMPFILE", line), line)
+    os.unlink(trace)
+    expect(snapshot(w.work) == before, "check process has written something")
+    target.unharmed()
+
+
+def test_process_session(w):
+    target = Target(w.work, "held = open('locked', 'w')\nfcntl.flock(held, fcntl.LOCK_EX)", session=False)
+    result = fermata("check", "process", target.pid)
+    lines = result.out.splitlines()
+    expect(result.status == 1 and len(lines) == 2 and "--shell-job" in lines[0] and "file lock" in lines[1], result)
+    result = fermata("check", "process", "--shell-job", target.pid)
+    expect(result.status == 1 and len(result.out.splitlines()) == 1, result)
+    target.unharmed()
+
+
+def test_process_namespace(w):
+    if not shutil.which("unshare"):
+        raise Skip("needs unshare")
+    target = Target(w.work, before=["unshare", "-u"])
+    result = fermata("check", "process", target.pid)
+    expect(result.status == 1 and "uts namespace of its own" in result.out, result)
+    target.unharmed()
+
+
+# ---- inspect ----
+
+KINDS = """
+threading.Thread(target=time.sleep, args=(1000,)).start()
+import select
+passwd = open("/etc/passwd")
+passwd.read(1)
+at = os.lseek(passwd.fileno(), 17, os.SEEK_SET)
+r, wr = os.pipe()
+os.write(wr, b"abcde")
+a, b = socket.socketpair()
+named = socket.socket(socket.AF_UNIX)
+named.bind("\\0fermata-cli-test")
+named.listen()
+listener = socket.socket()
+listener.bind(("127.0.0.1", 0))
+listener.listen()
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+epoll = select.epoll()
+epoll.register(a)
+memfd = os.memfd_create("scratch")
+os.ftruncate(memfd, 8192)
+gone = open("gone", "w")
+os.unlink("gone")
+big = mmap.mmap(-1, 4 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+big[:3 << 20] = b"x" * (3 << 20)
+shared = mmap.mmap(-1, 1 << 20)
+shared[:8192] = b"y" * 8192
+if not os.fork():
+    while True:
+        time.sleep(1)
+zombie = os.fork()
+if not zombie:
+    os._exit(3)
+os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)
+"""
+
+
+def maps_of(pid):
+    """(start, end, access) of the areas that a checkpoint has."""
+    found = []
+    for line in read(f"/proc/{pid}/maps").splitlines():
+        if "[vsyscall]" not in line:
+            start, end, access = re.match(r"(\w+)-(\w+) (\S+)", line).groups()
+            found.append((int(start, 16), int(end, 16), access))
+    return found
+
+
+def test_inspect(w):
+    images, target = w.checkpoint(KINDS, leave=True)
+    document = json.loads(fermata("inspect", "--json", images).good().out)
+    by_pid = {process["pid"]: process for process in document["processes"]}
+    expect(sorted(by_pid) == sorted(target.tree()), by_pid.keys())
+    root = by_pid[target.pid]
+    expect(root["ppid"] == 0 and root["sid"] == root["pgid"] == target.pid and root["cwd"] == w.work and root["root"] == "/", root)
+    expect(root["name"] == read(f"/proc/{target.pid}/comm").strip() and root["state"] == "running", root["name"])
+    expect(root["executable"] == os.readlink(f"/proc/{target.pid}/exe"), root["executable"])
+    expect({t["tid"] for t in root["threads"]} == set(map(int, os.listdir(f"/proc/{target.pid}/task"))), root["threads"])
+    expect(sorted(process["state"] for process in by_pid.values()) == ["running", "running", "zombie"], by_pid)
+    for pid, process in by_pid.items():
+        if process["state"] == "zombie":
+            continue
+        fds = {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        expect({d["fd"] for d in process["descriptors"]} == fds.keys(), process["descriptors"])
+        for d in process["descriptors"]:
+            if d["kind"] == "file":
+                expect(d["what"].startswith(fds[d["fd"]].removesuffix(" (deleted)")), (d, fds[d["fd"]]))
+        areas = [(int(a["start"], 16), int(a["end"], 16), a["access"]) for a in process["areas"]]
+        expect(areas == maps_of(pid), f"the areas of {pid}: {set(areas) ^ set(maps_of(pid))}")
+        expect(process["memory"]["mapped"] == sum(end - start for start, end, _ in areas), process["memory"])
+        expect(process["memory"]["stored"] == sum(a["memory"]["stored"] for a in process["areas"]), process["memory"])
+    words = {d["kind"]: d["what"] for d in root["descriptors"]}
+    whats = [d["what"] for d in root["descriptors"]]
+    expect(words["epoll"].startswith("watches descriptors "), words)
+    expect("scratch, 8192 bytes" in words["memfd"], words)
+    expect(any(what.endswith("read end, 5 bytes in it") for what in whats), whats)
+    expect(any("named @fermata-cli-test, listening" in what for what in whats), whats)
+    expect(any(re.search(r"tcp 127\.0\.0\.1:\d+, listening", what) for what in whats), whats)
+    expect(any(f"of process {target.pid})" in what for what in whats), whats)
+    expect(any("gone (deleted, kept in the checkpoint)" in what for what in whats), whats)
+    expect([d["position"] for d in root["descriptors"] if d["what"] == "/etc/passwd"] == [17], root["descriptors"])
+    big = [a["memory"]["stored"] for a in root["areas"] if int(a["end"], 16) - int(a["start"], 16) >= 4 << 20 and
+           a["memory"]["stored"] >= 3 << 20]
+    expect(big, "the area of 3 MiB is not there")
+    expect(8192 <= document["totals"]["shared_memory_stored"] < 1 << 20, document["totals"])
+    on_disk = {name: os.path.getsize(os.path.join(images, name)) for name in os.listdir(images)}
+    expect({f["name"]: f["size"] for f in document["files"]} == on_disk, document["files"])
+    expect(document["totals"]["size"] == sum(on_disk.values()), document["totals"])
+    stored = sum(size for name, size in on_disk.items() if name.startswith("pages-"))
+    expect(document["totals"]["memory"]["stored"] + document["totals"]["shared_memory_stored"] == stored, (document["totals"], stored))
+    text, detailed = fermata("inspect", images).good().out, fermata("inspect", "-v", images).good().out
+    for what in whats + [str(pid) for pid in by_pid] + [str(sum(on_disk.values()))]:
+        expect(what in text, f"no {what!r} in {text}")
+    for area in root["areas"]:
+        expect(f"{area['start'][2:]}-{area['end'][2:]} " in detailed, area)
+    for name in on_disk:
+        expect(f"  {name}\n" in detailed, name)
+    expect(len(text) < len(detailed), "-v says no more")
+    compare_crit(images, detailed)
+
+
+def compare_crit(images, text):
+    """Whatever crit tells of the checkpoint is in what inspect tells."""
+    if not shutil.which("crit"):
+        return
+    for what in ("ps", "fds", "mems"):
+        task = subprocess.run(["crit", "x", images, what], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for word in set(re.findall(r"/[\w./-]{3,}|\b[0-9a-f]{8,}-[0-9a-f]{8,}\b|\b\d{3,}\b(?! \()", task.stdout.decode())):
+            expect(word in text or f"memfd {word}" in text, f"crit x {what} says {word}, inspect does not")
+
+
+def damage(path, kind):
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    if kind == "cut":
+        data = data[:len(data) // 2]
+    elif kind == "flip" and data:
+        data[len(data) // 2] ^= 0x41
+    with open(path + ".new", "wb") as file:
+        file.write(data)
+    os.rename(path + ".new", path)
+
+
+def test_inspect_damaged(w):
+    images, _ = w.checkpoint(KINDS.replace("3 << 20", "4096"))
+    kill_all()
+    for name in sorted(os.listdir(images)):
+        for kind in ("cut", "flip", "removed"):
+            copy = os.path.join(w.work, "copy")
+            shutil.copytree(images, copy)
+            path = os.path.join(copy, name)
+            size = os.path.getsize(path)
+            if kind == "removed":
+                os.unlink(path)
+            else:
+                damage(path, kind)
+            if name != "fermata.json" and size:
+                result = fermata("inspect", copy).error("cannot inspect " + copy)
+                expect(name in result.err, f"{name} {kind}: {result}")
+                fermata("restore", "process", "-p", copy).error("cannot restore from " + copy, name)
+            for arguments in (("inspect", copy, "--skip-verify"), ("inspect", copy, "--skip-verify", "--json"), ("inspect", "-v", copy)):
+                result = fermata(*arguments)
+                if result.status:
+                    result.error("cannot inspect")
+                expect(result.status in (0, 1), f"{name} {kind}: {result}")
+            shutil.rmtree(copy)
+    expect(not children_of(os.getpid()), "a restore has left processes")
+
+
+def test_inspect_errors(w):
+    empty = w.make_dir("empty")
+    fermata("inspect", empty).error(empty, "no checkpoint in it")
+    fermata("inspect", empty + "/none").error("no such directory", "give the directory")
+    fermata("inspect", "/etc/passwd").error("/etc/passwd", "is a file")
+    expect(not os.listdir(empty), "inspect has written something")
+
+
+# ---- errors of dump ----
+
+def dump_refused(w, pid, *words, target=None, options=(), program=None, **more):
+    """Neither program saves it; both say why; nothing is left behind."""
+    images, folder = w.make_dir("refused"), w.make_dir("folder")
+    try:
+        w.criu("dump", "-t", pid, "-D", images, *options, **more).error(*words)
+        fermata("dump", "process", pid, "--dir", folder, *options, **more).error(*words)
+        expect(not os.listdir(images) and not os.listdir(folder), os.listdir(images) + os.listdir(folder))
+        if target:
+            target.unharmed()
+    finally:
+        os.rmdir(images)
+        os.rmdir(folder)
+
+
+def free_pid():
+    pid = int(read("/proc/sys/kernel/pid_max")) - 1
+    while os.path.exists(f"/proc/{pid}"):
+        pid -= 1
+    return pid
+
+
+def test_error_no_such_pid(w):
+    pid = free_pid()
+    dump_refused(w, pid, f"there is no process {pid}", "see ps")
+    fermata("check", "process", pid).error(f"there is no process {pid}", "see ps")
+    for bad in ("0", "x", "12x", ""):
+        fermata("dump", "process", bad).error("no process id")
+        fermata("check", "process", bad).error("no process id")
+
+
+def test_error_ancestor(w):
+    dump_refused(w, os.getpid(), f"process {os.getpid()}", "runs below it", "from elsewhere")
+    fermata("check", "process", os.getpid()).error("runs below it")
+    # Itself: a shell that becomes the program.
+    images = w.make_dir()
+    for command in (f"exec {w.criu_path} dump -t $$ -D {images}", f"exec {BINARY} check process $$"):
+        task = subprocess.run(["sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              timeout=DEADLINE)
+        Result([command], task.returncode, task.stdout.decode(), task.stderr.decode()).error("it is this command itself")
+    expect(not os.listdir(images), os.listdir(images))
+
+
+def test_error_kernel_thread(w):
+    if " 0 " not in read("/proc/2/stat") or os.path.exists("/proc/2/exe") and os.path.lexists("/proc/2/exe") and readable("/proc/2/exe"):
+        raise Skip("process 2 is no kernel thread here")
+    dump_refused(w, 2, "process 2", "kernel thread")
+    fermata("check", "process", "2").error("kernel thread")
+
+
+def readable(path):
+    try:
+        return bool(os.readlink(path))
+    except OSError:
+        return False
+
+
+def test_error_zombie(w):
+    target = Target(w.work, "zombie = os.fork()\nif not zombie:\n    os._exit(0)\nos.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)")
+    zombie = children_of(target.pid)[0]
+    dump_refused(w, zombie, f"process {zombie}", "already ended", options=["--shell-job"], target=None)
+    target.wait()
+
+
+def test_error_not_root(w):
+    if not shutil.which("setpriv"):
+        raise Skip("needs setpriv")
+    os.chmod(w.work, 0o777)
+    target = Target(w.work)
+    folder = w.make_dir("folder")
+    os.chmod(folder, 0o777)
+    w.criu("dump", "-t", target.pid, "-D", folder, before=NOBODY).error(f"cannot dump process {target.pid}", "needs root", "sudo")
+    fermata("dump", "process", target.pid, "--dir", folder, before=NOBODY).error("needs root", "sudo")
+    fermata("check", "process", target.pid, before=NOBODY).error("needs root", "sudo")
+    w.criu("restore", "-D", folder, before=NOBODY).error("needs root", "sudo")
+    target.unharmed()
+    expect(not os.listdir(folder), os.listdir(folder))
+
+
+def test_error_session(w):
+    target = Target(w.work, session=False)
+    dump_refused(w, target.pid, f"process {target.pid}", f"session {os.getsid(target.pid)}", "use --shell-job", target=target)
+
+
+def test_error_descriptor(w):
+    target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
+    dump_refused(w, target.pid, f"process {target.pid}", "descriptor 77 (socket:[", "a netlink socket", "close it", target=target)
+
+
+def test_error_pipe_outside(w):
+    r, wr = os.pipe()
+    os.set_inheritable(wr, True)
+    task = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time\nwhile True: time.sleep(0.01)"], stdin=subprocess.DEVNULL,
+                            stdout=wr, stderr=subprocess.DEVNULL, start_new_session=True)
+    task.returncode = 0
+    os.close(wr)
+    time.sleep(0.2)
+    dump_refused(w, task.pid, "descriptor 1 (pipe:[", "outside the tree", "redirect it to a file")
+    expect(state_of(task.pid) in ("S", "R"), state_of(task.pid))
+    os.close(r)
+
+
+def test_error_traced(w):
+    if not shutil.which("strace"):
+        raise Skip("needs strace")
+    target = Target(w.work)
+    tracer = subprocess.Popen(["strace", "-o", "/dev/null", "-p", str(target.pid)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + DEADLINE
+    while f"TracerPid:\t{tracer.pid}\n" not in read(f"/proc/{target.pid}/status"):
+        expect(time.monotonic() < end and tracer.poll() is None, "strace does not attach")
+        time.sleep(0.01)
+    words = [f"process {target.pid}", f"debugged by process {tracer.pid}", "end that first"]
+    dump_refused(w, target.pid, *words)
+    result = fermata("check", "process", target.pid)
+    expect(result.status == 1 and all(word in result.out for word in words), result)
+    target.wait()
+    tracer.terminate()
+    tracer.wait()
+    target.unharmed()
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+# A 32-bit program without a C library, made by hand: an ELF file whose code is `pause` over and over.
+CODE_32 = bytes([0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7])
+
+
+def make_32(path):
+    base, head = 0x08048000, 52 + 32
+    elf = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
+    elf += struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, base + head, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    elf += struct.pack("<IIIIIIII", 1, 0, base, base, head + len(CODE_32), head + len(CODE_32), 5, 4096)
+    with open(path, "wb") as file:
+        file.write(elf + CODE_32)
+    os.chmod(path, 0o755)
+
+
+def test_error_32_bit(w):
+    path = os.path.join(w.work, "small")
+    make_32(path)
+    try:
+        task = subprocess.Popen([path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    except OSError:
+        raise Skip("this kernel runs no 32-bit programs") from None
+    time.sleep(0.2)
+    if task.poll() is not None:
+        raise Skip("this kernel runs no 32-bit programs")
+    dump_refused(w, task.pid, f"process {task.pid} (small)", "32-bit")
+    result = fermata("check", "process", task.pid)
+    expect(result.status == 1 and "32-bit" in result.out, result)
+    expect(task.poll() is None and state_of(task.pid) == "S", "it does not run on")
+    task.kill()
+    task.wait()
+
+
+def test_error_directory(w):
+    images, target = w.checkpoint(leave=True)
+    before = snapshot(images)
+    w.criu("dump", "-t", target.pid, "-D", images).error(f"process {target.pid}", "already holds a checkpoint", "choose another")
+    expect(snapshot(images) == before, "the checkpoint has changed")
+    w.criu("dump", "-t", target.pid, "-D", images + "/none").error("there is no directory", "make it first")
+    w.criu("dump", "-t", target.pid, "-D", "/etc/passwd").error("/etc/passwd", "Not a directory")
+    w.criu("dump", "-t", target.pid, "-D", "/proc").error("/proc", "O_TMPFILE", "choose one on")
+    fermata("dump", "process", target.pid, "--dir", images + "/none").error("there is no directory", "make it first")
+    fermata("dump", "process", target.pid, "--dir", w.work, "--name", "images").error("is there already", "choose another --name")
+    expect(snapshot(images) == before, "the checkpoint has changed")
+    target.unharmed()
+
+
+# ---- errors of restore ----
+
+def restore_refused(w, images, *words):
+    before = snapshot(images)
+    pidfile = os.path.join(w.work, "pidfile")
+    w.criu("restore", "-d", "-D", images, "--pidfile", pidfile).error(f"cannot restore from {images}", *words)
+    fermata("restore", "process", "-p", images, "--pid-file", pidfile).error(f"cannot restore from {images}", *words)
+    expect(snapshot(images) == before and not os.path.exists(pidfile), "restore has written something")
+    reap()
+    expect(not [pid for pid in children_of(os.getpid()) if pid not in w.known], f"left behind: {children_of(os.getpid())}")
+
+
+def test_restore_pid_taken(w):
+    images, target = w.checkpoint(leave=True)
+    w.known = target.tree()
+    restore_refused(w, images, f"pid {target.pid} is taken", "end that first")
+    target.unharmed()
+
+
+def test_restore_empty(w):
+    w.known = []
+    restore_refused(w, w.make_dir("empty"), "no checkpoint in it", "give the directory")
+    w.criu("restore", "-D", os.path.join(w.work, "none")).error("no such directory", "give the directory")
+    w.criu("restore", "-D", "/etc/passwd").error("is a file", "give the directory")
+
+
+def test_restore_program_changed(w):
+    path, w.known = os.path.join(w.work, "program"), []
+    shutil.copy(shutil.which("sleep"), path)
+    images = w.make_dir()
+    task = subprocess.Popen([path, "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            start_new_session=True)
+    time.sleep(0.2)
+    w.criu("dump", "-t", task.pid, "-D", images).good()
+    task.wait()
+    with open(path, "ab") as file:
+        file.write(b"more")
+    restore_refused(w, images, path, "changed since the dump", "put the old one back")
+    os.unlink(path)
+    restore_refused(w, images, path, "no longer there", "put it back")
+    os.mkdir(path)
+    restore_refused(w, images, path)
+    os.rmdir(path)
+    shutil.copy(shutil.which("sleep"), path)
+    w.criu("restore", "-d", "-D", images).good()
+    expect(state_of(task.pid) in ("S", "R"), "it is not restored")
+
+
+def test_restore_file_gone(w):
+    w.known = []
+    images, target = w.checkpoint("data = open('data', 'w')\ndata.write('12345')\ndata.flush()\nreader = open('data')")
+    path = os.path.join(w.work, "data")
+    os.rename(path, path + ".kept")
+    restore_refused(w, images, path, "no longer there", "put it back")
+    os.rename(path + ".kept", path)
+    w.criu("restore", "-d", "-D", images).good()
+    Target.wait(target)
+
+
+TESTS = [(name[5:], function) for name, function in sorted(globals().items(), key=lambda item: getattr(item[1], "__code__", run.__code__)
+                                                           .co_firstlineno) if name.startswith("test_")]
+
+
+def main():
+    wanted = sys.argv[1:]
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("cannot become a subreaper")
+    for name, test in TESTS:
+        if wanted and not any(word in name for word in wanted):
+            continue
+        if os.geteuid() != 0:
+            report("skipped", name, "needs root")
+            continue
+        work = tempfile.mkdtemp(prefix="fermata-cli-")
+        try:
+            test(World(work))
+            report("passed", name)
+        except Skip as skip:
+            report("skipped", name, str(skip))
+        except (Failure, OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError) as failure:
+            report("failed", name, f"{type(failure).__name__}: {failure}" if not isinstance(failure, Failure) else str(failure))
+        finally:
+            try:
+                kill_all()
+            except Failure as failure:
+                report("failed", name, f"clean-up: {failure}")
+            shutil.rmtree(work, ignore_errors=True)
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
+    sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
+
+
+main()
