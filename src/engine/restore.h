@@ -9,6 +9,7 @@
 #include "engine/request.h"
 #include "engine/tracee.h"
 #include "fdinfo.pb-c.h"
+#include "file_lock.pb-c.h"
 #include "fs.pb-c.h"
 #include "image/image.h"
 #include "mm.pb-c.h"
@@ -72,6 +73,7 @@ struct restore {
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
+	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */

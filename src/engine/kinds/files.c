@@ -4,6 +4,7 @@
  * A duplicate of the description is taken with pidfd_getfd(2) (Linux 5.6) and closed again once it is described.
  */
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
 
@@ -128,11 +129,6 @@ static int read_link(struct task *t, const char *link, struct descriptor *f)
 	return 0;
 }
 
-static bool has_lock(const char *fdinfo)
-{
-	return strstr(fdinfo, "\nlock:") != NULL;
-}
-
 /* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
 static int describe(struct dump *d, struct descriptor *f, const char *owner, int number, struct proc_fdinfo *info)
 {
@@ -162,8 +158,6 @@ static int capture_new(struct dump *d, struct descriptor *f, pid_t pid, int fd, 
 	if (n < 0)
 		return task_errno(d, f->task, -errno, "cannot read descriptor %d", f->fd);
 	f->target[n] = '\0';
-	if (has_lock(f->fdinfo) && !d->request->file_locks)
-		return fd_error(d, f, -ENOTSUP, "holds a file lock; use --file-locks to save it");
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -191,6 +185,10 @@ static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file 
 	int r = describe(d, &f, owner, fd, &info);
 	if (!r && !(x = find_description(d->descriptions, t->pid, fd, f.st.st_dev, f.st.st_ino)))
 		r = capture_new(d, &f, t->pid, fd, &x);
+	if (!r && info.locked) {
+		f.id = x->id;
+		r = locks_capture(d, &f);
+	}
 	free(f.fdinfo);
 	if (r)
 		return r;
@@ -215,6 +213,10 @@ int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *r
 			r = (x->own = fcntl(own_fd, F_DUPFD_CLOEXEC, 0)) < 0 ? error_errno(d->e, -errno, "cannot hold a descriptor") : 0;
 		if (!r)
 			x->fd = x->own;
+	}
+	if (!r && info.locked) {
+		f.id = x->id;
+		r = locks_capture(d, &f);
 	}
 	free(f.fdinfo);
 	if (!r)
@@ -340,11 +342,11 @@ int files_capture(struct dump *d, struct task *t)
 
 int files_finish(struct dump *d, bool success)
 {
-	int r = 0;
+	int r = locks_finish(d, success);
 
 	for (size_t i = 0; i < kinds_count; i++)
 		if (kinds[i]->finish) {
-			int s = kinds[i]->finish(d, &d->kind_state[i], success);
+			int s = kinds[i]->finish(d, &d->kind_state[i], success && !r);
 			if (success && !r)
 				r = s;
 		}

@@ -2,13 +2,13 @@
  * See spawn.h. The order within a task, top to bottom as plan_task has it:
  *
  *	session and group; children (plan/births.h); memory; children that share it; [all are born] join groups; helpers and
- *	zombies end; advice, mm fields; descriptors; signal actions; limits; threads; [each thread] scheduling, name, areas;
+ *	zombies end; advice, mm fields; descriptors; signal actions; limits; file locks; threads; [each thread] scheduling, name, areas;
  *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] dumpable, timers; park.
  */
 #include "engine/plan/spawn.h"
 
 #include "engine/agent/blob.h"
-#include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
@@ -243,7 +243,9 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
 	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
-	r = plan_threads(s, t);
+	r = locks_plan(s, t);
+	if (!r)
+		r = plan_threads(s, t);
 	if (!r)
 		r = plan_thread(s, t, leader);
 	if (r)
