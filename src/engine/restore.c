@@ -129,6 +129,8 @@ static int failure(struct restore *s)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
 	if (op->nr == AGENT_OP_READ && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
+	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
+		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);
 	return error_errno(s->e, r, "cannot %s", what);
 }
 

@@ -229,10 +229,10 @@ int locks_plan(struct restore *s, struct rtask *t)
 			return error_set(s->e, f && !known ? -ENOTSUP : -EBADMSG, "filelocks.img has a lock of process %d that can't be", t->pid);
 		const char *what = l->flag == FL_LEASE ? "take the lease" : "take the lock";
 		if (f->entry->reg)
-			batch_what(&t->threads.data[0].batch, "%s on %s for process %d; someone else uses or locks it", what, f->entry->reg->name,
+			batch_what(&t->threads.data[0].batch, "%s on %s for process %d", what, f->entry->reg->name,
 				   t->pid);
 		else
-			batch_what(&t->threads.data[0].batch, "%s on descriptor %d of process %d; someone else uses or locks it", what, l->fd,
+			batch_what(&t->threads.data[0].batch, "%s on descriptor %d of process %d", what, l->fd,
 				   t->pid);
 		plan_lock(s, t, l);
 	}
