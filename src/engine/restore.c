@@ -265,7 +265,11 @@ static int switch_task(struct restore *s, struct rtask *t)
 	if (!slack)
 		return error_set(s->e, -ENOTSUP, "process %d has no vdso with room for the way out", t->pid);
 	r = agent_seat_adopt(&seat, &t->threads.data[0].tracee, t->mem_fd, (uint64_t)s->arena.start, s->arena.size, slack, s->e);
-	return r ? r : agent_seat_leave(&seat, s->e);
+	if (!r)
+		r = agent_seat_leave(&seat, s->e);
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		r = threads_set_dispatch(s, &t->threads.data[i]);
+	return r;
 }
 
 static void give_terminal(struct restore *s)

@@ -36,6 +36,7 @@ struct thread {
 	struct proc_status status;
 	struct thread_answers answers;
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
+	struct syscall_dispatch dispatch;
 };
 
 struct task {
