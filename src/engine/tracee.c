@@ -91,20 +91,31 @@ int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatc
 	return ptrace(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, t->tid, sizeof(d), &d) < 0 ? -errno : 0;
 }
 
-int tracee_put_dispatch_aside(struct tracee *t, const struct syscall_dispatch *dispatch)
+/*
+ * Around every stay of the agent, as close as can be: when the coordinator dies in the moment between the two steps (this and
+ * the registers), the thread's calls are no longer dispatched. Later its tail sets it again.
+ */
+static int put_dispatch_aside(struct tracee *t)
 {
 	static const struct syscall_dispatch off = { .mode = DISPATCH_OFF };
-	int r = dispatch->mode ? tracee_set_dispatch(t, &off) : 0;
+	int r = t->dispatch.mode && !t->dispatch_aside ? tracee_set_dispatch(t, &off) : 0;
 
-	if (!r)
-		t->dispatch = *dispatch;
+	t->dispatch_aside |= !r && t->dispatch.mode;
+	return r;
+}
+
+static int put_dispatch_back(struct tracee *t)
+{
+	int r = t->dispatch_aside ? tracee_set_dispatch(t, &t->dispatch) : 0;
+
+	t->dispatch_aside = false;
 	return r;
 }
 
 void tracee_detach(struct tracee *t)
 {
-	if (t->seized && t->dispatch.mode)
-		tracee_set_dispatch(t, &t->dispatch);
+	if (t->seized)
+		put_dispatch_back(t);
 	if (t->seized)
 		ptrace(PTRACE_DETACH, t->tid, 0, 0);
 	t->seized = false;
@@ -198,6 +209,11 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 	uint64_t all = ~0ULL;
 	regs.rip = slack + 24;
 	regs.orig_rax = (unsigned long long)-1;
+	r = put_dispatch_aside(t);
+	if (r)
+		write_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
+	if (r)
+		return error_errno(e, r, "cannot put aside the dispatch of system calls of task %d", t->tid);
 	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
 		r = -errno;
 	for (int i = 0; i < 2 && !r; i++) { /* both mappings */
@@ -260,6 +276,8 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	}
 	if (!r)
 		r = write_mem(seat->mem_fd, at, run->batch, run->size);
+	if (!r)
+		r = put_dispatch_aside(t);
 	if (!r && (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0))
 		r = -errno;
 	if (!r && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
@@ -313,6 +331,8 @@ int agent_run_finish(struct agent_run *run, struct error *e)
 	if (!r && run->number &&
 	    (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;
+	if (!r && run->number)
+		r = put_dispatch_back(t);
 	return r ? error_errno(e, r, "the agent in task %d did not finish", t->tid) : 0;
 }
 
@@ -330,6 +350,8 @@ int agent_seat_leave(struct agent_seat *seat, struct error *e)
 		r = run_to_syscall_exit(t, &regs); /* munmap */
 	if (!r && (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;
+	if (!r)
+		r = put_dispatch_back(t);
 	if (!r)
 		r = write_mem(seat->mem_fd, seat->snippet_address, seat->saved, SNIPPET_MAX);
 	return r ? error_errno(e, r, "cannot take the agent out of task %d", t->tid) : 0;

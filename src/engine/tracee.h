@@ -16,7 +16,8 @@ struct tracee {
 	int stop_signal;              /* of the job control stop it was found in, or 0 */
 	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;
-	struct syscall_dispatch dispatch; /* while it is put aside for the agent's calls; mode 0: it is not */
+	struct syscall_dispatch dispatch; /* its own, which is put aside while the agent makes calls in it */
+	bool dispatch_aside;
 	int quiet_signal; /* a signal that can be sent to it with no effect when it is not traced, or 0; see agent_quiet_signal */
 };
 
@@ -29,8 +30,6 @@ void tracee_detach(struct tracee *t);
 /* PR_SET_SYSCALL_USER_DISPATCH of a stopped thread (Linux 6.4; before, nothing tells of it, and mode is 0). */
 int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret);
 int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatch);
-/* Lets the agent make system calls in the thread, whoever would get them; until tracee_detach, or the thread is let go otherwise. */
-int tracee_put_dispatch_aside(struct tracee *t, const struct syscall_dispatch *dispatch);
 
 /* Where the agent stands in a process: code, linger, the leader's batch and stack, then a slot for each other thread. */
 struct agent_seat {

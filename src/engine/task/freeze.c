@@ -165,11 +165,9 @@ static int read_task(struct dump *d, struct task *t)
 			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported");
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
-		r = tracee_get_dispatch(&thread->tracee, &thread->dispatch);
-		if (!r)
-			r = tracee_put_dispatch_aside(&thread->tracee, &thread->dispatch);
+		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
 		if (r)
-			return task_errno(d, t, r, "cannot put aside the dispatch of system calls of its thread %d", thread->tid);
+			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
 		struct proc_status *s = &thread->status;
 		thread->tracee.quiet_signal =
 			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);

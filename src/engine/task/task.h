@@ -36,7 +36,6 @@ struct thread {
 	struct proc_status status;
 	struct thread_answers answers;
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
-	struct syscall_dispatch dispatch;
 };
 
 struct task {

@@ -134,14 +134,14 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 		c->rseq_entry->rseq_abi_size = th->rseq.rseq_abi_size;
 		c->rseq_entry->signature = th->rseq.signature;
 	}
-	if (th->dispatch.mode) {
+	if (th->tracee.dispatch.mode) {
 		c->syscall_dispatch = POOL_NEW(pool, SyscallDispatchEntry, syscall_dispatch_entry__init);
 		if (!c->syscall_dispatch)
 			return error_set(d->e, -ENOMEM, "out of memory");
-		c->syscall_dispatch->mode = (uint32_t)th->dispatch.mode;
-		c->syscall_dispatch->selector = th->dispatch.selector;
-		c->syscall_dispatch->offset = th->dispatch.offset;
-		c->syscall_dispatch->len = th->dispatch.len;
+		c->syscall_dispatch->mode = (uint32_t)th->tracee.dispatch.mode;
+		c->syscall_dispatch->selector = th->tracee.dispatch.selector;
+		c->syscall_dispatch->offset = th->tracee.dispatch.offset;
+		c->syscall_dispatch->len = th->tracee.dispatch.len;
 	}
 	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
 	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
