@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
+#include "engine/memory/aio.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -354,6 +355,7 @@ static void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	aio_release(s);
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)

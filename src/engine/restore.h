@@ -80,6 +80,7 @@ struct restore {
 	VEC(TtyInfoEntry *) ttys;
 	bool succeeded;
 	int fd_base, tty;
+	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
 	struct arena arena;
 	struct agent_status *status;

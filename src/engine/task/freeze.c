@@ -294,6 +294,7 @@ static void task_free(struct task *t)
 		free(t->threads.data[i]);
 	VEC_FREE(&t->threads);
 	VEC_FREE(&t->timers);
+	VEC_FREE(&t->rings);
 	proc_maps_finish(&t->maps);
 	if (t->mem_fd >= 0)
 		close(t->mem_fd);

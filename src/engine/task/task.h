@@ -38,6 +38,13 @@ struct thread {
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 };
 
+/* A ring for asynchronous i/o, io_setup(2). */
+struct aio_ring {
+	uint64_t start, size;
+	bool alive; /* it is the process's own */
+	uint32_t tail;
+};
+
 struct task {
 	pid_t pid, ppid, pgid, sid;
 	struct task *parent; /* NULL for the root */
@@ -60,6 +67,7 @@ struct task {
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	VEC(struct posix_timer) timers;
+	VEC(struct aio_ring) rings; /* memory/aio.c */
 };
 
 /* A POSIX timer: from /proc/PID/timers, then from the process itself. */
