@@ -156,6 +156,9 @@ static int load_cores(struct restore *s, struct rtask *t)
 	t->core = t->threads.data[0].core;
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
+	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;
+	if (t->leader_gone && t->threads.count < 2)
+		return error_set(s->e, -EBADMSG, "core-%d.img is of a leader that has ended, and there is no other thread", t->pid);
 	return 0;
 }
 

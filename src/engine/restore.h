@@ -62,6 +62,7 @@ struct rtask {
 	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
 	struct birth *birth;
 	bool dead, stopped, seen;
+	bool leader_gone; /* the leader builds the process and ends */
 	bool shares; /* memory with its parent, which it is born from */
 	int pages_fd, mem_fd;
 };
@@ -97,6 +98,7 @@ struct restore {
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t leave; /* leaders that are to have ended may do so */
 };
 
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. Negative errno with the text set. */

@@ -118,7 +118,7 @@ static int check_outsider(struct dump *d, pid_t pid)
 			continue;
 		VEC_FOREACH(&d->locks->locks, l)
 			if (l->lock.kind != PROC_LOCK_POSIX && l->dev == st.st_dev && l->lock.inode == st.st_ino && l->fd >= 0 &&
-			    syscall(__NR_kcmp, l->task->pid, pid, KCMP_FILE, l->fd, fds.data[i]) == 0)
+			    syscall(__NR_kcmp, l->task->proc, pid, KCMP_FILE, l->fd, fds.data[i]) == 0)
 				found = l;
 	}
 	VEC_FREE(&fds);

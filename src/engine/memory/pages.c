@@ -33,7 +33,7 @@ static int copy_run(struct pages *p, uint64_t start, uint64_t end, bool several)
 	for (uint64_t at = start; at < end && !r;) {
 		size_t size = MIN(COPY_SIZE, end - at);
 		struct iovec to = { p->buffer, size }, from = { (void *)at, size };
-		ssize_t n = several ? 0 : process_vm_readv(p->t->pid, &to, 1, &from, 1, 0);
+		ssize_t n = several ? 0 : process_vm_readv(p->t->proc, &to, 1, &from, 1, 0);
 		if (n <= 0) { /* PROT_NONE too: only /proc/PID/mem reads that */
 			n = pread(p->t->mem_fd, p->buffer, size, (off_t)at);
 			if (n <= 0)

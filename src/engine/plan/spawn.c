@@ -171,11 +171,11 @@ static void plan_reap(struct restore *s, struct node *n)
 	}
 }
 
-static void plan_seized(struct restore *s, struct rthread *th)
+static void plan_seized(struct restore *s, const struct rtask *t, struct rthread *th)
 {
 	struct batch *b = &th->batch;
 
-	if (!s->seccomp)
+	if (!s->seccomp || (t->leader_gone && th == &t->threads.data[0]))
 		return;
 	batch_what(b, "wait until thread %d is traced", th->tid);
 	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->seizable);
@@ -193,7 +193,7 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 		r = threads_plan_state(s, t, th);
 	if (r)
 		return r;
-	plan_seized(s, th);
+	plan_seized(s, t, th);
 	r = seccomp_plan(s, t, th);
 	if (!r)
 		r = creds_plan(s, t, th);
@@ -256,6 +256,11 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
 	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
 	r = timers_plan(s, t);
+	if (t->leader_gone) {
+		batch_what(b, "end the main thread of process %d as it had ended", t->pid);
+		OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->leave, 1);
+		OP(b, __NR_exit, WEXITSTATUS(t->core->tc->leader_exit_code));
+	}
 	batch_what(b, "wait for the registers of process %d", t->pid);
 	OP(b, AGENT_OP_PARK);
 	return r;
@@ -355,7 +360,7 @@ int spawn_plan(struct restore *s)
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
-			s->threads += s->tasks.data[i]->threads.count;
+			s->threads += s->tasks.data[i]->threads.count - s->tasks.data[i]->leader_gone;
 	if (!r)
 		r = plan_node(s, &s->births->nodes[0]);
 	return r;

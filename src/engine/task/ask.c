@@ -151,7 +151,7 @@ static void take_answers(struct task *t, struct asking *a)
 static int list_timers(struct dump *d, struct task *t)
 {
 	struct proc_timers timers = {};
-	int r = proc_read_timers(t->pid, &timers);
+	int r = proc_read_timers(t->proc, &timers);
 
 	if (r)
 		return task_errno(d, t, r, "cannot list its POSIX timers");
@@ -182,7 +182,7 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 		locked |= (t->maps.data[i].vmflags & PROC_VMF_LO) != 0;
 	if (!locked)
 		return 0;
-	int r = proc_read_smaps(t->pid, &maps);
+	int r = proc_read_smaps(t->proc, &maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
 	for (size_t i = 0; i < maps.count; i++) {

@@ -47,10 +47,12 @@ struct aio_ring {
 
 struct task {
 	pid_t pid, ppid, pgid, sid;
+	pid_t proc; /* what /proc and kcmp(2) are asked for: the pid, or a thread where the leader has gone */
+	bool leader_gone;
 	struct task *parent; /* NULL for the root */
 	enum task_state state;
-	int stop_signal, exit_code;
-	VEC(struct thread *) threads; /* the leader first; empty for a zombie */
+	int stop_signal, exit_code; /* exit_code: of a zombie, or of a leader that has gone */
+	VEC(struct thread *) threads; /* those that live, the leader first if it does; empty for a zombie */
 	struct proc_stat stat;
 	struct proc_maps maps;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
