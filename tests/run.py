@@ -21,7 +21,7 @@ UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"]}
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 NO_DUMP = "no-dump"
 counts = {"passed": 0, "failed": 0, "skipped": 0}
 

@@ -77,7 +77,7 @@ static const struct option_row rows[] = {
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH, request.shell_job, "The tree belongs to the caller's session and terminal"),
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
-	OPTION_MISSING("file-locks", 'l', BOOL, NULL, BOTH, "Save and restore file locks", "file locks"),
+	OPTION("file-locks", 'l', BOOL, NULL, BOTH, request.file_locks, "Save and restore file locks"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),

@@ -81,7 +81,7 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),
-	OPTION_MISSING("file-locks", 'l', BOOL, NULL, BOTH | SAVES, "Save and restore file locks", "file locks"),
+	OPTION("file-locks", 'l', BOOL, NULL, BOTH | SAVES, request.file_locks, "Save and restore file locks"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
 	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", NO_TCP),

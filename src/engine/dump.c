@@ -51,9 +51,9 @@ static int refuse_shared(struct dump *d, struct task *t)
 
 	if (!p || t->state == TASK_DEAD || p->state == TASK_DEAD)
 		return 0;
-	if (syscall(__NR_kcmp, p->pid, t->pid, KCMP_VM, 0, 0) == 0)
+	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_VM, 0, 0) == 0)
 		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved", p->pid);
-	if (syscall(__NR_kcmp, p->pid, t->pid, KCMP_FILES, 0, 0) == 0)
+	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_FILES, 0, 0) == 0)
 		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d (CLONE_FILES), which is not saved", p->pid);
 	return 0;
 }
@@ -64,7 +64,7 @@ static int refuse_namespaces(struct dump *d, struct task *t)
 
 	for (size_t i = 0; i < ARRAY_SIZE(names) && t->state != TASK_DEAD; i++) {
 		char path[64], theirs[64] = "", ours[64] = "";
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->pid, names[i]);
+		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->proc, names[i]);
 		ssize_t a = readlink(path, theirs, sizeof(theirs) - 1);
 		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
 		ssize_t b = readlink(path, ours, sizeof(ours) - 1);
@@ -112,7 +112,7 @@ static int write_tree(struct dump *d)
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
 		PstreeEntry entry = PSTREE_ENTRY__INIT;
-		size_t n = MAX(t->threads.count, 1UL);
+		size_t n = MAX(t->threads.count + t->leader_gone, 1UL);
 		_cleanup_free_ uint32_t *tids = calloc(n, sizeof(*tids));
 		if (!tids) {
 			r = -ENOMEM;
@@ -120,7 +120,7 @@ static int write_tree(struct dump *d)
 		}
 		tids[0] = (uint32_t)t->pid;
 		for (size_t k = 0; k < t->threads.count; k++)
-			tids[k] = (uint32_t)t->threads.data[k]->tid;
+			tids[k + t->leader_gone] = (uint32_t)t->threads.data[k]->tid;
 		entry.pid = (uint32_t)t->pid;
 		entry.ppid = t->parent ? (uint32_t)t->parent->pid : 0;
 		entry.pgid = (uint32_t)t->pgid;
@@ -152,7 +152,7 @@ static int capture_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return core_capture(d, t);
-	int r = proc_read_smaps(t->pid, &t->maps);
+	int r = proc_read_smaps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
 	r = dump_part(d, refuse_shared(d, t));
@@ -165,6 +165,11 @@ static int capture_task(struct dump *d, struct task *t)
 	r = dump_part(d, asked);
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
+	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		if (t->parent && t->parent->leader_gone && t->threads.data[i]->answers.pdeath_sig)
+			r = dump_part(d, task_error(d, t, -ENOTSUP,
+						    "it has a parent-death signal, and its parent's main thread has ended, which is not saved"));
 	if (!r)
 		r = dump_part(d, mm_capture(d, t));
 	if (!r && !asked)

@@ -10,6 +10,7 @@
 struct task;
 struct obstacles;
 struct file_table;
+struct lock_table;
 
 struct dump {
 	const struct request *request;
@@ -19,6 +20,7 @@ struct dump {
 	VEC(struct task *) tasks; /* the root first, parents before children */
 	struct image_file *files; /* files.img, being written */
 	struct file_table *descriptions; /* open file descriptions that were captured; kinds/files.c */
+	struct lock_table *locks;	 /* kinds/locks.c */
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */

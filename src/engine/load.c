@@ -53,6 +53,7 @@ static int load_all(struct restore *s, const char *name, uint32_t magic, const P
 	}
 TAKER(fd, FdinfoEntry, &((struct rtask *)to)->fds)
 TAKER(remap, RemapFilePathEntry, &s->remaps)
+TAKER(lock, FileLockEntry, &s->locks)
 TAKER(tty, TtyInfoEntry, &s->ttys)
 
 static int take_file(struct restore *s, void *to, ProtobufCMessage *m)
@@ -155,6 +156,9 @@ static int load_cores(struct restore *s, struct rtask *t)
 	t->core = t->threads.data[0].core;
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
+	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;
+	if (t->leader_gone && t->threads.count < 2)
+		return error_set(s->e, -EBADMSG, "core-%d.img is of a leader that has ended, and there is no other thread", t->pid);
 	return 0;
 }
 
@@ -198,6 +202,8 @@ static int load_files(struct restore *s)
 		r = load_all(s, "remap-fpath.img", IMAGE_MAGIC_REMAP_FPATH, &remap_file_path_entry__descriptor, true, take_remap, NULL);
 	if (!r)
 		r = load_all(s, "tty-info.img", IMAGE_MAGIC_TTY_INFO, &tty_info_entry__descriptor, true, take_tty, NULL);
+	if (!r)
+		r = load_all(s, "filelocks.img", IMAGE_MAGIC_FILE_LOCKS, &file_lock_entry__descriptor, true, take_lock, NULL);
 	if (r)
 		return r;
 	if (s->files.count)
@@ -290,6 +296,7 @@ void restore_unload(struct restore *s)
 		file_entry__free_unpacked(s->files.data[i].entry, NULL);
 	VEC_FREE(&s->files);
 	FREE_LIST(&s->remaps, remap_file_path_entry);
+	FREE_LIST(&s->locks, file_lock_entry);
 	FREE_LIST(&s->ttys, tty_info_entry);
 	seccomp_release(s);
 }

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
+#include "engine/memory/aio.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -129,6 +130,8 @@ static int failure(struct restore *s)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
 	if (op->nr == AGENT_OP_READ && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
+	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
+		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);
 	return error_errno(s->e, r, "cannot %s", what);
 }
 
@@ -139,7 +142,7 @@ static int look_for_dead(struct restore *s)
 		struct rtask *t = s->tasks.data[i];
 		struct proc_stat stat;
 		int r = proc_read_stat(t->pid, &stat);
-		if (t->dead)
+		if (t->dead || t->leader_gone)
 			continue;
 		if (r && !t->seen)
 			continue;
@@ -200,10 +203,31 @@ static int seize_all(struct restore *s)
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
-		for (size_t k = 0; !r && !t->dead && k < t->threads.count; k++)
+		for (size_t k = t->leader_gone; !r && !t->dead && k < t->threads.count; k++)
 			r = tracee_seize(&t->threads.data[k].tracee, t->pid, t->threads.data[k].tid, options, s->e);
 	}
 	return r;
+}
+
+/* The leaders that had ended do so, now that nobody needs them; they must be out of the arena before it goes. */
+static int let_leaders_go(struct restore *s)
+{
+	__atomic_store_n(&s->words->leave, 1, __ATOMIC_SEQ_CST);
+	syscall(__NR_futex, &s->words->leave, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		struct proc_stat stat;
+		for (int tries = 0; t->leader_gone; tries++) {
+			struct timespec pause = { 0, REAP_NS / 10 };
+			int r = proc_read_stat(t->pid, &stat);
+			if (!r && stat.state == 'Z')
+				break;
+			if (r || tries == REAP_TRIES * 10)
+				return error_errno(s->e, r ? r : -ETIMEDOUT, "the main thread of process %d does not end", t->pid);
+			nanosleep(&pause, NULL);
+		}
+	}
+	return 0;
 }
 
 static int restore_build(struct restore *s)
@@ -221,7 +245,7 @@ static int restore_build(struct restore *s)
 		r = wait_until(s, &s->status->parked, (uint32_t)s->threads);
 	if (!r && !s->seccomp)
 		r = seize_all(s);
-	return r;
+	return r ? r : let_leaders_go(s);
 }
 
 /* ---- switch ---- */
@@ -234,36 +258,42 @@ static uint64_t find_slack(struct rtask *t)
 	return 0;
 }
 
-/* Every thread gets its registers; the leader, which goes last, takes the arena away. */
+/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away. */
 static int switch_task(struct restore *s, struct rtask *t)
 {
+	const size_t first = t->leader_gone;
+	struct rthread *leader = &t->threads.data[first];
 	struct agent_seat seat;
 	char path[64];
 	int r = 0;
 
-	for (size_t i = 0; !r && i < t->threads.count; i++)
+	for (size_t i = first; !r && i < t->threads.count; i++)
 		if ((r = tracee_interrupt(&t->threads.data[i].tracee)))
 			r = error_errno(s->e, r, "cannot stop thread %d", t->threads.data[i].tid);
-	for (size_t i = 0; !r && i < t->threads.count; i++) {
+	for (size_t i = first; !r && i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
 		r = tracee_wait_stop(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
-		if (!r && i && (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 ||
+		if (!r && th != leader && (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 ||
 				ptrace(PTRACE_SETREGS, th->tid, 0, &th->tracee.regs) < 0))
 			r = error_errno(s->e, -errno, "cannot set the registers of thread %d", th->tid);
 	}
 	if (r)
 		return r;
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->pid);
+	snprintf(path, sizeof(path), "/proc/%d/mem", leader->tid);
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
 	if (t->mem_fd < 0)
 		return error_errno(s->e, -errno, "cannot open %s", path);
 	uint64_t slack = find_slack(t);
 	if (!slack)
 		return error_set(s->e, -ENOTSUP, "process %d has no vdso with room for the way out", t->pid);
-	r = agent_seat_adopt(&seat, &t->threads.data[0].tracee, t->mem_fd, (uint64_t)s->arena.start, s->arena.size, slack, s->e);
-	return r ? r : agent_seat_leave(&seat, s->e);
+	r = agent_seat_adopt(&seat, &leader->tracee, t->mem_fd, (uint64_t)s->arena.start, s->arena.size, slack, s->e);
+	if (!r)
+		r = agent_seat_leave(&seat, s->e);
+	for (size_t i = first; !r && i < t->threads.count; i++)
+		r = threads_set_dispatch(s, &t->threads.data[i]);
+	return r;
 }
 
 static void give_terminal(struct restore *s)
@@ -348,6 +378,7 @@ static void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	aio_release(s);
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)

@@ -9,6 +9,7 @@
 #include "engine/request.h"
 #include "engine/tracee.h"
 #include "fdinfo.pb-c.h"
+#include "file_lock.pb-c.h"
 #include "fs.pb-c.h"
 #include "image/image.h"
 #include "mm.pb-c.h"
@@ -64,6 +65,7 @@ struct rtask {
 	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
 	struct birth *birth;
 	bool dead, stopped, seen;
+	bool leader_gone; /* the leader builds the process and ends */
 	bool shares; /* memory with its parent, which it is born from */
 	int pages_fd, mem_fd;
 };
@@ -75,6 +77,7 @@ struct restore {
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
+	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
@@ -82,6 +85,7 @@ struct restore {
 	struct tty_table *terminals; /* kinds/tty_restore.c */
 	bool succeeded;
 	int fd_base, tty;
+	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
 	struct arena arena;
 	struct agent_status *status;
@@ -98,6 +102,7 @@ struct restore {
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t leave; /* leaders that are to have ended may do so */
 };
 
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. FILE_IN_TASK, or a negative errno with

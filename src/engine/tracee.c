@@ -113,8 +113,57 @@ int tracee_wait_stop(struct tracee *t, struct error *e)
 	return 0;
 }
 
+#ifndef PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG
+#define PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG 0x4210
+#define PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG 0x4211
+#endif
+enum { DISPATCH_OFF = 0, DISPATCH_ON = 1, DISPATCH_INCLUSIVE = 2 };
+
+int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret)
+{
+	struct syscall_dispatch d = {};
+
+	if (ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, t->tid, sizeof(d), &d) < 0 && errno != EIO && errno != EINVAL)
+		return -errno;
+	/* The kernel keeps PR_SYS_DISPATCH_INCLUSIVE_ON (Linux 6.18) as the range around that range, which it would not take back. */
+	if (d.mode == DISPATCH_ON && d.offset && d.offset + d.len <= d.offset)
+		d = (struct syscall_dispatch){ DISPATCH_INCLUSIVE, d.selector, d.offset + d.len, -d.len };
+	*ret = d;
+	return 0;
+}
+
+int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatch)
+{
+	struct syscall_dispatch d = *dispatch;
+
+	return ptrace(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, t->tid, sizeof(d), &d) < 0 ? -errno : 0;
+}
+
+/*
+ * Around every stay of the agent, as close as can be: when the coordinator dies in the moment between the two steps (this and
+ * the registers), the thread's calls are no longer dispatched. Later its tail sets it again.
+ */
+static int put_dispatch_aside(struct tracee *t)
+{
+	static const struct syscall_dispatch off = { .mode = DISPATCH_OFF };
+	int r = t->dispatch.mode && !t->dispatch_aside ? tracee_set_dispatch(t, &off) : 0;
+
+	t->dispatch_aside |= !r && t->dispatch.mode;
+	return r;
+}
+
+static int put_dispatch_back(struct tracee *t)
+{
+	int r = t->dispatch_aside ? tracee_set_dispatch(t, &t->dispatch) : 0;
+
+	t->dispatch_aside = false;
+	return r;
+}
+
 void tracee_detach(struct tracee *t)
 {
+	if (t->seized)
+		put_dispatch_back(t);
 	if (t->seized)
 		ptrace(PTRACE_DETACH, t->tid, 0, 0);
 	t->seized = false;
@@ -197,7 +246,7 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = agent_seat_size(threads), .code_size = code_size(threads),
 				     .snippet_address = slack, .mem_fd = mem_fd };
 	linger.slots = data_of(seat) + AGENT_SEAT_DATA_SIZE;
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, hole, seat->area_size, seat->code_size);
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, hole, seat->area_size, seat->code_size);
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);
@@ -208,6 +257,11 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 	uint64_t all = ~0ULL;
 	regs.rip = slack + 24;
 	regs.orig_rax = (unsigned long long)-1;
+	r = put_dispatch_aside(t);
+	if (r)
+		write_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
+	if (r)
+		return error_errno(e, r, "cannot put aside the dispatch of system calls of task %d", t->tid);
 	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
 		r = -errno;
 	for (int i = 0; i < 2 && !r; i++) { /* both mappings */
@@ -264,12 +318,14 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	if (run->number) {
 		struct snippet own;
 		uint64_t tail = seat->area + TAILS_OFFSET + TAIL_SIZE * (run->number - 1);
-		snippet_build_thread(&own, tail, &t->regs, t->sigmask);
+		snippet_build_thread(&own, tail, &t->regs, t->sigmask, &t->dispatch);
 		regs.r15 = tail + own.tail;
 		r = own.size > TAIL_SIZE ? -E2BIG : write_mem(seat->mem_fd, tail, own.code, own.size);
 	}
 	if (!r)
 		r = write_mem(seat->mem_fd, at, run->batch, run->size);
+	if (!r)
+		r = put_dispatch_aside(t);
 	if (!r && (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0))
 		r = -errno;
 	if (!r && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
@@ -323,6 +379,8 @@ int agent_run_finish(struct agent_run *run, struct error *e)
 	if (!r && run->number &&
 	    (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;
+	if (!r && run->number)
+		r = put_dispatch_back(t);
 	return r ? error_errno(e, r, "the agent in task %d did not finish", t->tid) : 0;
 }
 
@@ -341,6 +399,8 @@ int agent_seat_leave(struct agent_seat *seat, struct error *e)
 	if (!r && (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;
 	if (!r)
+		r = put_dispatch_back(t);
+	if (!r)
 		r = write_mem(seat->mem_fd, seat->snippet_address, seat->saved, SNIPPET_MAX);
 	return r ? error_errno(e, r, "cannot take the agent out of task %d", t->tid) : 0;
 }
@@ -349,7 +409,7 @@ int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, int mem_fd, uint
 		     struct error *e)
 {
 	*seat = (struct agent_seat){ .leader = t, .area = area, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, area, size, size);
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, area, size, size);
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);

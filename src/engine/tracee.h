@@ -18,6 +18,8 @@ struct tracee {
 	int stop_signal;              /* of the job control stop it was found in, or 0 */
 	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;
+	struct syscall_dispatch dispatch; /* its own, which is put aside while the agent makes calls in it */
+	bool dispatch_aside;
 	int quiet_signal; /* a signal that can be sent to it with no effect when it is not traced, or 0; see agent_quiet_signal */
 };
 
@@ -34,6 +36,10 @@ int tracee_interrupt(struct tracee *t);
 /* Waits for the stop, then reads registers and mask. */
 int tracee_wait_stop(struct tracee *t, struct error *e);
 void tracee_detach(struct tracee *t);
+
+/* PR_SET_SYSCALL_USER_DISPATCH of a stopped thread (Linux 6.4; before, nothing tells of it, and mode is 0). */
+int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret);
+int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatch);
 
 /* Where the agent stands in a process: code, linger, the leader's batch and stack, then a slot for each other thread. */
 struct agent_seat {

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <sys/mman.h>
 
 int proc_parse_stat(const char *text, struct proc_stat *ret)
@@ -234,6 +235,46 @@ int proc_parse_fdinfo(const char *text, struct proc_fdinfo *ret)
 	ret->pos = (int64_t)number(text, "pos", 10);
 	ret->flags = (uint32_t)number(text, "flags", 8);
 	ret->locked = find_key(text, "lock") != NULL;
+	return 0;
+}
+
+int proc_parse_lock(const char *line, struct proc_lock *ret)
+{
+	static const char *const kinds[] = { [PROC_LOCK_POSIX] = "POSIX", [PROC_LOCK_FLOCK] = "FLOCK", [PROC_LOCK_OFD] = "OFDLCK",
+					     [PROC_LOCK_LEASE] = "LEASE" };
+	static const char *const types[] = { [F_RDLCK] = "READ", [F_WRLCK] = "WRITE", [F_UNLCK] = "UNLCK" };
+	char kind[16], state[16], type[16], end[24];
+	struct proc_lock lock = {};
+	size_t k = 0, t = 0;
+	int used = 0;
+
+	if (sscanf(line, " %*u: %n", &used) != 0 || !used)
+		return -EBADMSG;
+	line += used;
+	lock.waiting = !strncmp(line, "->", 2);
+	line += lock.waiting ? 2 : 0;
+	if (sscanf(line, " %15s %15s %15s %d %x:%x:%" SCNu64 " %" SCNd64 " %23s", kind, state, type, &lock.pid, &lock.dev_major,
+		   &lock.dev_minor, &lock.inode, &lock.start, end) != 9)
+		return -EBADMSG;
+	while (k < ARRAY_SIZE(kinds) && strcmp(kind, kinds[k]))
+		k++;
+	while (t < ARRAY_SIZE(types) && strcmp(type, types[t]))
+		t++;
+	if (k == ARRAY_SIZE(kinds))
+		return -ENOTSUP;
+	if (t == ARRAY_SIZE(types))
+		return -EBADMSG;
+	if (strcmp(end, "EOF")) {
+		int64_t last = strtoll(end, NULL, 10);
+		if (lock.start < 0 || last < lock.start || last == INT64_MAX)
+			return -EBADMSG;
+		lock.len = last - lock.start + 1;
+	}
+	lock.kind = k;
+	lock.type = (int)t;
+	lock.breaking = !strcmp(state, "BREAKING");
+	lock.waiting |= !strcmp(state, "BREAKER");
+	*ret = lock;
 	return 0;
 }
 

@@ -65,6 +65,20 @@ struct proc_fdinfo {
 	bool locked; /* it holds a POSIX, OFD or flock lock, or a lease */
 };
 
+/* A line of /proc/locks, or what follows "lock:" in fdinfo. */
+struct proc_lock {
+	enum { PROC_LOCK_POSIX, PROC_LOCK_FLOCK, PROC_LOCK_OFD, PROC_LOCK_LEASE } kind;
+	int type;      /* F_RDLCK, F_WRLCK, F_UNLCK; of a lease that is being broken, what it is to become */
+	bool breaking; /* a lease */
+	bool waiting;  /* who waits for it, not who holds it */
+	pid_t pid;     /* who took it; -1 for OFD, 0 unknown */
+	uint32_t dev_major, dev_minor;
+	uint64_t inode;
+	int64_t start, len; /* len 0: to the end, wherever that comes to be */
+};
+/* -ENOTSUP for a kind that is none of these. */
+int proc_parse_lock(const char *line, struct proc_lock *ret);
+
 int proc_parse_stat(const char *text, struct proc_stat *ret);
 int proc_parse_status(const char *text, struct proc_status *ret);
 int proc_parse_maps(const char *text, struct proc_maps *ret);

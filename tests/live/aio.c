@@ -1,7 +1,7 @@
 /* Rings of asynchronous i/o: their ids, events that are done and not fetched yet, and that they work on. */
 #include "data.h"
 #include <linux/aio_abi.h>
-#include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -30,6 +30,26 @@ static int empty(aio_context_t ring)
 	return syscall(SYS_io_getevents, ring, 0, 1, &event, &(struct timespec){0, 0}) == 0;
 }
 
+/* A ring whose events go over its end, at the end of another place than where it was made, and not the first in the kernel's table. */
+static struct ring { uint32_t id, nr, head, tail; } *wrap(int fd)
+{
+	aio_context_t gap = 0, ring = 0;
+	CHECK(syscall(SYS_io_setup, 1, &gap) == 0 && syscall(SYS_io_setup, 200, &ring) == 0 && syscall(SYS_io_destroy, gap) == 0);
+	struct ring *head = (struct ring *)ring;
+	size_t size = (head->nr * sizeof(struct io_event) + 4096) / 4096 * 4096;
+	char *place = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	CHECK(place != MAP_FAILED && mremap(head, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place);
+	ring = (uintptr_t)place;
+	head = (struct ring *)place;
+	while (head->head != head->nr - 3) {
+		submit(ring, fd, 0);
+		fetch(ring, 0);
+	}
+	for (int i = 0; i < PIECES; i++) submit(ring, fd, i);
+	CHECK(head->tail == PIECES - 3);
+	return head;
+}
+
 int main(int argc, char **argv)
 {
 	live_init(argc, argv);
@@ -43,7 +63,16 @@ int main(int argc, char **argv)
 	CHECK(pread(fd, whole, sizeof whole, 0) == sizeof whole);
 	for (int i = 0; i < 4; i++) submit(first, fd, i);
 	fetch(first, 0);
+	struct ring *wrapped = wrap(fd), was = *wrapped;
 	wait_go();
+	CHECK(wrapped->nr == was.nr && wrapped->head == was.head && wrapped->tail == was.tail);
+	for (int i = 0; i < PIECES; i++) fetch((uintptr_t)wrapped, i);
+	CHECK(empty((uintptr_t)wrapped) && wrapped->head == was.tail);
+	for (unsigned i = 0; i < 2 * was.nr; i++) {
+		submit((uintptr_t)wrapped, fd, i % PIECES);
+		fetch((uintptr_t)wrapped, i % PIECES);
+	}
+	CHECK(syscall(SYS_io_destroy, wrapped) == 0);
 	CHECK(empty(second) && empty(unused));
 	for (int i = 1; i < 4; i++) fetch(first, i);
 	CHECK(empty(first));

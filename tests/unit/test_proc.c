@@ -1,6 +1,8 @@
 /* The parsers of /proc: what they read, and that no prefix of a sample harms them. */
 #include "proc/proc.h"
 
+#include <fcntl.h>
+
 static int failures;
 
 static void check(const char *name, bool good)
@@ -36,6 +38,25 @@ int main(void)
 		proc_parse_stat(part, &stat);
 		free(part);
 	}
+	static const char *const locks[] = { "1: POSIX  ADVISORY  WRITE 1234 fe:00:12 100 199", "\t2: FLOCK  ADVISORY  READ -1 00:1f:7 0 EOF\n",
+					     "3: LEASE  BREAKING  UNLCK 5 08:01:9 0 EOF", "4: -> OFDLCK ADVISORY  WRITE -1 08:01:9 5 5" };
+	struct proc_lock lock[4];
+	for (size_t i = 0; i < ARRAY_SIZE(locks); i++) {
+		for (size_t n = 0; n < strlen(locks[i]); n++) {
+			char *part = strndup(locks[i], n);
+			proc_parse_lock(part, &lock[i]);
+			free(part);
+		}
+		check("lock-line", !proc_parse_lock(locks[i], &lock[i]));
+	}
+	check("locks", lock[0].kind == PROC_LOCK_POSIX && lock[0].type == F_WRLCK && lock[0].pid == 1234 && lock[0].dev_major == 0xfe &&
+			       lock[0].inode == 12 && lock[0].start == 100 && lock[0].len == 100 && !lock[0].waiting &&
+			       lock[1].kind == PROC_LOCK_FLOCK && lock[1].type == F_RDLCK && lock[1].pid == -1 && lock[1].len == 0 &&
+			       lock[2].kind == PROC_LOCK_LEASE && lock[2].breaking && lock[2].type == F_UNLCK &&
+			       lock[3].kind == PROC_LOCK_OFD && lock[3].waiting && lock[3].start == 5 && lock[3].len == 1);
+	check("locks-hostile", proc_parse_lock("1: DELEG  ACTIVE    READ 5 08:01:9 0 EOF", &lock[0]) == -ENOTSUP &&
+				       proc_parse_lock("1: POSIX  ADVISORY  WRITE 5 08:01:9 9 5", &lock[0]) == -EBADMSG &&
+				       proc_parse_lock("1: POSIX  ADVISORY  OTHER 5 08:01:9 9 15", &lock[0]) == -EBADMSG);
 	check("prefixes", true);
 	check("self", !proc_read_stat(getpid(), &stat) && stat.pid == getpid() && !proc_read_status(getpid(), &status) &&
 			      status.uid[0] == getuid());

@@ -113,6 +113,11 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 		for (volatile char *p = (char *)arg[0], *end = p + arg[1]; p < end; p++)
 			*p = 0;
 		return 0;
+	case AGENT_OP_LOAD:
+		return (long)*(volatile uint64_t *)arg[0];
+	case AGENT_OP_STORE:
+		*(volatile uint32_t *)arg[0] = (uint32_t)arg[1];
+		return 0;
 	default:
 		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
 	}

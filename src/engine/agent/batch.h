@@ -23,6 +23,8 @@ enum {
 	AGENT_OP_READ = -6,   /* pread64 until all arg2 bytes are there */
 	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0 and wake who waits for it */
 	AGENT_OP_ZERO = -8,   /* write zeroes over arg1 bytes at arg0 */
+	AGENT_OP_LOAD = -9,   /* its result is *(u64 *)arg0 */
+	AGENT_OP_STORE = -10, /* *(u32 *)arg0 = arg1 */
 };
 
 struct agent_op {

@@ -23,7 +23,7 @@ static bool same_target(const struct descriptor *f, int fd, uint32_t tfd, uint32
 {
 	struct kcmp_epoll_slot slot = { .efd = (uint32_t)f->fd, .tfd = tfd, .toff = nth };
 
-	return syscall(__NR_kcmp, f->task->pid, f->task->pid, KCMP_EPOLL_TFD, fd, &slot) == 0;
+	return syscall(__NR_kcmp, f->task->proc, f->task->proc, KCMP_EPOLL_TFD, fd, &slot) == 0;
 }
 
 /* The descriptor of the task that an entry stands for. `nth`: among the entries with that number. */
@@ -34,7 +34,7 @@ static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *
 
 	if (same_target(f, (int)e->tfd, e->tfd, nth))
 		return 0;
-	int r = proc_list_fds(f->task->pid, &fds);
+	int r = proc_list_fds(f->task->proc, &fds);
 	if (r)
 		return task_errno(d, f->task, r, "cannot list its descriptors");
 	for (size_t i = 0; i < fds.count && found < 0; i++)

@@ -4,6 +4,7 @@
  * A duplicate of the description is taken with pidfd_getfd(2) (Linux 5.6) and closed again once it is described.
  */
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
 
@@ -64,10 +65,10 @@ uint32_t files_find(struct dump *d, struct task *t, int fd)
 	char path[64];
 	struct stat st;
 
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->pid, fd);
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->proc, fd);
 	if (stat(path, &st) < 0 || !table_of(d))
 		return 0;
-	struct description *x = find_description(table_of(d), t->pid, fd, st.st_dev, st.st_ino);
+	struct description *x = find_description(table_of(d), t->proc, fd, st.st_dev, st.st_ino);
 	return x ? x->id : 0;
 }
 
@@ -131,17 +132,12 @@ static int read_link(struct task *t, const char *link, struct descriptor *f)
 {
 	char path[96];
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
 	ssize_t n = readlink(path, f->target, sizeof(f->target) - 1);
 	if (n < 0)
 		return -errno;
 	f->target[n] = '\0';
 	return 0;
-}
-
-static bool has_lock(const char *fdinfo)
-{
-	return strstr(fdinfo, "\nlock:") != NULL;
 }
 
 /* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
@@ -173,8 +169,6 @@ static int capture_new(struct dump *d, struct descriptor *f, pid_t pid, int fd, 
 	if (n < 0)
 		return task_errno(d, f->task, -errno, "cannot read descriptor %d", f->fd);
 	f->target[n] = '\0';
-	if (has_lock(f->fdinfo) && !d->request->file_locks)
-		return fd_error(d, f, -ENOTSUP, "holds a file lock; use --file-locks to save it");
 	x = calloc(1, sizeof(*x));
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -209,10 +203,14 @@ static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file 
 
 	if (own < 0)
 		return task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd);
-	snprintf(owner, sizeof(owner), "%d", t->pid);
+	snprintf(owner, sizeof(owner), "%d", t->proc);
 	int r = describe(d, &f, owner, fd, &info);
-	if (!r && !(x = find_description(d->descriptions, t->pid, fd, f.st.st_dev, f.st.st_ino)))
-		r = capture_new(d, &f, t->pid, fd, &x);
+	if (!r && !(x = find_description(d->descriptions, t->proc, fd, f.st.st_dev, f.st.st_ino)))
+		r = capture_new(d, &f, t->proc, fd, &x);
+	if (!r && info.locked) {
+		f.id = x->id;
+		r = locks_capture(d, &f);
+	}
 	free(f.fdinfo);
 	if (r)
 		return r;
@@ -238,6 +236,10 @@ int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *r
 		if (!r)
 			x->fd = x->own;
 	}
+	if (!r && info.locked) {
+		f.id = x->id;
+		r = locks_capture(d, &f);
+	}
 	free(f.fdinfo);
 	if (!r)
 		*ret_id = x->id;
@@ -258,7 +260,7 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags };
 	_cleanup_close_ int opened = -1;
 	char path[128];
-	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
 	int r = read_link(t, link, &f);
 	if (!r && own_fd < 0) {
 		f.own_fd = opened = open(path, O_PATH | O_CLOEXEC);
@@ -291,7 +293,7 @@ int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_
 	struct stat st;
 	char path[96];
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (read_link(t, link, &f) || stat(path, &st) < 0)
@@ -309,7 +311,7 @@ int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma 
 	snprintf(link, sizeof(link), "map_files/%lx-%lx", (unsigned long)vma->start, (unsigned long)vma->end);
 	_cleanup_close_ int own = -1;
 	if (vma->deleted) {
-		snprintf(path, sizeof(path), "/proc/%d/%s", t->pid, link);
+		snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
 		own = open(path, (int)flags | O_CLOEXEC);
 		if (own < 0)
 			own = open(path, O_RDONLY | O_CLOEXEC);
@@ -342,7 +344,7 @@ int files_capture(struct dump *d, struct task *t)
 
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
-	int r = proc_list_fds(t->pid, &fds);
+	int r = proc_list_fds(t->proc, &fds);
 	if (r)
 		return task_errno(d, t, r, "cannot list its descriptors");
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->files_id);
@@ -362,13 +364,13 @@ int files_capture(struct dump *d, struct task *t)
 
 int files_finish(struct dump *d, bool success)
 {
-	int r = 0;
+	int r = locks_finish(d, success);
 
 	for (size_t i = 0; i < kinds_count; i++)
 		if (kinds[i]->finish) {
-			int s = kinds[i]->finish(d, &d->kind_state[i], success);
-			s = success ? dump_part(d, s) : 0;
-			r = r ? r : s;
+			bool good = success && !r;
+			int s = kinds[i]->finish(d, &d->kind_state[i], good);
+			r = good ? dump_part(d, s) : r;
 		}
 	for (size_t i = 0; d->descriptions && i < BUCKETS; i++) {
 		for (struct description *x = d->descriptions->bucket[i], *next; x; x = next) {

@@ -3,6 +3,7 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/kinds/kind.h"
+#include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -35,8 +36,6 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	const char *name = vma->name ? vma->name : "";
 	unsigned long at = (unsigned long)vma->start;
 
-	if (!strncmp(name, "/[aio]", 6))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is a ring for asynchronous i/o, which is not saved yet", at);
 	if (!strncmp(name, "anon_inode:", 11))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is %s, which has no way to be saved", at, name);
 	if (!strncmp(name, "socket:", 7))
@@ -76,6 +75,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	entry->has_madv = entry->madv != 0;
 	if (vma->name && !strncmp(vma->name, "[anon:", 6))
 		entry->anon_name = vma->name;
+	if (status & VMA_AIORING)
+		return 0;
 	if (status & VMA_SYSVIPC) {
 		entry->pgoff = vma->pgoff;
 		entry->shmid = vma->inode;
@@ -124,6 +125,20 @@ static void fill_fields(struct task *t, MmEntry *mm)
 	mm->mlockall_flags = t->answers.mlockall;
 }
 
+static int write_mm(struct dump *d, struct task *t, MmEntry *mm)
+{
+	char name[32];
+	int r = aio_capture(d, t, mm);
+
+	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
+	if (!r)
+		r = dump_write_one(d, name, IMAGE_MAGIC_MM, &mm->base);
+	for (size_t i = 0; i < mm->n_aios; i++)
+		free(mm->aios[i]);
+	free(mm->aios);
+	return r;
+}
+
 int mm_capture(struct dump *d, struct task *t)
 {
 	_cleanup_free_ VmaEntry *entries = calloc(t->maps.count, sizeof(*entries));
@@ -147,13 +162,13 @@ int mm_capture(struct dump *d, struct task *t)
 		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);
 	if (r)
 		return r;
-	r = policy_capture(t->pid, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
+	r = policy_capture(t->proc, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
 	if (r) {
 		pool_free(&pool);
 		return task_errno(d, t, r, "cannot read the memory policies of its areas");
 	}
 	mm.vmas = list;
-	snprintf(name, sizeof(name), "/proc/%d/auxv", t->pid);
+	snprintf(name, sizeof(name), "/proc/%d/auxv", t->proc);
 	r = read_file_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
 	if (r) {
 		pool_free(&pool);
@@ -162,13 +177,12 @@ int mm_capture(struct dump *d, struct task *t)
 	mm.mm_saved_auxv = (uint64_t *)auxv;
 	mm.n_mm_saved_auxv = auxv_size / 8;
 	fill_fields(t, &mm);
-	snprintf(name, sizeof(name), "/proc/%d/coredump_filter", t->pid);
+	snprintf(name, sizeof(name), "/proc/%d/coredump_filter", t->proc);
 	if (!read_file_at(AT_FDCWD, name, 64, &filter, NULL)) {
 		mm.has_coredump_filter = 1;
 		mm.coredump_filter = (uint32_t)strtoul(filter, NULL, 16);
 	}
-	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	r = dump_write_one(d, name, IMAGE_MAGIC_MM, &mm.base);
+	r = write_mm(d, t, &mm);
 	pool_free(&pool);
 	return r;
 }

@@ -7,6 +7,7 @@
  * A page that parent and child still share since fork(2) is stored with the parent only; the child's pagemap says so, and restore
  * lets the child be born from the parent that has it.
  */
+#include "engine/memory/aio.h"
 #include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
@@ -32,7 +33,7 @@ static int copy_run(struct pages *p, uint64_t start, uint64_t end, bool several)
 	for (uint64_t at = start; at < end && !r;) {
 		size_t size = MIN(COPY_SIZE, end - at);
 		struct iovec to = { p->buffer, size }, from = { (void *)at, size };
-		ssize_t n = several ? 0 : process_vm_readv(p->t->pid, &to, 1, &from, 1, 0);
+		ssize_t n = several ? 0 : process_vm_readv(p->t->proc, &to, 1, &from, 1, 0);
 		if (n <= 0) { /* PROT_NONE too: only /proc/PID/mem reads that */
 			n = pread(p->t->mem_fd, p->buffer, size, (off_t)at);
 			if (n <= 0)
@@ -72,6 +73,14 @@ static int scan_vma(struct pages *p, const struct proc_vma *vma)
 	struct task *parent = p->t->parent;
 	size_t first = p->runs.count;
 
+	/* What the kernel writes there need not be in the page table. */
+	if (status & VMA_AIORING) {
+		struct page_run *run = VEC_PUSH(&p->runs);
+		if (!run)
+			return error_set(p->d->e, -ENOMEM, "out of memory");
+		*run = (struct page_run){ vma->start, vma->end, false, true };
+		return 0;
+	}
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
 	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);
@@ -90,7 +99,7 @@ static int write_pages(struct pages *p)
 		r = scan_vma(p, &t->maps.data[i]);
 	for (size_t i = 0; !r && i < p->runs.count; i++)
 		r = write_run(p, &p->runs.data[i]);
-	return r;
+	return r ? r : aio_recheck(p->d, t);
 }
 
 int pages_capture(struct dump *d, struct task *t)

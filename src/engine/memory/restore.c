@@ -2,6 +2,7 @@
 #include "engine/memory/restore.h"
 
 #include "engine/agent/blob.h"
+#include "engine/memory/aio.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/memory/vma.h"
@@ -288,12 +289,19 @@ int memory_plan(struct restore *s, struct rtask *t)
 		} else if (inherited(t, v)) {
 			plan_drop(t, v, &dropped);
 			opened[i] = true; /* its protection may be another than the parent's */
+		} else if (v->status & VMA_AIORING) {
+			aio_plan_place(t, v);
+			opened[i] = (v->prot & 3) != 3;
 		} else if (!is_vdso(v)) {
 			r = plan_map(s, t, v, opened[i]);
 		}
 	}
 	if (!r)
+		r = aio_plan(s, t);
+	if (!r)
 		r = plan_fill(s, t);
+	if (!r)
+		aio_plan_finish(t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
 		if (!opened[i])

@@ -33,7 +33,7 @@ int shmem_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 			*ret_id = s->id;
 			return 0;
 		}
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, (unsigned long)vma->start, (unsigned long)vma->end);
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->proc, (unsigned long)vma->start, (unsigned long)vma->end);
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || fstat(fd, &st) < 0) {
 		int r = task_errno(d, t, -errno, "cannot open its shared memory at %lx", (unsigned long)vma->start);

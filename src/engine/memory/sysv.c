@@ -44,7 +44,7 @@ int sysv_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
 	struct segment seg = { .id = id };
 	if (shmctl(id, IPC_STAT, &seg.ds) < 0)
 		return task_errno(d, t, -errno, "cannot examine the System V segment %d", id);
-	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->pid, (unsigned long)vma->start, (unsigned long)vma->end);
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->proc, (unsigned long)vma->start, (unsigned long)vma->end);
 	seg.fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (seg.fd < 0)
 		return task_errno(d, t, -errno, "cannot open the System V segment %d", id);

@@ -27,6 +27,8 @@ uint32_t vma_status(const struct proc_vma *vma)
 		return VMA_REGULAR | VMA_SYSVIPC;
 	if (!strcmp(name, "/dev/zero") && vma->deleted)
 		return VMA_REGULAR | VMA_ANON_SHARED;
+	if (!strcmp(name, "/[aio]") && vma->deleted)
+		return VMA_REGULAR | VMA_AIORING;
 	return VMA_REGULAR | (vma->shared ? VMA_FILE_SHARED : VMA_FILE_PRIVATE);
 }
 

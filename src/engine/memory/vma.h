@@ -18,6 +18,7 @@ enum {
 	VMA_ANON_PRIVATE = 1 << 9,
 	VMA_SYSVIPC = 1 << 10,
 	VMA_VVAR = 1 << 12,
+	VMA_AIORING = 1 << 13,
 };
 
 uint32_t vma_status(const struct proc_vma *vma);

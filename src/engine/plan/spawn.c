@@ -2,12 +2,13 @@
  * See spawn.h. The order within a task, top to bottom as plan_task has it:
  *
  *	session and group; children (plan/births.h); memory; children that share it; [all are born] join groups; helpers and
- *	zombies end; advice, mm fields; descriptors; signal actions; limits; threads; [each thread] scheduling, name, areas;
+ *	zombies end; advice, mm fields; descriptors; signal actions; limits; file locks; threads; [each thread] scheduling, name, areas;
  *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] dumpable, timers; park.
  */
 #include "engine/plan/spawn.h"
 
 #include "engine/agent/blob.h"
+#include "engine/kinds/locks.h"
 #include "engine/kinds/tty.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
@@ -204,11 +205,11 @@ static void plan_reap(struct restore *s, struct node *n)
 	}
 }
 
-static void plan_seized(struct restore *s, struct rthread *th)
+static void plan_seized(struct restore *s, const struct rtask *t, struct rthread *th)
 {
 	struct batch *b = &th->batch;
 
-	if (!s->seccomp)
+	if (!s->seccomp || (t->leader_gone && th == &t->threads.data[0]))
 		return;
 	batch_what(b, "wait until thread %d is traced", th->tid);
 	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->seizable);
@@ -226,7 +227,7 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 		r = threads_plan_state(s, t, th);
 	if (r)
 		return r;
-	plan_seized(s, th);
+	plan_seized(s, t, th);
 	r = seccomp_plan(s, t, th);
 	if (!r)
 		r = creds_plan(s, t, th);
@@ -276,7 +277,9 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
 	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
-	r = plan_threads(s, t);
+	r = locks_plan(s, t);
+	if (!r)
+		r = plan_threads(s, t);
 	if (!r)
 		r = plan_thread(s, t, leader);
 	if (r)
@@ -287,6 +290,11 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
 	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
 	r = timers_plan(s, t);
+	if (t->leader_gone) {
+		batch_what(b, "end the main thread of process %d as it had ended", t->pid);
+		OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->leave, 1);
+		OP(b, __NR_exit, WEXITSTATUS(t->core->tc->leader_exit_code));
+	}
 	batch_what(b, "wait for the registers of process %d", t->pid);
 	OP(b, AGENT_OP_PARK);
 	return r;
@@ -387,7 +395,7 @@ int spawn_plan(struct restore *s)
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
-			s->threads += s->tasks.data[i]->threads.count;
+			s->threads += s->tasks.data[i]->threads.count - s->tasks.data[i]->leader_gone;
 	if (!r)
 		r = plan_node(s, &s->births->nodes[0]);
 	return r;

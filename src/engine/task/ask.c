@@ -1,6 +1,7 @@
 /*
  * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time.
  */
+#include "engine/memory/aio.h"
 #include "engine/task/task.h"
 
 #include <asm/unistd.h>
@@ -17,10 +18,11 @@
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
 #define THREAD_OPS (5 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
 #define TIMERS_MAX 64
+#define RINGS_MAX 64
 
 struct leader_job {
 	struct agent_batch head;
-	struct agent_op ops[LEADER_OPS + 2 * TIMERS_MAX];
+	struct agent_op ops[LEADER_OPS + 2 * TIMERS_MAX + RINGS_MAX];
 	struct {
 		struct task_answers task;
 		struct thread_answers thread;
@@ -88,6 +90,9 @@ static int start_leader(struct dump *d, struct task *t, struct agent_run *run, s
 		op_add(b, __NR_timer_gettime, id, out + offsetof(typeof(job->out), timer[i]), 0, 0);
 		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
 	}
+	/* No events, at once: fails where it is no context. */
+	for (size_t i = 0; i < t->rings.count; i++)
+		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
 	return agent_run_start(run, d->e);
 }
 
@@ -135,6 +140,8 @@ static void take_answers(struct task *t, struct asking *a)
 		t->timers.data[i].value = l->out.timer[i];
 		t->timers.data[i].overrun = a->results[3][1 + THREAD_SWITCHES + 2 * i + 1].result;
 	}
+	for (size_t i = 0; i < t->rings.count; i++)
+		t->rings.data[i].alive = a->results[3][1 + THREAD_SWITCHES + 2 * t->timers.count + i].result == 0;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[4]);
@@ -144,7 +151,7 @@ static void take_answers(struct task *t, struct asking *a)
 static int list_timers(struct dump *d, struct task *t)
 {
 	struct proc_timers timers = {};
-	int r = proc_read_timers(t->pid, &timers);
+	int r = proc_read_timers(t->proc, &timers);
 
 	if (r)
 		return task_errno(d, t, r, "cannot list its POSIX timers");
@@ -175,7 +182,7 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 		locked |= (t->maps.data[i].vmflags & PROC_VMF_LO) != 0;
 	if (!locked)
 		return 0;
-	int r = proc_read_smaps(t->pid, &maps);
+	int r = proc_read_smaps(t->proc, &maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
 	for (size_t i = 0; i < maps.count; i++) {
@@ -219,6 +226,10 @@ int task_ask(struct dump *d, struct task *t)
 		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space)");
 	if (!r)
 		r = list_timers(d, t);
+	if (!r)
+		r = aio_list(d, t);
+	if (!r && t->rings.count > RINGS_MAX)
+		r = task_error(d, t, -ENOTSUP, "it has %zu rings for asynchronous i/o, more than the %d that are supported", t->rings.count, RINGS_MAX);
 	if (!r)
 		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, t->threads.count - 1, slack, d->e);
 	if (!r) {

@@ -75,6 +75,31 @@ static int capture_zombie(struct dump *d, struct task *t)
 	return core_write(d, t->pid, &core);
 }
 
+/* What a leader that has gone leaves: the process's state, and as much of a thread as the form wants. */
+static int capture_gone_leader(struct dump *d, struct task *t)
+{
+	CoreEntry core = CORE_ENTRY__INIT;
+	struct pool pool = {};
+	int r = capture_thread(d, t->threads.data[0], &pool, &core);
+
+	if (!r)
+		r = capture_process(d, t, &pool, &core);
+	if (!r) {
+		ThreadCoreEntry *c = core.thread_core;
+		c->comm = t->stat.comm;
+		c->futex_rla = c->futex_rla_len = 0;
+		c->rseq_entry = NULL;
+		c->signals_p = NULL;
+		c->syscall_dispatch = NULL;
+		core.thread_info->clear_tid_addr = 0;
+		core.tc->has_leader_exit_code = 1;
+		core.tc->leader_exit_code = (uint32_t)t->exit_code;
+		r = core_write(d, t->pid, &core);
+	}
+	pool_free(&pool);
+	return r;
+}
+
 int core_capture(struct dump *d, struct task *t)
 {
 	int r = 0;
@@ -85,11 +110,13 @@ int core_capture(struct dump *d, struct task *t)
 		CoreEntry core = CORE_ENTRY__INIT;
 		struct pool pool = {};
 		r = capture_thread(d, t->threads.data[i], &pool, &core);
-		if (!r && i == 0)
+		if (!r && i == 0 && !t->leader_gone)
 			r = capture_process(d, t, &pool, &core);
 		if (!r)
 			r = core_write(d, t->threads.data[i]->tid, &core);
 		pool_free(&pool);
 	}
+	if (!r && t->leader_gone)
+		r = capture_gone_leader(d, t);
 	return r;
 }

@@ -13,6 +13,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
+#endif
 #define PF_KTHREAD 0x00200000
 #define USER_CS_32 0x23
 
@@ -33,7 +36,7 @@ static int add_task(struct dump *d, pid_t pid, struct task *parent, struct task 
 		return error_set(d->e, -ENOMEM, "out of memory");
 	}
 	*slot = t;
-	*t = (struct task){ .pid = pid, .parent = parent, .state = TASK_ALIVE, .mem_fd = -1, .pagemap_fd = -1, .pidfd = -1 };
+	*t = (struct task){ .pid = pid, .proc = pid, .parent = parent, .state = TASK_ALIVE, .mem_fd = -1, .pagemap_fd = -1, .pidfd = -1 };
 	*ret = t;
 	return 0;
 }
@@ -56,7 +59,7 @@ static int seize_threads(struct dump *d, struct task *t)
 		return task_errno(d, t, r, "cannot list its threads");
 	for (size_t i = 0; !r && i < tids.count; i++) {
 		struct error ignored;
-		bool known = false;
+		bool known = t->leader_gone && tids.data[i] == t->pid;
 		for (size_t k = 0; k < t->threads.count && !known; k++)
 			known = t->threads.data[k]->tid == tids.data[i];
 		if (known)
@@ -132,20 +135,40 @@ static int open_task(struct dump *d, struct task *t)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->pid);
+	snprintf(path, sizeof(path), "/proc/%d/mem", t->proc);
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->pid);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->proc);
 	t->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	t->pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
+	t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
+	if (t->pidfd < 0 && t->leader_gone && errno == EINVAL)
+		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
 	if (t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0)
 		return task_errno(d, t, -errno, "cannot open its memory");
+	return 0;
+}
+
+/* Of a leader that has gone, name and exit code are all that is left. */
+static int read_stat(struct task *t)
+{
+	struct proc_stat leader;
+	int r = proc_read_stat(t->pid, &leader);
+
+	if (!r && t->leader_gone)
+		r = proc_read_stat(t->proc, &t->stat);
+	if (r)
+		return r;
+	if (!t->leader_gone)
+		t->stat = leader;
+	memcpy(t->stat.comm, leader.comm, sizeof(leader.comm));
+	if (t->leader_gone)
+		t->exit_code = leader.exit_code;
 	return 0;
 }
 
 /* What the kernel says of a process that is stopped. */
 static int read_task(struct dump *d, struct task *t)
 {
-	int r = proc_read_stat(t->pid, &t->stat);
+	int r = read_stat(t);
 
 	if (r)
 		return task_errno(d, t, r, "it ended while it was being stopped");
@@ -165,7 +188,12 @@ static int read_task(struct dump *d, struct task *t)
 			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported");
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
+		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
+		if (r)
+			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
 		struct proc_status *s = &thread->status;
+		if (s->seccomp && t->leader_gone)
+			return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
 		thread->tracee.quiet_signal =
 			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);
 		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
@@ -176,6 +204,23 @@ static int read_task(struct dump *d, struct task *t)
 		t->stop_signal = t->threads.data[0]->tracee.stop_signal;
 	}
 	return 0;
+}
+
+static bool leader_is_gone(const struct task *t)
+{
+	struct proc_stat stat;
+
+	return !proc_read_stat(t->pid, &stat) && stat.state == 'Z' && stat.num_threads > 1;
+}
+
+static void drop_leader(struct task *t)
+{
+	t->leader_gone = true;
+	if (!t->threads.count || t->threads.data[0]->tid != t->pid)
+		return;
+	free(t->threads.data[0]);
+	t->threads.count--;
+	memmove(&t->threads.data[0], &t->threads.data[1], t->threads.count * sizeof(t->threads.data[0]));
 }
 
 static int freeze_task(struct dump *d, struct task *t)
@@ -197,14 +242,21 @@ static int freeze_task(struct dump *d, struct task *t)
 		return 0;
 	}
 	if (t->stat.state == 'Z')
-		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which has no way to be saved");
-	do
+		drop_leader(t);
+	do {
 		r = seize_threads(d, t);
-	while (r > 0);
+		if (r == -ESRCH && !t->leader_gone && leader_is_gone(t)) { /* in this moment */
+			drop_leader(t);
+			r = 1;
+		}
+	} while (r > 0);
 	if (r == -ESRCH || (!r && !t->threads.count)) { /* it ended just now: look again */
 		t->threads.count = 0;
+		t->leader_gone = false;
 		return freeze_task(d, t);
 	}
+	if (!r && t->leader_gone)
+		t->proc = t->threads.data[0]->tid;
 	return r ? r : read_task(d, t);
 }
 
@@ -300,7 +352,7 @@ int tree_freeze(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		threads += t->threads.count;
 		/* Zombies may have died, and parents changed, while others were being stopped. */
-		r = proc_read_stat(t->pid, &t->stat);
+		r = read_stat(t);
 		if (r)
 			return task_errno(d, t, r, "it ended");
 		take_ids(t);
@@ -318,6 +370,7 @@ static void task_free(struct task *t)
 		free(t->threads.data[i]);
 	VEC_FREE(&t->threads);
 	VEC_FREE(&t->timers);
+	VEC_FREE(&t->rings);
 	proc_maps_finish(&t->maps);
 	if (t->mem_fd >= 0)
 		close(t->mem_fd);

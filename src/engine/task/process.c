@@ -36,7 +36,7 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 
 	if (!rlimits || !limit || !list)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	int r = proc_read_limits(t->pid, limits);
+	int r = proc_read_limits(t->proc, limits);
 	if (r)
 		return task_errno(d, t, r, "cannot read its limits");
 	for (int i = 0; i < 16; i++) {
@@ -48,11 +48,11 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 	rlimits->rlimits = list;
 	rlimits->n_rlimits = 16;
 	core->rlimits = rlimits;
-	r = read_number(t->pid, "personality", 16, &number);
+	r = read_number(t->proc, "personality", 16, &number);
 	if (r)
 		return task_errno(d, t, r, "cannot read its personality");
 	core->personality = (uint32_t)number;
-	if (!read_number(t->pid, "oom_score_adj", 10, &number)) {
+	if (!read_number(t->proc, "oom_score_adj", 10, &number)) {
 		core->has_oom_score_adj = 1;
 		core->oom_score_adj = (int32_t)number;
 	}

@@ -36,6 +36,8 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th);
 /* The registers that a restored thread is to have; its FPU state into `area` of XSAVE_MAX bytes. */
 int threads_set_registers(struct restore *s, struct rthread *th);
+/* Once no system call of ours is to come any more. */
+int threads_set_dispatch(struct restore *s, struct rthread *th);
 
 /* seccomp.c */
 int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core);

@@ -38,12 +38,21 @@ struct thread {
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 };
 
+/* A ring for asynchronous i/o, io_setup(2). */
+struct aio_ring {
+	uint64_t start, size;
+	bool alive; /* it is the process's own */
+	uint32_t tail;
+};
+
 struct task {
 	pid_t pid, ppid, pgid, sid;
+	pid_t proc; /* what /proc and kcmp(2) are asked for: the pid, or a thread where the leader has gone */
+	bool leader_gone;
 	struct task *parent; /* NULL for the root */
 	enum task_state state;
-	int stop_signal, exit_code;
-	VEC(struct thread *) threads; /* the leader first; empty for a zombie */
+	int stop_signal, exit_code; /* exit_code: of a zombie, or of a leader that has gone */
+	VEC(struct thread *) threads; /* those that live, the leader first if it does; empty for a zombie */
 	struct proc_stat stat;
 	struct proc_maps maps;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
@@ -61,6 +70,7 @@ struct task {
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	VEC(struct posix_timer) timers;
+	VEC(struct aio_ring) rings; /* memory/aio.c */
 };
 
 /* A POSIX timer: from /proc/PID/timers, then from the process itself. */

@@ -1,6 +1,6 @@
 /*
  * What each thread has: registers, name, robust futex list, rseq area, alternate signal stack, tid address, parent-death
- * signal, personality, small switches. Registers go through ptrace(2), the rest through the agent.
+ * signal, personality, small switches, dispatch of system calls. Registers go through ptrace(2), the rest through the agent.
  */
 #include "engine/arch/x86_64/fpu.h"
 #include "engine/task/state.h"
@@ -134,6 +134,15 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 		c->rseq_entry->rseq_abi_size = th->rseq.rseq_abi_size;
 		c->rseq_entry->signature = th->rseq.signature;
 	}
+	if (th->tracee.dispatch.mode) {
+		c->syscall_dispatch = POOL_NEW(pool, SyscallDispatchEntry, syscall_dispatch_entry__init);
+		if (!c->syscall_dispatch)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		c->syscall_dispatch->mode = (uint32_t)th->tracee.dispatch.mode;
+		c->syscall_dispatch->selector = th->tracee.dispatch.selector;
+		c->syscall_dispatch->offset = th->tracee.dispatch.offset;
+		c->syscall_dispatch->len = th->tracee.dispatch.len;
+	}
 	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
 	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
 	r = capture_personality(d, th, c);
@@ -182,4 +191,15 @@ int threads_set_registers(struct restore *s, struct rthread *th)
 				    th->core->tc		   ? th->core->tc->blk_sigset :
 								     0;
 	return 0;
+}
+
+int threads_set_dispatch(struct restore *s, struct rthread *th)
+{
+	const SyscallDispatchEntry *c = th->core->thread_core->syscall_dispatch;
+
+	if (!c)
+		return 0;
+	struct syscall_dispatch dispatch = { c->mode, c->selector, c->offset, c->len };
+	int r = tracee_set_dispatch(&th->tracee, &dispatch);
+	return r ? error_errno(s->e, r, "cannot set the dispatch of system calls of thread %d (Linux 6.4)", th->tid) : 0;
 }

@@ -4,7 +4,11 @@
 #include <asm/unistd.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
 #define ERESTARTNOHAND 514
@@ -62,13 +66,21 @@ void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block)
 	regs->orig_rax = (unsigned long long)-1;
 }
 
-static void emit_context(struct snippet *s, uint64_t address, const struct user_regs_struct *regs)
+static void emit_context(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, const struct syscall_dispatch *dispatch)
 {
 	emit_mov(s, RDI, SIG_SETMASK);
 	emit_mov(s, RSI, address + s->mask);
 	emit_mov(s, RDX, 0);
 	emit_mov(s, R10, 8);
 	emit_syscall(s, __NR_rt_sigprocmask);
+	if (dispatch->mode) {
+		emit_mov(s, RDI, PR_SET_SYSCALL_USER_DISPATCH);
+		emit_mov(s, RSI, dispatch->mode);
+		emit_mov(s, RDX, dispatch->offset);
+		emit_mov(s, R10, dispatch->len);
+		emit_mov(s, R8, dispatch->selector);
+		emit_syscall(s, __NR_prctl);
+	}
 	emit_mov(s, RSP, address + 8);
 	emit(s, "\x9d", 1); /* popfq */
 	const unsigned long long values[16] = { regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp, regs->rsi, regs->rdi,
@@ -105,8 +117,8 @@ static void emit_mmap(struct snippet *s, uint64_t at, size_t size, int prot)
 	emit_syscall(s, __NR_mmap);
 }
 
-void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask, uint64_t area,
-		   size_t area_size, size_t code_size)
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask,
+		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size)
 {
 	struct user_regs_struct regs = begin(s, original, mask);
 
@@ -116,13 +128,14 @@ void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_s
 	emit_mov(s, RDI, area);
 	emit_mov(s, RSI, area_size);
 	emit_syscall(s, __NR_munmap);
-	emit_context(s, address, &regs);
+	emit_context(s, address, &regs, dispatch);
 }
 
-void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask)
+void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask,
+			  const struct syscall_dispatch *dispatch)
 {
 	struct user_regs_struct regs = begin(s, original, mask);
 
 	s->tail = s->size;
-	emit_context(s, address, &regs);
+	emit_context(s, address, &regs, dispatch);
 }

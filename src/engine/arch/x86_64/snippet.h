@@ -5,7 +5,8 @@
  * /proc/PID/mem, as a debugger sets a breakpoint). They hold the thread's own registers as constants:
  *
  *	head:  mmap(a hole, for the agent's code), mmap(beside it, for its data)
- *	tail:  munmap(the same); rt_sigprocmask(the thread's own mask); every register as it was; jump to where it was
+ *	tail:  munmap(the same); rt_sigprocmask(the thread's own mask); prctl (where the thread's system calls are
+ *	       dispatched, which was put aside); every register as it was; jump to where it was
  *
  * One PTRACE_SETREGS to `head` is the only step that changes the thread. Whatever is done after it, if the tracer
  * goes away, the thread runs through `tail` and is where it was, with nothing left in its address space.
@@ -18,6 +19,11 @@
 
 #define SNIPPET_MAX 720
 
+/* PR_SET_SYSCALL_USER_DISPATCH, as prctl(2) and ptrace(2) take it. Mode 0: system calls are not dispatched. */
+struct syscall_dispatch {
+	uint64_t mode, selector, offset, len;
+};
+
 struct snippet {
 	unsigned char code[SNIPPET_MAX];
 	size_t size;
@@ -26,13 +32,14 @@ struct snippet {
 };
 
 /* Builds the code for a thread with these registers (as PTRACE_GETREGS gives them) and mask, to stand at `address`. The
- * agent's area is [area, area + area_size), its code the first code_size bytes of it. */
-void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask, uint64_t area,
-		   size_t area_size, size_t code_size);
+ * agent's area is [area, area + area_size), its code the first code_size bytes of it. `dispatch`: what is to be set again. */
+void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask,
+		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size);
 
 /* As snippet_build, for a thread other than the leader: `tail` alone, without munmap. It stands in the area itself, which the
  * leader unmaps after all others have left it (struct agent_linger). */
-void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask);
+void snippet_build_thread(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask,
+			  const struct syscall_dispatch *dispatch);
 
 /* The registers that a thread which was stopped in a system call continues with, as the kernel would restart it:
  * -ERESTART* becomes the call again. `own_restart_block`: the kernel still knows how to continue a relative sleep. */
