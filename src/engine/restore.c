@@ -85,7 +85,14 @@ static int check_ids(struct restore *s)
 	return r;
 }
 
-static int restore_plan(struct restore *s)
+static int tell(struct restore *s, const char *moment)
+{
+	const struct request_hook *hook = &s->request->hook;
+
+	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
+}
+
+static int make_plan(struct restore *s)
 {
 	int r = check_ids(s);
 
@@ -100,6 +107,18 @@ static int restore_plan(struct restore *s)
 	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
+}
+
+int restore_prepare(struct restore *s)
+{
+	int r = image_dir_open(s->request->images_dir, &s->dir);
+
+	if (r)
+		return error_errno(s->e, r, "cannot open the directory");
+	r = restore_load(s);
+	if (!r)
+		r = tell(s, "pre-restore");
+	return r ? r : make_plan(s);
 }
 
 /* ---- build ---- */
@@ -289,13 +308,6 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
-static int tell(struct restore *s, const char *moment)
-{
-	const struct request_hook *hook = &s->request->hook;
-
-	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
-}
-
 static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
@@ -343,7 +355,7 @@ static void restore_kill(struct restore *s)
 	waitpid(s->pid, NULL, __WALL);
 }
 
-static void restore_finish(struct restore *s)
+void restore_finish(struct restore *s)
 {
 	files_release(s);
 	shmem_release(s);
@@ -359,17 +371,11 @@ static void restore_finish(struct restore *s)
 int engine_restore(const struct request *request, pid_t *ret_pid, struct error *e)
 {
 	struct restore s = { .request = request, .e = e, .tty = -1 };
-	int r = image_dir_open(request->images_dir, &s.dir);
+	int r;
 
-	if (r)
-		return error_errno(e, r, "cannot open the directory %s", request->images_dir);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
-	r = restore_load(&s);
-	if (!r)
-		r = tell(&s, "pre-restore");
-	if (!r)
-		r = restore_plan(&s);
+	r = restore_prepare(&s);
 	if (!r)
 		r = restore_build(&s);
 	if (!r)

@@ -96,6 +96,11 @@ struct restore_words {
 	uint32_t born, joined, seizable, seized;
 };
 
+/* Everything before the first process is made: reads the images, makes the descriptions, plans. `s` has request, e, and tty. What it
+ * leaves, also after a failure, restore_finish releases. */
+int restore_prepare(struct restore *s);
+void restore_finish(struct restore *s);
+
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. Negative errno with the text set. */
 int file_fd(struct restore *s, uint32_t id);
 struct file *file_find(struct restore *s, uint32_t id);
