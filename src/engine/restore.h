@@ -26,8 +26,9 @@ struct file {
 	uint32_t id;
 	FileEntry *entry;
 	const struct kind *kind;
-	int fd;	       /* where the coordinator holds it; -1: not made yet, -2: made in the task that holds it */
+	int fd;	       /* where the coordinator holds it; -1: not made yet; or FILE_IN_TASK */
 	struct rtask *owner; /* the first task that holds it */
+	struct rtask *planned; /* the last task whose late operations were planned */
 	bool temporary; /* a name that was made for the checkpoint: removed at the end */
 	void *own; /* the kind's */
 };
@@ -101,7 +102,11 @@ struct restore_words {
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
 
-/* The descriptor for a file of the images, in the coordinator; made when it is first asked for. Negative errno with the text set. */
+/* Instead of a descriptor: the task that holds the file makes it. No errno is as low. */
+#define FILE_IN_TASK (-4096)
+
+/* The descriptor for a file of the images, in the coordinator, made when it is first asked for; or FILE_IN_TASK. Negative errno with
+ * the text set. */
 int file_fd(struct restore *s, uint32_t id);
 struct file *file_find(struct restore *s, uint32_t id);
 /* Moves a descriptor above the numbers that tasks use. Consumes it; gives the new one. */

@@ -47,17 +47,17 @@ static bool next_part(const uint8_t **at, const uint8_t *end, struct part *ret)
 
 /* ---- the run ---- */
 
-/* Takes everything out of a directory of the sandbox but `spare`. */
-static void empty(int parent, const char *name, const char *spare)
+/* Takes everything out of a directory of the sandbox but "file" and "fifo". */
+static void empty(int parent, const char *name, bool spare)
 {
 	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
 	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 
 	for (struct dirent *entry; dir && (entry = readdir(dir));) {
-		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || (spare && !strcmp(entry->d_name, spare)))
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") || (spare && (!strcmp(entry->d_name, "file") || !strcmp(entry->d_name, "fifo"))))
 			continue;
 		if (unlinkat(fd, entry->d_name, 0) < 0 && errno == EISDIR) {
-			empty(fd, entry->d_name, NULL);
+			empty(fd, entry->d_name, false);
 			unlinkat(fd, entry->d_name, AT_REMOVEDIR);
 		}
 	}
@@ -70,7 +70,7 @@ static void unpack(const uint8_t *data, size_t size)
 	const uint8_t *at = data;
 	struct part part;
 
-	empty(AT_FDCWD, SANDBOX, "file");
+	empty(AT_FDCWD, SANDBOX, true);
 	if (mkdir(DIRECTORY, 0700) < 0)
 		abort();
 	while (next_part(&at, data + size, &part)) {

@@ -85,8 +85,17 @@ def image(head, found):
 REG, REG_FLAGS, REG_NAME, REG_SIZE, REG_MODE = 3, 2, 6, 8, 10
 
 
-def move_file(record):
-    """What a file's entry names becomes the sandbox's own file or directory, where it is not in the sandbox or /proc already."""
+def remapped(path):
+    """The ids of files that have another name or none: those keep theirs."""
+    path = os.path.join(path, "remap-fpath.img")
+    if not os.path.exists(path):
+        return set()
+    with open(path, "rb") as file:
+        return {next(value for number, _, value in fields(record) if number == 1) for record in records(file.read())}
+
+
+def move_file(record, kept):
+    """What a file's entry names becomes the sandbox's own file, FIFO or directory."""
     entry = fields(record)
     for field in entry:
         if field[0] != REG or field[1] != 2:
@@ -94,13 +103,13 @@ def move_file(record):
         reg = fields(field[2])
         name = next(value for number, _, value in reg if number == REG_NAME)
         mode = next((value for number, _, value in reg if number == REG_MODE), 0o100644)
-        if name.startswith((b"/proc/", SANDBOX.encode())):
+        if name.startswith(b"/proc/") or next(value for number, _, value in reg if number == 1) in kept:
             continue
-        directory = mode & 0o170000 == 0o040000
+        directory, fifo = mode & 0o170000 == 0o040000, mode & 0o170000 == 0o010000
         for part in reg:
             if part[0] == REG_NAME:
-                part[2] = SANDBOX.encode() if directory else (SANDBOX + "/file").encode()
-            elif part[0] == REG_MODE and not directory:
+                part[2] = SANDBOX.encode() if directory else (SANDBOX + ("/fifo" if fifo else "/file")).encode()
+            elif part[0] == REG_MODE and not directory and not fifo:
                 part[2] = 0o100644
         field[2] = message([part for part in reg if part[0] != REG_SIZE])
     return message(entry)
@@ -115,7 +124,7 @@ def images_of(path):
         if name.startswith("pages-"):
             data = data[:PAGES_MAX] if len(data) <= PAGES_MAX else b""
         elif name == "files.img":
-            data = image(data[:8], [move_file(record) for record in records(data)])
+            data = image(data[:8], [move_file(record, remapped(path)) for record in records(data)])
         yield name, data
 
 
@@ -128,10 +137,8 @@ def save(folder, name, data):
 
 def dump(name):
     """Gives the directory of images of a program, dumped where it says that it is ready."""
-    work = os.path.join(SANDBOX, name)
-    images = os.path.join(work, "images")
-    os.makedirs(images)
-    verdict = os.path.join(work, "report")
+    work, images, verdict = SANDBOX, f"/tmp/corpus-{os.getpid()}", os.path.join(SANDBOX, "report")
+    os.mkdir(images)
     open(verdict, "w").close()
     os.chmod(work, 0o777)
     os.chmod(verdict, 0o666)
@@ -176,7 +183,8 @@ def main():
             save("checkpoint", name, pack)
         else:
             print(f"{name}: {len(pack)} bytes, left out")
-        shutil.rmtree(os.path.join(SANDBOX, name), ignore_errors=True)
+        shutil.rmtree(images)
+        subprocess.run(["find", SANDBOX, "-mindepth", "1", "-delete"], check=False)
 
 
 if __name__ == "__main__":

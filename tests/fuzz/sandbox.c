@@ -5,16 +5,21 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <linux/mount.h>
+#include <net/if.h>
 #include <sched.h>
-#include <sys/prctl.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 int mount(const char *source, const char *target, const char *type, unsigned long flags, const void *data);
 
+#define NEXT_ID "/proc/sys/kernel/shm_next_id"
 #define REC 16384UL
 #define PRIVATE (1UL << 18)
 #define BIND 4096UL
@@ -53,27 +58,82 @@ static int set_attributes(const char *path, unsigned int flags, uint64_t set, ui
 	return (int)syscall(__NR_mount_setattr, AT_FDCWD, path, flags, &attributes, sizeof(attributes));
 }
 
-/* Where libFuzzer writes: the directories among its arguments. */
-static void each_directory(int argc, char **argv, void (*call)(const char *path))
+/* The directory that an argument is, or is in, where libFuzzer reads and writes; or NULL. */
+static const char *directory_of(const char *argument)
 {
 	static const char artifacts[] = "-artifact_prefix=";
+	const char *path = strncmp(argument, artifacts, strlen(artifacts)) ? argument : argument + strlen(artifacts);
+	static char above[4096];
 	struct stat st;
 
-	for (int i = 1; i < argc; i++) {
-		const char *path = strncmp(argv[i], artifacts, strlen(artifacts)) ? argv[i] : argv[i] + strlen(artifacts);
-		if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
-			call(path);
-	}
+	if (argument[0] == '-' && path == argument)
+		return NULL;
+	if (stat(path, &st) < 0)
+		return NULL;
+	if (S_ISDIR(st.st_mode))
+		return path;
+	snprintf(above, sizeof(above), "%s", path);
+	return dirname(above);
 }
 
-static void make_mount(const char *path)
+static void make_directories(const char *path)
 {
-	need(mount(path, path, NULL, BIND, NULL) == 0, path);
+	char part[4096];
+
+	snprintf(part, sizeof(part), "%s", path);
+	for (char *at = strchr(part + 1, '/'); at; at = strchr(at + 1, '/')) {
+		*at = '\0';
+		mkdir(part, 0700);
+		*at = '/';
+	}
+	mkdir(part, 0700);
+}
+
+/* An empty /tmp, into which the directories that are needed come back. */
+static void hide_tmp(int argc, char **argv)
+{
+	struct {
+		char *path;
+		int fd;
+	} kept[64];
+	int count = 0;
+
+	for (int i = 1; i < argc && count < 64; i++) {
+		const char *path = directory_of(argv[i]);
+		if (!path)
+			continue;
+		kept[count].path = realpath(path, NULL);
+		kept[count].fd = open(path, O_PATH | O_CLOEXEC);
+		need(kept[count].path && kept[count].fd >= 0, path);
+		count++;
+	}
+	char *here = realpath(".", NULL);
+	need(mount("fuzz", "/tmp", "tmpfs", REST, "size=64m,mode=1777") == 0, "mount /tmp");
+	for (int i = 0; i < count; i++) {
+		char link[64];
+		snprintf(link, sizeof(link), "/proc/self/fd/%d", kept[i].fd);
+		make_directories(kept[i].path);
+		need(mount(link, kept[i].path, NULL, BIND, NULL) == 0, kept[i].path);
+		close(kept[i].fd);
+		free(kept[i].path);
+	}
+	if (here && chdir(here) < 0)
+		need(chdir("/") == 0, "chdir");
+	free(here);
 }
 
 static void make_writable(const char *path)
 {
 	need(set_attributes(path, 0, 0, MOUNT_ATTR_RDONLY) == 0, path);
+}
+
+static void raise_loopback(void)
+{
+	struct ifreq lo = { .ifr_name = "lo", .ifr_flags = IFF_UP };
+	int fd = socket(AF_INET, SOCK_DGRAM, 0);
+
+	need(fd >= 0 && ioctl(fd, SIOCSIFFLAGS, &lo) == 0, "lo");
+	close(fd);
 }
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
@@ -86,13 +146,20 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	need(unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID) == 0, "the sandbox needs root: unshare");
 	enter();
 	need(mount(NULL, "/", NULL, REC | PRIVATE, NULL) == 0, "mount /");
-	each_directory(*argc, *argv, make_mount);
 	need(mount("proc", "/proc", "proc", REST, NULL) == 0, "mount /proc");
+	need(mount(NEXT_ID, NEXT_ID, NULL, BIND, NULL) == 0, NEXT_ID);
+	hide_tmp(*argc, *argv);
 	need(set_attributes("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID, 0) == 0, "mount_setattr");
-	each_directory(*argc, *argv, make_writable);
+	make_writable(NEXT_ID);
+	make_writable("/tmp");
+	for (int i = 1; i < *argc; i++)
+		if (directory_of((*argv)[i]))
+			make_writable(directory_of((*argv)[i]));
+	raise_loopback();
 	need(mount("fuzz", SANDBOX, "tmpfs", REST, "size=256m") == 0, "mount tmpfs");
 	fuzz_write(SANDBOX "/file", "", 0);
 	need(truncate(SANDBOX "/file", 65536) == 0, "truncate");
+	need(mkfifo(SANDBOX "/fifo", 0600) == 0, "mkfifo");
 	return 0;
 }
 

@@ -49,7 +49,7 @@ static int make(struct restore *s, struct file *f)
 	if (r)
 		return r;
 	if (fd < 0) { /* the task that holds it makes it */
-		f->fd = -2;
+		f->fd = FILE_IN_TASK;
 		return 0;
 	}
 	fd = restore_hold(s, fd);
@@ -88,7 +88,7 @@ int files_make(struct restore *s)
 			if (f && !f->owner)
 				f->owner = t;
 			int fd = file_fd(s, t->fds.data[k]->id);
-			r = fd == -2 || fd >= 0 ? 0 : fd;
+			r = fd == FILE_IN_TASK || fd >= 0 ? 0 : fd;
 		}
 	}
 	for (size_t i = 0; !r && i < s->files.count; i++)
@@ -127,11 +127,9 @@ static int plan_late(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);
 		/* Once for each description, in its first holder; what a task makes for itself, each does. */
-		bool again = false;
-		for (size_t k = 0; k < i; k++)
-			again |= t->fds.data[k]->id == t->fds.data[i]->id;
-		if (!f || (f->fd >= 0 && (f->owner != t || again)))
+		if (!f || (f->fd >= 0 && (f->owner != t || f->planned == t)))
 			continue;
+		f->planned = t;
 		plan_owner(s, t, f, (int)t->fds.data[i]->fd);
 		if (!f->kind->late)
 			continue;
@@ -151,7 +149,7 @@ int files_plan(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->fds.count; i++) {
 		const FdinfoEntry *e = t->fds.data[i];
 		int fd = file_fd(s, e->id);
-		if (fd == -2)
+		if (fd == FILE_IN_TASK)
 			continue;
 		if (fd < 0)
 			return fd;
@@ -160,6 +158,8 @@ int files_plan(struct restore *s, struct rtask *t)
 	}
 	int r = plan_late(s, t);
 	int cwd = r ? r : file_fd(s, t->fs->cwd_id), root = r ? r : file_fd(s, t->fs->root_id);
+	if (!r && (cwd == FILE_IN_TASK || root == FILE_IN_TASK))
+		return error_set(s->e, -ENOTSUP, "the working directory or root of process %d is in /proc of a restored process", t->pid);
 	if (cwd < 0 || root < 0)
 		return cwd < 0 ? cwd : root;
 	batch_what(b, "change to the root and working directory of process %d", t->pid);

@@ -74,7 +74,8 @@ static int to_address(const ProtobufCBinaryData *name, struct sockaddr_un *to, s
 	if (name->len > sizeof(to->sun_path))
 		return -EBADMSG;
 	*to = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	memcpy(to->sun_path, name->data, name->len);
+	if (name->len)
+		memcpy(to->sun_path, name->data, name->len);
 	*size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + name->len);
 	return 0;
 }
@@ -334,7 +335,7 @@ static int make_joined(struct restore *s, struct end *x)
 	if (x->fd >= 0 || x->waits || x->e->state == UNIX_LISTEN)
 		return 0;
 	if (is_dgram(x)) {
-		if (y && !y->e->name.len && y->fd < 0 && !x->e->name.len)
+		if (y && y != x && y->peer == x && !y->e->name.len && y->fd < 0 && !x->e->name.len)
 			return pair_up(s, x, y);
 		if (!x->e->peer_gone || x->e->has_peer_name || x->e->name.len)
 			return 0;
@@ -407,6 +408,10 @@ static int build_table(struct restore *s, struct unix_table *t)
 				x->peer = y;
 				x->waits = y->e->state == UNIX_LISTEN;
 			}
+	/* A connection has two ends that know each other. */
+	VEC_FOREACH(&t->ends, x)
+		if (x->peer && !x->waits && !is_dgram(x) && (x->peer == x || x->peer->peer != x))
+			return error_set(s->e, -EBADMSG, "unix socket %u has a peer that is another's", x->e->ino);
 	/* The owner decides who a waiting client is taken for. */
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++) {
@@ -506,7 +511,7 @@ static int send_all(struct restore *s, struct send_job *job, pid_t sender, bool 
 
 static bool same_name(const ProtobufCBinaryData *a, const ProtobufCBinaryData *b)
 {
-	return a->len == b->len && !memcmp(a->data, b->data, a->len);
+	return a->len == b->len && (!a->len || !memcmp(a->data, b->data, a->len));
 }
 
 /* The socket to send a datagram to `x` from. */
@@ -561,7 +566,7 @@ static int add_control(struct restore *s, const SkPacketEntry *p, struct msghdr 
 		for (size_t i = 0; i < n; i++) {
 			int fd = file_fd(s, p->scm[0]->rights[i]);
 			if (fd < 0)
-				return fd == -2 ? error_set(s->e, -ENOTSUP, "file %u can't travel in a socket", p->scm[0]->rights[i]) : fd;
+				return fd == FILE_IN_TASK ? error_set(s->e, -ENOTSUP, "file %u can't travel in a socket", p->scm[0]->rights[i]) : fd;
 			memcpy(CMSG_DATA(c) + i * sizeof(int), &fd, sizeof(fd));
 		}
 		c = (struct cmsghdr *)((char *)c + CMSG_SPACE(n * sizeof(int)));

@@ -242,7 +242,7 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 	int fd = -1;
 
 	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = file_fd(s, (uint32_t)v->shmid)) < 0)
-		return fd == -2 ? error_set(s->e, -EBADMSG, "mm-%d.img maps a file that can't be mapped", t->pid) : fd;
+		return fd == FILE_IN_TASK ? error_set(s->e, -EBADMSG, "mm-%d.img maps a file that can't be mapped", t->pid) : fd;
 	if (v->status & VMA_ANON_SHARED) {
 		fd = shmem_fd(s, v->shmid);
 		if (fd < 0)
@@ -319,7 +319,7 @@ static int plan_fields(struct restore *s, struct rtask *t)
 	int exe = file_fd(s, m->exe_file_id);
 
 	if (exe < 0)
-		return exe;
+		return exe == FILE_IN_TASK ? error_set(s->e, -EBADMSG, "mm-%d.img has a program that can't be run", t->pid) : exe;
 	struct prctl_mm_map map = { .start_code = m->mm_start_code, .end_code = m->mm_end_code, .start_data = m->mm_start_data,
 				    .end_data = m->mm_end_data, .start_brk = m->mm_start_brk, .brk = m->mm_brk,
 				    .start_stack = m->mm_start_stack, .arg_start = m->mm_arg_start, .arg_end = m->mm_arg_end,
