@@ -5,7 +5,8 @@
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
 
-#define TASKS_MAX 100000
+#define TASKS_MAX 32768
+#define DEPTH_MAX 4096 /* of the tree: planning goes down it */
 #define THREADS_MAX 100000
 #define PID_MAX (4 << 20)
 #define FD_MAX (1U << 20)
@@ -100,6 +101,9 @@ static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
 			t->parent = s->tasks.data[i];
 	}
 	if (!t->parent && s->tasks.count > 1)
+		goto bad;
+	t->depth = t->parent ? t->parent->depth + 1 : 0;
+	if (t->depth > DEPTH_MAX)
 		goto bad;
 	for (size_t i = 0; i < tree->n_threads; i++) {
 		struct rthread *th = tree->threads[i] && tree->threads[i] < PID_MAX ? VEC_PUSH(&t->threads) : NULL;

@@ -53,6 +53,7 @@ struct rtask {
 	PstreeEntry *tree;
 	pid_t pid;
 	struct rtask *parent; /* NULL: the root */
+	uint32_t depth;
 	CoreEntry *core;      /* of the leader */
 	MmEntry *mm;
 	FsEntry *fs;

@@ -383,7 +383,8 @@ static int connect_waiting(struct restore *s, struct unix_table *t, struct end *
 			shown.peer_uid = owner->core->thread_core->creds->euid;
 			shown.peer_gid = owner->core->thread_core->creds->egid;
 		}
-		int r = connect_to(&as, client->fd, listener->fd);
+		/* More than the backlog takes fail, not wait for ever; unix_create sets the flags that it had. */
+		int r = fcntl(client->fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : connect_to(&as, client->fd, listener->fd);
 		if (r)
 			return failed(s, client, r, "connect");
 	}
