@@ -1,7 +1,9 @@
 PREFIX ?= /usr/local
 BUILD := build
 ASAN := build-asan
-.PHONY: all demo check bench install install-criu clean
+FUZZ := build-fuzz
+FUZZ_SECONDS ?= 60
+.PHONY: all demo check bench fuzz install install-criu clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -18,11 +20,16 @@ check:
 	meson configure $(BUILD) -Dwerror=true
 	ninja -C $(BUILD)
 	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
-	ninja -C $(ASAN) unit-tests src/cli/fermata
+	ninja -C $(ASAN) unit-tests fuzz-tests src/cli/fermata
 	tests/check.py
 
 bench: all
 	bench/bench.py
+
+fuzz:
+	@test -f $(FUZZ)/build.ninja || CC=clang meson setup $(FUZZ) -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
+	ninja -C $(FUZZ) fuzz-tests
+	tests/fuzz/fuzz.py $(FUZZ) $(FUZZ_SECONDS)
 
 install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
@@ -31,4 +38,4 @@ install-criu: install
 	ln -sfn fermata $(DESTDIR)$(PREFIX)/bin/criu
 
 clean:
-	rm -rf $(BUILD) $(ASAN)
+	rm -rf $(BUILD) $(ASAN) $(FUZZ)

@@ -5,8 +5,12 @@
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
 
-#define TASKS_MAX 100000
+#define TASKS_MAX 32768
+#define DEPTH_MAX 4096 /* of the tree: planning goes down it */
 #define THREADS_MAX 100000
+#define PID_MAX (4 << 20)
+#define FD_MAX (1U << 20)
+#define TASK_END 0x7ffffffff000ULL
 
 static int load_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
 {
@@ -51,10 +55,20 @@ static int load_all(struct restore *s, const char *name, uint32_t magic, const P
 			*slot = (type *)m; \
 		return slot ? 0 : -ENOMEM; \
 	}
-TAKER(fd, FdinfoEntry, &((struct rtask *)to)->fds)
 TAKER(remap, RemapFilePathEntry, &s->remaps)
 TAKER(lock, FileLockEntry, &s->locks)
 TAKER(tty, TtyInfoEntry, &s->ttys)
+
+static int take_fd(struct restore *s, void *to, ProtobufCMessage *m)
+{
+	struct rtask *t = to;
+	FdinfoEntry *e = (FdinfoEntry *)m, **slot = e->fd < FD_MAX ? VEC_PUSH(&t->fds) : NULL;
+
+	if (!slot)
+		return e->fd < FD_MAX ? -ENOMEM : -EBADMSG;
+	*slot = e;
+	return 0;
+}
 
 static int take_file(struct restore *s, void *to, ProtobufCMessage *m)
 {
@@ -89,8 +103,11 @@ static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
 	}
 	if (!t->parent && s->tasks.count > 1)
 		goto bad;
+	t->depth = t->parent ? t->parent->depth + 1 : 0;
+	if (t->depth > DEPTH_MAX)
+		goto bad;
 	for (size_t i = 0; i < tree->n_threads; i++) {
-		struct rthread *th = VEC_PUSH(&t->threads);
+		struct rthread *th = tree->threads[i] && tree->threads[i] < PID_MAX ? VEC_PUSH(&t->threads) : NULL;
 		if (!th)
 			goto bad;
 		th->tid = (pid_t)tree->threads[i];
@@ -167,6 +184,8 @@ static int load_task(struct restore *s, struct rtask *t)
 	char name[40];
 	int r = load_cores(s, t);
 
+	if (!r && t->parent && t->parent->dead)
+		return error_set(s->e, -EBADMSG, "process %d is the child of one that has ended", t->pid);
 	if (r || t->dead)
 		return r;
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
@@ -181,8 +200,8 @@ static int load_task(struct restore *s, struct rtask *t)
 		r = load_pages(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
-		if (v->start >= v->end || v->start % PAGE_SIZE || v->end % PAGE_SIZE || (i && v->start < t->mm->vmas[i - 1]->end))
-			r = error_set(s->e, -EBADMSG, "mm-%d.img has areas that overlap", t->pid);
+		if (v->start >= v->end || v->start % PAGE_SIZE || v->end % PAGE_SIZE || v->end > TASK_END || (i && v->start < t->mm->vmas[i - 1]->end))
+			r = error_set(s->e, -EBADMSG, "mm-%d.img has areas that overlap, or such that can't be", t->pid);
 	}
 	return r;
 }

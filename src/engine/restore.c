@@ -43,7 +43,7 @@ static int choose_fd_base(struct restore *s)
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
-			highest = MAX(highest, (int)MIN(s->tasks.data[i]->fds.data[k]->fd, 1U << 20));
+			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
 	s->fd_base = highest + 1;
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
@@ -86,7 +86,14 @@ static int check_ids(struct restore *s)
 	return r;
 }
 
-static int restore_plan(struct restore *s)
+static int tell(struct restore *s, const char *moment)
+{
+	const struct request_hook *hook = &s->request->hook;
+
+	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
+}
+
+static int make_plan(struct restore *s)
 {
 	int r = check_ids(s);
 
@@ -101,6 +108,17 @@ static int restore_plan(struct restore *s)
 	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
+}
+
+int restore_prepare(struct restore *s)
+{
+	int r = restore_open(s->request->images_dir, &s->dir, s->e);
+
+	if (!r)
+		r = restore_load(s);
+	if (!r)
+		r = tell(s, "pre-restore");
+	return r ? r : make_plan(s);
 }
 
 /* ---- build ---- */
@@ -319,13 +337,6 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
-static int tell(struct restore *s, const char *moment)
-{
-	const struct request_hook *hook = &s->request->hook;
-
-	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
-}
-
 static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
@@ -373,7 +384,7 @@ static void restore_kill(struct restore *s)
 	waitpid(s->pid, NULL, __WALL);
 }
 
-static void restore_finish(struct restore *s)
+void restore_finish(struct restore *s)
 {
 	files_release(s);
 	shmem_release(s);
@@ -390,17 +401,11 @@ static void restore_finish(struct restore *s)
 static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
 	struct restore s = { .request = request, .e = e, .tty = -1 };
-	int r = restore_open(request->images_dir, &s.dir, e);
+	int r;
 
-	if (r)
-		return error_prefix(e, r, "cannot restore from %s", request->images_dir);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
-	r = restore_load(&s);
-	if (!r)
-		r = tell(&s, "pre-restore");
-	if (!r)
-		r = restore_plan(&s);
+	r = restore_prepare(&s);
 	if (!r)
 		r = restore_build(&s);
 	if (!r)

@@ -32,6 +32,7 @@ struct file {
 	const struct kind *kind;
 	int fd;	       /* where the coordinator holds it; -1: not made yet, or FILE_IN_TASK */
 	struct rtask *owner; /* the first task that holds it */
+	struct rtask *planned; /* the last task whose late operations were planned */
 	bool temporary; /* a name that was made for the checkpoint: removed at the end */
 	void *own; /* the kind's */
 };
@@ -56,6 +57,7 @@ struct rtask {
 	PstreeEntry *tree;
 	pid_t pid;
 	struct rtask *parent; /* NULL: the root */
+	uint32_t depth;
 	CoreEntry *core;      /* of the leader */
 	MmEntry *mm;
 	FsEntry *fs;
@@ -104,6 +106,11 @@ struct restore_words {
 	uint32_t born, joined, seizable, seized;
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
+
+/* Everything before the first process is made: reads the images, makes the descriptions, plans. `s` has request, e, and tty. What it
+ * leaves, also after a failure, restore_finish releases. */
+int restore_prepare(struct restore *s);
+void restore_finish(struct restore *s);
 
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. FILE_IN_TASK, or a negative errno with
  * the text set. */

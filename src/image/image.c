@@ -8,6 +8,9 @@
 
 #define BUFFER_SIZE (256u << 10)
 #define MANIFEST "fermata.json"
+#define MANIFEST_MAX (64 << 20)
+/* What the message of one record may take in memory: its parts are larger than their encoding. */
+#define MESSAGE_MAX (512UL << 20)
 
 struct image_file {
 	struct image_dir *dir;
@@ -268,9 +271,13 @@ void image_dir_withdraw(struct image_dir *dir)
 
 int image_open_raw(struct image_dir *dir, const char *name)
 {
-	int fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+	struct stat st;
+	int r = fd < 0 || fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? fd : -EBADMSG;
 
-	return fd < 0 ? -errno : fd;
+	if (r < 0 && fd >= 0)
+		close(fd);
+	return r;
 }
 
 int image_read_bytes(struct image_file *file, void *data, size_t size)
@@ -333,6 +340,22 @@ int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct i
 	return 0;
 }
 
+/* Memory as malloc gives it, so that messages are freed as any other. */
+static void *take_of_budget(void *budget, size_t size)
+{
+	size_t *left = budget;
+
+	if (size > *left)
+		return NULL;
+	*left -= size;
+	return malloc(size);
+}
+
+static void give_back(void *budget, void *p)
+{
+	free(p);
+}
+
 int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret)
 {
 	uint32_t size;
@@ -350,7 +373,9 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 	r = image_read_bytes(file, packed, size);
 	if (r)
 		return r;
-	*ret = protobuf_c_message_unpack(descriptor, NULL, size, packed);
+	size_t budget = MESSAGE_MAX;
+	ProtobufCAllocator allocator = { take_of_budget, give_back, &budget };
+	*ret = protobuf_c_message_unpack(descriptor, &allocator, size, packed);
 	return *ret ? 1 : -EBADMSG;
 }
 
@@ -389,7 +414,8 @@ int image_dir_verify(struct image_dir *dir, struct error *e)
 
 	if (fd == -ENOENT)
 		return 1;
-	json_t *root = fd < 0 ? NULL : json_loadfd(fd, 0, NULL);
+	struct stat st;
+	json_t *root = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : json_loadfd(fd, 0, NULL);
 	json_t *item;
 	size_t i;
 	int r = 0;

@@ -129,7 +129,8 @@ static socklen_t join(const InetSkEntry *e, uint32_t port, const uint32_t *addr,
 		return sizeof(to->v4);
 	}
 	to->v6.sin6_port = htons((uint16_t)port);
-	memcpy(&to->v6.sin6_addr, addr, MIN(n, 4UL) * 4);
+	if (n)
+		memcpy(&to->v6.sin6_addr, addr, MIN(n, 4UL) * 4);
 	if (e->ifname)
 		to->v6.sin6_scope_id = if_nametoindex(e->ifname);
 	return sizeof(to->v6);

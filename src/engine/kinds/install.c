@@ -137,11 +137,9 @@ static int plan_late(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);
 		/* Once for each description, in its first holder; what a task makes for itself, each does. */
-		bool again = false;
-		for (size_t k = 0; k < i; k++)
-			again |= t->fds.data[k]->id == t->fds.data[i]->id;
-		if (!f || (f->fd >= 0 && (f->owner != t || again)))
+		if (!f || (f->fd >= 0 && (f->owner != t || f->planned == t)))
 			continue;
+		f->planned = t;
 		plan_owner(s, t, f, (int)t->fds.data[i]->fd);
 		if (!f->kind->late)
 			continue;

@@ -266,6 +266,18 @@ static int fill(int fd, const struct pipe_content *c)
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
 }
 
+/* It must be one: what was in it is written there. */
+static int open_fifo(struct restore *s, struct file *f, int flags)
+{
+	struct stat st;
+	int fd = regfile_open(s, f, flags);
+
+	if (fd < 0 || (fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode)))
+		return fd;
+	close(fd);
+	return error_set(s->e, -ESTALE, "%s is no FIFO any more", f->entry->reg->name);
+}
+
 /* The pipe with that id, made and filled when it is first asked for. `fifo`: its file. */
 static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct made_pipe **ret)
 {
@@ -279,10 +291,12 @@ static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct m
 			return 0;
 		}
 	if (fifo) { /* both ways, which never blocks */
-		for (int i = 0; !r && i < 2; i++)
-			r = (end[i] = regfile_open(s, fifo, O_RDWR | O_NONBLOCK)) < 0 ? end[i] : 0;
-		if (r)
-			return r;
+		for (int i = 0; i < 2; i++)
+			if ((end[i] = open_fifo(s, fifo, O_RDWR | O_NONBLOCK)) < 0) {
+				if (i)
+					close(end[0]);
+				return end[i];
+			}
 	} else {
 		r = pipe2(end, O_CLOEXEC) < 0 ? -errno : 0;
 	}
@@ -294,6 +308,9 @@ static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct m
 		if ((end[i] = restore_hold(s, end[i])) < 0)
 			r = end[i];
 	struct made_pipe *p = r ? NULL : VEC_PUSH(&s->pipes->made);
+	for (int i = 0; !p && i < 2; i++)
+		if (end[i] >= 0)
+			close(end[i]);
 	if (!p)
 		return error_errno(s->e, r ? r : -ENOMEM, "cannot make %s again", fifo ? fifo->entry->reg->name : "a pipe");
 	*p = (struct made_pipe){ .id = id, .fifo = fifo, .end = { end[0], end[1] } };
@@ -351,7 +368,7 @@ static int create_fifo(struct restore *s, struct file *f, int *ret_fd)
 		return error_set(s->e, -EBADMSG, "FIFO %u has no file", f->id);
 	const RegFileEntry *r_entry = reg->entry->reg;
 	int r = find_pipe(s, e->pipe_id, reg, &p);
-	int fd = r ? r : regfile_open(s, reg, (int)(r_entry->flags & (uint32_t)O_ACCMODE) | O_NONBLOCK);
+	int fd = r ? r : open_fifo(s, reg, (int)(r_entry->flags & (uint32_t)O_ACCMODE) | O_NONBLOCK);
 	if (fd < 0)
 		return fd;
 	*ret_fd = fd;

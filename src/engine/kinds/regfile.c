@@ -451,10 +451,10 @@ struct rtask *regfile_in_proc(struct restore *s, const RegFileEntry *reg)
 static int create(struct restore *s, struct file *f, int *ret_fd)
 {
 	const RegFileEntry *reg = f->entry->reg;
-	int flags = (int)(reg->flags & ~PAST_FLAGS);
 
 	if (!reg)
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
+	int flags = (int)(reg->flags & ~PAST_FLAGS);
 	if (regfile_in_proc(s, reg)) {
 		*ret_fd = -1;
 		return 0;

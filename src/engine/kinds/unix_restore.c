@@ -74,7 +74,8 @@ static int to_address(const ProtobufCBinaryData *name, struct sockaddr_un *to, s
 	if (name->len > sizeof(to->sun_path))
 		return -EBADMSG;
 	*to = (struct sockaddr_un){ .sun_family = AF_UNIX };
-	memcpy(to->sun_path, name->data, name->len);
+	if (name->len)
+		memcpy(to->sun_path, name->data, name->len);
 	*size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + name->len);
 	return 0;
 }
@@ -334,7 +335,7 @@ static int make_joined(struct restore *s, struct end *x)
 	if (x->fd >= 0 || x->waits || x->e->state == UNIX_LISTEN)
 		return 0;
 	if (is_dgram(x)) {
-		if (y && !y->e->name.len && y->fd < 0 && !x->e->name.len)
+		if (y && y != x && y->peer == x && !y->e->name.len && y->fd < 0 && !x->e->name.len)
 			return pair_up(s, x, y);
 		if (!x->e->peer_gone || x->e->has_peer_name || x->e->name.len)
 			return 0;
@@ -382,7 +383,8 @@ static int connect_waiting(struct restore *s, struct unix_table *t, struct end *
 			shown.peer_uid = owner->core->thread_core->creds->euid;
 			shown.peer_gid = owner->core->thread_core->creds->egid;
 		}
-		int r = connect_to(&as, client->fd, listener->fd);
+		/* More than the backlog takes fail, not wait for ever; unix_create sets the flags that it had. */
+		int r = fcntl(client->fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : connect_to(&as, client->fd, listener->fd);
 		if (r)
 			return failed(s, client, r, "connect");
 	}
@@ -407,6 +409,10 @@ static int build_table(struct restore *s, struct unix_table *t)
 				x->peer = y;
 				x->waits = y->e->state == UNIX_LISTEN;
 			}
+	/* A connection has two ends that know each other. */
+	VEC_FOREACH(&t->ends, x)
+		if (x->peer && !x->waits && !is_dgram(x) && (x->peer == x || x->peer->peer != x))
+			return error_set(s->e, -EBADMSG, "unix socket %u has a peer that is another's", x->e->ino);
 	/* The owner decides who a waiting client is taken for. */
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++) {
@@ -506,7 +512,7 @@ static int send_all(struct restore *s, struct send_job *job, pid_t sender, bool 
 
 static bool same_name(const ProtobufCBinaryData *a, const ProtobufCBinaryData *b)
 {
-	return a->len == b->len && !memcmp(a->data, b->data, a->len);
+	return a->len == b->len && (!a->len || !memcmp(a->data, b->data, a->len));
 }
 
 /* The socket to send a datagram to `x` from. */

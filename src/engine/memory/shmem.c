@@ -174,8 +174,9 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 	r = pages < 0 ? pages : 0;
 	while (!r && (r = image_read_message(map, &pagemap_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
 		uint64_t size = (uint64_t)entry->nr_pages * PAGE_SIZE;
-		r = entry->vaddr % PAGE_SIZE || entry->vaddr + size > ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE) ? -EBADMSG : 0;
-		if (!r)
+		uint64_t room = ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE);
+		r = entry->vaddr % PAGE_SIZE || entry->vaddr > room || size > room - entry->vaddr ? -EBADMSG : 0;
+		if (!r && size)
 			r = copy_pages(pages, fd, offset, entry->vaddr, MIN(size, (uint64_t)st.st_size - entry->vaddr), buffer);
 		offset += size;
 		pagemap_entry__free_unpacked(entry, NULL);

@@ -109,7 +109,7 @@ static int plan_posix(struct restore *s, struct rtask *t, const TaskTimersEntry 
 		struct itimerspec value = { { (time_t)p->isec, (long)p->insec }, { (time_t)p->vsec, (long)p->vnsec } };
 		uint64_t event = place_sigevent(s, p);
 		int *id = arena_take(&s->arena, sizeof(int));
-		if (p->it_id > TIMER_ID_MAX || !id)
+		if (p->it_id > TIMER_ID_MAX || p->it_id < next || !id)
 			return error_set(s->e, -EBADMSG, "POSIX timer %u of process %d can't be made", p->it_id, t->pid);
 		batch_what(b, "make POSIX timer %u of process %d", p->it_id, t->pid);
 		for (; !by_id && next < p->it_id; next++) {

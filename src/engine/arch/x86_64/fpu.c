@@ -106,8 +106,10 @@ int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret
 	legacy->rdp = f->rdp;
 	legacy->mxcsr = f->mxcsr;
 	legacy->mxcr_mask = f->mxcsr_mask;
-	memcpy(area + 32, f->st_space, f->n_st_space * 4);
-	memcpy(area + 160, f->xmm_space, f->n_xmm_space * 4);
+	if (f->n_st_space)
+		memcpy(area + 32, f->st_space, f->n_st_space * 4);
+	if (f->n_xmm_space)
+		memcpy(area + 160, f->xmm_space, f->n_xmm_space * 4);
 	uint64_t present = 3;
 	if (f->xsave) {
 		present = f->xsave->xstate_bv;
