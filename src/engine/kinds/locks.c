@@ -4,7 +4,7 @@
  * however many tasks refer to it.
  *
  * Restored by the task, through its own descriptor, as the last thing that it does with descriptors. Who waits for a lock asks
- * again, as after any signal. Left out: a lease that is being broken, a lease on a deleted file (reading its content would break it).
+ * again, as after any signal. Left out: without --file-locks, a lock that only a mapping keeps; a lease that is being broken, a lease on a deleted file (reading its content would break it).
  */
 #include "engine/kinds/locks.h"
 
@@ -158,7 +158,10 @@ static bool maps(const struct task *t, const struct proc_lock *lock)
 	return false;
 }
 
-/* A description whose last descriptor was closed can live on, with its lock, in a mapping: fdinfo does not tell of that. */
+/*
+ * A description whose last descriptor was closed can live on, with its lock, in a mapping: fdinfo does not tell of that. Only with
+ * --file-locks: reading /proc/locks waits for an RCU grace period, which the frozen tree would pay for.
+ */
 static int check_mapped(struct dump *d)
 {
 	_cleanup_free_ char *text = NULL;
@@ -208,7 +211,7 @@ static int write_locks(struct dump *d)
 
 int locks_finish(struct dump *d, bool success)
 {
-	int r = success ? check_mapped(d) : 0;
+	int r = success && d->request->file_locks ? check_mapped(d) : 0;
 
 	if (!d->locks)
 		return r;
