@@ -4,7 +4,7 @@
  * however many tasks refer to it.
  *
  * Restored by the task, through its own descriptor, as the last thing that it does with descriptors. Who waits for a lock asks
- * again, as after any signal. Left out: a lease that is being broken, a lease on a deleted file (reading its content would break it).
+ * again, as after any signal. Left out: without --file-locks, a lock that only a mapping keeps; a lease that is being broken, a lease on a deleted file (reading its content would break it).
  */
 #include "engine/kinds/locks.h"
 
@@ -148,6 +148,44 @@ static int check_outside(struct dump *d)
 	return r;
 }
 
+static bool maps(const struct task *t, const struct proc_lock *lock)
+{
+	for (size_t i = 0; i < t->maps.count; i++) {
+		const struct proc_vma *v = &t->maps.data[i];
+		if (v->inode == lock->inode && v->dev_major == lock->dev_major && v->dev_minor == lock->dev_minor)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A description whose last descriptor was closed can live on, with its lock, in a mapping: fdinfo does not tell of that. Only with
+ * --file-locks: reading /proc/locks waits for an RCU grace period, which the frozen tree would pay for.
+ */
+static int check_mapped(struct dump *d)
+{
+	_cleanup_free_ char *text = NULL;
+	struct proc_lock lock;
+	int r = read_file_at(AT_FDCWD, "/proc/locks", 64 << 20, &text, NULL);
+
+	if (r)
+		return r == -ENOENT ? 0 : error_errno(d->e, r, "cannot read /proc/locks");
+	for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+		if (proc_parse_lock(line, &lock) || lock.waiting || lock.kind == PROC_LOCK_POSIX || !in_tree(d, lock.pid))
+			continue;
+		bool captured = false;
+		for (size_t i = 0; d->locks && i < d->locks->locks.count; i++)
+			captured |= d->locks->locks.data[i].lock.inode == lock.inode && d->locks->locks.data[i].lock.kind == lock.kind;
+		for (size_t i = 0; !captured && i < d->tasks.count; i++)
+			if (maps(d->tasks.data[i], &lock))
+				return task_error(d, d->tasks.data[i], -ENOTSUP,
+						  "it maps a file (inode %llu) that is locked, with no descriptor left for it; such a lock has no "
+						  "way to be saved",
+						  (unsigned long long)lock.inode);
+	}
+	return 0;
+}
+
 static int write_locks(struct dump *d)
 {
 	struct image_file *file;
@@ -173,10 +211,10 @@ static int write_locks(struct dump *d)
 
 int locks_finish(struct dump *d, bool success)
 {
-	int r = 0;
+	int r = success && d->request->file_locks ? check_mapped(d) : 0;
 
 	if (!d->locks)
-		return 0;
+		return r;
 	for (size_t i = 0; success && !r && i < d->locks->locks.count; i++) {
 		const struct lock *l = &d->locks->locks.data[i];
 		if (l->fd < 0)
