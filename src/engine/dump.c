@@ -266,8 +266,8 @@ int engine_dump(const struct request *request, struct error *e)
 	int r = open_directory(&d);
 	if (!r)
 		r = dump_run(&d);
-	if (d.tasks.count)
-		snprintf(comm, sizeof(comm), d.tasks.data[0]->stat.comm[0] ? " (%s)" : "", d.tasks.data[0]->stat.comm);
+	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
+		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped)
 		tree_kill(&d);
 	else if (!r && request->leave_stopped)

@@ -2,7 +2,7 @@
 """Tests of the command line: help, usage, configuration files, check, check process, inspect, and the errors a user meets. Of an
 error is asked: one line that says what and what to do, an exit status that is not zero, a target that runs on, and no files.
 
-Arguments select tests by a part of their names. Runs as root."""
+Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
 import ctypes
 import glob
 import json
@@ -17,7 +17,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BINARY = os.path.join(ROOT, "build/src/cli/fermata")
+BINARY = os.environ.get("CLI_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 DEADLINE = 20       # s, for anything to end or to come
 PR_SET_CHILD_SUBREAPER = 36
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
