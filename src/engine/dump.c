@@ -52,7 +52,7 @@ static int refuse_shared(struct dump *d, struct task *t)
 	if (!p || t->state == TASK_DEAD || p->state == TASK_DEAD)
 		return 0;
 	if (syscall(__NR_kcmp, p->pid, t->pid, KCMP_VM, 0, 0) == 0)
-		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved", p->pid);
+		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved; try again when it has called exec", p->pid);
 	if (syscall(__NR_kcmp, p->pid, t->pid, KCMP_FILES, 0, 0) == 0)
 		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d (CLONE_FILES), which is not saved", p->pid);
 	return 0;
@@ -69,7 +69,7 @@ static int refuse_namespaces(struct dump *d, struct task *t)
 		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
 		ssize_t b = readlink(path, ours, sizeof(ours) - 1);
 		if (a > 0 && b > 0 && strcmp(theirs, ours))
-			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet", names[i]);
+			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
 	}
 	return 0;
 }

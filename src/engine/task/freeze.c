@@ -162,7 +162,7 @@ static int read_task(struct dump *d, struct task *t)
 		if (r)
 			return task_errno(d, t, r, "cannot read the status of its thread %d", thread->tid);
 		if (thread->tracee.regs.cs == USER_CS_32)
-			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported");
+			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
 		struct proc_status *s = &thread->status;
@@ -187,11 +187,11 @@ static int freeze_task(struct dump *d, struct task *t)
 	if (r)
 		return task_errno(d, t, r, "cannot read its stat");
 	if (t->stat.flags & PF_KTHREAD)
-		return task_error(d, t, -EINVAL, "it is a kernel thread, which has no state of its own to save");
+		return task_error(d, t, -EINVAL, "it is a kernel thread, which has no state of its own to save; name the process of a program");
 	take_ids(t);
 	if (t->stat.state == 'Z' && t->stat.num_threads <= 1) {
 		if (!t->parent)
-			return task_error(d, t, -EINVAL, "it has already ended (zombie)");
+			return task_error(d, t, -EINVAL, "it has already ended (zombie): there is nothing to save, its parent has to reap it");
 		t->state = TASK_DEAD;
 		t->exit_code = (int)t->stat.exit_code;
 		return 0;
