@@ -86,7 +86,8 @@ static int seize_threads(struct dump *d, struct task *t)
 		}
 	}
 	VEC_FREE(&tids);
-	for (size_t i = first; i < t->threads.count;) {
+	/* The leader last: the end of a process that is killed meanwhile is told by its leader, once its other threads were waited for. */
+	for (size_t i = t->threads.count; i-- > first;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
 		int s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
@@ -98,7 +99,6 @@ static int seize_threads(struct dump *d, struct task *t)
 		}
 		if (s && !r)
 			r = task_error(d, t, s, "%s", why.text);
-		i++;
 	}
 	return r ? r : (int)(t->threads.count - first);
 }
