@@ -52,7 +52,7 @@ static int refuse_shared(struct dump *d, struct task *t)
 	if (!p || t->state == TASK_DEAD || p->state == TASK_DEAD)
 		return 0;
 	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_VM, 0, 0) == 0)
-		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved", p->pid);
+		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved; try again when it has called exec", p->pid);
 	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_FILES, 0, 0) == 0)
 		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d (CLONE_FILES), which is not saved", p->pid);
 	return 0;
@@ -69,7 +69,7 @@ static int refuse_namespaces(struct dump *d, struct task *t)
 		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
 		ssize_t b = readlink(path, ours, sizeof(ours) - 1);
 		if (a > 0 && b > 0 && strcmp(theirs, ours))
-			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet", names[i]);
+			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
 	}
 	return 0;
 }
@@ -271,8 +271,8 @@ static int dump_traced(const struct request *request, struct error *e)
 	int r = open_directory(&d);
 	if (!r)
 		r = dump_run(&d);
-	if (d.tasks.count)
-		snprintf(comm, sizeof(comm), d.tasks.data[0]->stat.comm[0] ? " (%s)" : "", d.tasks.data[0]->stat.comm);
+	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
+		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped)
 		tree_kill(&d);
 	else if (!r && request->leave_stopped)

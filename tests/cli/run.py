@@ -2,7 +2,7 @@
 """Tests of the command line: help, usage, configuration files, check, check process, inspect, and the errors a user meets. Of an
 error is asked: one line that says what and what to do, an exit status that is not zero, a target that runs on, and no files.
 
-Arguments select tests by a part of their names. Runs as root."""
+Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
 import ctypes
 import glob
 import json
@@ -17,7 +17,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-BINARY = os.path.join(ROOT, "build/src/cli/fermata")
+BINARY = os.environ.get("CLI_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 DEADLINE = 20       # s, for anything to end or to come
 PR_SET_CHILD_SUBREAPER = 36
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
@@ -346,6 +346,20 @@ def test_check_lacking(w):
 
 # ---- check process ----
 
+# A 32-bit program without a C library, made by hand: an ELF file whose code is `pause` over and over.
+CODE_32 = bytes([0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7])
+
+
+def make_32(path):
+    base, head = 0x08048000, 52 + 32
+    elf = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
+    elf += struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, base + head, 52, 0, 0, 52, 32, 1, 0, 0, 0)
+    elf += struct.pack("<IIIIIIII", 1, 0, base, base, head + len(CODE_32), head + len(CODE_32), 5, 4096)
+    with open(path, "wb") as file:
+        file.write(elf + CODE_32)
+    os.chmod(path, 0o755)
+
+
 OBSTACLES = """
 held = open(%r, "w")
 fcntl.flock(held, fcntl.LOCK_EX)
@@ -434,6 +448,37 @@ def test_process_namespace(w):
     target = Target(w.work, before=["unshare", "-u"])
     result = fermata("check", "process", target.pid)
     expect(result.status == 1 and "uts namespace of its own" in result.out, result)
+    target.unharmed()
+
+
+def attach_strace(pid):
+    tracer = subprocess.Popen(["strace", "-o", "/dev/null", "-p", str(pid)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + DEADLINE
+    while f"TracerPid:\t{tracer.pid}\n" not in read(f"/proc/{pid}/status"):
+        expect(time.monotonic() < end and tracer.poll() is None, "strace does not attach")
+        time.sleep(0.01)
+    return tracer
+
+
+def test_process_tree(w):
+    """Children that can't be stopped, or can't be looked into, keep nobody from the rest."""
+    if not shutil.which("strace"):
+        raise Skip("needs strace")
+    small = os.path.join(w.work, "small")
+    make_32(small)
+    target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+                            f"        while True: time.sleep(1)\nif not os.fork():\n    os.execv({small!r}, ['small'])\ntime.sleep(0.3)")
+    first, second, last = sorted(children_of(target.pid))
+    tracer = attach_strace(first)
+    lines = fermata("check", "process", target.pid).out.splitlines()
+    wanted = {first: f"debugged by process {tracer.pid}", second: "a netlink socket"}
+    if state_of(last) == "S":
+        wanted[last] = "32-bit"
+    for pid, what in wanted.items():
+        expect(any(line.startswith(f"process {pid} ") and what in line for line in lines), f"nothing of {pid} {what} in {lines}")
+    expect(len(lines) == len(wanted), lines)
+    tracer.terminate()
+    tracer.wait()
     target.unharmed()
 
 
@@ -701,11 +746,7 @@ def test_error_traced(w):
     if not shutil.which("strace"):
         raise Skip("needs strace")
     target = Target(w.work)
-    tracer = subprocess.Popen(["strace", "-o", "/dev/null", "-p", str(target.pid)], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + DEADLINE
-    while f"TracerPid:\t{tracer.pid}\n" not in read(f"/proc/{target.pid}/status"):
-        expect(time.monotonic() < end and tracer.poll() is None, "strace does not attach")
-        time.sleep(0.01)
+    tracer = attach_strace(target.pid)
     words = [f"process {target.pid}", f"debugged by process {tracer.pid}", "end that first"]
     dump_refused(w, target.pid, *words)
     result = fermata("check", "process", target.pid)
@@ -715,20 +756,6 @@ def test_error_traced(w):
     tracer.wait()
     target.unharmed()
     w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
-
-
-# A 32-bit program without a C library, made by hand: an ELF file whose code is `pause` over and over.
-CODE_32 = bytes([0xb8, 29, 0, 0, 0, 0xcd, 0x80, 0xeb, 0xf7])
-
-
-def make_32(path):
-    base, head = 0x08048000, 52 + 32
-    elf = b"\x7fELF" + bytes([1, 1, 1]) + bytes(9)
-    elf += struct.pack("<HHIIIIIHHHHHH", 2, 3, 1, base + head, 52, 0, 0, 52, 32, 1, 0, 0, 0)
-    elf += struct.pack("<IIIIIIII", 1, 0, base, base, head + len(CODE_32), head + len(CODE_32), 5, 4096)
-    with open(path, "wb") as file:
-        file.write(elf + CODE_32)
-    os.chmod(path, 0o755)
 
 
 def test_error_32_bit(w):

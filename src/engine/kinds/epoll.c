@@ -42,7 +42,7 @@ static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *
 			found = fds.data[i];
 	VEC_FREE(&fds);
 	if (found < 0)
-		return fd_error(d, f, -ENOTSUP, "watches a file that was descriptor %u and is no longer open in the task itself", e->tfd);
+		return fd_error(d, f, -ENOTSUP, "watches a file that was descriptor %u and is no longer open in the task itself; let the program take it out of the epoll set", e->tfd);
 	e->has_target_fd = 1;
 	e->target_fd = (uint32_t)found;
 	return 0;

@@ -223,13 +223,13 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.has_mode = 1;
 	reg.mode = f->st.st_mode;
 	if (deleted && S_ISDIR(f->st.st_mode))
-		return fd_error(d, f, -ENOTSUP, "is a directory that was deleted, which has no way to be saved");
+		return fd_error(d, f, -ENOTSUP, "is a directory that was deleted, which has no way to be saved; let the program leave it first");
 	if (deleted) {
 		r = capture_ghost(d, s, f);
 		reg.has_size = 0;
 	} else if (!same) {
 		if (!strip_deleted(f->target))
-			return fd_error(d, f, -ENOTSUP, "can't be found under that name any more (hidden by a mount, or in another mount namespace)");
+			return fd_error(d, f, -ENOTSUP, "can't be found under that name any more (a mount hides it, or it is in another mount namespace); unmount what hides it");
 		r = capture_linked(d, s, f);
 	}
 	reg.id = f->id;

@@ -188,7 +188,7 @@ int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool
 		o->so_bound_dev = pool_copy(pool, device, strlen(device) + 1);
 	int r = capture_filter(fd, pool, o);
 	if (r == -ENOTSUP)
-		return fd_error(d, f, r, "has an eBPF program attached, which is not saved");
+		return fd_error(d, f, r, "has an eBPF program attached, which is not saved; detach it first");
 	if (!r)
 		r = capture_more(fd, pool, o);
 	return r ? fd_errno(d, f, r, "does not tell its options") : 0;

@@ -41,7 +41,7 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	if (!strncmp(name, "socket:", 7))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
 	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved", at, name);
+		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved; let the program close it first", at, name);
 	if (vma->vmflags & PROC_VMF_HT)
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages (hugetlb), which is not saved yet", at);
 	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))

@@ -223,7 +223,7 @@ int task_ask(struct dump *d, struct task *t)
 	if (!r && (!(a->runs = calloc(t->threads.count, sizeof(*a->runs))) || !(a->jobs = calloc(t->threads.count, sizeof(*a->jobs)))))
 		r = error_set(d->e, -ENOMEM, "out of memory");
 	if (!r && (!hole || !slack))
-		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space)");
+		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
 	if (!r)
 		r = list_timers(d, t);
 	if (!r)

@@ -89,7 +89,8 @@ static int seize_threads(struct dump *d, struct task *t)
 		}
 	}
 	VEC_FREE(&tids);
-	for (size_t i = first; i < t->threads.count;) {
+	/* The leader last: the end of a process that is killed meanwhile is told by its leader, once its other threads were waited for. */
+	for (size_t i = t->threads.count; i-- > first;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
 		int s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
@@ -101,7 +102,6 @@ static int seize_threads(struct dump *d, struct task *t)
 		}
 		if (s && !r)
 			r = task_error(d, t, s, "%s", why.text);
-		i++;
 	}
 	return r ? r : (int)(t->threads.count - first);
 }
@@ -185,7 +185,7 @@ static int read_task(struct dump *d, struct task *t)
 		if (r)
 			return task_errno(d, t, r, "cannot read the status of its thread %d", thread->tid);
 		if (thread->tracee.regs.cs == USER_CS_32)
-			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported");
+			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
 		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
@@ -232,11 +232,11 @@ static int freeze_task(struct dump *d, struct task *t)
 	if (r)
 		return task_errno(d, t, r, "cannot read its stat");
 	if (t->stat.flags & PF_KTHREAD)
-		return task_error(d, t, -EINVAL, "it is a kernel thread, which has no state of its own to save");
+		return task_error(d, t, -EINVAL, "it is a kernel thread, which has no state of its own to save; name the process of a program");
 	take_ids(t);
 	if (t->stat.state == 'Z' && t->stat.num_threads <= 1) {
 		if (!t->parent)
-			return task_error(d, t, -EINVAL, "it has already ended (zombie)");
+			return task_error(d, t, -EINVAL, "it has already ended (zombie): there is nothing to save, its parent has to reap it");
 		t->state = TASK_DEAD;
 		t->exit_code = (int)t->stat.exit_code;
 		return 0;
