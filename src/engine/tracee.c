@@ -2,6 +2,7 @@
 #include "engine/tracee.h"
 
 #include "engine/agent/blob.h"
+#include "proc/proc.h"
 
 #include <asm/unistd.h>
 #include <fcntl.h>
@@ -17,6 +18,7 @@
 #define TAILS_OFFSET PAGE_SIZE
 #define TAIL_SIZE 512UL
 #define LINGER_SIZE 64UL
+#define LEADER_TRIES 20
 #define STACK_ROOM 1024UL
 
 int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e)
@@ -33,11 +35,52 @@ int tracee_interrupt(struct tracee *t)
 	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
 }
 
+/* Whether the leader has ended. Its end is not told before all other threads that ended were waited for, which is done here. */
+static bool leader_ended(pid_t pid)
+{
+	struct proc_stat stat;
+	struct proc_pids tids = {};
+
+	if (proc_read_stat(pid, &stat) || (stat.state != 'Z' && stat.state != 'X'))
+		return false;
+	proc_list_threads(pid, &tids);
+	for (size_t i = 0; i < tids.count; i++)
+		if (tids.data[i] != pid && proc_read_thread_stat(pid, tids.data[i], &stat) == 0 && stat.state == 'Z')
+			waitpid(tids.data[i], NULL, __WALL | WNOHANG);
+	VEC_FREE(&tids);
+	return true;
+}
+
+/* A leader: it is looked at at each SIGCHLD, which ends and stops of any thread send, and now and then where that is ignored. */
+static pid_t wait_leader(pid_t pid, int *ret)
+{
+	sigset_t child, before;
+	pid_t r;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	for (long ms = 1, ended = 0; !(r = waitpid(pid, ret, __WALL | WNOHANG)); ms = MIN(2 * ms, 100L)) {
+		struct timespec limit = { 0, ms * 1000000 };
+		if (sigtimedwait(&child, NULL, &limit) == SIGCHLD)
+			ms = 1;
+		else if (leader_ended(pid) && ++ended > LEADER_TRIES)
+			break; /* the others run on */
+	}
+	int error = errno;
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	errno = r ? error : ESRCH;
+	return r > 0 ? r : -1;
+}
+
 static int wait_status(struct tracee *t, int *ret)
 {
-	while (waitpid(t->tid, ret, __WALL) < 0)
+	while ((t->tid == t->pid ? wait_leader(t->tid, ret) : waitpid(t->tid, ret, __WALL)) < 0) {
+		if (errno == ESRCH)
+			t->seized = false;
 		if (errno != EINTR)
 			return -errno;
+	}
 	if (!WIFSTOPPED(*ret)) {
 		t->seized = false;
 		return -ESRCH;
