@@ -381,7 +381,19 @@ static void restore_kill(struct restore *s)
 			continue;
 		kill(t->pid, SIGKILL);
 	}
-	waitpid(s->pid, NULL, __WALL);
+	/* A main thread can be waited for once those of its threads that are traced were. */
+	for (size_t i = s->tasks.count; i-- > 0;) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->threads.count; k-- > 1;) {
+			int status;
+			while (t->threads.data[k].tracee.seized && waitpid(t->threads.data[k].tid, &status, __WALL) > 0 &&
+			       !WIFEXITED(status) && !WIFSIGNALED(status))
+				;
+		}
+	}
+	int status;
+	while (waitpid(s->pid, &status, __WALL) > 0 && !WIFEXITED(status) && !WIFSIGNALED(status))
+		;
 }
 
 void restore_finish(struct restore *s)
