@@ -3,7 +3,7 @@ BUILD := build
 ASAN := build-asan
 FUZZ := build-fuzz
 FUZZ_SECONDS ?= 60
-.PHONY: all demo check bench fuzz install install-criu clean
+.PHONY: all demo check bench docs fuzz install install-criu clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -25,6 +25,9 @@ check:
 
 bench: all
 	bench/bench.py
+
+docs: all
+	scripts/docs.py
 
 fuzz:
 	@test -f $(FUZZ)/build.ninja || CC=clang meson setup $(FUZZ) -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false

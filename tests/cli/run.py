@@ -273,10 +273,19 @@ def test_usage(w):
 
 def test_features(w):
     out = fermata("features").good().out
-    kinds = json.loads(fermata("features", "--json").good().out)["kinds"]
-    expect(len(kinds) == len(out.splitlines()) > 5, out)
-    for kind in kinds:
-        expect(kind["name"] in out and kind["summary"] in out, kind)
+    document, table = json.loads(fermata("features", "--json").good().out), fermata("features", "--markdown").good().out
+    expect(len(document["kinds"]) > 5 and len(document["state"]) > 5, document)
+    for row in document["kinds"] + document["state"]:
+        expect(row["name"] in out and row["summary"] in out and f"| {row['name']} | {row['summary']} |\n" in table, row)
+    for row in document["refused"]:
+        expect(row["name"] in out and row["name"] in table and (row["remedy"] or "") in table, row)
+    expect(all(name.split(" ", 1)[-1] in table for name in document["refused_kinds"]), document["refused_kinds"])
+
+
+def test_documentation(w):
+    """What is made from the code is as the code is; every refusal has its row."""
+    result = run(os.path.join(ROOT, "scripts/docs.py"), ["--check"], env={"CLI_FERMATA": BINARY})
+    expect(result.status == 0, result)
 
 
 def test_config(w):
