@@ -108,7 +108,7 @@ static const struct option_row rows[] = {
 
 static const char description[] =
 	"Saves a running tree of processes to a directory and starts it again later, with its pids, memory, files and signals as they were.\n"
-	"Called as \\fBcriu\\fR it takes that program's options instead; see\n.BR fermata\\-criu (8).\n"
+	"Called as \\fBcriu\\fR it takes that program's options instead; see\n.BR criu (1).\n"
 	".SS Exit status\n"
 	"0; 1 after an error, which is one line on standard error; 2 when the command line is wrong. A restore that is not detached exits as\n"
 	"the restored process does, 128 and the number of the signal when one ended it.\n";
