@@ -288,6 +288,23 @@ def test_documentation(w):
     expect(result.status == 0, result)
 
 
+def test_tour(w):
+    """The README's tour, as it is pasted."""
+    if os.environ.get("CLI_FERMATA"):
+        raise Skip("needs the build in this directory")
+    tour, blocks = w.work + "/tour", re.findall(r"```sh\n(.*?)```", read(os.path.join(ROOT, "README.md")).partition("## A tour")[2], re.S)
+    script = "set -e\nmake() { command make -o all \"$@\"; }\n" + "echo ---\n".join(blocks).replace("/tmp/tour", tour)
+    # Who adopts what was restored reaps it, as init does.
+    adopting = [sys.executable, "-c", f"import ctypes, os, sys; ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1, 0, 0, 0); "
+                "os.execvp(sys.argv[1], sys.argv[1:])"]
+    out = run("bash", ["-c", script], before=adopting, cwd=ROOT, env={"MAKEFLAGS": "", "DESTDIR": ""}).good().out
+    expect(len(blocks) == 3 and "can be saved" in out and f"Dumped to {tour}/one" in out and "Restored successfully" in out, out)
+    before, after = re.search(rf"Dumped to {tour}/one\n(\d+)\n", out), re.search(r"PID: \d+\n(\d+)\n", out)
+    expect(before and after and int(after[1]) > int(before[1]), out)
+    numbers = read(tour + "/log").splitlines()[1:]
+    expect(int(numbers[-1]) > int(numbers[0]) == 0 and int(out.splitlines()[-1]) > int(after[1]) - 2, (numbers, out))
+
+
 def test_install(w):
     """What `make install` installs is there, and a program builds and runs with it, with the shared library and the static one."""
     if os.environ.get("CLI_FERMATA") or not shutil.which("pkg-config"):
