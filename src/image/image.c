@@ -489,7 +489,10 @@ int image_dir_verify(struct image_dir *dir, struct error *e)
 	if (fd == -ENOENT)
 		return 1;
 	struct stat st;
-	json_t *root = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : json_loadfd(fd, 0, NULL);
+	/* Not json_loadfd, which reads byte by byte. */
+	_cleanup_free_ char *text = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : malloc((size_t)st.st_size + 1);
+	ssize_t n = text ? pread(fd, text, (size_t)st.st_size, 0) : -1;
+	json_t *root = n < 0 ? NULL : json_loadb(text, (size_t)n, 0, NULL);
 	json_t *item;
 	size_t i;
 	int r = 0;
