@@ -7,6 +7,7 @@
 #include "engine/dump.h"
 
 #include "base/log.h"
+#include "base/workers.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/shmem.h"
@@ -188,7 +189,9 @@ static int capture_all(struct dump *d)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
 	}
-	int s = files_finish(d, !r);
+	int s = pages_finish(d);
+	r = r ? r : s;
+	s = files_finish(d, !r);
 	r = r ? r : s;
 	s = shmem_finish(d, !r);
 	r = r ? r : s;
@@ -269,8 +272,12 @@ static int dump_traced(const struct request *request, struct error *e)
 
 	raise_descriptor_limit();
 	int r = open_directory(&d);
+	d.workers = workers_new();
+	if (!r && !d.workers)
+		r = error_set(e, -ENOMEM, "out of memory");
 	if (!r)
 		r = dump_run(&d);
+	workers_free(d.workers);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped)

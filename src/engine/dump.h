@@ -10,6 +10,8 @@
 struct task;
 struct obstacles;
 struct file_table;
+struct page_job;
+struct workers;
 struct lock_table;
 
 struct dump {
@@ -24,6 +26,8 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct workers *workers;
+	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	uint32_t next_file_id, next_pages_id;
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };

@@ -62,6 +62,8 @@ static int check_id(struct restore *s, pid_t id)
 	for (int tries = 0;; tries++) {
 		struct timespec while_reaped = { 0, REAP_NS };
 		struct proc_stat stat;
+		if (kill(id, 0) < 0 && errno == ESRCH)
+			return 0;
 		int r = proc_read_stat(id, &stat);
 		if (r == -ENOENT || r == -ESRCH)
 			return 0;

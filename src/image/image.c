@@ -23,6 +23,8 @@ struct image_file {
 	uint64_t position;
 	XXH3_state_t *hash;
 	char digest[33];
+	XXH128_canonical_t *blocks; /* their digests, of a file that is written in blocks */
+	size_t n_blocks;
 	struct image_file *next;
 };
 
@@ -89,6 +91,7 @@ static void file_free(struct image_file *file)
 	if (file->hash)
 		XXH3_freeState(file->hash);
 	free(file->buffer);
+	free(file->blocks);
 	free(file);
 }
 
@@ -173,6 +176,59 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 	return 0;
 }
 
+int image_blocks_begin(struct image_file *file, uint64_t size)
+{
+	file->n_blocks = (size_t)MAX((size + IMAGE_BLOCK - 1) / IMAGE_BLOCK, 1UL);
+	file->blocks = calloc(file->n_blocks, sizeof(*file->blocks));
+	file->size = size;
+	if (!file->blocks)
+		return -ENOMEM;
+	XXH128_canonicalFromHash(&file->blocks[0], XXH3_128bits(NULL, 0));
+	return 0;
+}
+
+int image_block_begin(struct image_block *b, struct image_file *file, size_t index)
+{
+	*b = (struct image_block){ .file = file, .index = index, .position = index * IMAGE_BLOCK, .hash = XXH3_createState() };
+	if (!b->hash)
+		return -ENOMEM;
+	XXH3_128bits_reset(b->hash);
+	return 0;
+}
+
+int image_block_write(struct image_block *b, const void *data, size_t size)
+{
+	const char *at = data;
+
+	XXH3_128bits_update(b->hash, data, size);
+	while (size) {
+		ssize_t n = pwrite(b->file->fd, at, size, (off_t)b->position);
+		if (n < 0 && errno != EINTR)
+			return -errno;
+		if (n > 0) {
+			at += n;
+			size -= (size_t)n;
+			b->position += (uint64_t)n;
+		}
+	}
+	return 0;
+}
+
+void image_block_end(struct image_block *b)
+{
+	XXH128_canonicalFromHash(&b->file->blocks[b->index], XXH3_128bits_digest(b->hash));
+	XXH3_freeState(b->hash);
+}
+
+static XXH128_hash_t digest_of(const struct image_file *file)
+{
+	if (!file->blocks)
+		return XXH3_128bits_digest(file->hash);
+	if (file->n_blocks == 1)
+		return XXH128_hashFromCanonical(&file->blocks[0]);
+	return XXH3_128bits(file->blocks, file->n_blocks * sizeof(*file->blocks));
+}
+
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret)
 {
 	int fd = dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -208,7 +264,7 @@ int image_close(struct image_file *file)
 		return 0;
 	}
 	int r = file_flush(file);
-	XXH128_hash_t digest = XXH3_128bits_digest(file->hash);
+	XXH128_hash_t digest = digest_of(file);
 	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
 		 (unsigned long long)digest.low64);
 	free(file->buffer);
@@ -235,9 +291,12 @@ static int write_manifest(struct image_dir *dir)
 	json_t *list = json_array();
 	struct image_file *manifest;
 
-	for (struct image_file *f = dir->files; f; f = f->next)
-		json_array_append_new(list, json_pack("{s:s, s:I, s:s}", "name", f->name, "size", (json_int_t)f->size, "xxh128",
-						      f->digest));
+	for (struct image_file *f = dir->files; f; f = f->next) {
+		json_t *item = json_pack("{s:s, s:I, s:s}", "name", f->name, "size", (json_int_t)f->size, "xxh128", f->digest);
+		if (item && f->n_blocks > 1)
+			json_object_set_new(item, "block", json_integer(IMAGE_BLOCK));
+		json_array_append_new(list, item);
+	}
 	json_t *root = json_pack("{s:i, s:o}", "format", 1, "files", list);
 	_cleanup_free_ char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
 	json_decref(root);
@@ -379,26 +438,41 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 	return *ret ? 1 : -EBADMSG;
 }
 
-static int verify_one(struct image_dir *dir, const char *name, json_int_t size, const char *digest, struct error *e)
+/* Takes the digest of a block that is complete into that of all. */
+static void end_block(XXH3_state_t *all, XXH3_state_t *block)
+{
+	XXH128_canonical_t digest;
+
+	XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(block));
+	XXH3_128bits_update(all, &digest, sizeof(digest));
+	XXH3_128bits_reset(block);
+}
+
+static int verify_one(struct image_dir *dir, const char *name, json_int_t size, json_int_t block, const char *digest, struct error *e)
 {
 	_cleanup_close_ int fd = image_open_raw(dir, name);
 	_cleanup_free_ unsigned char *buffer = malloc(BUFFER_SIZE);
-	XXH3_state_t *hash = XXH3_createState();
+	XXH3_state_t *hash = XXH3_createState(), *all = XXH3_createState();
 	json_int_t total = 0;
 	char text[33];
 	ssize_t n = -1;
 
-	if (fd < 0 || !buffer || !hash) {
+	if (fd < 0 || !buffer || !hash || !all) {
 		XXH3_freeState(hash);
+		XXH3_freeState(all);
 		return error_set(e, -EBADMSG, "%s is missing or can't be read: the checkpoint is damaged", name);
 	}
 	XXH3_128bits_reset(hash);
-	while ((n = read(fd, buffer, BUFFER_SIZE)) > 0) {
+	XXH3_128bits_reset(all);
+	while ((n = read(fd, buffer, block > 0 ? (size_t)MIN((json_int_t)BUFFER_SIZE, block - total % block) : BUFFER_SIZE)) > 0) {
 		XXH3_128bits_update(hash, buffer, (size_t)n);
 		total += n;
+		if (block > 0 && (total % block == 0 || total == size))
+			end_block(all, hash);
 	}
-	XXH128_hash_t is = XXH3_128bits_digest(hash);
+	XXH128_hash_t is = XXH3_128bits_digest(block > 0 ? all : hash);
 	XXH3_freeState(hash);
+	XXH3_freeState(all);
 	snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)is.high64, (unsigned long long)is.low64);
 	if (total != size)
 		return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name,
@@ -415,7 +489,10 @@ int image_dir_verify(struct image_dir *dir, struct error *e)
 	if (fd == -ENOENT)
 		return 1;
 	struct stat st;
-	json_t *root = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : json_loadfd(fd, 0, NULL);
+	/* Not json_loadfd, which reads byte by byte. */
+	_cleanup_free_ char *text = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : malloc((size_t)st.st_size + 1);
+	ssize_t n = text ? pread(fd, text, (size_t)st.st_size, 0) : -1;
+	json_t *root = n < 0 ? NULL : json_loadb(text, (size_t)n, 0, NULL);
 	json_t *item;
 	size_t i;
 	int r = 0;
@@ -432,7 +509,8 @@ int image_dir_verify(struct image_dir *dir, struct error *e)
 		if (!name || !digest || strchr(name, '/'))
 			r = error_set(e, -EBADMSG, MANIFEST " is damaged");
 		else
-			r = verify_one(dir, name, json_integer_value(json_object_get(item, "size")), digest, e);
+			r = verify_one(dir, name, json_integer_value(json_object_get(item, "size")),
+				       json_integer_value(json_object_get(item, "block")), digest, e);
 	}
 	json_decref(root);
 	return r;

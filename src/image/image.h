@@ -61,6 +61,22 @@ int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret);
 int image_write_message(struct image_file *file, const ProtobufCMessage *message);
 int image_write_bytes(struct image_file *file, const void *data, size_t size);
+/*
+ * A raw file written in blocks of IMAGE_BLOCK bytes, the last one shorter, by several threads at once. Its checksum is that of
+ * its only block, or of the checksums of all (16 bytes each, high word first): the manifest says so by "block".
+ */
+#define IMAGE_BLOCK (4UL << 20)
+struct image_block {
+	struct image_file *file;
+	size_t index;
+	uint64_t position;
+	struct XXH3_state_s *hash;
+};
+int image_blocks_begin(struct image_file *file, uint64_t size);
+int image_block_begin(struct image_block *b, struct image_file *file, size_t index);
+int image_block_write(struct image_block *b, const void *data, size_t size);
+void image_block_end(struct image_block *b);
+
 /* Ends a written file (it stays the directory's) or releases one that was read. */
 int image_close(struct image_file *file);
 

@@ -9,7 +9,8 @@
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 #define EINTR 4
-#define LEAVING_NS 100000000L
+#define INSIDE_NS 5000000L
+#define LEAVING_NS 500000000L /* longer than a thread that can run waits for a processor, on a busy machine too */
 #define NEVER_PARKED 0x7fffffff
 
 static inline long call(long nr, long a, long b, long c, long d, long e, long f)
@@ -177,10 +178,13 @@ static void leave(struct agent_batch *batch)
 	}
 	if (!linger->threads)
 		return;
-	do
+	/* One that has said that it leaves may still have its last instructions to go, and one that was sent in may not have begun:
+	 * both wait for a processor only. */
+	do {
+		while (someone_inside(linger))
+			pause_for(INSIDE_NS);
 		pause_for(LEAVING_NS);
-	while (someone_inside(linger));
-	pause_for(LEAVING_NS);
+	} while (someone_inside(linger));
 }
 
 /* Runs the batch. Returns to entry.S on dump; on restore the last operation parks and never returns. */

@@ -1,5 +1,6 @@
 /*
- * pagemap-PID.img and pages-N.img: the private pages of an address space, found by scan.h, copied with process_vm_readv(2).
+ * pagemap-PID.img and pages-N.img: the private pages of an address space, found by scan.h, copied with process_vm_readv(2), by the
+ * workers: each address space is a job, each block of its file another, while the dump goes on with the next process.
  *
  * Pages that several processes have by fork(2) are read through /proc/PID/mem: process_vm_readv pins pages, and the kernel gives
  * a process its own copy of a page before it is pinned, for good.
@@ -7,6 +8,7 @@
  * A page that parent and child still share since fork(2) is stored with the parent only; the child's pagemap says so, and restore
  * lets the child be born from the parent that has it.
  */
+#include "base/workers.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
@@ -15,37 +17,167 @@
 
 #include <sys/uio.h>
 
-#define COPY_SIZE (512UL << 10)
+#define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
+#define SEGMENTS 64
 #define ENTRY_PAGES_MAX (1UL << 30)
 
-struct pages {
-	struct dump *d;
+/* One address space that is being saved by the workers. */
+struct page_job {
+	struct dump d; /* a copy, with an error of its own: jobs run side by side */
+	struct error why;
 	struct task *t;
 	struct image_file *map, *data;
 	struct page_runs runs;
-	unsigned char *buffer;
+	uint64_t *offsets; /* in the file, where a run begins */
+	uint64_t size;
+	size_t blocks_left;
+	int result;
+	struct page_job *next;
 };
 
-static int copy_run(struct pages *p, uint64_t start, uint64_t end, bool several)
-{
-	int r = 0;
+struct page_block {
+	struct page_job *job;
+	size_t index;
+};
 
-	for (uint64_t at = start; at < end && !r;) {
-		size_t size = MIN(COPY_SIZE, end - at);
-		struct iovec to = { p->buffer, size }, from = { (void *)at, size };
-		ssize_t n = several ? 0 : process_vm_readv(p->t->proc, &to, 1, &from, 1, 0);
-		if (n <= 0) { /* PROT_NONE too: only /proc/PID/mem reads that */
-			n = pread(p->t->mem_fd, p->buffer, size, (off_t)at);
-			if (n <= 0)
-				return task_errno(p->d, p->t, n ? -errno : -EIO, "cannot read its memory at %lx", (unsigned long)at);
-		}
-		r = image_write_bytes(p->data, p->buffer, (size_t)n);
-		at += (uint64_t)n;
-	}
-	return r ? error_errno(p->d->e, r, "cannot write the pages of process %d", p->t->pid) : 0;
+static void note_failure(struct page_job *p, int r)
+{
+	int none = 0;
+
+	if (r)
+		__atomic_compare_exchange_n(&p->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-static int write_run(struct pages *p, const struct page_run *run)
+struct segment {
+	uint64_t from;
+	size_t size;
+	bool several;
+};
+
+static int read_segment(const struct page_job *p, unsigned char *to, const struct segment *s)
+{
+	for (size_t done = 0; done < s->size;) {
+		struct iovec local = { to + done, s->size - done }, remote = { (void *)(s->from + done), s->size - done };
+		ssize_t n = s->several ? 0 : process_vm_readv(p->t->proc, &local, 1, &remote, 1, 0);
+		if (n <= 0) /* PROT_NONE too: only /proc/PID/mem reads that */
+			n = pread(p->t->mem_fd, to + done, s->size - done, (off_t)(s->from + done));
+		if (n <= 0)
+			return task_errno(&p->d, p->t, n ? -errno : -EIO, "cannot read its memory at %lx", (unsigned long)(s->from + done));
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+/* As many as go at once, then those that do not one by one. */
+static int read_segments(const struct page_job *p, unsigned char *to, const struct segment *segments, size_t count)
+{
+	struct iovec remote[SEGMENTS];
+	int r = 0;
+
+	for (size_t i = 0; !r && i < count;) {
+		size_t n = 0, total = 0;
+		for (; i + n < count && !segments[i + n].several; n++) {
+			remote[n] = (struct iovec){ (void *)segments[i + n].from, segments[i + n].size };
+			total += segments[i + n].size;
+		}
+		struct iovec local = { to, total };
+		if (n < 2 || process_vm_readv(p->t->proc, &local, 1, remote, n, 0) != (ssize_t)total) {
+			n = 1;
+			total = segments[i].size;
+			r = read_segment(p, to, &segments[i]);
+		}
+		to += total;
+		i += n;
+	}
+	return r;
+}
+
+/* The run that a place in the file lies in. */
+static size_t find_run(const struct page_job *p, uint64_t offset)
+{
+	size_t low = 0, high = p->runs.count;
+
+	while (low + 1 < high) {
+		size_t middle = (low + high) / 2;
+		if (p->offsets[middle] <= offset)
+			low = middle;
+		else
+			high = middle;
+	}
+	/* Shared runs take no room: the last of those that begin there does. */
+	return low;
+}
+
+static int copy_block(struct page_job *p, struct image_block *b, unsigned char *buffer)
+{
+	uint64_t at = b->index * IMAGE_BLOCK, end = MIN(at + IMAGE_BLOCK, p->size);
+	size_t i = find_run(p, at);
+	uint64_t within = at - p->offsets[i];
+	int r = 0;
+
+	while (!r && at < end) {
+		struct segment segments[SEGMENTS];
+		size_t count = 0, used = 0;
+		while (count < SEGMENTS && used < COPY_SIZE && at + used < end) {
+			const struct page_run *run = &p->runs.data[i];
+			uint64_t left = run->shared ? 0 : run->end - run->start - within;
+			if (!left) {
+				i++;
+				within = 0;
+				continue;
+			}
+			size_t size = (size_t)MIN(MIN(COPY_SIZE - used, left), end - at - used);
+			segments[count++] = (struct segment){ run->start + within, size, run->several };
+			used += size;
+			within += size;
+		}
+		r = read_segments(p, buffer, segments, count);
+		if (!r && (r = image_block_write(b, buffer, used)))
+			r = error_errno(p->d.e, r, "cannot write the pages of process %d", p->t->pid);
+		at += used;
+	}
+	return r;
+}
+
+static void finish_job(struct page_job *p)
+{
+	int r = image_close(p->data);
+
+	if (r && !p->result) {
+		error_errno(&p->why, r, "cannot write the pages of process %d", p->t->pid);
+		note_failure(p, r);
+	}
+	if (!p->result)
+		note_failure(p, aio_recheck(&p->d, p->t));
+}
+
+static void run_block(void *argument)
+{
+	struct page_block *block = argument;
+	struct page_job *p = block->job;
+	struct error why = {};
+	struct page_job own = *p; /* errors of blocks must not mix */
+	struct image_block b;
+
+	own.d.e = &why;
+	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
+	int r = buffer ? image_block_begin(&b, p->data, block->index) : -ENOMEM;
+	if (r) {
+		error_set(&why, r, "out of memory");
+	} else {
+		if (!p->result)
+			r = copy_block(&own, &b, buffer);
+		image_block_end(&b);
+	}
+	int none = 0;
+	if (r && __atomic_compare_exchange_n(&p->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		p->why = why;
+	free(block);
+	if (__atomic_sub_fetch(&p->blocks_left, 1, __ATOMIC_SEQ_CST) == 0)
+		finish_job(p);
+}
+
+static int write_run(struct page_job *p, const struct page_run *run)
 {
 	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
 	int r = 0;
@@ -59,15 +191,13 @@ static int write_run(struct pages *p, const struct page_run *run)
 		entry.has_forked = entry.forked = run->shared;
 		r = image_write_message(p->map, &entry.base);
 		if (r)
-			return error_errno(p->d->e, r, "cannot write the pagemap of process %d", p->t->pid);
-		if (!run->shared)
-			r = copy_run(p, at, end, run->several);
+			return error_errno(p->d.e, r, "cannot write the pagemap of process %d", p->t->pid);
 		at = end;
 	}
 	return r;
 }
 
-static int scan_vma(struct pages *p, const struct proc_vma *vma)
+static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 {
 	uint32_t status = vma_status(vma);
 	struct task *parent = p->t->parent;
@@ -77,7 +207,7 @@ static int scan_vma(struct pages *p, const struct proc_vma *vma)
 	if (status & VMA_AIORING) {
 		struct page_run *run = VEC_PUSH(&p->runs);
 		if (!run)
-			return error_set(p->d->e, -ENOMEM, "out of memory");
+			return error_set(p->d.e, -ENOMEM, "out of memory");
 		*run = (struct page_run){ vma->start, vma->end, false, true };
 		return 0;
 	}
@@ -85,46 +215,116 @@ static int scan_vma(struct pages *p, const struct proc_vma *vma)
 		return 0;
 	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);
 	bool same = p->t->may_share && parent && maps_find_same(&parent->maps, vma);
-	if (!r && p->d->tasks.count > 1)
+	if (!r && p->d.tasks.count > 1)
 		r = scan_split(p->t->pagemap_fd, same ? parent->pagemap_fd : -1, &p->runs, first);
-	return r ? task_errno(p->d, p->t, r, "cannot read its pagemap") : 0;
+	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : 0;
 }
 
-static int write_pages(struct pages *p)
+/* What there is, where it goes in the file, and pagemap-PID.img. */
+static int lay_out(struct page_job *p)
 {
 	struct task *t = p->t;
 	int r = 0;
 
 	for (size_t i = 0; !r && i < t->maps.count; i++)
 		r = scan_vma(p, &t->maps.data[i]);
-	for (size_t i = 0; !r && i < p->runs.count; i++)
-		r = write_run(p, &p->runs.data[i]);
-	return r ? r : aio_recheck(p->d, t);
+	p->offsets = r ? NULL : calloc(p->runs.count + 1, sizeof(*p->offsets));
+	if (!r && !p->offsets)
+		r = error_set(p->d.e, -ENOMEM, "out of memory");
+	for (size_t i = 0; !r && i < p->runs.count; i++) {
+		const struct page_run *run = &p->runs.data[i];
+		p->offsets[i] = p->size;
+		p->size += run->shared ? 0 : run->end - run->start;
+		r = write_run(p, run);
+	}
+	int s = image_close(p->map);
+	if (!r && s)
+		r = error_errno(p->d.e, s, "cannot write the pagemap of process %d", t->pid);
+	if (!r && image_blocks_begin(p->data, p->size))
+		r = error_set(p->d.e, -ENOMEM, "out of memory");
+	return r;
+}
+
+static void run_job(void *argument)
+{
+	struct page_job *p = argument;
+	size_t count = 0;
+	int r = lay_out(p);
+
+	if (r) {
+		note_failure(p, r);
+		image_close(p->data);
+		return;
+	}
+	count = p->blocks_left = (size_t)((p->size + IMAGE_BLOCK - 1) / IMAGE_BLOCK);
+	if (!count)
+		finish_job(p);
+	for (size_t i = 0; i < count; i++) {
+		struct page_block *b = malloc(sizeof(*b));
+		if (!b) {
+			note_failure(p, error_set(&p->why, -ENOMEM, "out of memory"));
+			if (__atomic_sub_fetch(&p->blocks_left, count - i, __ATOMIC_SEQ_CST) == 0)
+				finish_job(p);
+			return;
+		}
+		*b = (struct page_block){ p, i };
+		if (count == 1)
+			run_block(b);
+		else
+			workers_submit(p->d.workers, run_block, b);
+	}
 }
 
 int pages_capture(struct dump *d, struct task *t)
 {
-	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
-	struct pages p = { .d = d, .t = t, .buffer = buffer };
+	struct page_job *p = calloc(1, sizeof(*p));
 	PagemapHead head = PAGEMAP_HEAD__INIT;
 	char name[64], pages_name[32];
 
+	if (!p)
+		return error_set(d->e, -ENOMEM, "out of memory");
 	head.pages_id = ++d->next_pages_id;
 	snprintf(name, sizeof(name), "pagemap-%d.img", t->pid);
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head.pages_id);
-	int r = buffer ? image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &p.map) : -ENOMEM;
-	if (!r && (r = image_create_raw(d->dir, pages_name, &p.data)))
-		image_close(p.map);
-	if (r)
+	int r = image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &p->map);
+	if (!r && (r = image_create_raw(d->dir, pages_name, &p->data)))
+		image_close(p->map);
+	if (r) {
+		free(p);
 		return error_errno(d->e, r, "cannot create %s", name);
-	r = image_write_message(p.map, &head.base);
-	if (r)
-		r = error_errno(d->e, r, "cannot write %s", name);
-	else
-		r = write_pages(&p);
-	VEC_FREE(&p.runs);
-	int a = image_close(p.map), b = image_close(p.data);
-	if (!r && (a || b))
-		r = error_errno(d->e, a ? a : b, "cannot write the pages of process %d", t->pid);
+	}
+	p->t = t;
+	p->d = *d;
+	p->d.e = &p->why;
+	r = image_write_message(p->map, &head.base);
+	if (r) {
+		image_close(p->map);
+		image_close(p->data);
+		free(p);
+		return error_errno(d->e, r, "cannot write %s", name);
+	}
+	p->next = d->page_jobs;
+	d->page_jobs = p;
+	workers_submit(d->workers, run_job, p);
+	return 0;
+}
+
+int pages_finish(struct dump *d)
+{
+	int r = 0;
+
+	if (d->workers)
+		workers_wait(d->workers);
+	while (d->page_jobs) {
+		struct page_job *p = d->page_jobs;
+		d->page_jobs = p->next;
+		if (p->result && !r) {
+			*d->e = p->why;
+			r = p->result;
+		}
+		VEC_FREE(&p->runs);
+		free(p->offsets);
+		free(p);
+	}
 	return r;
 }

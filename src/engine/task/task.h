@@ -95,7 +95,9 @@ int task_ask(struct dump *d, struct task *t);
 /* The parts of the images, one file each. The entries' pointers live until capture_free. */
 int core_capture(struct dump *d, struct task *t);
 int mm_capture(struct dump *d, struct task *t);
+/* Begins to copy the pages; pages_finish waits for those of all tasks and gives what failed first. */
 int pages_capture(struct dump *d, struct task *t);
+int pages_finish(struct dump *d);
 
 /* error_set with the task's name in front. */
 #define task_error(d, t, code, format, ...) \

@@ -17,15 +17,34 @@ static const struct component components[] = {
 	ROW(6, zmm_upper, 8),  ROW(7, hi16_zmm, 8),	ROW(9, pkru, 4),
 };
 
+/* CPUID traps in a virtual machine, and is asked for each thread: what it says is kept. */
+static void cpuid_xstate(unsigned int leaf, unsigned int *ret_a, unsigned int *ret_b)
+{
+	static struct {
+		bool known;
+		unsigned int a, b;
+	} kept[10];
+	unsigned int a = 0, b = 0, c, d;
+
+	if (!kept[leaf].known) {
+		if (!__get_cpuid_count(0xd, leaf, &a, &b, &c, &d))
+			a = b = 0;
+		kept[leaf].a = a;
+		kept[leaf].b = b;
+		kept[leaf].known = true;
+	}
+	*ret_a = kept[leaf].a;
+	*ret_b = kept[leaf].b;
+}
+
 static bool component_place(int number, size_t *ret_offset, size_t *ret_size)
 {
-	unsigned int a, b, c, d;
+	unsigned int a, b;
 
-	if (!__get_cpuid_count(0xd, (unsigned int)number, &a, &b, &c, &d) || !a)
-		return false;
+	cpuid_xstate((unsigned int)number, &a, &b);
 	*ret_size = a;
 	*ret_offset = b;
-	return true;
+	return a != 0;
 }
 
 int regs_to_image(const struct user_regs_struct *r, UserX86RegsEntry *i)
@@ -132,8 +151,9 @@ int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret
 	} else {
 		memcpy(area + XSTATE_BV, &present, 8);
 	}
-	unsigned int a, b, c, d;
-	if (__get_cpuid_count(0xd, 0, &a, &b, &c, &d) && b > size && b <= XSAVE_MAX)
+	unsigned int a, b;
+	cpuid_xstate(0, &a, &b);
+	if (b > size && b <= XSAVE_MAX)
 		size = b;
 	*ret_size = size;
 	return 0;
