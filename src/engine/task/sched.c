@@ -21,6 +21,28 @@ struct attributes { /* struct sched_attr of sched_setattr(2), its first version 
 	uint64_t runtime, deadline, period;
 };
 
+/* What a thread has that was not bound, and not given a time slice of its own; asked once. */
+static int all_processors(void)
+{
+	static int n;
+
+	if (!n)
+		n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	return n;
+}
+
+static uint64_t usual_slice(void)
+{
+	static struct attributes ours;
+
+	if (!ours.size) {
+		ours.size = sizeof(ours);
+		if (syscall(__NR_sched_getattr, 0, &ours, sizeof(ours), 0) < 0)
+			ours.runtime = 0;
+	}
+	return ours.runtime;
+}
+
 static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntry *core)
 {
 	unsigned char mask[AFFINITY_MAX / 8] = {};
@@ -31,24 +53,12 @@ static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntr
 		return -errno;
 	for (long i = 0; i < n; i++)
 		bits += __builtin_popcount(mask[i]);
-	if (bits >= (int)sysconf(_SC_NPROCESSORS_ONLN))
+	if (bits >= all_processors())
 		return 0; /* bound to none: what a new thread has */
 	core->has_affinity = 1;
 	core->affinity.len = (size_t)n;
 	core->affinity.data = pool_copy(pool, mask, (size_t)n);
 	return core->affinity.data ? 0 : -ENOMEM;
-}
-
-static void capture_timer_slack(struct thread *th, ThreadCoreEntry *core)
-{
-	_cleanup_free_ char *text = NULL;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/timerslack_ns", th->tid);
-	if (read_file_at(AT_FDCWD, path, 64, &text, NULL))
-		return;
-	core->has_timer_slack_ns = 1;
-	core->timer_slack_ns = strtoull(text, NULL, 10);
 }
 
 int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core)
@@ -72,15 +82,15 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 		core->sched_deadline_ns = a.deadline;
 		core->sched_period_ns = a.period;
 	}
-	struct attributes ours = { .size = sizeof(ours) };
-	if (a.policy != 6 && a.runtime && syscall(__NR_sched_getattr, 0, &ours, sizeof(ours), 0) == 0 && a.runtime != ours.runtime) {
+	if (a.policy != 6 && a.runtime && usual_slice() && a.runtime != usual_slice()) {
 		core->has_sched_runtime_ns = 1; /* a time slice of its own (Linux 6.12) */
 		core->sched_runtime_ns = a.runtime;
 	}
 	long io = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, th->tid);
 	core->has_io_priority = io > 0;
 	core->io_priority = io > 0 ? (uint32_t)io : 0;
-	capture_timer_slack(th, core);
+	core->has_timer_slack_ns = 1;
+	core->timer_slack_ns = th->answers.timer_slack;
 	if (th->answers.mempolicy) {
 		core->has_mempolicy = core->has_mempolicy_nodes = 1;
 		core->mempolicy = (uint32_t)th->answers.mempolicy;
