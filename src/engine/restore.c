@@ -15,6 +15,7 @@
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
@@ -303,6 +304,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
 	if (t->mem_fd < 0)
 		return error_errno(s->e, -errno, "cannot open %s", path);
+	if ((r = vdso_check_threads(s, t)))
+		return r;
 	uint64_t slack = find_slack(t);
 	if (!slack)
 		return error_set(s->e, -ENOTSUP, "process %d has no vdso with room for the way out", t->pid);
@@ -401,6 +404,7 @@ void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	vdso_release(s);
 	aio_release(s);
 	spawn_release(s);
 	restore_unload(s);

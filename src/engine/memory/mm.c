@@ -7,6 +7,7 @@
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/memory/vdso.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -130,12 +131,15 @@ static int write_mm(struct dump *d, struct task *t, MmEntry *mm)
 	char name[32];
 	int r = aio_capture(d, t, mm);
 
+	if (!r)
+		r = dump_part(d, vdso_capture(d, t, mm));
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
 	if (!r)
 		r = dump_write_one(d, name, IMAGE_MAGIC_MM, &mm->base);
 	for (size_t i = 0; i < mm->n_aios; i++)
 		free(mm->aios[i]);
 	free(mm->aios);
+	free(mm->vdso.data);
 	return r;
 }
 
