@@ -45,7 +45,7 @@ static int choose_fd_base(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
-	s->fd_base = highest + 1;
+	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
 		if (limit.rlim_cur < need && limit.rlim_max >= need)
