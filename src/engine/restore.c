@@ -151,6 +151,8 @@ static int failure(struct restore *s)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
 		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);
+	if (op->nr == __NR_mmap && r == -ENOMEM && op->arg[3] & MAP_HUGETLB)
+		return error_set(s->e, r, "cannot %s: not enough huge pages are free; see /proc/sys/vm/nr_hugepages", what);
 	return error_errno(s->e, r, "cannot %s", what);
 }
 

@@ -102,7 +102,7 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 			high = middle;
 	}
 	const VmaEntry *x = low < p->n_vmas ? p->vmas[low] : NULL;
-	const uint32_t kept = MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE;
+	const uint32_t kept = MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_HUGE_FLAGS;
 	if (!x || x->start > v->start || x->end < v->end || x->status != v->status || (x->flags & kept) != (v->flags & kept))
 		return NULL;
 	if (v->status & VMA_FILE_PRIVATE && (x->shmid != v->shmid || x->pgoff + (v->start - x->start) != v->pgoff))
@@ -174,7 +174,7 @@ static bool has_pages(const struct rtask *t, const VmaEntry *v, size_t *page)
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE);
+	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_HUGE_FLAGS);
 	uint64_t prot = v->prot;
 	int fd = -1;
 
@@ -184,7 +184,7 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 		fd = shmem_fd(s, v->shmid);
 		if (fd < 0)
 			return fd;
-		flags &= ~(uint64_t)MAP_ANONYMOUS;
+		flags &= ~(uint64_t)(MAP_ANONYMOUS | VMA_HUGE_FLAGS);
 	}
 	if (fill)
 		prot |= PROT_READ | PROT_WRITE;
