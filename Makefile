@@ -1,9 +1,10 @@
 PREFIX ?= /usr/local
+VERSION := $(shell sed -n "s/^ *version: '\(.*\)',$$/\1/p" meson.build)
 BUILD := build
 ASAN := build-asan
 FUZZ := build-fuzz
 FUZZ_SECONDS ?= 60
-.PHONY: all demo check bench fuzz install install-criu clean
+.PHONY: all demo check bench docs fuzz install install-criu clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -26,6 +27,9 @@ check:
 bench: all
 	bench/bench.py
 
+docs: all
+	scripts/docs.py
+
 fuzz:
 	@test -f $(FUZZ)/build.ninja || CC=clang meson setup $(FUZZ) -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false
 	ninja -C $(FUZZ) fuzz-tests
@@ -33,9 +37,20 @@ fuzz:
 
 install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
+	install -D -m 644 $(BUILD)/src/cli/fermata.1 $(DESTDIR)$(PREFIX)/share/man/man1/fermata.1
+	install -D -m 644 $(BUILD)/src/cli/fermata.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fermata
+	install -D -m 644 include/fermata/fermata.h $(DESTDIR)$(PREFIX)/include/fermata/fermata.h
+	install -D -m 644 $(BUILD)/src/lib/libfermata.a $(DESTDIR)$(PREFIX)/lib/libfermata.a
+	install -D -m 755 $(BUILD)/src/lib/libfermata.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfermata.so.$(VERSION)
+	ln -sfn libfermata.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfermata.so.0
+	ln -sfn libfermata.so.0 $(DESTDIR)$(PREFIX)/lib/libfermata.so
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' src/lib/fermata.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/fermata.pc
 
 install-criu: install
 	ln -sfn fermata $(DESTDIR)$(PREFIX)/bin/criu
+	install -D -m 644 $(BUILD)/src/cli/criu.1 $(DESTDIR)$(PREFIX)/share/man/man1/criu.1
+	ln -sfn fermata $(DESTDIR)$(PREFIX)/share/bash-completion/completions/criu
 
 clean:
 	rm -rf $(BUILD) $(ASAN) $(FUZZ)

@@ -2,6 +2,7 @@
 """Medians of dump and restore beside their floors, measured from the start of the command to its end. Needs root.
 
 --json         print one JSON object
+--markdown     print a table of ratios, as the README has it
 --rounds N     how often each small case is run (15); the large ones run a fifth as often, three times at least
 --criu PATH    another program that takes criu's options
 --quick        few rounds and no case over 256 MiB
@@ -281,9 +282,20 @@ def print_text(rows, memory):
               f"{': grows' if m['grows'] else ''}")
 
 
+def print_markdown(rows):
+    print("| case | | times the floor | aim | peak memory |\n|---|---|---|---|---|")
+    for r in rows:
+        if "error" in r:
+            print(f"| {r['case']} | {r['verb']} | {r['error']} | | |")
+            continue
+        aim = r["aim_ms"] / r["floor_ms"]
+        print(f"| {r['case']} | {r['verb']} | {r['times_floor']:.1f} | {aim:.1f} | {r['rss_kib'] / 1024:.1f} MiB |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--criu", default=os.path.join(ROOT, "build/src/cli/fermata"))
     parser.add_argument("--quick", action="store_true")
@@ -303,6 +315,8 @@ def main():
     memory = memory_row(rows)
     if args.json:
         print(json.dumps({"rows": rows, "memory": memory}, indent=1))
+    elif args.markdown:
+        print_markdown(rows)
     else:
         print_text(rows, memory)
 

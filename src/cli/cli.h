@@ -23,7 +23,7 @@ struct command_line {
 	struct option_list scripts, features;
 	/* fermata */
 	const char *dir, *name, *path;
-	bool json, no_server;
+	bool json, markdown, no_server;
 };
 
 extern const struct program program_criu, program_fermata;

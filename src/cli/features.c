@@ -1,27 +1,113 @@
-/* fermata features: the kinds of descriptors that can be saved, from the engine's own table. */
+/* fermata features: what can and can't be saved, from the engine's own tables. */
 #include "cli/cli.h"
+#include "engine/saved.h"
 #include "engine/kinds/kind.h"
 
 #include <jansson.h>
 
+/* The names of the table of refusals, each once, with those of its remedies that differ. */
+static void put_remedies(FILE *f, size_t first)
+{
+	const char *last = NULL, *between = "";
+
+	for (size_t i = first; i < refusals_count && !strcmp(refusals[i].name, refusals[first].name); i++) {
+		if (!refusals[i].remedy || (last && !strcmp(last, refusals[i].remedy)))
+			continue;
+		fprintf(f, "%s%s", between, refusals[i].remedy);
+		between = "; ";
+		last = refusals[i].remedy;
+	}
+}
+
+static bool is_new(size_t i)
+{
+	return !i || strcmp(refusals[i].name, refusals[i - 1].name);
+}
+
+static bool seen_before(size_t i)
+{
+	for (size_t k = 0; k < i; k++)
+		if (!strcmp(unknown_kind_at(k), unknown_kind_at(i)))
+			return true;
+	return false;
+}
+
+static void put_unknown(FILE *f)
+{
+	const char *between = "";
+
+	for (size_t i = 0; unknown_kind_at(i); i++)
+		if (!seen_before(i)) {
+			const char *name = unknown_kind_at(i);
+			name += !strncmp(name, "an ", 3) ? 3 : !strncmp(name, "a ", 2) ? 2 : 0;
+			fprintf(f, "%s%s", between, name);
+			between = ", ";
+		}
+}
+
 static int print_json(void)
 {
-	json_t *list = json_array();
+	json_t *kinds_list = json_array(), *state = json_array(), *refused = json_array(), *unknown = json_array();
 
 	for (size_t i = 0; i < kinds_count; i++)
-		json_array_append_new(list, json_pack("{s:s, s:s}", "name", kinds[i]->name, "summary", kinds[i]->summary));
-	json_t *root = json_pack("{s:o}", "kinds", list);
+		json_array_append_new(kinds_list, json_pack("{s:s, s:s}", "name", kinds[i]->name, "summary", kinds[i]->summary));
+	for (size_t i = 0; i < features_count; i++)
+		json_array_append_new(state, json_pack("{s:s, s:s}", "name", features[i].name, "summary", features[i].summary));
+	for (size_t i = 0; i < refusals_count; i++)
+		json_array_append_new(refused, json_pack("{s:s, s:s, s:s?}", "name", refusals[i].name, "message", refusals[i].text, "remedy",
+							 refusals[i].remedy));
+	for (size_t i = 0; unknown_kind_at(i); i++)
+		if (!seen_before(i))
+			json_array_append_new(unknown, json_string(unknown_kind_at(i)));
+	json_t *root = json_pack("{s:o, s:o, s:o, s:o}", "kinds", kinds_list, "state", state, "refused", refused, "refused_kinds", unknown);
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 	json_decref(root);
 	puts("");
 	return r ? 1 : 0;
 }
 
+static void put_row(const char *name, const char *summary)
+{
+	printf("| %s | %s |\n", name, summary);
+}
+
+static int print_markdown(void)
+{
+	printf("| saved | |\n|---|---|\n");
+	for (size_t i = 0; i < features_count; i++)
+		put_row(features[i].name, features[i].summary);
+	for (size_t i = 0; i < kinds_count; i++)
+		put_row(kinds[i]->name, kinds[i]->summary);
+	printf("\n| refused, by name | what helps |\n|---|---|\n");
+	for (size_t i = 0; i < refusals_count; i++)
+		if (is_new(i)) {
+			printf("| %s | ", refusals[i].name);
+			put_remedies(stdout, i);
+			printf(" |\n");
+		}
+	printf("| ");
+	put_unknown(stdout);
+	printf(" | close it first |\n");
+	return 0;
+}
+
 int verb_features(struct command_line *c)
 {
 	if (c->json)
 		return print_json();
+	if (c->markdown)
+		return print_markdown();
+	printf("Saved:\n");
+	for (size_t i = 0; i < features_count; i++)
+		printf("  %-24s  %s\n", features[i].name, features[i].summary);
 	for (size_t i = 0; i < kinds_count; i++)
-		printf("%-24s  %s\n", kinds[i]->name, kinds[i]->summary);
+		printf("  %-24s  %s\n", kinds[i]->name, kinds[i]->summary);
+	printf("Refused, by name:\n");
+	for (size_t i = 0; i < refusals_count; i++)
+		if (is_new(i))
+			printf("  %s\n", refusals[i].name);
+	printf("  ");
+	put_unknown(stdout);
+	puts("");
 	return 0;
 }

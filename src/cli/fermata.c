@@ -57,7 +57,7 @@ static const struct verb verbs[] = {
 	[CHECK] = VERB("check", "", 0, 0, "Say what this machine has of what dump and restore need", verb_check),
 	[CHECK_PROCESS] = VERB("check process", "PID", 1, 1, "Say whether a process and its descendants can be saved, and what is in the way", verb_check_process),
 	[INSPECT] = VERB("inspect", "DIR", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
-	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved", verb_features),
+	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
 	[COMPLETION] = VERB("completion", "bash", 1, 1, "Print the completion for a shell", run_completion),
 	[MANUAL] = VERB("manual", "fermata|criu", 1, 1, "Print a manual page (troff)", run_manual),
 	[VERSION] = VERB("version", "", 0, 0, "Print the version", run_version),
@@ -102,12 +102,13 @@ static const struct option_row rows[] = {
 	       "Write the pid of the restored process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
 	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };
 
 static const char description[] =
 	"Saves a running tree of processes to a directory and starts it again later, with its pids, memory, files and signals as they were.\n"
-	"Called as \\fBcriu\\fR it takes that program's options instead; see\n.BR fermata\\-criu (8).\n"
+	"Called as \\fBcriu\\fR it takes that program's options instead; see\n.BR criu (1).\n"
 	".SS Exit status\n"
 	"0; 1 after an error, which is one line on standard error; 2 when the command line is wrong. A restore that is not detached exits as\n"
 	"the restored process does, 128 and the number of the signal when one ended it.\n";

@@ -179,7 +179,7 @@ static void put_troff_verbs(FILE *f, const struct program *p, const struct optio
 
 void help_manual(FILE *f, const struct program *p)
 {
-	fprintf(f, ".\\\" Made by `fermata manual %s`.\n.TH %s 8 \"\" \"fermata " FERMATA_VERSION "\"\n.SH NAME\n%s \\- ", p->name, p->name, p->name);
+	fprintf(f, ".\\\" Made by `fermata manual %s`.\n.TH %s 1 \"\" \"fermata " FERMATA_VERSION "\"\n.SH NAME\n%s \\- ", p->name, p->name, p->name);
 	put_troff(f, p->summary);
 	fprintf(f, "\n.SH SYNOPSIS\n.B %s\n\\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n%s.SH COMMANDS\n", p->name, p->description);
 	for (size_t i = 0; i < p->n_verbs; i++) {

@@ -273,10 +273,64 @@ def test_usage(w):
 
 def test_features(w):
     out = fermata("features").good().out
-    kinds = json.loads(fermata("features", "--json").good().out)["kinds"]
-    expect(len(kinds) == len(out.splitlines()) > 5, out)
-    for kind in kinds:
-        expect(kind["name"] in out and kind["summary"] in out, kind)
+    document, table = json.loads(fermata("features", "--json").good().out), fermata("features", "--markdown").good().out
+    expect(len(document["kinds"]) > 5 and len(document["state"]) > 5, document)
+    for row in document["kinds"] + document["state"]:
+        expect(row["name"] in out and row["summary"] in out and f"| {row['name']} | {row['summary']} |\n" in table, row)
+    for row in document["refused"]:
+        expect(row["name"] in out and row["name"] in table and (row["remedy"] or "") in table, row)
+    expect(all(name.split(" ", 1)[-1] in table for name in document["refused_kinds"]), document["refused_kinds"])
+
+
+def test_documentation(w):
+    """What is made from the code is as the code is; every refusal has its row."""
+    result = run(os.path.join(ROOT, "scripts/docs.py"), ["--check"], env={"CLI_FERMATA": BINARY})
+    expect(result.status == 0, result)
+
+
+def test_tour(w):
+    """The README's tour, as it is pasted."""
+    if os.environ.get("CLI_FERMATA"):
+        raise Skip("needs the build in this directory")
+    tour, blocks = w.work + "/tour", re.findall(r"```sh\n(.*?)```", read(os.path.join(ROOT, "README.md")).partition("## A tour")[2], re.S)
+    script = "set -e\nmake() { command make -o all \"$@\"; }\n" + "echo ---\n".join(blocks).replace("/tmp/tour", tour)
+    # Who adopts what was restored reaps it, as init does.
+    adopting = [sys.executable, "-c", f"import ctypes, os, sys; ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1, 0, 0, 0); "
+                "os.execvp(sys.argv[1], sys.argv[1:])"]
+    out = run("bash", ["-c", script], before=adopting, cwd=ROOT, env={"MAKEFLAGS": "", "DESTDIR": ""}).good().out
+    expect(len(blocks) == 3 and "can be saved" in out and f"Dumped to {tour}/one" in out and "Restored successfully" in out, out)
+    before, after = re.search(rf"Dumped to {tour}/one\n(\d+)\n", out), re.search(r"PID: \d+\n(\d+)\n", out)
+    expect(before and after and int(after[1]) > int(before[1]), out)
+    numbers = read(tour + "/log").splitlines()[1:]
+    expect(int(numbers[-1]) > int(numbers[0]) == 0 and int(out.splitlines()[-1]) > int(after[1]) - 2, (numbers, out))
+
+
+def test_install(w):
+    """What `make install` installs is there, and a program builds and runs with it, with the shared library and the static one."""
+    if os.environ.get("CLI_FERMATA") or not shutil.which("pkg-config"):
+        raise Skip("needs the build in this directory, and pkg-config")
+    dest, prefix = w.make_dir("dest"), "/opt/fermata"
+    for target in ("install-criu", "install"):
+        run("make", ["-C", ROOT, "-o", "all", target, f"DESTDIR={dest}", f"PREFIX={prefix}"], env={"MAKEFLAGS": ""}).good()
+    root = dest + prefix
+    for name in ("bin/fermata", "bin/criu", "share/man/man1/fermata.1", "share/man/man1/criu.1", "include/fermata/fermata.h",
+                 "share/bash-completion/completions/fermata"):
+        expect(os.path.getsize(os.path.join(root, name)) > 100, name)
+    expect("dump process" in run(os.path.join(root, "bin/fermata"), ["--help"]).good().out, "fermata")
+    expect("dump" in run(os.path.join(root, "bin/criu"), ["--help"]).good().out, "criu")
+    configured = {"PKG_CONFIG_PATH": root + "/lib/pkgconfig", "PKG_CONFIG_SYSROOT_DIR": dest}
+    flags = run("pkg-config", ["--cflags", "--libs", "fermata"], env=configured).good().out.split()
+    whole = run("pkg-config", ["--static", "--cflags", "--libs", "fermata"], env=configured).good().out.split()
+    # Libraries that are not of the sysroot stand where the compiler looks anyway.
+    for kind, words in (("shared", flags), ("static", ["-l:libfermata.a" if word == "-lfermata" else word for word in whole])):
+        program, work = os.path.join(w.work, kind), w.make_dir(kind + "-work")
+        run("cc", ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-D_GNU_SOURCE", "-o", program, os.path.join(ROOT, "tests/cli/library.c")] + words).good()
+        result = run(program, [work], env={"LD_LIBRARY_PATH": root + "/lib"}).good()
+        expect(result.out == "ok\n" and not result.err, result)
+    for name, command in (("libfermata.so", ["nm", "-D", "--defined-only"]), ("libfermata.a", ["nm", "-g", "--defined-only"])):
+        symbols = [line.split()[-1] for line in run(command[0], command[1:] + [os.path.join(root, "lib", name)]).good().out.splitlines()
+                   if len(line.split()) == 3]
+        expect(len(symbols) >= 5 and all(symbol.startswith("fermata_") for symbol in symbols), f"{name}: {symbols}")
 
 
 def test_config(w):
@@ -727,6 +781,12 @@ def test_error_session(w):
 def test_error_descriptor(w):
     target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
     dump_refused(w, target.pid, f"process {target.pid}", "descriptor 77 (socket:[", "a netlink socket", "close it", target=target)
+
+
+def test_error_pidfd_outside(w):
+    target = Target(w.work, "outside = os.pidfd_open(os.getppid())")
+    dump_refused(w, target.pid, "descriptor 4 (anon_inode:[pidfd])", f"is a pidfd of process or thread {os.getpid()}", "dump a parent of both",
+                 target=target)
 
 
 def test_error_pipe_outside(w):

@@ -25,6 +25,7 @@ static const struct {
 	{ FD_TYPES__NETLINKSK, "netlink socket" }, { FD_TYPES__NS, "namespace" }, { FD_TYPES__TUNF, "tun device" },
 	{ FD_TYPES__EXT, "external" },	    { FD_TYPES__TIMERFD, "timerfd" },	{ FD_TYPES__MEMFD, "memfd" },
 	{ FD_TYPES__BPFMAP, "BPF map" },    { FD_TYPES__CTL_TTY, "terminal" },
+	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
 };
 
 static const char *kind_name(FdTypes type)
@@ -246,6 +247,10 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_memfd(v, ret, e->memfd);
 	} else if (e->tty) {
 		add_terminal(v, ret, e->tty);
+	} else if (e->pidfd && e->pidfd->pid) {
+		add(ret, "process %u", e->pidfd->pid);
+	} else if (e->pidfd) {
+		add(ret, "a process that has gone");
 	} else if (e->nlsk) {
 		add(ret, "protocol %u, port %u", e->nlsk->protocol, e->nlsk->portid);
 	}

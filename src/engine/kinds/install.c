@@ -132,10 +132,13 @@ static void plan_owner(struct restore *s, struct rtask *t, struct file *f, int f
 		OP(b, __NR_fcntl, fd, F_SETFL, flags | O_ASYNC);
 }
 
-static int plan_late(struct restore *s, struct rtask *t)
+/* In two rounds: what the task makes for itself, then what may refer to that. */
+static int plan_late(struct restore *s, struct rtask *t, bool made_here)
 {
 	for (size_t i = 0; i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);
+		if (f && made_here != (f->fd == FILE_IN_TASK))
+			continue;
 		/* Once for each description, in its first holder; what a task makes for itself, each does. */
 		if (!f || (f->fd >= 0 && (f->owner != t || f->planned == t)))
 			continue;
@@ -166,7 +169,10 @@ int files_plan(struct restore *s, struct rtask *t)
 		batch_what(b, "take descriptor %u of process %d", e->fd, t->pid);
 		OP(b, __NR_dup3, fd, e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0);
 	}
-	int r = plan_late(s, t);
+	int r = plan_late(s, t, true);
+
+	if (!r)
+		r = plan_late(s, t, false);
 	int cwd = r ? r : file_fd_early(s, t->fs->cwd_id), root = r ? r : file_fd_early(s, t->fs->root_id);
 	if (cwd < 0 || root < 0)
 		return cwd < 0 ? cwd : root;

@@ -1,4 +1,5 @@
 /* What a descriptor is that no kind takes, in the words of the manual pages, for the line that refuses it. */
+#include "engine/saved.h"
 #include "engine/kinds/kind.h"
 
 #include <fcntl.h>
@@ -22,7 +23,6 @@ static const struct {
 	{ "anon_inode:[io_uring]", "an io_uring ring" }, { "anon_inode:[userfaultfd]", "a userfaultfd" },
 	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf", "a BPF object" },
 	{ "anon_inode:[fanotify]", "a fanotify group" }, { "anon_inode:kvm", "a KVM virtual machine" },
-	{ "anon_inode:[pidfd]", "a pidfd" },		 { "pidfd:", "a pidfd" },
 	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },
 	{ "anon_inode:seccomp", "a seccomp listener" },	 { "anon_inode:[fscontext]", "a mount under way" },
 	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },
@@ -43,4 +43,17 @@ const char *unknown_kind_name(const struct descriptor *f)
 		if (!strncmp(f->target, inodes[i].target, strlen(inodes[i].target)))
 			return inodes[i].name;
 	return S_ISSOCK(f->st.st_mode) ? "a socket" : S_ISCHR(f->st.st_mode) ? "a device" : S_ISBLK(f->st.st_mode) ? "a disk" : "of an unknown kind";
+}
+
+const char *unknown_kind_at(size_t i)
+{
+	/* Families that have a kind are refused only for what they hold. */
+	size_t first = 0;
+
+	while (first < ARRAY_SIZE(families) && families[first].number != AF_NETLINK)
+		first++;
+	if (i < ARRAY_SIZE(families) - first)
+		return families[first + i].name;
+	i -= ARRAY_SIZE(families) - first;
+	return i < ARRAY_SIZE(inodes) ? inodes[i].name : NULL;
 }

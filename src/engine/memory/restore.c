@@ -11,6 +11,7 @@
 #include <linux/prctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/rseq.h>
 
 #define TASK_END 0x7ffffffff000ULL
@@ -257,6 +258,18 @@ int memory_plan(struct restore *s, struct rtask *t)
 	return r;
 }
 
+/* The coordinator's own program, which tasks are born with: it can't be set again while it is mapped. */
+static bool is_own_program(int fd)
+{
+	char link[64], path[4200], own[4200];
+	struct stat a, b;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	ssize_t n = readlink(link, path, sizeof(path)), m = readlink("/proc/self/exe", own, sizeof(own));
+	return n > 0 && n == m && !memcmp(path, own, (size_t)n) && !fstat(fd, &a) && !stat("/proc/self/exe", &b) && a.st_dev == b.st_dev &&
+	       a.st_ino == b.st_ino;
+}
+
 static int plan_fields(struct restore *s, struct rtask *t)
 {
 	const MmEntry *m = t->mm;
@@ -268,7 +281,7 @@ static int plan_fields(struct restore *s, struct rtask *t)
 	struct prctl_mm_map map = { .start_code = m->mm_start_code, .end_code = m->mm_end_code, .start_data = m->mm_start_data,
 				    .end_data = m->mm_end_data, .start_brk = m->mm_start_brk, .brk = m->mm_brk,
 				    .start_stack = m->mm_start_stack, .arg_start = m->mm_arg_start, .arg_end = m->mm_arg_end,
-				    .env_start = m->mm_env_start, .env_end = m->mm_env_end, .exe_fd = (uint32_t)exe };
+				    .env_start = m->mm_env_start, .env_end = m->mm_env_end, .exe_fd = is_own_program(exe) ? UINT32_MAX : (uint32_t)exe };
 	map.auxv = (void *)arena_place(&s->arena, m->mm_saved_auxv, m->n_mm_saved_auxv * 8);
 	map.auxv_size = (uint32_t)(m->n_mm_saved_auxv * 8);
 	batch_what(b, "set the mm fields of process %d", t->pid);

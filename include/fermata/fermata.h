@@ -1,0 +1,80 @@
+/*
+ * libfermata: saves a running tree of processes to a directory, and starts it again.
+ *
+ *	struct fermata_error error;
+ *	if (fermata_dump(pid, "/var/checkpoints/1", NULL, &error) < 0)
+ *		fprintf(stderr, "%s\n", error.text);
+ *
+ * Linux, x86-64, as root. Link with `pkg-config --cflags --libs fermata`.
+ *
+ * Every function gives 0 or a negative errno; then `error` has one line that names what is in the way and what would help. `error` may be NULL.
+ * Strings and structs stay the caller's, and are not kept.
+ *
+ * While a call lasts: no other thread of the caller may be in one, and none may wait for children it did not make itself (waitpid of -1), since
+ * stops are waited for with waitpid(2). SIGCHLD is blocked in the calling thread. The limit of open descriptors (RLIMIT_NOFILE) is raised to
+ * the hard limit and stays there. The caller may be killed at any moment: a tree that was being saved runs on, and no half checkpoint is left.
+ */
+#ifndef FERMATA_H
+#define FERMATA_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define FERMATA_API __attribute__((visibility("default")))
+
+/* The version of the library, "0.1.0". */
+FERMATA_API const char *fermata_version(void);
+
+struct fermata_error {
+	int code;	 /* a negative errno, 0: there was no error */
+	char text[1024]; /* one line, no newline at its end */
+};
+
+/* Flags. Those that belong to another call are ignored. */
+#define FERMATA_LEAVE_RUNNING (1ULL << 0)  /* dump: let the tree run on */
+#define FERMATA_LEAVE_STOPPED (1ULL << 1)  /* dump, restore: leave it stopped, as by SIGSTOP */
+#define FERMATA_SHELL_JOB (1ULL << 2)	   /* dump, check, restore: it belongs to the caller's session and terminal */
+#define FERMATA_FILE_LOCKS (1ULL << 3)	   /* dump, check, restore: save and restore file locks */
+#define FERMATA_LINK_REMAP (1ULL << 4)	   /* dump, check: give deleted files that have other names a name for the time between */
+#define FERMATA_SKIP_IN_FLIGHT (1ULL << 5) /* dump, check: drop TCP connections that a listener has not accepted */
+#define FERMATA_SKIP_VERIFY (1ULL << 6)	   /* restore: do not compare checksums first */
+
+/* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
+ * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */
+typedef int (*fermata_hook)(void *data, const char *moment, pid_t pid);
+
+/* Begin with struct fermata_options options = FERMATA_OPTIONS_INIT. NULL in its place means just that. */
+struct fermata_options {
+	size_t size; /* of the struct as the caller knows it: later versions may have more in it */
+	uint64_t flags;
+	fermata_hook hook; /* NULL: none */
+	void *hook_data;
+};
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL }
+
+/* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
+ * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */
+FERMATA_API int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *options, struct fermata_error *error);
+
+/* Starts what `dir` holds, under the pids it had. *ret_pid (may be NULL): the root, a child of the caller, to be waited for with waitpid(2).
+ * After an error nothing of it is left. */
+FERMATA_API int fermata_restore(const char *dir, const struct fermata_options *options, pid_t *ret_pid, struct fermata_error *error);
+
+/* Whether it could be saved: stops it for a moment, looks at it as a dump does, and writes nothing. `found` (may be NULL) is called for
+ * each obstacle. *ret_count (may be NULL): how many there are. An error: it could not be looked at to the end. */
+typedef void (*fermata_found)(void *data, const struct fermata_error *obstacle);
+FERMATA_API int fermata_check(pid_t pid, const struct fermata_options *options, fermata_found found, void *data, size_t *ret_count,
+			      struct fermata_error *error);
+
+/* What is done is logged to the descriptor `fd`, which stays the caller's: level 0 nothing (as at the start), 1 errors, 2 warnings, 3 steps, 4 all. */
+FERMATA_API void fermata_log(int level, int fd);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

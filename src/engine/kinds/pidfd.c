@@ -1,0 +1,163 @@
+/*
+ * pidfd_open(2): of which process, from fdinfo (Linux 5.4). Made in the task that holds it first, once all processes are there;
+ * other holders fetch the same description from that one with pidfd_getfd(2). One of a process that was waited for refers to nobody any more,
+ * and is made with a child that ends at once.
+ *
+ * Left out: the exit status that such a one can tell since Linux 6.15 (PIDFD_GET_INFO), and inode numbers, which are the process's
+ * own since 6.9. Processes outside the tree and threads other than the main one are refused.
+ */
+#include "engine/kinds/anon.h"
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sys/wait.h>
+
+#define THREAD_FLAG O_EXCL /* PIDFD_THREAD, Linux 6.9 */
+
+static bool recognise(const struct descriptor *f)
+{
+	return anon_is(f, "pidfd") || !strncmp(f->target, "pidfd:", 6);
+}
+
+static bool in_tree(const struct dump *d, pid_t pid)
+{
+	for (size_t i = 0; i < d->tasks.count; i++)
+		if (d->tasks.data[i]->pid == pid)
+			return true;
+	return false;
+}
+
+static int capture(struct dump *d, struct descriptor *f)
+{
+	FileEntry entry = FILE_ENTRY__INIT;
+	PidfdEntry e = PIDFD_ENTRY__INIT;
+	const char *text = fdinfo_value(f, "Pid");
+
+	if (!text)
+		return fd_error(d, f, -ENOTSUP, "does not tell its process (Linux 5.4)");
+	int pid = atoi(text);
+	if (pid >= 0 && !in_tree(d, pid))
+		return fd_error(d, f, -ENOTSUP, "is a pidfd of process or thread %d, which is no process of the tree; close it, or dump a parent of both", pid);
+	if (f->fd < 0)
+		return fd_error(d, f, -ENOTSUP, "is a pidfd under way in a socket, which is not saved; try again when it was received");
+	e.id = f->id;
+	e.flags = f->flags & (O_NONBLOCK | THREAD_FLAG);
+	e.pid = pid > 0 ? (uint32_t)pid : 0;
+	entry.pidfd = &e;
+	return file_entry_write(d, &entry, f, FD_TYPES__FERMATA_PIDFD);
+}
+
+/* A child that ends at once, and is waited for. */
+static int of_nobody(void)
+{
+	int fd = -1;
+	struct clone_args args = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)&fd };
+	long child = syscall(__NR_clone3, &args, sizeof(args));
+
+	if (child == 0)
+		_exit(0);
+	if (child < 0)
+		return -errno;
+	while (waitpid((pid_t)child, NULL, __WALL) < 0 && errno == EINTR)
+		;
+	return fd;
+}
+
+static int create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const PidfdEntry *e = f->entry->pidfd;
+
+	if (!e)
+		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
+	for (size_t i = 0; e->pid && i < s->tasks.count; i++)
+		if (s->tasks.data[i]->pid == (pid_t)e->pid)
+			return 0; /* the task that holds it makes it: late() */
+	if (e->pid)
+		return error_set(s->e, -EBADMSG, "file %u is a pidfd of process %u, which is not in the tree", f->id, e->pid);
+	int fd = of_nobody();
+	if (fd < 0 || fcntl(fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0) {
+		int r = error_errno(s->e, fd < 0 ? fd : -errno, "cannot make a pidfd");
+		if (fd >= 0)
+			close(fd);
+		return r;
+	}
+	*ret_fd = fd;
+	return 0;
+}
+
+/* The first descriptor of the task that refers to the description. */
+static const FdinfoEntry *first_of(const struct rtask *t, uint32_t id)
+{
+	for (size_t i = 0; i < t->fds.count; i++)
+		if (t->fds.data[i]->id == id)
+			return t->fds.data[i];
+	return NULL;
+}
+
+static const FdinfoEntry *entry_of(const struct rtask *t, int fd)
+{
+	for (size_t i = 0; i < t->fds.count; i++)
+		if ((int)t->fds.data[i]->fd == fd)
+			return t->fds.data[i];
+	return NULL;
+}
+
+static uint64_t add(struct batch *b, struct agent_op *op)
+{
+	return (uint64_t)(op - b->ops.data);
+}
+
+/* What an operation opened goes to `fd`; it may have come at that very number, so by way of another. */
+static void move(struct restore *s, struct batch *b, uint64_t opened, int fd, int cloexec)
+{
+	int aside = s->fd_base - 1;
+
+	OP(b, __NR_dup3, opened, aside, 0)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_dup3, aside, fd, cloexec);
+	OP(b, __NR_close, aside);
+}
+
+static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
+{
+	const PidfdEntry *e = f->entry->pidfd;
+	struct batch *b = &t->threads.data[0].batch;
+	const FdinfoEntry *first = first_of(t, f->id), *theirs = first_of(f->owner, f->id);
+	int cloexec = entry_of(t, fd)->flags & FD_CLOEXEC ? O_CLOEXEC : 0;
+
+	if (!e->pid)
+		return 0;
+	if (!f->own && !(f->own = arena_take(&s->arena, sizeof(uint32_t)))) /* not 0 once its owner has it */
+		return error_set(s->e, -ENOMEM, "out of memory");
+	if (first->fd != (uint32_t)fd) {
+		batch_what(b, "take descriptor %d of process %d", fd, t->pid);
+		OP(b, __NR_dup3, first->fd, fd, cloexec);
+		return 0;
+	}
+	batch_what(b, "make the pidfd of process %u, descriptor %d of process %d", e->pid, fd, t->pid);
+	if (f->owner == t) {
+		move(s, b, add(b, OP(b, __NR_pidfd_open, e->pid, e->flags)), fd, cloexec);
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)f->own);
+		return 0;
+	}
+	/* Only ever for a task that stands before this one in the tree's order: nobody waits in a circle. */
+	OP(b, AGENT_OP_AWAIT, (uint64_t)f->own, 1);
+	uint64_t owner = add(b, OP(b, __NR_pidfd_open, f->owner->pid, 0));
+	struct agent_op *op = OP(b, __NR_pidfd_getfd, owner, theirs->fd, 0);
+	op->flags |= AGENT_OP_REF_ARG0;
+	uint64_t fetched = add(b, op);
+	OP(b, __NR_close, owner)->flags |= AGENT_OP_REF_ARG0;
+	move(s, b, fetched, fd, cloexec);
+	return 0;
+}
+
+const struct kind kind_pidfd = {
+	.name = "a pidfd",
+	.summary = "pidfds of processes in the tree, living, ended or waited for",
+	.type = FD_TYPES__FERMATA_PIDFD,
+	.recognise = recognise,
+	.capture = capture,
+	.create = create,
+	.late = late,
+};

@@ -1,0 +1,128 @@
+/* libfermata: the public API, include/fermata/fermata.h, over engine/engine.h. Nothing but translation. */
+#include "fermata/fermata.h"
+
+#include "base/log.h"
+#include "engine/engine.h"
+
+#define FLAGS_KNOWN ((FERMATA_SKIP_VERIFY << 1) - 1)
+
+_Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
+
+struct call {
+	struct fermata_options options;
+	struct request request;
+	struct error e;
+};
+
+__attribute__((constructor)) static void begin_quiet(void)
+{
+	log_setup(LOG_LEVEL_QUIET, -1);
+}
+
+const char *fermata_version(void)
+{
+	return FERMATA_VERSION;
+}
+
+void fermata_log(int level, int fd)
+{
+	log_setup(level, fd);
+}
+
+static int call_hook(void *data, const char *moment, pid_t pid, struct error *e)
+{
+	const struct call *c = data;
+	int r = c->options.hook(c->options.hook_data, moment, pid);
+
+	return r < 0 ? error_errno(e, r, "the caller's hook ended it at %s", moment) : 0;
+}
+
+static int begin(struct call *c, const char *dir, const struct fermata_options *options)
+{
+	*c = (struct call){};
+	if (options && options->size < sizeof(options->size) + sizeof(options->flags))
+		return error_set(&c->e, -EINVAL, "struct fermata_options lacks its size; begin with FERMATA_OPTIONS_INIT");
+	if (options)
+		memcpy(&c->options, options, MIN(options->size, sizeof(c->options)));
+	for (size_t i = sizeof(c->options); options && i < options->size; i++)
+		if (((const char *)options)[i])
+			return error_set(&c->e, -EINVAL, "struct fermata_options asks for what this version (" FERMATA_VERSION ") does not know");
+	const uint64_t flags = c->options.flags;
+	if (flags & ~FLAGS_KNOWN)
+		return error_set(&c->e, -EINVAL, "flags %#llx are not known to this version (" FERMATA_VERSION ")",
+				 (unsigned long long)(flags & ~FLAGS_KNOWN));
+	c->request = (struct request){
+		.images_dir = dir,
+		.leave_running = flags & FERMATA_LEAVE_RUNNING,
+		.leave_stopped = flags & FERMATA_LEAVE_STOPPED,
+		.shell_job = flags & FERMATA_SHELL_JOB,
+		.file_locks = flags & FERMATA_FILE_LOCKS,
+		.link_remap = flags & FERMATA_LINK_REMAP,
+		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
+		.skip_verify = flags & FERMATA_SKIP_VERIFY,
+	};
+	if (c->options.hook)
+		c->request.hook = (struct request_hook){ call_hook, c };
+	return 0;
+}
+
+static int finish(const struct error *e, int r, struct fermata_error *ret)
+{
+	if (!ret)
+		return r;
+	*ret = (struct fermata_error){ .code = r };
+	if (r)
+		memcpy(ret->text, e->text, sizeof(ret->text));
+	return r;
+}
+
+int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *options, struct fermata_error *error)
+{
+	struct call c;
+	int r = begin(&c, dir, options);
+
+	c.request.pid = pid;
+	if (!r && (pid <= 0 || !dir))
+		r = error_set(&c.e, -EINVAL, "a dump needs a process and a directory");
+	if (!r)
+		r = engine_dump(&c.request, &c.e);
+	return finish(&c.e, r, error);
+}
+
+int fermata_restore(const char *dir, const struct fermata_options *options, pid_t *ret_pid, struct fermata_error *error)
+{
+	struct call c;
+	pid_t pid = 0;
+	int r = begin(&c, dir, options);
+
+	if (!r && !dir)
+		r = error_set(&c.e, -EINVAL, "a restore needs a directory");
+	if (!r)
+		r = engine_restore(&c.request, &pid, &c.e);
+	if (!r && ret_pid)
+		*ret_pid = pid;
+	return finish(&c.e, r, error);
+}
+
+int fermata_check(pid_t pid, const struct fermata_options *options, fermata_found found, void *data, size_t *ret_count,
+		  struct fermata_error *error)
+{
+	struct call c;
+	struct obstacles obstacles = {};
+	int r = begin(&c, NULL, options);
+
+	c.request.pid = pid;
+	if (!r && pid <= 0)
+		r = error_set(&c.e, -EINVAL, "a check needs a process");
+	if (!r)
+		r = engine_check(&c.request, &obstacles, &c.e);
+	for (size_t i = 0; found && i < obstacles.count; i++) {
+		struct fermata_error one;
+		finish(&obstacles.data[i], obstacles.data[i].code, &one);
+		found(data, &one);
+	}
+	if (ret_count)
+		*ret_count = obstacles.count;
+	free(obstacles.data);
+	return finish(&c.e, r, error);
+}
