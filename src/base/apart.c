@@ -25,7 +25,7 @@ static int appear_as(const struct apart_as *as)
 {
 	if (!as || !as->credentials)
 		return 0;
-	if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0 || syscall(__NR_setresgid, -1, as->egid, -1) < 0 ||
+	if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP) < 0 || syscall(__NR_setgroups, as->n_groups, as->groups) < 0 || syscall(__NR_setresgid, -1, as->egid, -1) < 0 ||
 	    syscall(__NR_setresuid, -1, as->euid, -1) < 0)
 		return -errno;
 	return 0;

@@ -11,7 +11,9 @@ struct apart_as {
 	pid_t pid; /* 0: any. Where it is taken: any as well */
 	uid_t euid;
 	gid_t egid;
-	bool credentials; /* euid and egid count; capabilities are kept */
+	bool credentials; /* euid, egid and groups count; capabilities are kept */
+	const uint32_t *groups; /* with `credentials`: n_groups supplementary ones */
+	size_t n_groups;
 };
 
 /* Gives what `fn` returns, or a negative errno when no process could be made. `as` may be NULL. clone3(2), Linux 5.5. */

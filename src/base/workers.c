@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <signal.h>
 
+#define SEVERAL 16
+
 struct job {
 	void (*fn)(void *);
 	void *argument;
@@ -16,7 +18,7 @@ struct workers {
 	pthread_cond_t work, idle;
 	struct job *first, **last;
 	pthread_t threads[WORKERS_MAX];
-	size_t count, wanted, busy;
+	size_t count, wanted, busy, waiting;
 	bool over;
 };
 
@@ -32,7 +34,7 @@ struct workers *workers_new(void)
 	pthread_cond_init(&w->idle, NULL);
 	w->last = &w->first;
 	int n = sched_getaffinity(0, sizeof(cpus), &cpus) < 0 ? 1 : CPU_COUNT(&cpus);
-	w->wanted = (size_t)MAX(1, MIN(n, WORKERS_MAX));
+	w->wanted = (size_t)MAX(1, MIN(n - 1, WORKERS_MAX)); /* who waits for them helps */
 	return w;
 }
 
@@ -44,6 +46,7 @@ static void run_first(struct workers *w)
 	w->first = job->next;
 	if (!w->first)
 		w->last = &w->first;
+	w->waiting--;
 	w->busy++;
 	pthread_mutex_unlock(&w->lock);
 	job->fn(job->argument);
@@ -81,7 +84,7 @@ static void start_thread(struct workers *w)
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-void workers_submit(struct workers *w, void (*fn)(void *), void *argument)
+static void submit(struct workers *w, void (*fn)(void *), void *argument, bool large)
 {
 	struct job *job = malloc(sizeof(*job));
 
@@ -93,10 +96,23 @@ void workers_submit(struct workers *w, void (*fn)(void *), void *argument)
 	pthread_mutex_lock(&w->lock);
 	*w->last = job;
 	w->last = &job->next;
-	if (w->busy + 1 > w->count && w->count < w->wanted)
-		start_thread(w);
-	pthread_cond_signal(&w->work);
+	w->waiting++;
+	if (large || w->waiting >= SEVERAL) {
+		if (w->busy + 1 > w->count && w->count < w->wanted)
+			start_thread(w);
+		pthread_cond_signal(&w->work);
+	}
 	pthread_mutex_unlock(&w->lock);
+}
+
+void workers_submit(struct workers *w, void (*fn)(void *), void *argument)
+{
+	submit(w, fn, argument, false);
+}
+
+void workers_submit_large(struct workers *w, void (*fn)(void *), void *argument)
+{
+	submit(w, fn, argument, true);
 }
 
 /* The caller helps. */

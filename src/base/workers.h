@@ -7,11 +7,16 @@
 
 struct workers;
 
-/* As many threads as there are processors for the caller, up to WORKERS_MAX. They start with the first job. */
+/* A thread less than there are processors for the caller, up to WORKERS_MAX. */
 #define WORKERS_MAX 16
 struct workers *workers_new(void);
-/* Runs `fn` some time; by the caller, now, when there is no memory for more. */
+/*
+ * Runs `fn` some time; by the caller, now, when there is no memory for more. Waking a thread costs more than a small job: nobody is
+ * woken until several of them wait, or someone waits for them, who then does what is left himself.
+ */
 void workers_submit(struct workers *w, void (*fn)(void *), void *argument);
+/* The same for a job that is worth a thread of its own. */
+void workers_submit_large(struct workers *w, void (*fn)(void *), void *argument);
 /* Until every job that was submitted has ended. */
 void workers_wait(struct workers *w);
 /* Waits, ends the threads. NULL is fine. */

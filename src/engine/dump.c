@@ -16,6 +16,7 @@
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
 
+#include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -64,12 +65,15 @@ static int refuse_namespaces(struct dump *d, struct task *t)
 	static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names) && t->state != TASK_DEAD; i++) {
-		char path[64], theirs[64] = "", ours[64] = "";
+		char path[64], theirs[64] = "", *ours = d->own_namespaces[i];
 		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->proc, names[i]);
 		ssize_t a = readlink(path, theirs, sizeof(theirs) - 1);
-		snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
-		ssize_t b = readlink(path, ours, sizeof(ours) - 1);
-		if (a > 0 && b > 0 && strcmp(theirs, ours))
+		if (!ours[0]) {
+			snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
+			if (readlink(path, ours, sizeof(d->own_namespaces[i]) - 1) < 0)
+				continue;
+		}
+		if (a > 0 && strcmp(theirs, ours))
 			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
 	}
 	return 0;
@@ -178,8 +182,24 @@ static int capture_task(struct dump *d, struct task *t)
 	return r || d->obstacles ? r : pages_capture(d, t);
 }
 
+/*
+ * Room for the descriptors of all images, as long as there is one thread: the kernel lets a table that threads share grow only
+ * after an RCU grace period, milliseconds each time.
+ */
+static void reserve_descriptors(struct dump *d)
+{
+	size_t threads = 0;
+
+	for (size_t i = 0; i < d->tasks.count; i++)
+		threads += d->tasks.data[i]->threads.count;
+	_cleanup_close_ int any = open("/", O_PATH | O_CLOEXEC);
+	_cleanup_close_ int high = fcntl(any, F_DUPFD_CLOEXEC, (int)MIN(64 + threads + 10 * d->tasks.count, 1UL << 20));
+	(void)high;
+}
+
 static int capture_all(struct dump *d)
 {
+	reserve_descriptors(d);
 	int r = image_create(d->dir, "files.img", IMAGE_MAGIC_FILES, &d->files);
 
 	if (r)
@@ -275,6 +295,8 @@ static int dump_traced(const struct request *request, struct error *e)
 	d.workers = workers_new();
 	if (!r && !d.workers)
 		r = error_set(e, -ENOMEM, "out of memory");
+	if (!r)
+		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
 	workers_free(d.workers);

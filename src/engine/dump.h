@@ -29,6 +29,7 @@ struct dump {
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	uint32_t next_file_id, next_pages_id;
+	char own_namespaces[8][64]; /* the coordinator's, as they were needed */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

@@ -15,6 +15,7 @@
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
@@ -44,7 +45,7 @@ static int choose_fd_base(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
-	s->fd_base = highest + 1;
+	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
 		if (limit.rlim_cur < need && limit.rlim_max >= need)
@@ -152,6 +153,8 @@ static int failure(struct restore *s)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
 		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);
+	if (op->nr == __NR_mmap && r == -ENOMEM && op->arg[3] & MAP_HUGETLB)
+		return error_set(s->e, r, "cannot %s: not enough huge pages are free; see /proc/sys/vm/nr_hugepages", what);
 	return error_errno(s->e, r, "cannot %s", what);
 }
 
@@ -305,6 +308,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
 	if (t->mem_fd < 0)
 		return error_errno(s->e, -errno, "cannot open %s", path);
+	if ((r = vdso_check_threads(s, t)))
+		return r;
 	uint64_t slack = find_slack(t);
 	if (!slack)
 		return error_set(s->e, -ENOTSUP, "process %d has no vdso with room for the way out", t->pid);
@@ -403,6 +408,7 @@ void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	vdso_release(s);
 	aio_release(s);
 	spawn_release(s);
 	restore_unload(s);

@@ -98,6 +98,7 @@ struct restore {
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
 	struct sysv_table *sysv;
+	struct vdso_table *vdso; /* memory/vdso.c */
 	struct births_plan *births;
 };
 

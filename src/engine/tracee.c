@@ -197,6 +197,33 @@ static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
+/* To the stop by the signal that the snippet sends before `rip`. The same signal from elsewhere has no effect on the task. */
+static int run_to_signal(struct tracee *t, uint64_t rip)
+{
+	struct user_regs_struct regs;
+
+	for (;;) {
+		int status;
+		if (ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
+			return -errno;
+		int r = wait_status(t, &status);
+		if (r)
+			return r;
+		if (status >> 16 || WSTOPSIG(status) != t->quiet_signal)
+			continue;
+		if (ptrace(PTRACE_GETREGS, t->tid, 0, &regs) < 0)
+			return -errno;
+		if (regs.rip == rip)
+			return 0;
+	}
+}
+
+/* Blocks everything but what stops it. */
+static uint64_t mask_in_agent(const struct tracee *t)
+{
+	return t->quiet_signal ? ~(1ULL << (t->quiet_signal - 1)) : ~0ULL;
+}
+
 static size_t code_size(size_t threads)
 {
 	return ALIGN_UP(TAILS_OFFSET + TAIL_SIZE * threads, PAGE_SIZE);
@@ -246,7 +273,8 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = agent_seat_size(threads), .code_size = code_size(threads),
 				     .snippet_address = slack, .mem_fd = mem_fd };
 	linger.slots = data_of(seat) + AGENT_SEAT_DATA_SIZE;
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, hole, seat->area_size, seat->code_size);
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, hole, seat->area_size, seat->code_size,
+		      &(struct snippet_signal){ t->pid, t->tid, t->quiet_signal });
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);
@@ -254,7 +282,7 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 		return error_errno(e, r, "cannot place the agent in task %d", t->tid);
 
 	struct user_regs_struct regs = t->regs;
-	uint64_t all = ~0ULL;
+	uint64_t mask = mask_in_agent(t);
 	regs.rip = slack + 24;
 	regs.orig_rax = (unsigned long long)-1;
 	r = put_dispatch_aside(t);
@@ -262,9 +290,11 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 		write_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (r)
 		return error_errno(e, r, "cannot put aside the dispatch of system calls of task %d", t->tid);
-	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
+	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
 		r = -errno;
-	for (int i = 0; i < 2 && !r; i++) { /* both mappings */
+	if (!r && seat->snippet.after_head)
+		r = run_to_signal(t, slack + seat->snippet.after_head);
+	for (int i = 0; i < 2 && !r && !seat->snippet.after_head; i++) { /* both mappings */
 		r = run_to_syscall_exit(t, &regs);
 		if (!r && regs.rax != hole + (i ? seat->code_size : 0))
 			r = (long)regs.rax < 0 ? (int)regs.rax : -ENOMEM;
@@ -297,13 +327,11 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	struct tracee *t = run->tracee;
 	struct agent_seat *seat = run->seat;
 	struct user_regs_struct regs = t->regs;
-	uint64_t mask = ~0ULL;
+	uint64_t mask = mask_in_agent(t);
 	size_t room;
 	uint64_t at = agent_seat_place(seat, run->number, &room);
 	int r = 0;
 
-	if (t->quiet_signal)
-		mask &= ~(1ULL << (t->quiet_signal - 1));
 	add_end(run->batch, t->quiet_signal);
 	run->batch->number = (uint32_t)run->number;
 	run->batch->linger = data_of(seat);
@@ -394,8 +422,12 @@ int agent_seat_leave(struct agent_seat *seat, struct error *e)
 	regs.orig_rax = (unsigned long long)-1;
 	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0)
 		r = -errno;
-	if (!r)
+	if (!r && seat->snippet.after_munmap) {
+		uint64_t mask = mask_in_agent(t);
+		r = ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0 ? -errno : run_to_signal(t, seat->snippet_address + seat->snippet.after_munmap);
+	} else if (!r) {
 		r = run_to_syscall_exit(t, &regs); /* munmap */
+	}
 	if (!r && (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
 		r = -errno;
 	if (!r)
@@ -409,7 +441,7 @@ int agent_seat_adopt(struct agent_seat *seat, struct tracee *t, int mem_fd, uint
 		     struct error *e)
 {
 	*seat = (struct agent_seat){ .leader = t, .area = area, .area_size = size, .snippet_address = slack, .mem_fd = mem_fd };
-	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, area, size, size);
+	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, area, size, size, &(struct snippet_signal){});
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
 	if (!r)
 		r = write_mem(mem_fd, slack, seat->snippet.code, seat->snippet.size);

@@ -1,6 +1,8 @@
 /* See image.h. */
 #include "image/image.h"
 
+#include "base/workers.h"
+
 #include <fcntl.h>
 #include <jansson.h>
 #include <sys/stat.h>
@@ -18,7 +20,8 @@ struct image_file {
 	int fd;
 	bool writing;
 	unsigned char *buffer;
-	size_t used, at;
+	size_t used, at, room; /* of the buffer */
+	int result;	       /* of a file that was written, once it is stored */
 	uint64_t size; /* written so far, or the whole of one that is read */
 	uint64_t position;
 	XXH3_state_t *hash;
@@ -31,6 +34,7 @@ struct image_file {
 struct image_dir {
 	int fd;
 	bool nowhere;
+	struct workers *workers; /* or NULL */
 	struct image_file *files; /* written ones, newest first */
 };
 
@@ -108,32 +112,15 @@ void image_dir_free(struct image_dir *dir)
 	free(dir);
 }
 
-static int file_new(struct image_dir *dir, const char *name, int fd, bool writing, struct image_file **ret)
+static struct image_file *file_new(struct image_dir *dir, const char *name)
 {
-	struct image_file *file = fd < 0 ? NULL : calloc(1, sizeof(*file));
+	struct image_file *file = calloc(1, sizeof(*file));
 
-	if (!file) {
-		int r = fd < 0 ? -errno : -ENOMEM;
-		if (fd >= 0)
-			close(fd);
-		return r;
-	}
-	*file = (struct image_file){ .dir = dir, .fd = fd, .writing = writing };
+	if (!file)
+		return NULL;
+	*file = (struct image_file){ .dir = dir, .fd = -1 };
 	snprintf(file->name, sizeof(file->name), "%s", name);
-	file->buffer = malloc(BUFFER_SIZE);
-	if (writing)
-		file->hash = XXH3_createState();
-	if (!file->buffer || (writing && !file->hash)) {
-		file_free(file);
-		return -ENOMEM;
-	}
-	if (writing) {
-		XXH3_128bits_reset(file->hash);
-		file->next = dir->files;
-		dir->files = file;
-	}
-	*ret = file;
-	return 0;
+	return file;
 }
 
 static int write_all(int fd, const void *data, size_t size)
@@ -152,25 +139,65 @@ static int write_all(int fd, const void *data, size_t size)
 	return 0;
 }
 
+static int file_open(struct image_file *file)
+{
+	if (file->fd >= 0)
+		return 0;
+	file->fd = file->dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) :
+					openat(file->dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	return file->fd < 0 ? -errno : 0;
+}
+
 static int file_flush(struct image_file *file)
 {
-	int r = write_all(file->fd, file->buffer, file->used);
+	int r = file_open(file);
 
+	if (!r)
+		r = write_all(file->fd, file->buffer, file->used);
 	file->used = 0;
 	return r;
 }
 
+/* Room for `size` more bytes in the buffer, which grows up to BUFFER_SIZE. */
+static int buffer_reserve(struct image_file *file, size_t size)
+{
+	size_t need = file->used + size, room = MAX(file->room, 1024UL);
+
+	if (need <= file->room)
+		return 0;
+	while (room < need)
+		room *= 2;
+	unsigned char *buffer = realloc(file->buffer, room);
+	if (!buffer)
+		return -ENOMEM;
+	file->buffer = buffer;
+	file->room = room;
+	return 0;
+}
+
 int image_write_bytes(struct image_file *file, const void *data, size_t size)
 {
-	XXH3_128bits_update(file->hash, data, size);
-	file->size += size;
-	if (file->used + size > BUFFER_SIZE) {
-		int r = file_flush(file);
-		if (r)
-			return r;
+	int r = 0;
+
+	if (file->used + size > BUFFER_SIZE) { /* too large to be written as one */
+		if (!file->hash) {
+			if (!(file->hash = XXH3_createState()))
+				return -ENOMEM;
+			XXH3_128bits_reset(file->hash);
+		}
+		XXH3_128bits_update(file->hash, file->buffer, file->used);
+		r = file_flush(file);
 	}
-	if (size > BUFFER_SIZE)
+	file->size += size;
+	if (r)
+		return r;
+	if (size > BUFFER_SIZE) {
+		XXH3_128bits_update(file->hash, data, size);
 		return write_all(file->fd, data, size);
+	}
+	r = buffer_reserve(file, size);
+	if (r)
+		return r;
 	memcpy(file->buffer + file->used, data, size);
 	file->used += size;
 	return 0;
@@ -183,6 +210,9 @@ int image_blocks_begin(struct image_file *file, uint64_t size)
 	file->size = size;
 	if (!file->blocks)
 		return -ENOMEM;
+	int r = file_open(file);
+	if (r)
+		return r;
 	XXH128_canonicalFromHash(&file->blocks[0], XXH3_128bits(NULL, 0));
 	return 0;
 }
@@ -223,7 +253,7 @@ void image_block_end(struct image_block *b)
 static XXH128_hash_t digest_of(const struct image_file *file)
 {
 	if (!file->blocks)
-		return XXH3_128bits_digest(file->hash);
+		return file->hash ? XXH3_128bits_digest(file->hash) : XXH3_128bits(file->buffer, file->used);
 	if (file->n_blocks == 1)
 		return XXH128_hashFromCanonical(&file->blocks[0]);
 	return XXH3_128bits(file->blocks, file->n_blocks * sizeof(*file->blocks));
@@ -231,9 +261,15 @@ static XXH128_hash_t digest_of(const struct image_file *file)
 
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret)
 {
-	int fd = dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	struct image_file *file = file_new(dir, name);
 
-	return file_new(dir, name, fd, true, ret);
+	if (!file)
+		return -ENOMEM;
+	file->writing = true;
+	file->next = dir->files;
+	dir->files = file;
+	*ret = file;
+	return 0;
 }
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
@@ -257,25 +293,48 @@ int image_write_message(struct image_file *file, const ProtobufCMessage *message
 	return image_write_bytes(file, packed, size + 4UL);
 }
 
+/* The end of a file: what is in the buffer goes out, the checksum is known. Runs in a worker. */
+static void store(void *argument)
+{
+	struct image_file *file = argument;
+
+	if (file->hash)
+		XXH3_128bits_update(file->hash, file->buffer, file->used);
+	XXH128_hash_t digest = digest_of(file);
+	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
+		 (unsigned long long)digest.low64);
+	file->result = file_flush(file);
+	free(file->buffer);
+	file->buffer = NULL;
+}
+
 int image_close(struct image_file *file)
 {
 	if (!file->writing) {
 		file_free(file);
 		return 0;
 	}
-	int r = file_flush(file);
-	XXH128_hash_t digest = digest_of(file);
-	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
-		 (unsigned long long)digest.low64);
-	free(file->buffer);
-	file->buffer = NULL;
-	return r;
+	/* Small files by a worker, which tells at the commit. */
+	if (file->dir->workers && file->fd < 0) {
+		workers_submit(file->dir->workers, store, file);
+		return 0;
+	}
+	store(file);
+	return file->result;
+}
+
+void image_dir_set_workers(struct image_dir *dir, struct workers *workers)
+{
+	dir->workers = workers;
 }
 
 static int file_link(struct image_dir *dir, const struct image_file *file)
 {
 	char path[64];
 
+	/* The short way needs CAP_DAC_READ_SEARCH. */
+	if (linkat(file->fd, "", dir->fd, file->name, AT_EMPTY_PATH) == 0)
+		return 0;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", file->fd);
 	if (linkat(AT_FDCWD, path, dir->fd, file->name, AT_SYMLINK_FOLLOW) == 0)
 		return 0;
@@ -310,7 +369,18 @@ static int write_manifest(struct image_dir *dir)
 
 int image_dir_commit(struct image_dir *dir)
 {
-	int r = write_manifest(dir);
+	int r = 0;
+
+	if (dir->workers)
+		workers_wait(dir->workers);
+	for (struct image_file *f = dir->files; f && !r; f = f->next)
+		r = f->result;
+	if (!r)
+		r = write_manifest(dir);
+	if (dir->workers)
+		workers_wait(dir->workers);
+	if (!r)
+		r = dir->files->result; /* the manifest's */
 
 	for (int last = 0; last < 2; last++)
 		for (struct image_file *f = dir->files; f && !r; f = f->next)
@@ -375,11 +445,17 @@ int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct i
 	struct stat st;
 	uint32_t word = 0;
 	int fd = image_open_raw(dir, name);
-	int r = fd < 0 ? fd : file_new(dir, name, fd, false, &file);
 
-	if (r)
-		return r;
-	r = fstat(fd, &st) < 0 ? -errno : 0;
+	if (fd < 0)
+		return fd;
+	file = file_new(dir, name);
+	if (!file || !(file->buffer = malloc(BUFFER_SIZE))) {
+		close(fd);
+		free(file);
+		return -ENOMEM;
+	}
+	file->fd = fd;
+	int r = fstat(fd, &st) < 0 ? -errno : 0;
 	file->size = (uint64_t)st.st_size;
 	if (!r)
 		r = image_read_bytes(file, &word, 4);

@@ -57,6 +57,9 @@ void image_dir_free(struct image_dir *dir);
 int image_dir_verify(struct image_dir *dir, struct error *e);
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
+/* Small files are stored by these, and what becomes of them is told by image_dir_commit. They must outlive it. */
+struct workers;
+void image_dir_set_workers(struct image_dir *dir, struct workers *workers);
 /* A file with no magic: pages-N.img. */
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret);
 int image_write_message(struct image_file *file, const ProtobufCMessage *message);

@@ -802,6 +802,29 @@ def test_error_pipe_outside(w):
     os.close(r)
 
 
+def test_error_core_dump(w):
+    target = Target(w.work, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (-1, -1))\nzombie = os.fork()\n"
+                            "if not zombie:\n    os.abort()\n"
+                            "os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)")
+    zombie = children_of(target.pid)[0]
+    if not int(read(f"/proc/{zombie}/stat").split()[-1]) & 0x80:
+        raise Skip("this machine writes no core dump")
+    dump_refused(w, target.pid, f"process {zombie}", "core dump", f"let its parent {target.pid} reap it")
+
+
+def test_error_epoll_spent(w):
+    target = Target(w.work, "import select\nr, wr = os.pipe()\nset = select.epoll()\n"
+                            "set.register(r, select.EPOLLIN | select.EPOLLONESHOT)\nos.write(wr, b'x')\nset.poll()\nos.read(r, 1)")
+    dump_refused(w, target.pid, f"process {target.pid}", "eventpoll", "EPOLLONESHOT", "try again", target=target)
+
+
+def test_error_vdso_changed(w):
+    target = Target(w.work, "import ctypes, re\nlibc = ctypes.CDLL(None)\n"
+                            "at = int(re.search(r'(\\w+)-\\w+ .*\\[vdso\\]', open('/proc/self/maps').read())[1], 16)\n"
+                            "with open('/proc/self/mem', 'rb+', 0) as memory:\n    memory.seek(at + 9)\n    memory.write(b'x')")
+    dump_refused(w, target.pid, f"process {target.pid}", "changed its vdso", "leave that as it was", target=target)
+
+
 def test_error_traced(w):
     if not shutil.which("strace"):
         raise Skip("needs strace")

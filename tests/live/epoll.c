@@ -5,9 +5,9 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-enum { LEVEL = 1, EDGE, ONCE, SPENT, NESTED, DUPED, SOCKET, WRITABLE };
+enum { LEVEL = 1, EDGE, ONCE, SPENT, NESTED, DUPED, SOCKET, WRITABLE, DISARMED };
 #define DATA(kind) (0x1234567800000000ULL | (kind))
-static int outer, inner, pipes[DUPED + 1][2], pair[2], counter;
+static int outer, inner, pipes[DUPED + 1][2], pair[2], counter, hung_up[2];
 
 static void add(int to, int fd, unsigned events, int kind)
 {
@@ -46,6 +46,14 @@ static void make(void)
 	CHECK(dup2(pipes[DUPED][0], 200) == 200 && close(pipes[DUPED][0]) == 0);
 	CHECK(write(pipes[SPENT][1], "s", 1) == 1 && ready_kinds(outer) == 1 << SPENT && ready_kinds(outer) == 0);
 	CHECK(write(pipes[LEVEL][1], "l", 1) == 1);
+	/* One that has told of its event tells of no hang-up either. */
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, hung_up) == 0);
+	add(outer, hung_up[0], EPOLLOUT | EPOLLONESHOT, DISARMED);
+	struct epoll_event event;
+	for (;;) {
+		CHECK(epoll_wait(outer, &event, 1, 0) == 1);
+		if (event.data.u64 == DATA(DISARMED)) break;
+	}
 }
 
 int main(int argc, char **argv)
@@ -54,6 +62,7 @@ int main(int argc, char **argv)
 	char got;
 	make();
 	wait_go();
+	CHECK(close(hung_up[1]) == 0);
 	CHECK(fcntl(outer, F_GETFD) == FD_CLOEXEC && fcntl(inner, F_GETFD) == 0);
 	CHECK(ready_kinds(outer) == 1 << LEVEL && ready_kinds(outer) == 1 << LEVEL);
 	CHECK(read(pipes[LEVEL][0], &got, 1) == 1 && ready_kinds(outer) == 0);
@@ -75,6 +84,9 @@ int main(int argc, char **argv)
 	/* It was the last number of that pipe's end, so the end and its place in the instance go. */
 	CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR && close(200) == 0);
 	CHECK(write(pipes[DUPED][1], "x", 1) == -1 && errno == EPIPE && ready_kinds(outer) == 0);
+	event.data.u64 = DATA(SOCKET);
+	CHECK(epoll_ctl(outer, EPOLL_CTL_MOD, hung_up[0], &event) == 0 && epoll_wait(outer, &event, 1, 0) == 1);
+	CHECK(event.events == (EPOLLIN | EPOLLHUP) && epoll_ctl(outer, EPOLL_CTL_DEL, hung_up[0], NULL) == 0);
 	add(outer, counter, EPOLLOUT, WRITABLE);
 	CHECK(ready_kinds(outer) == 1 << WRITABLE);
 	return finish();

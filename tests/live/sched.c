@@ -1,4 +1,4 @@
-/* Scheduling classes of threads, with their parameters, reset-on-fork and a time slice. */
+/* Scheduling classes of threads, with their parameters, reset-on-fork, a time slice, and utilisation clamps where the kernel has them. */
 #include "gate.h"
 #include <sched.h>
 #include <stdint.h>
@@ -32,6 +32,10 @@ static void *body(void *argument)
 		/* Real time may be forbidden in this cgroup. */
 		CHECK(errno == EPERM || errno == EBUSY);
 		__atomic_add_fetch(&refused, 1, __ATOMIC_SEQ_CST);
+	}
+	if (number < 2) {
+		struct attributes clamps = {.size = sizeof clamps, .flags = 0x78, .util_min = 100 * number, .util_max = 700};
+		if (syscall(SYS_sched_setattr, 0, &clamps, 0) != 0) CHECK(errno == EOPNOTSUPP || errno == E2BIG);
 	}
 	get(&before);
 	thread_here(&tids[number]);

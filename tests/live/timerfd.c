@@ -1,10 +1,13 @@
-/* Timer descriptors: far from their end on several clocks, ticking, run out and not read, until a time, never set. */
+/* Timer descriptors: far from their end on several clocks, ticking, run out and not read, until a time, never set. Those set to a
+ * time of day run out at that time, and count all of theirs. */
 #include "live.h"
 #include <stdint.h>
 #include <sys/timerfd.h>
 #include <time.h>
 
-enum { REAL, MONOTONIC, BOOT, ABSOLUTE, TICKING, OVER, UNSET, COUNT };
+enum { REAL, MONOTONIC, BOOT, ABSOLUTE, TICKING, OVER, UNSET, DAY, CANCELLED, COUNT };
+static struct timespec day; /* when DAY began to tick, with DAY_TICK */
+enum { DAY_TICK = 5000000 };
 static int fds[COUNT];
 
 static int ticks(int fd)
@@ -18,7 +21,7 @@ static int ticks(int fd)
 static void make(void)
 {
 	static const clockid_t clocks[COUNT] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_REALTIME,
-		CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_MONOTONIC};
+		CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_REALTIME};
 	struct itimerspec far = {{77, 88}, {500, 0}}, often = {{0, 2000000}, {0, 1}}, soon = {{0, 0}, {0, 1}};
 	struct itimerspec late = {.it_value.tv_sec = time(NULL) + 600};
 	for (int i = 0; i < COUNT; i++) {
@@ -28,6 +31,11 @@ static void make(void)
 	for (int i = REAL; i <= BOOT; i++) CHECK(timerfd_settime(fds[i], 0, &far, NULL) == 0);
 	CHECK(timerfd_settime(fds[ABSOLUTE], TFD_TIMER_ABSTIME, &late, NULL) == 0);
 	CHECK(timerfd_settime(fds[TICKING], 0, &often, NULL) == 0 && timerfd_settime(fds[OVER], 0, &soon, NULL) == 0);
+	CHECK(clock_gettime(CLOCK_REALTIME, &day) == 0);
+	struct itimerspec ticking = {{0, DAY_TICK}, day};
+	CHECK(timerfd_settime(fds[DAY], TFD_TIMER_ABSTIME, &ticking, NULL) == 0);
+	late.it_value = (struct timespec){day.tv_sec + 600, 123};
+	CHECK(timerfd_settime(fds[CANCELLED], TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &late, NULL) == 0);
 	usleep(20000);
 }
 
@@ -35,6 +43,7 @@ int main(int argc, char **argv)
 {
 	live_init(argc, argv);
 	struct itimerspec now;
+	struct timespec at;
 	make();
 	wait_go();
 	for (int i = 0; i < COUNT; i++) {
@@ -50,6 +59,19 @@ int main(int argc, char **argv)
 	CHECK(timerfd_gettime(fds[TICKING], &now) == 0 && now.it_interval.tv_nsec == 2000000 && ticks(fds[TICKING]) >= 10);
 	usleep(10000);
 	CHECK(ticks(fds[TICKING]) > 0);
+	long count = ticks(fds[DAY]);
+	CHECK(clock_gettime(CLOCK_REALTIME, &at) == 0);
+	double over = ((at.tv_sec - day.tv_sec) * 1e9 + at.tv_nsec - day.tv_nsec) / DAY_TICK + 1;
+	if (count > over || count < over - 5) {
+		live_say("not ok: %ld ticks of a time of day, not %f", count, over);
+		return 1;
+	}
+	CHECK(timerfd_gettime(fds[CANCELLED], &now) == 0 && clock_gettime(CLOCK_REALTIME, &at) == 0);
+	double end = now.it_value.tv_sec + at.tv_sec - day.tv_sec + (now.it_value.tv_nsec + at.tv_nsec) / 1e9;
+	CHECK(end > 599.9 && end < 600.1);
+	char path[64], text[512] = "";
+	snprintf(path, sizeof path, "/proc/self/fdinfo/%d", fds[CANCELLED]);
+	CHECK(slurp(path, text, sizeof text - 1) > 0 && strstr(text, "settime flags: 03"));
 	CHECK(timerfd_gettime(fds[OVER], &now) == 0 && now.it_value.tv_sec == 0 && now.it_value.tv_nsec == 0);
 	CHECK(ticks(fds[OVER]) == 1 && ticks(fds[OVER]) == 0 && ticks(fds[UNSET]) == 0);
 	CHECK(timerfd_gettime(fds[UNSET], &now) == 0 && now.it_value.tv_sec == 0 && now.it_value.tv_nsec == 0);

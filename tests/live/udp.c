@@ -1,5 +1,6 @@
-/* UDP sockets: bound, connected, both, IPv4 and IPv6, with options. */
+/* UDP sockets: bound, connected, both, IPv4 and IPv6, with options and multicast groups. */
 #include "live.h"
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
@@ -46,6 +47,71 @@ static void receive(int fd, const char *text)
 	CHECK(recv(fd, got, sizeof got, 0) == (ssize_t)strlen(text) && memcmp(got, text, strlen(text)) == 0);
 }
 
+/* The filter of a group that a socket has joined on lo; the number of sources, or -1. */
+static int filter_of(int fd, const union address *group, uint32_t *mode, union address *source)
+{
+	static union { struct group_filter filter; char room[GROUP_FILTER_SIZE(8)]; } it;
+	socklen_t size = sizeof it;
+	memset(&it, 0, sizeof it);
+	it.filter.gf_interface = 1;
+	it.filter.gf_numsrc = 8;
+	memcpy(&it.filter.gf_group, group, sizeof *group);
+	if (getsockopt(fd, group->any.sa_family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6, MCAST_MSFILTER, &it, &size) != 0) return -1;
+	*mode = it.filter.gf_fmode;
+	memcpy(source, it.filter.gf_slist, sizeof *source);
+	return (int)it.filter.gf_numsrc;
+}
+
+static union address four_at(const char *text)
+{
+	union address to = {.v4.sin_family = AF_INET};
+	CHECK(inet_pton(AF_INET, text, &to.v4.sin_addr) == 1);
+	return to;
+}
+
+static union address six_at(const char *text)
+{
+	union address to = {.v6.sin6_family = AF_INET6};
+	CHECK(inet_pton(AF_INET6, text, &to.v6.sin6_addr) == 1);
+	return to;
+}
+
+static int join(int fd, const union address *group)
+{
+	struct group_req request = {.gr_interface = 1};
+	memcpy(&request.gr_group, group, sizeof *group);
+	return setsockopt(fd, group->any.sa_family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6, MCAST_JOIN_GROUP, &request, sizeof request);
+}
+
+static void join_groups(int fd, int fd6)
+{
+	union address plain = four_at("239.1.2.3"), from = four_at("232.5.6.7"), not_from = four_at("239.8.9.10"), six = six_at("ff15::1234");
+	struct group_source_req request = {.gsr_interface = 1};
+	CHECK(join(fd, &plain) == 0 && join(fd, &not_from) == 0 && (fd6 < 0 || join(fd6, &six) == 0));
+	union address source = four_at("127.0.0.9");
+	memcpy(&request.gsr_group, &from, sizeof from);
+	memcpy(&request.gsr_source, &source, sizeof source);
+	CHECK(setsockopt(fd, IPPROTO_IP, MCAST_JOIN_SOURCE_GROUP, &request, sizeof request) == 0);
+	memcpy(&request.gsr_group, &not_from, sizeof from);
+	CHECK(setsockopt(fd, IPPROTO_IP, MCAST_BLOCK_SOURCE, &request, sizeof request) == 0);
+	CHECK(setsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &(struct in_addr){htonl(INADDR_LOOPBACK)}, sizeof(struct in_addr)) == 0);
+}
+
+static void check_groups(int fd, int fd6, int other)
+{
+	union address plain = four_at("239.1.2.3"), from = four_at("232.5.6.7"), not_from = four_at("239.8.9.10"), six = six_at("ff15::1234");
+	union address source = four_at("127.0.0.9"), got;
+	struct in_addr device;
+	socklen_t size = sizeof device;
+	uint32_t mode;
+	CHECK(filter_of(fd, &plain, &mode, &got) == 0 && mode == MCAST_EXCLUDE);
+	CHECK(filter_of(fd, &from, &mode, &got) == 1 && mode == MCAST_INCLUDE && got.v4.sin_addr.s_addr == source.v4.sin_addr.s_addr);
+	CHECK(filter_of(fd, &not_from, &mode, &got) == 1 && mode == MCAST_EXCLUDE && got.v4.sin_addr.s_addr == source.v4.sin_addr.s_addr);
+	CHECK(fd6 < 0 || (filter_of(fd6, &six, &mode, &got) == 0 && mode == MCAST_EXCLUDE));
+	CHECK(filter_of(other, &plain, &mode, &got) == -1 && errno == EADDRNOTAVAIL);
+	CHECK(getsockopt(fd, IPPROTO_IP, IP_MULTICAST_IF, &device, &size) == 0 && device.s_addr == htonl(INADDR_LOOPBACK));
+}
+
 int main(int argc, char **argv)
 {
 	live_init(argc, argv);
@@ -64,7 +130,10 @@ int main(int argc, char **argv)
 	for (int i = 0; i < COUNT; i++)
 		CHECK(setsockopt(server, options[i].level, options[i].option, &options[i].value, sizeof(int)) == 0);
 	snapshot(server, before);
+	join_groups(server, server6);
+	check_groups(server, server6, client);
 	wait_go();
+	check_groups(server, server6, client);
 	snapshot(server, after);
 	for (int i = 0; i < COUNT; i++)
 		if (before[i] != after[i]) {

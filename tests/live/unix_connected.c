@@ -1,6 +1,7 @@
-/* Unix sockets connected through a listener, by path and by abstract name: queues, names, credentials of the peer; the
+/* Unix sockets connected through a listener, by path and by abstract name: queues, names, credentials and groups of the peer; the
  * listener is still there, or closed and its path deleted. */
 #include "unix.h"
+#include <grp.h>
 
 enum { KINDS = 3 };
 static const int types[KINDS] = {SOCK_STREAM, SOCK_SEQPACKET, SOCK_STREAM};
@@ -22,6 +23,10 @@ static int peer_is_self(int fd)
 	struct ucred peer;
 	socklen_t length = sizeof peer;
 	CHECK(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0);
+	gid_t groups[8];
+	socklen_t size = sizeof groups;
+	/* As they were when it connected. */
+	CHECK(getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, groups, &size) == 0 && size == 3 * sizeof *groups && groups[0] == 7 && groups[2] == 70000);
 	return peer.pid == getpid() && peer.uid == getuid() && peer.gid == getgid();
 }
 
@@ -49,7 +54,9 @@ int main(int argc, char **argv)
 	strcpy(names[0], "path");
 	snprintf(names[1], sizeof names[1], "@live-%d", getpid());
 	strcpy(names[2], "gone");
+	CHECK(setgroups(3, (gid_t[]){7, 9, 70000}) == 0);
 	for (int i = 0; i < KINDS; i++) make(i);
+	CHECK(setgroups(1, (gid_t[]){8}) == 0);
 	wait_go();
 	for (int i = 0; i < KINDS; i++) check(i);
 	return finish();

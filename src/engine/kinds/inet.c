@@ -4,6 +4,7 @@
  * Datagrams that wait in a UDP socket are dropped, as the network might have. A connected TCP socket is refused.
  */
 #include "engine/kinds/kind.h"
+#include "engine/kinds/multicast.h"
 #include "engine/kinds/sock.h"
 #include "engine/task/task.h"
 
@@ -110,6 +111,8 @@ static int capture(struct dump *d, struct descriptor *f)
 	e.v6only = e.has_v6only && option_of(f->own_fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
 	e.ifname = scope && if_indextoname(scope, device) ? device : NULL;
 	int r = sock_capture_options(d, f, &pool, &options);
+	if (!r)
+		r = multicast_capture(d, f, &pool, &e);
 	entry.isk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__INETSK);
@@ -172,7 +175,8 @@ static int build(struct restore *s, const InetSkEntry *e, int fd)
 		if (connect(fd, &at.any, size) < 0)
 			return failed(s, e, -errno, "connect a socket to", &at, e->dst_port);
 	}
-	return sock_set_options(s, fd, e->opts);
+	r = sock_set_options(s, fd, e->opts);
+	return r ? r : multicast_join(s, fd, e);
 }
 
 static int create(struct restore *s, struct file *f, int *ret_fd)
@@ -199,7 +203,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP sockets that listen, are bound or fresh; UDP sockets, without datagrams that wait and multicast memberships; IPv4 and IPv6",
+	.summary = "TCP sockets that listen, are bound or fresh; UDP sockets with their multicast groups, without datagrams that wait; IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,

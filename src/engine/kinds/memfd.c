@@ -48,8 +48,6 @@ static int write_inode(struct dump *d, struct descriptor *f, struct state *s, ui
 
 	if (r)
 		return error_errno(d->e, r, "cannot create memfd.img");
-	if (f->st.st_blksize != PAGE_SIZE)
-		return fd_error(d, f, -ENOTSUP, "is a memfd of huge pages, which is not saved yet");
 	_cleanup_free_ char *plain = strdup(f->target + sizeof(PREFIX) - 1);
 	if (!plain)
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -65,6 +63,8 @@ static int write_inode(struct dump *d, struct descriptor *f, struct state *s, ui
 	e.inode_id = id;
 	e.has_mode = 1;
 	e.mode = f->st.st_mode & 07777;
+	e.has_hugetlb_flag = f->st.st_blksize != PAGE_SIZE; /* those flags of memfd_create(2) */
+	e.hugetlb_flag = e.has_hugetlb_flag ? MFD_HUGETLB | (uint32_t)__builtin_ctzl((unsigned long)f->st.st_blksize) << 26 : 0;
 	r = image_write_message(s->image, &e.base);
 	if (r)
 		return error_errno(d->e, r, "cannot write memfd.img");
@@ -143,7 +143,8 @@ static int find_inode(struct restore *s, uint32_t id, MemfdInodeEntry **ret)
 static int make(struct restore *s, const MemfdInodeEntry *e)
 {
 	char name[64];
-	unsigned int flags = MFD_CLOEXEC | (e->seals & F_SEAL_SEAL ? 0 : MFD_ALLOW_SEALING);
+	unsigned int huge = e->hugetlb_flag & (MFD_HUGETLB | 0x3fU << 26);
+	unsigned int flags = MFD_CLOEXEC | huge | (e->seals & F_SEAL_SEAL ? 0 : MFD_ALLOW_SEALING);
 	int fd = memfd_create(e->name, flags | (e->seals & F_SEAL_EXEC ? MFD_NOEXEC_SEAL : 0));
 
 	if (fd < 0 && errno == EINVAL)
@@ -151,7 +152,7 @@ static int make(struct restore *s, const MemfdInodeEntry *e)
 	/* One that has seals and is sealed: the last seal comes with the others. */
 	if (fd >= 0 && e->seals & F_SEAL_SEAL && e->seals & ~(uint32_t)(F_SEAL_SEAL | F_SEAL_EXEC)) {
 		close(fd);
-		fd = memfd_create(e->name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		fd = memfd_create(e->name, MFD_CLOEXEC | huge | MFD_ALLOW_SEALING);
 	}
 	if (fd < 0 || ftruncate(fd, (off_t)e->size) < 0 || fchown(fd, e->uid, e->gid) < 0 || (e->has_mode && fchmod(fd, e->mode) < 0)) {
 		int r = error_errno(s->e, -errno, "cannot make memfd %s", e->name);
@@ -221,7 +222,7 @@ static int settle(struct restore *s, struct file *f)
 
 const struct kind kind_memfd = {
 	.name = "a memfd",
-	.summary = "memfd: content, size, owner, seals; mapped or open",
+	.summary = "memfd: content, size, owner, seals, huge pages; mapped or open",
 	.type = FD_TYPES__MEMFD,
 	.recognise = recognise,
 	.capture = capture,

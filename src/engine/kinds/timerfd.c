@@ -1,6 +1,10 @@
 /*
- * timerfd_create(2): clock, time left, interval and expirations that were not read, from fdinfo. The time left goes on from
- * where it was, as that of the other timers does, also for one that was set to an absolute time.
+ * timerfd_create(2): clock, time left, interval and expirations that were not read, from fdinfo. One that was set to a time of day
+ * (TFD_TIMER_ABSTIME and CLOCK_REALTIME) runs out at that time, with all expirations between dump and restore counted. Of all
+ * others the time left goes on from where it was, as that of the other timers does, also of one that was set to an absolute time: the
+ * other clocks are those of a boot.
+ *
+ * Left out: that the clock was set (TFD_TIMER_CANCEL_ON_SET) and nobody has read so yet; it is not to be seen.
  */
 #include "engine/kinds/anon.h"
 #include "engine/task/task.h"
@@ -8,6 +12,7 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/timerfd.h>
+#include <time.h>
 
 #ifndef TFD_IOC_SET_TICKS
 #define TFD_IOC_SET_TICKS _IOW('T', 0, uint64_t)
@@ -29,12 +34,18 @@ static bool parse_time(const char *text, uint64_t *sec, uint64_t *nsec)
 	return true;
 }
 
+static bool is_time_of_day(const TimerfdEntry *e)
+{
+	return e->settime_flags & TFD_TIMER_ABSTIME && (e->clockid == CLOCK_REALTIME || e->clockid == CLOCK_REALTIME_ALARM) && (e->vsec || e->vnsec);
+}
+
 static int capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
 	TimerfdEntry e = TIMERFD_ENTRY__INIT;
 	_cleanup_free_ char *text = NULL;
 	struct itimerspec now;
+	struct timespec clock_now;
 	char path[64];
 
 	/* Expirations of an interval are counted when someone asks: do, then look again. */
@@ -54,25 +65,62 @@ static int capture(struct dump *d, struct descriptor *f)
 	e.clockid = (uint32_t)atoi(clock);
 	e.ticks = strtoull(ticks, NULL, 10);
 	e.settime_flags = (uint32_t)strtoul(flags, NULL, 8);
+	if (is_time_of_day(&e)) {
+		clock_gettime(CLOCK_REALTIME, &clock_now);
+		uint64_t nsec = (uint64_t)clock_now.tv_nsec + e.vnsec;
+		e.has_until_sec = e.has_until_nsec = 1;
+		e.until_sec = clock_now.tv_sec + (int64_t)e.vsec + (int64_t)(nsec / 1000000000);
+		e.until_nsec = (uint32_t)(nsec % 1000000000);
+	}
 	entry.tfd = &e;
 	return file_entry_write(d, &entry, f, FD_TYPES__TIMERFD);
 }
 
+static int64_t between(const struct timespec *from, const struct timespec *to)
+{
+	return (to->tv_sec - from->tv_sec) * 1000000000 + to->tv_nsec - from->tv_nsec;
+}
+
+static void add_ns(struct timespec *t, uint64_t ns)
+{
+	t->tv_sec += (time_t)(ns / 1000000000);
+	t->tv_nsec += (long)(ns % 1000000000);
+	if (t->tv_nsec >= 1000000000) {
+		t->tv_sec++;
+		t->tv_nsec -= 1000000000;
+	}
+}
+
+/* At a time of day: an interval's expirations that are over are counted, and the next one is set. */
+static void set_until(const TimerfdEntry *e, const struct timespec *now, struct itimerspec *v, uint64_t *ticks)
+{
+	v->it_value = (struct timespec){ (time_t)e->until_sec, (long)e->until_nsec };
+	bool small = e->isec < 1ULL << 32 && now->tv_sec - e->until_sec < 1LL << 32 && now->tv_sec >= e->until_sec;
+	uint64_t interval = e->isec * 1000000000 + e->insec;
+	int64_t late = small ? between(&v->it_value, now) : -1;
+	if (late < 0 || !interval)
+		return;
+	uint64_t missed = (uint64_t)late / interval + 1;
+	add_ns(&v->it_value, missed * interval);
+	*ticks += missed;
+}
+
 /* As what it was set with: relative, or the absolute time at which what is left is over. */
-static int arm(int fd, const TimerfdEntry *e)
+static int arm(int fd, const TimerfdEntry *e, uint64_t *ticks)
 {
 	struct itimerspec v = { { (time_t)e->isec, (long)e->insec }, { (time_t)e->vsec, (long)e->vnsec } };
 	struct timespec now;
 
 	if (e->settime_flags & TFD_TIMER_ABSTIME && (e->vsec || e->vnsec)) {
-		clockid_t clock = e->clockid == 8 ? CLOCK_REALTIME : e->clockid == 9 ? CLOCK_BOOTTIME : (clockid_t)e->clockid;
+		clockid_t clock = e->clockid == CLOCK_REALTIME_ALARM ? CLOCK_REALTIME :
+				  e->clockid == CLOCK_BOOTTIME_ALARM ? CLOCK_BOOTTIME : (clockid_t)e->clockid;
 		if (clock_gettime(clock, &now) < 0)
 			return -errno;
-		v.it_value.tv_sec += now.tv_sec;
-		v.it_value.tv_nsec += now.tv_nsec;
-		if (v.it_value.tv_nsec >= 1000000000) {
-			v.it_value.tv_sec++;
-			v.it_value.tv_nsec -= 1000000000;
+		if (e->has_until_sec && e->has_until_nsec && e->until_nsec < 1000000000) {
+			set_until(e, &now, &v, ticks);
+		} else {
+			v.it_value.tv_sec += now.tv_sec;
+			add_ns(&v.it_value, (uint64_t)now.tv_nsec);
 		}
 	}
 	return timerfd_settime(fd, (int)e->settime_flags, &v, NULL) < 0 ? -errno : 0;
@@ -95,9 +143,10 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 static int settle(struct restore *s, struct file *f)
 {
 	const TimerfdEntry *e = f->entry->tfd;
-	int r = arm(f->fd, e);
+	uint64_t ticks = e->ticks;
+	int r = arm(f->fd, e, &ticks);
 
-	if (!r && e->ticks && ioctl(f->fd, TFD_IOC_SET_TICKS, &e->ticks) < 0)
+	if (!r && ticks && ioctl(f->fd, TFD_IOC_SET_TICKS, &ticks) < 0)
 		r = -errno;
 	return r ? error_errno(s->e, r, "cannot set a timerfd") : 0;
 }

@@ -110,17 +110,27 @@ static int take_path(struct dump *d, struct descriptor *f, struct pool *pool, Un
 	return 0;
 }
 
-static void take_credentials(int fd, UnixSkEntry *e)
+static int take_credentials(int fd, struct pool *pool, UnixSkEntry *e)
 {
 	struct ucred peer;
 	socklen_t size = sizeof(peer);
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid == (uid_t)-1)
-		return;
+		return 0;
 	e->has_peer_pid = e->has_peer_uid = e->has_peer_gid = 1;
 	e->peer_pid = (uint32_t)peer.pid;
 	e->peer_uid = peer.uid;
 	e->peer_gid = peer.gid;
+	size = 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &size) == 0 || errno != ERANGE)
+		return 0;
+	e->peer_groups = pool_take(pool, size);
+	if (!e->peer_groups)
+		return -ENOMEM;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERGROUPS, e->peer_groups, &size) < 0)
+		return -errno;
+	e->n_peer_groups = size / sizeof(*e->peer_groups);
+	return 0;
 }
 
 /* ---- what is queued ---- */
@@ -197,8 +207,9 @@ static int describe(struct dump *d, struct descriptor *f, struct state *s, const
 	e->shutdown = (SkShutdown)diag->shutdown;
 	e->pending = diag->waiting;
 	e->n_pending = diag->n_waiting;
-	take_credentials(f->own_fd, e);
-	int r = take_name(pool, f->own_fd, own_name, &e->name);
+	int r = take_credentials(f->own_fd, pool, e);
+	if (!r)
+		r = take_name(pool, f->own_fd, own_name, &e->name);
 	if (!r && diag->has_peer) {
 		int named = take_name(pool, f->own_fd, peer_name, &e->peer_name);
 		e->has_peer_name = !named && e->peer_name.len;

@@ -223,11 +223,16 @@ static int call_connect(void *argument)
 /* As whoever SO_PEERCRED is to show at `x`. */
 static int call_as(const struct end *x, int (*fn)(void *), struct call *c)
 {
-	struct apart_as as = { (pid_t)x->e->peer_pid, x->e->peer_uid, x->e->peer_gid, false };
+	struct apart_as as = { .pid = (pid_t)x->e->peer_pid, .euid = x->e->peer_uid, .egid = x->e->peer_gid,
+			       .groups = x->e->peer_groups, .n_groups = x->e->n_peer_groups };
+
+	gid_t own[64];
+	int n = getgroups(ARRAY_SIZE(own), own);
 
 	if (!x->e->has_peer_pid)
 		return run_apart(NULL, fn, c);
-	as.credentials = as.euid != geteuid() || as.egid != getegid();
+	bool same_groups = n >= 0 && (size_t)n == as.n_groups && !memcmp(own, as.groups ? as.groups : own, (size_t)n * sizeof(*own));
+	as.credentials = as.euid != geteuid() || as.egid != getegid() || !same_groups;
 	return run_apart(&as, fn, c);
 }
 
@@ -382,6 +387,8 @@ static int connect_waiting(struct restore *s, struct unix_table *t, struct end *
 			shown.peer_pid = (uint32_t)owner->pid;
 			shown.peer_uid = owner->core->thread_core->creds->euid;
 			shown.peer_gid = owner->core->thread_core->creds->egid;
+			shown.n_peer_groups = owner->core->thread_core->creds->n_groups;
+			shown.peer_groups = owner->core->thread_core->creds->groups;
 		}
 		/* More than the backlog takes fail, not wait for ever; unix_create sets the flags that it had. */
 		int r = fcntl(client->fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : connect_to(&as, client->fd, listener->fd);

@@ -7,10 +7,13 @@
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/memory/vdso.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/mman.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 /* What madvise(2) was told, as the images have it: bit n for advice n. */
 static uint64_t advice_of(uint64_t vmflags)
@@ -42,10 +45,26 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
 	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved; let the program close it first", at, name);
-	if (vma->vmflags & PROC_VMF_HT)
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages (hugetlb), which is not saved yet", at);
+	if (vma->vmflags & PROC_VMF_HT && strcmp(name, "/anon_hugepage") && strncmp(name, "/memfd:", 7))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages of %s, which is not saved yet; let the program use mmap(2) "
+				  "with MAP_ANONYMOUS | MAP_HUGETLB instead", at, name);
 	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by its own userfaultfd, which is not saved yet", at);
+	return 0;
+}
+
+/* Where an area is of huge pages: their size, as MAP_HUGETLB takes it. */
+static int capture_huge(struct dump *d, struct task *t, const struct proc_vma *vma, VmaEntry *entry)
+{
+	char path[96];
+	struct stat st;
+
+	if (!(vma->vmflags & PROC_VMF_HT) || !(entry->status & (VMA_ANON_PRIVATE | VMA_ANON_SHARED)))
+		return 0;
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%lx-%lx", t->proc, (unsigned long)vma->start, (unsigned long)vma->end);
+	if (stat(path, &st) < 0)
+		return task_errno(d, t, -errno, "cannot tell the size of its huge pages at %lx", (unsigned long)vma->start);
+	entry->flags |= MAP_HUGETLB | (uint32_t)__builtin_ctzl((unsigned long)st.st_blksize) << MAP_HUGE_SHIFT;
 	return 0;
 }
 
@@ -77,6 +96,9 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->anon_name = vma->name;
 	if (status & VMA_AIORING)
 		return 0;
+	r = capture_huge(d, t, vma, entry);
+	if (r)
+		return r;
 	if (status & VMA_SYSVIPC) {
 		entry->pgoff = vma->pgoff;
 		entry->shmid = vma->inode;
@@ -130,12 +152,15 @@ static int write_mm(struct dump *d, struct task *t, MmEntry *mm)
 	char name[32];
 	int r = aio_capture(d, t, mm);
 
+	if (!r)
+		r = dump_part(d, vdso_capture(d, t, mm));
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
 	if (!r)
 		r = dump_write_one(d, name, IMAGE_MAGIC_MM, &mm->base);
 	for (size_t i = 0; i < mm->n_aios; i++)
 		free(mm->aios[i]);
 	free(mm->aios);
+	free(mm->vdso.data);
 	return r;
 }
 

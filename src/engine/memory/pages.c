@@ -271,7 +271,7 @@ static void run_job(void *argument)
 		if (count == 1)
 			run_block(b);
 		else
-			workers_submit(p->d.workers, run_block, b);
+			workers_submit_large(p->d.workers, run_block, b);
 	}
 }
 

@@ -5,6 +5,7 @@
 #include "engine/memory/aio.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 
 #include <linux/prctl.h>
@@ -17,16 +18,6 @@
 #define VDSO_ROOM (64 * PAGE_SIZE)
 #define ARENA_SIZE (1UL << 30)
 #define HEAP_ROOM (256UL << 20)
-
-static bool is_vdso(const VmaEntry *v)
-{
-	return v->status & (VMA_VDSO | VMA_VVAR);
-}
-
-static bool is_own_vdso(const struct proc_vma *v)
-{
-	return vma_status(v) & (VMA_VDSO | VMA_VVAR);
-}
 
 int arena_make(struct restore *s)
 {
@@ -71,20 +62,6 @@ out_of_memory:
 	return error_set(s->e, -ENOMEM, "out of memory");
 }
 
-/* Between a task's own place for the vdso and the room beside the arena. */
-static void plan_move_vdso(struct restore *s, struct batch *b, uint64_t from, uint64_t to)
-{
-	for (size_t i = 0; i < s->self.count; i++) {
-		const struct proc_vma *v = &s->self.data[i];
-		uint64_t size = v->end - v->start;
-		if (!is_own_vdso(v))
-			continue;
-		OP(b, __NR_mremap, from ? from : v->start, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, to);
-		from += from ? size : 0;
-		to += size;
-	}
-}
-
 int memory_plan_clear(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -95,43 +72,10 @@ int memory_plan_clear(struct restore *s, struct rtask *t)
 		OP(b, __NR_rseq, (uint64_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
 	}
 	batch_what(b, "put the vdso aside");
-	plan_move_vdso(s, b, 0, room);
+	vdso_plan_aside(s, b, room);
 	batch_what(b, "clear the address space");
 	OP(b, __NR_munmap, 0, arena);
 	OP(b, __NR_munmap, room + VDSO_ROOM, TASK_END - room - VDSO_ROOM);
-	return 0;
-}
-
-static uint64_t vdso_start(const struct rtask *t)
-{
-	for (size_t i = 0; i < t->mm->n_vmas; i++)
-		if (is_vdso(t->mm->vmas[i]))
-			return t->mm->vmas[i]->start;
-	return 0;
-}
-
-static uint64_t own_vdso_size(const struct restore *s)
-{
-	uint64_t size = 0;
-
-	for (size_t i = 0; i < s->self.count; i++)
-		if (is_own_vdso(&s->self.data[i]))
-			size += s->self.data[i].end - s->self.data[i].start;
-	return size;
-}
-
-static int plan_vdso(struct restore *s, struct rtask *t)
-{
-	uint64_t ours = own_vdso_size(s), theirs = 0;
-
-	for (size_t i = 0; i < t->mm->n_vmas; i++)
-		if (is_vdso(t->mm->vmas[i]))
-			theirs += t->mm->vmas[i]->end - t->mm->vmas[i]->start;
-	if (ours != theirs || ours > VDSO_ROOM)
-		return error_set(s->e, -ENOTSUP, "the vdso of this kernel differs from the one at the dump, which is not restored yet");
-	struct batch *b = &t->threads.data[0].batch;
-	batch_what(b, "place the vdso of process %d", t->pid);
-	plan_move_vdso(s, b, (uint64_t)s->arena.start + s->arena.size, vdso_start(t));
 	return 0;
 }
 
@@ -149,7 +93,7 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 	const MmEntry *p = t->parent ? t->parent->mm : NULL;
 	size_t low = 0, high = p ? p->n_vmas : 0;
 
-	if (!p || !(v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || is_vdso(v) || !t->shares)
+	if (!p || !(v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vdso_is_part(v) || !t->shares)
 		return NULL;
 	while (low < high) {
 		size_t middle = (low + high) / 2;
@@ -159,7 +103,7 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 			high = middle;
 	}
 	const VmaEntry *x = low < p->n_vmas ? p->vmas[low] : NULL;
-	const uint32_t kept = MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE;
+	const uint32_t kept = MAP_PRIVATE | MAP_SHARED | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_HUGE_FLAGS;
 	if (!x || x->start > v->start || x->end < v->end || x->status != v->status || (x->flags & kept) != (v->flags & kept))
 		return NULL;
 	if (v->status & VMA_FILE_PRIVATE && (x->shmid != v->shmid || x->pgoff + (v->start - x->start) != v->pgoff))
@@ -181,7 +125,7 @@ int memory_plan_inherit(struct restore *s, struct rtask *t)
 	t->shares = true;
 	/* Even where it stays in its place: children that are born before memory is filled look for it there. */
 	batch_what(b, "put the vdso aside in process %d", t->pid);
-	plan_move_vdso(s, b, vdso_start(t->parent), room);
+	vdso_plan_aside_of(s, b, t->parent, room);
 	batch_what(b, "leave what process %d has of its parent", t->pid);
 	for (size_t i = 0; i <= t->mm->n_vmas; i++) {
 		const VmaEntry *v = i < t->mm->n_vmas ? t->mm->vmas[i] : NULL;
@@ -231,7 +175,7 @@ static bool has_pages(const struct rtask *t, const VmaEntry *v, size_t *page)
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE);
+	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_HUGE_FLAGS);
 	uint64_t prot = v->prot;
 	int fd = -1;
 
@@ -241,7 +185,7 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 		fd = shmem_fd(s, v->shmid);
 		if (fd < 0)
 			return fd;
-		flags &= ~(uint64_t)MAP_ANONYMOUS;
+		flags &= ~(uint64_t)(MAP_ANONYMOUS | VMA_HUGE_FLAGS);
 	}
 	if (fill)
 		prot |= PROT_READ | PROT_WRITE;
@@ -279,11 +223,12 @@ int memory_plan(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	_cleanup_free_ bool *opened = calloc(t->mm->n_vmas + 1, sizeof(*opened)); /* is writable for being filled */
 	size_t page = 0, dropped = 0;
-	int r = opened ? plan_vdso(s, t) : error_set(s->e, -ENOMEM, "out of memory");
+	uint64_t room = (uint64_t)s->arena.start + s->arena.size;
+	int r = opened ? vdso_plan(s, t, room, VDSO_ROOM) : error_set(s->e, -ENOMEM, "out of memory");
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
-		bool private = v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !is_vdso(v);
+		bool private = v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !vdso_is_part(v);
 		opened[i] = private && has_pages(t, v, &page) && (v->prot & 3) != 3;
 		if (v->status & VMA_SYSVIPC) {
 			r = sysv_plan_vma(s, t, i);
@@ -293,7 +238,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 		} else if (v->status & VMA_AIORING) {
 			aio_plan_place(t, v);
 			opened[i] = (v->prot & 3) != 3;
-		} else if (!is_vdso(v)) {
+		} else if (!vdso_is_part(v)) {
 			r = plan_map(s, t, v, opened[i]);
 		}
 	}
@@ -350,7 +295,7 @@ int memory_plan_finish(struct restore *s, struct rtask *t)
 
 	for (size_t i = 0; i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
-		if (is_vdso(v))
+		if (vdso_is_part(v))
 			continue;
 		for (uint64_t advice = 0; v->has_madv && advice < 64; advice++)
 			if (v->madv & (1ULL << advice)) {

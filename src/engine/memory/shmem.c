@@ -5,8 +5,10 @@
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #define COPY_SIZE (512UL << 10)
 #define PAGES_PER_ENTRY_MAX (1U << 30)
@@ -132,20 +134,31 @@ int shmem_finish(struct dump *d, bool success)
 
 /* ---- restore ---- */
 
-static int copy_pages(int from, int to, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
+/* `mapped`: the file, which write(2) does not work on; or NULL. */
+static int copy_pages(int from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
 {
 	while (size) {
 		size_t want = MIN(COPY_SIZE, size);
-		ssize_t n = pread(from, buffer, want, (off_t)from_at);
+		ssize_t n = pread(from, mapped ? mapped + to_at : buffer, want, (off_t)from_at);
 		if (n <= 0)
 			return n ? -errno : -EBADMSG;
-		if (pwrite(to, buffer, (size_t)n, (off_t)to_at) != n)
+		if (!mapped && pwrite(to, buffer, (size_t)n, (off_t)to_at) != n)
 			return -errno;
 		from_at += (uint64_t)n;
 		to_at += (uint64_t)n;
 		size -= (uint64_t)n;
 	}
 	return 0;
+}
+
+/* A file of huge pages is filled through memory. NULL: another file; MAP_FAILED. */
+static char *map_huge(int fd, const struct stat *st)
+{
+	struct statfs fs;
+
+	if (fstatfs(fd, &fs) < 0 || fs.f_type != HUGETLBFS_MAGIC || !st->st_size)
+		return NULL;
+	return mmap(NULL, (size_t)st->st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 }
 
 int shmem_read_pages(struct restore *s, int fd, const char *name)
@@ -163,9 +176,16 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		return r;
 	if (r)
 		return error_errno(s->e, r, "cannot read %s", name);
+	char *mapped = map_huge(fd, &st);
+	if (mapped == MAP_FAILED) {
+		image_close(map);
+		return error_set(s->e, -ENOMEM, "not enough huge pages are free for %s; see /proc/sys/vm/nr_hugepages", name);
+	}
 	r = image_read_message(map, &pagemap_head__descriptor, (ProtobufCMessage **)&head);
 	if (r != 1) {
 		image_close(map);
+		if (mapped)
+			munmap(mapped, (size_t)st.st_size);
 		return error_set(s->e, -EBADMSG, "%s is damaged", name);
 	}
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head->pages_id);
@@ -177,24 +197,30 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		uint64_t room = ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE);
 		r = entry->vaddr % PAGE_SIZE || entry->vaddr > room || size > room - entry->vaddr ? -EBADMSG : 0;
 		if (!r && size)
-			r = copy_pages(pages, fd, offset, entry->vaddr, MIN(size, (uint64_t)st.st_size - entry->vaddr), buffer);
+			r = copy_pages(pages, fd, mapped, offset, entry->vaddr, MIN(size, (uint64_t)st.st_size - entry->vaddr), buffer);
 		offset += size;
 		pagemap_entry__free_unpacked(entry, NULL);
 	}
 	image_close(map);
+	if (mapped)
+		munmap(mapped, (size_t)st.st_size);
 	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;
 }
 
-/* The size that all areas of a segment need. */
-static uint64_t size_needed(struct restore *s, uint64_t id)
+/* The size that all areas of a segment need, and the kind of their pages as MAP_HUGETLB has it. */
+static uint64_t size_needed(struct restore *s, uint64_t id, int *ret_huge)
 {
 	uint64_t size = 0;
 
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		const MmEntry *mm = s->tasks.data[i]->mm;
-		for (size_t k = 0; mm && k < mm->n_vmas; k++)
-			if (mm->vmas[k]->status & VMA_ANON_SHARED && mm->vmas[k]->shmid == id)
-				size = MAX(size, mm->vmas[k]->pgoff + (mm->vmas[k]->end - mm->vmas[k]->start));
+		for (size_t k = 0; mm && k < mm->n_vmas; k++) {
+			const VmaEntry *v = mm->vmas[k];
+			if (!(v->status & VMA_ANON_SHARED) || v->shmid != id)
+				continue;
+			*ret_huge = (int)(v->flags & VMA_HUGE_FLAGS);
+			size = MAX(size, v->pgoff + (v->end - v->start));
+		}
 	}
 	return size;
 }
@@ -209,8 +235,11 @@ int shmem_fd(struct restore *s, uint64_t id)
 		if (seg->id == id)
 			return seg->fd;
 	/* An anonymous shared mapping, for its file: it has no name then, as it had none. */
-	size_t size = size_needed(s, id);
-	char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int huge = 0;
+	size_t size = size_needed(s, id, &huge);
+	char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | huge, -1, 0);
+	if (at == MAP_FAILED && huge)
+		return error_errno(s->e, -errno, "cannot make shared memory of %zu bytes of huge pages (see /proc/sys/vm/nr_hugepages)", size);
 	if (at == MAP_FAILED)
 		return error_errno(s->e, -errno, "cannot make shared memory of %zu bytes", size);
 	snprintf(name, sizeof(name), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + ALIGN_UP(size, PAGE_SIZE));

@@ -21,7 +21,7 @@ uint32_t vma_status(const struct proc_vma *vma)
 		return VMA_REGULAR | VMA_HEAP | VMA_ANON_PRIVATE;
 	if (!strcmp(name, "[stack]"))
 		return VMA_REGULAR | VMA_STACK | VMA_ANON_PRIVATE;
-	if (vma->inode == 0)
+	if (vma->inode == 0 || (!strcmp(name, "/anon_hugepage") && vma->deleted))
 		return VMA_REGULAR | (vma->shared ? VMA_ANON_SHARED : VMA_ANON_PRIVATE);
 	if (!strncmp(name, "/SYSV", 5) && vma->deleted)
 		return VMA_REGULAR | VMA_SYSVIPC;

@@ -172,6 +172,8 @@ static int plan_zombie(struct restore *s, struct node *n)
 	int status = (int)tc->exit_code, sig = WTERMSIG(status);
 	uint64_t mask = 0, limit[2] = {};
 
+	if (WCOREDUMP(status))
+		return error_set(s->e, -ENOTSUP, "process %d had ended with a core dump, which can't be had again", n->task->pid);
 	plan_join(s, n);
 	batch_what(n->batch, "end process %d as it had ended", n->task->pid);
 	OP(n->batch, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, tc->comm, strlen(tc->comm) + 1));

@@ -16,7 +16,8 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
-#define THREAD_OPS (5 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
+#define THREAD_OPS (8 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
+#define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
 #define TIMERS_MAX 64
 #define RINGS_MAX 64
 
@@ -44,7 +45,7 @@ static struct agent_op *op_add(struct agent_batch *b, long nr, uint64_t a0, uint
 	return op;
 }
 
-/* Gives the operation whose result is the securebits; those of the switches follow. */
+/* Gives the first of the operations whose result is the answer. */
 static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 {
 	op_add(b, __NR_sigaltstack, 0, out + offsetof(struct thread_answers, altstack), 0, 0);
@@ -52,7 +53,10 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	op_add(b, __NR_prctl, PR_GET_PDEATHSIG, out + offsetof(struct thread_answers, pdeath_sig), 0, 0);
 	op_add(b, __NR_get_mempolicy, out + offsetof(struct thread_answers, mempolicy),
 	       out + offsetof(struct thread_answers, mempolicy_nodes), sizeof(((struct thread_answers *)0)->mempolicy_nodes) * 8, 0);
+	op_add(b, __NR_prctl, PR_GET_NAME, out + offsetof(struct thread_answers, comm), 0, 0);
 	struct agent_op *first = op_add(b, __NR_prctl, PR_GET_SECUREBITS, 0, 0, 0);
+	op_add(b, __NR_prctl, PR_GET_TIMERSLACK, 0, 0, 0);
+	op_add(b, __NR_personality, 0xffffffff, 0, 0, 0);
 	for (size_t i = 0; i < THREAD_SWITCHES; i++) {
 		uint64_t args[2];
 		threads_switch(i, args);
@@ -64,8 +68,10 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 static void take_thread_results(struct thread *th, const struct agent_op *first)
 {
 	th->answers.securebits = (int32_t)first[0].result;
+	th->answers.timer_slack = (uint64_t)first[1].result;
+	th->answers.personality = (uint32_t)first[2].result;
 	for (size_t i = 0; i < THREAD_SWITCHES; i++)
-		th->answers.switches[i] = (int32_t)first[1 + i].result;
+		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
 }
 
 static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[6])
@@ -138,13 +144,13 @@ static void take_answers(struct task *t, struct asking *a)
 	take_thread_results(t->threads.data[0], a->results[3]);
 	for (size_t i = 0; i < t->timers.count; i++) {
 		t->timers.data[i].value = l->out.timer[i];
-		t->timers.data[i].overrun = a->results[3][1 + THREAD_SWITCHES + 2 * i + 1].result;
+		t->timers.data[i].overrun = a->results[3][RESULTS + 2 * i + 1].result;
 	}
 	for (size_t i = 0; i < t->rings.count; i++)
-		t->rings.data[i].alive = a->results[3][1 + THREAD_SWITCHES + 2 * t->timers.count + i].result == 0;
+		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[4]);
+		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5]);
 	}
 }
 

@@ -4,6 +4,8 @@
  */
 #include "engine/task/state.h"
 
+#include <sys/wait.h>
+
 static int core_write(struct dump *d, pid_t tid, CoreEntry *core)
 {
 	char name[32];
@@ -67,6 +69,10 @@ static int capture_zombie(struct dump *d, struct task *t)
 	CoreEntry core = CORE_ENTRY__INIT;
 	TaskCoreEntry tc = TASK_CORE_ENTRY__INIT;
 
+	/* It says so to its parent, and nothing but writing another would make it so again. */
+	if (WCOREDUMP(t->exit_code))
+		return task_error(d, t, -ENOTSUP, "it has ended (zombie) and left a core dump, which can't be had again; let its parent %d reap it first",
+				  t->ppid);
 	core.mtype = CORE_ENTRY__MARCH__X86_64;
 	core.tc = &tc;
 	tc.task_state = TASK_DEAD;

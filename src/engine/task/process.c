@@ -48,10 +48,7 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 	rlimits->rlimits = list;
 	rlimits->n_rlimits = 16;
 	core->rlimits = rlimits;
-	r = read_number(t->proc, "personality", 16, &number);
-	if (r)
-		return task_errno(d, t, r, "cannot read its personality");
-	core->personality = (uint32_t)number;
+	core->personality = t->threads.data[0]->answers.personality;
 	if (!read_number(t->proc, "oom_score_adj", 10, &number)) {
 		core->has_oom_score_adj = 1;
 		core->oom_score_adj = (int32_t)number;

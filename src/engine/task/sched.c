@@ -1,6 +1,8 @@
 /*
  * How a thread is scheduled: class, priority and nice value (sched_getattr(2)), CPU affinity, io priority (ioprio_get(2)),
- * timer slack, memory policy (set_mempolicy(2)). Put back before the credentials, while the agent may still raise them.
+ * timer slack, memory policy (set_mempolicy(2)), utilisation clamps. Put back before the credentials, while the agent may still raise them.
+ *
+ * A core scheduling group (prctl(2), PR_SCHED_CORE) of the thread's own is refused.
  */
 #include "engine/task/state.h"
 
@@ -13,13 +15,40 @@
 #define IOPRIO_WHO_PROCESS 1
 #define AFFINITY_MAX 1024
 
-struct attributes { /* struct sched_attr of sched_setattr(2), its first version */
+struct attributes { /* struct sched_attr of sched_setattr(2) */
 	uint32_t size, policy;
 	uint64_t flags;
 	int32_t nice;
 	uint32_t priority;
 	uint64_t runtime, deadline, period;
+	uint32_t util_min, util_max; /* since Linux 5.3 */
 };
+#define FIRST_VERSION 48
+#define UTIL_FULL 1024
+#define FLAGS_CLAMP 0x78 /* keep policy and parameters; clamp the least and the most */
+
+/* What a thread has that was not bound, and not given a time slice of its own; asked once. */
+static int all_processors(void)
+{
+	static int n;
+
+	if (!n)
+		n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+	return n;
+}
+
+static const struct attributes *own_attributes(void)
+{
+	static struct attributes ours;
+
+	if (!ours.size) {
+		ours.size = sizeof(ours);
+		if (syscall(__NR_sched_getattr, 0, &ours, sizeof(ours), 0) < 0)
+			ours.policy = UINT32_MAX; /* not known */
+		ours.size = sizeof(ours);
+	}
+	return &ours;
+}
 
 static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntry *core)
 {
@@ -31,7 +60,7 @@ static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntr
 		return -errno;
 	for (long i = 0; i < n; i++)
 		bits += __builtin_popcount(mask[i]);
-	if (bits >= (int)sysconf(_SC_NPROCESSORS_ONLN))
+	if (bits >= all_processors())
 		return 0; /* bound to none: what a new thread has */
 	core->has_affinity = 1;
 	core->affinity.len = (size_t)n;
@@ -39,16 +68,19 @@ static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntr
 	return core->affinity.data ? 0 : -ENOMEM;
 }
 
-static void capture_timer_slack(struct thread *th, ThreadCoreEntry *core)
-{
-	_cleanup_free_ char *text = NULL;
-	char path[64];
+#ifndef PR_SCHED_CORE
+#define PR_SCHED_CORE 62
+#define PR_SCHED_CORE_GET 0
+#endif
 
-	snprintf(path, sizeof(path), "/proc/%d/timerslack_ns", th->tid);
-	if (read_file_at(AT_FDCWD, path, 64, &text, NULL))
-		return;
-	core->has_timer_slack_ns = 1;
-	core->timer_slack_ns = strtoull(text, NULL, 10);
+/* Whether it may share a core only with others of a group, which is not that of the coordinator. */
+static bool has_core_group(const struct thread *th)
+{
+	uint64_t cookie = 0, ours = 0;
+
+	if (prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, th->tid, 0, &cookie) < 0 || !cookie)
+		return false;
+	return prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, 0, &ours) < 0 || cookie != ours;
 }
 
 int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core)
@@ -58,6 +90,9 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 
 	if (r)
 		return task_errno(d, th->task, r, "cannot read how thread %d is scheduled", th->tid);
+	if (has_core_group(th))
+		return task_error(d, th->task, -ENOTSUP, "thread %d is in a core scheduling group (PR_SCHED_CORE), which is not saved; start it without "
+				  "one, as in coresched(1)", th->tid);
 	core->has_sched_policy = 1;
 	core->sched_policy = a.policy;
 	core->has_sched_nice = 1;
@@ -72,15 +107,23 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 		core->sched_deadline_ns = a.deadline;
 		core->sched_period_ns = a.period;
 	}
-	struct attributes ours = { .size = sizeof(ours) };
-	if (a.policy != 6 && a.runtime && syscall(__NR_sched_getattr, 0, &ours, sizeof(ours), 0) == 0 && a.runtime != ours.runtime) {
+	const struct attributes *ours = own_attributes();
+	bool compared = ours->policy != UINT32_MAX;
+	if (a.policy != 6 && a.runtime && compared && a.runtime != ours->runtime) {
 		core->has_sched_runtime_ns = 1; /* a time slice of its own (Linux 6.12) */
 		core->sched_runtime_ns = a.runtime;
+	}
+	bool usual_for_real_time = (a.policy == SCHED_FIFO || a.policy == SCHED_RR) && a.util_min == UTIL_FULL && a.util_max == UTIL_FULL;
+	if (compared && (a.util_min != ours->util_min || a.util_max != ours->util_max) && !usual_for_real_time) {
+		core->has_util_min = core->has_util_max = 1;
+		core->util_min = a.util_min;
+		core->util_max = a.util_max;
 	}
 	long io = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, th->tid);
 	core->has_io_priority = io > 0;
 	core->io_priority = io > 0 ? (uint32_t)io : 0;
-	capture_timer_slack(th, core);
+	core->has_timer_slack_ns = 1;
+	core->timer_slack_ns = th->answers.timer_slack;
 	if (th->answers.mempolicy) {
 		core->has_mempolicy = core->has_mempolicy_nodes = 1;
 		core->mempolicy = (uint32_t)th->answers.mempolicy;
@@ -96,12 +139,17 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	struct batch *b = &th->batch;
 
 	if (c->has_sched_policy) {
-		struct attributes a = { sizeof(a), c->sched_policy, c->sched_flags, c->sched_nice, c->sched_prio,
-					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns };
+		struct attributes a = { FIRST_VERSION, c->sched_policy, c->sched_flags, c->sched_nice, c->sched_prio,
+					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns, 0, 0 };
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
 		OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
 		if (a.policy || a.flags || a.runtime)
 			OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
+	}
+	if (c->has_util_min && c->has_util_max) {
+		struct attributes a = { .size = sizeof(a), .flags = FLAGS_CLAMP | (c->sched_flags & 1), .util_min = c->util_min, .util_max = c->util_max };
+		batch_what(b, "set the utilisation clamps of thread %d (they need a kernel with CONFIG_UCLAMP_TASK)", th->tid);
+		OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
 	}
 	if (c->has_affinity && c->affinity.len <= AFFINITY_MAX / 8) {
 		batch_what(b, "bind thread %d to its processors", th->tid);

@@ -27,6 +27,9 @@ struct thread_answers {
 	int32_t mempolicy;
 	uint64_t mempolicy_nodes[16];
 	int32_t switches[THREAD_SWITCHES];
+	uint64_t timer_slack; /* ns */
+	uint32_t personality;
+	char comm[16];
 };
 
 struct thread {

@@ -66,20 +66,6 @@ static void plan_switches(struct rthread *th)
 	}
 }
 
-static int capture_personality(struct dump *d, struct thread *th, ThreadCoreEntry *c)
-{
-	_cleanup_free_ char *text = NULL;
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/personality", th->task->pid, th->tid);
-	int r = read_file_at(AT_FDCWD, path, 64, &text, NULL);
-	if (r)
-		return task_errno(d, th->task, r, "cannot read the personality of thread %d", th->tid);
-	c->has_personality = 1;
-	c->personality = (uint32_t)strtoul(text, NULL, 16);
-	return 0;
-}
-
 static int capture_registers(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
 {
 	static unsigned char area[XSAVE_MAX];
@@ -106,16 +92,12 @@ static int capture_registers(struct dump *d, struct thread *th, struct pool *poo
 int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core)
 {
 	ThreadCoreEntry *c = core->thread_core;
-	struct proc_stat stat;
 	uint64_t head = 0;
 	size_t head_size = 0;
-	int r = proc_read_thread_stat(th->task->pid, th->tid, &stat);
 
-	if (r)
-		return task_errno(d, th->task, r, "cannot read thread %d", th->tid);
-	c->comm = pool_copy(pool, stat.comm, strlen(stat.comm) + 1);
+	c->comm = th->answers.comm;
 	c->sas = POOL_NEW(pool, ThreadSasEntry, thread_sas_entry__init);
-	if (!c->comm || !c->sas)
+	if (!c->sas)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (syscall(__NR_get_robust_list, th->tid, &head, &head_size) == 0) {
 		c->futex_rla = head;
@@ -145,8 +127,9 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 	}
 	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
 	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
-	r = capture_personality(d, th, c);
-	return r ? r : capture_registers(d, th, pool, core);
+	c->has_personality = 1;
+	c->personality = th->answers.personality;
+	return capture_registers(d, th, pool, core);
 }
 
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)

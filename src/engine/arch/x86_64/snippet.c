@@ -117,17 +117,32 @@ static void emit_mmap(struct snippet *s, uint64_t at, size_t size, int prot)
 	emit_syscall(s, __NR_mmap);
 }
 
+/* Gives where the thread goes on, or 0. */
+static size_t emit_signal(struct snippet *s, const struct snippet_signal *signal)
+{
+	if (!signal->signal)
+		return 0;
+	emit_mov(s, RDI, (uint64_t)signal->pid);
+	emit_mov(s, RSI, (uint64_t)signal->tid);
+	emit_mov(s, RDX, (uint64_t)signal->signal);
+	emit_syscall(s, __NR_tgkill);
+	return s->size;
+}
+
 void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *original, uint64_t mask,
-		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size)
+		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size,
+		   const struct snippet_signal *signal)
 {
 	struct user_regs_struct regs = begin(s, original, mask);
 
 	emit_mmap(s, area, code_size, PROT_READ | PROT_EXEC);
 	emit_mmap(s, area + code_size, area_size - code_size, PROT_READ | PROT_WRITE);
+	s->after_head = emit_signal(s, signal);
 	s->tail = s->size;
 	emit_mov(s, RDI, area);
 	emit_mov(s, RSI, area_size);
 	emit_syscall(s, __NR_munmap);
+	s->after_munmap = emit_signal(s, signal);
 	emit_context(s, address, &regs, dispatch);
 }
 

@@ -4,8 +4,8 @@
  * A few hundred bytes of code are written behind the end of the vdso's ELF image (dead bytes of its last page; through
  * /proc/PID/mem, as a debugger sets a breakpoint). They hold the thread's own registers as constants:
  *
- *	head:  mmap(a hole, for the agent's code), mmap(beside it, for its data)
- *	tail:  munmap(the same); rt_sigprocmask(the thread's own mask); prctl (where the thread's system calls are
+ *	head:  mmap(a hole, for the agent's code), mmap(beside it, for its data); a signal to itself, which stops it
+ *	tail:  munmap(the same), the signal again; rt_sigprocmask(the thread's own mask); prctl (where the thread's system calls are
  *	       dispatched, which was put aside); every register as it was; jump to where it was
  *
  * One PTRACE_SETREGS to `head` is the only step that changes the thread. Whatever is done after it, if the tracer
@@ -29,12 +29,20 @@ struct snippet {
 	size_t size;
 	size_t tail; /* offset of tail */
 	size_t mask; /* offset of the thread's signal mask, 8 bytes */
+	size_t after_head, after_munmap; /* offsets of what follows the signals; 0: there are none */
+};
+
+/* The signal that has no effect but to stop a thread that is traced, and who is to get it. signal 0: none. */
+struct snippet_signal {
+	pid_t pid, tid;
+	int signal;
 };
 
 /* Builds the code for a thread with these registers (as PTRACE_GETREGS gives them) and mask, to stand at `address`. The
  * agent's area is [area, area + area_size), its code the first code_size bytes of it. `dispatch`: what is to be set again. */
 void snippet_build(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, uint64_t mask,
-		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size);
+		   const struct syscall_dispatch *dispatch, uint64_t area, size_t area_size, size_t code_size,
+		   const struct snippet_signal *signal);
 
 /* As snippet_build, for a thread other than the leader: `tail` alone, without munmap. It stands in the area itself, which the
  * leader unmaps after all others have left it (struct agent_linger). */
