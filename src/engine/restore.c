@@ -104,6 +104,8 @@ static int make_plan(struct restore *s)
 	if (!r && (r = proc_read_maps(getpid(), &s->self)))
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)
+		r = process_read_own(s);
+	if (!r)
 		r = arena_make(s);
 	if (!r)
 		r = sysv_make(s);
@@ -252,6 +254,7 @@ static int let_leaders_go(struct restore *s)
 
 static int restore_build(struct restore *s)
 {
+	s->status->threads = (uint32_t)s->threads;
 	int r = birth(s);
 
 	if (!r && s->seccomp) {
@@ -287,12 +290,9 @@ static int switch_task(struct restore *s, struct rtask *t)
 	char path[64];
 	int r = 0;
 
-	for (size_t i = first; !r && i < t->threads.count; i++)
-		if ((r = tracee_interrupt(&t->threads.data[i].tracee)))
-			r = error_errno(s->e, r, "cannot stop thread %d", t->threads.data[i].tid);
 	for (size_t i = first; !r && i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
-		r = tracee_wait_stop(&th->tracee, s->e);
+		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
 		if (!r && th != leader && (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 ||
@@ -314,6 +314,20 @@ static int switch_task(struct restore *s, struct rtask *t)
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
 	return r;
+}
+
+/* All at once: while one is waited for, the others stop. */
+static int interrupt_all(struct restore *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++)
+			if ((r = tracee_interrupt(&t->threads.data[k].tracee)))
+				return error_errno(s->e, r, "cannot stop thread %d", t->threads.data[k].tid);
+	}
+	return 0;
 }
 
 static void give_terminal(struct restore *s)
@@ -349,7 +363,8 @@ static int restore_switch(struct restore *s)
 		r = tell(s, "post-restore");
 	if (!r)
 		r = tell(s, "pre-resume");
-
+	if (!r)
+		r = interrupt_all(s);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);

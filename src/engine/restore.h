@@ -72,6 +72,15 @@ struct rtask {
 	int pages_fd, mem_fd;
 };
 
+/* What the coordinator has of the state that processes are born with. */
+struct own {
+	struct proc_status status;
+	uint32_t securebits;
+	bool has_oom_score_adj, has_coredump_filter;
+	long oom_score_adj, coredump_filter;
+	uint64_t limits[16][2];
+};
+
 struct restore {
 	const struct request *request;
 	struct error *e;
@@ -89,6 +98,7 @@ struct restore {
 	int fd_base, tty;
 	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
+	struct own own;
 	struct arena arena;
 	struct agent_status *status;
 	struct restore_words *words;

@@ -65,8 +65,8 @@ static void wait_for(uint32_t *word, uint32_t least)
 
 static _Noreturn void park(struct agent_status *status)
 {
-	__atomic_add_fetch(&status->parked, 1, __ATOMIC_SEQ_CST);
-	notify(status);
+	if (__atomic_add_fetch(&status->parked, 1, __ATOMIC_SEQ_CST) >= status->threads)
+		notify(status);
 	for (;;)
 		wait_for(&status->go, NEVER_PARKED);
 }
@@ -106,8 +106,8 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_READ:
 		return read_all(arg);
 	case AGENT_OP_ARRIVE:
-		__atomic_add_fetch((uint32_t *)arg[0], 1, __ATOMIC_SEQ_CST);
-		call(__NR_futex, (long)arg[0], FUTEX_WAKE, 0x7fffffff, 0, 0, 0);
+		if (__atomic_add_fetch((uint32_t *)arg[0], 1, __ATOMIC_SEQ_CST) >= (uint32_t)arg[1])
+			call(__NR_futex, (long)arg[0], FUTEX_WAKE, 0x7fffffff, 0, 0, 0);
 		return 0;
 	case AGENT_OP_ZERO:
 		for (volatile char *p = (char *)arg[0], *end = p + arg[1]; p < end; p++)

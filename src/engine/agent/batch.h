@@ -21,7 +21,7 @@ enum {
 	AGENT_OP_PARK = -4,   /* count this thread in, wake the coordinator, wait until it takes over */
 	AGENT_OP_AWAIT = -5,  /* wait until *(u32 *)arg0 is at least arg1 */
 	AGENT_OP_READ = -6,   /* pread64 until all arg2 bytes are there */
-	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0 and wake who waits for it */
+	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0; from arg1 on, wake who waits for it */
 	AGENT_OP_ZERO = -8,   /* write zeroes over arg1 bytes at arg0 */
 	AGENT_OP_LOAD = -9,   /* its result is *(u64 *)arg0 */
 	AGENT_OP_STORE = -10, /* *(u32 *)arg0 = arg1 */
@@ -54,6 +54,7 @@ static inline struct agent_op *agent_batch_ops(const struct agent_batch *b)
 /* Shared by all tasks of a restore and the coordinator. */
 struct agent_status {
 	uint32_t parked; /* threads that have parked */
+	uint32_t threads; /* that will: the last of them wakes the coordinator */
 	uint32_t failed; /* not 0: a batch failed */
 	uint32_t change; /* futex: counts every change of the two above */
 	uint32_t go;
