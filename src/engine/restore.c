@@ -120,6 +120,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r && s->request->hook.call)
+		r = restore_verified(s, r);
 	if (!r)
 		r = tell(s, "pre-restore");
 	return r ? r : make_plan(s);
@@ -415,6 +417,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
@@ -437,6 +440,7 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	r = restore_prepare(&s);
 	if (!r)
 		r = restore_build(&s);
+	r = restore_verified(&s, r);
 	if (!r)
 		r = restore_switch(&s);
 	if (r)

@@ -85,6 +85,7 @@ struct restore {
 	const struct request *request;
 	struct error *e;
 	struct image_dir *dir;
+	struct image_verification *verification; /* of large images, under way until restore_build ends */
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;

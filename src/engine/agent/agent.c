@@ -9,6 +9,9 @@
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 #define EINTR 4
+#define MADV_POPULATE_WRITE 23
+#define PIECE (256UL << 10)
+#define POPULATE_MIN (16UL << 10)
 #define LEAVING_NS 100000000L
 #define NEVER_PARKED 0x7fffffff
 
@@ -71,13 +74,21 @@ static _Noreturn void park(struct agent_status *status)
 		wait_for(&status->go, NEVER_PARKED);
 }
 
+/* In pieces whose pages are made at once and not by a fault each (Linux 5.14; they are the same without), and are still in the
+ * processor's cache when they are filled. */
 static long read_all(const uint64_t *arg)
 {
-	uint64_t done = 0;
+	uint64_t done = 0, made = 0;
 
 	while (done < arg[2]) {
-		long n = call(__NR_pread64, (long)arg[0], (long)(arg[1] + done), (long)(arg[2] - done),
-			      (long)(arg[3] + done), 0, 0);
+		uint64_t size = arg[2] - done;
+		if (size > PIECE)
+			size = PIECE;
+		if (done >= made && size >= POPULATE_MIN) {
+			call(__NR_madvise, (long)(arg[1] + done), (long)size, MADV_POPULATE_WRITE, 0, 0, 0);
+			made = done + size;
+		}
+		long n = call(__NR_pread64, (long)arg[0], (long)(arg[1] + done), (long)size, (long)(arg[3] + done), 0, 0);
 		if (n == -EINTR)
 			continue;
 		if (n < 0)
