@@ -152,7 +152,7 @@ static int failure(struct restore *s)
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
-	if (op->nr == AGENT_OP_READ && r == -EIO)
+	if (op->nr == AGENT_OP_FILLED && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
 		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);

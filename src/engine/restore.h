@@ -104,6 +104,7 @@ struct restore {
 	struct agent_status *status;
 	struct restore_words *words;
 	size_t threads; /* that will park */
+	pid_t next_helper; /* memory/fill.c: the id that was given out last; 0: none yet */
 	bool seccomp;	/* some thread has filters */
 	SeccompEntry *seccomp_image;
 	pid_t pid;	/* the root, once it was born */

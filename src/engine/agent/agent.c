@@ -9,8 +9,9 @@
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 #define EINTR 4
+#define EIO 5
 #define MADV_POPULATE_WRITE 23
-#define PIECE (256UL << 10)
+#define STEP (256UL << 10)
 #define POPULATE_MIN (16UL << 10)
 #define LEAVING_NS 100000000L
 #define NEVER_PARKED 0x7fffffff
@@ -74,30 +75,73 @@ static _Noreturn void park(struct agent_status *status)
 		wait_for(&status->go, NEVER_PARKED);
 }
 
-/* In pieces whose pages are made at once and not by a fault each (Linux 5.14; they are the same without), and are still in the
+static void populate(uint64_t address, uint64_t size)
+{
+	if (size >= POPULATE_MIN)
+		call(__NR_madvise, (long)address, (long)size, MADV_POPULATE_WRITE, 0, 0, 0);
+}
+
+/* In steps whose pages are made at once and not by a fault each (Linux 5.14; they are the same without), and are still in the
  * processor's cache when they are filled. */
-static long read_all(const uint64_t *arg)
+static long read_range(int fd, uint64_t address, uint64_t size, uint64_t offset)
 {
 	uint64_t done = 0, made = 0;
 
-	while (done < arg[2]) {
-		uint64_t size = arg[2] - done;
-		if (size > PIECE)
-			size = PIECE;
-		if (done >= made && size >= POPULATE_MIN) {
-			call(__NR_madvise, (long)(arg[1] + done), (long)size, MADV_POPULATE_WRITE, 0, 0, 0);
-			made = done + size;
+	while (done < size) {
+		uint64_t step = size - done < STEP ? size - done : STEP;
+		if (done >= made) {
+			populate(address + done, step);
+			made = done + step;
 		}
-		long n = call(__NR_pread64, (long)arg[0], (long)(arg[1] + done), (long)size, (long)(arg[3] + done), 0, 0);
+		long n = call(__NR_pread64, fd, (long)(address + done), (long)step, (long)(offset + done), 0, 0);
 		if (n == -EINTR)
 			continue;
-		if (n < 0)
-			return n;
-		if (n == 0)
-			break;
+		if (n <= 0)
+			return n ? n : -EIO;
 		done += (uint64_t)n;
 	}
-	return (long)done;
+	return 0;
+}
+
+static long read_piece(int fd, const struct agent_piece *piece)
+{
+	const struct agent_range *ranges = (const struct agent_range *)piece->ranges;
+	uint64_t offset = piece->offset;
+	long r = 0;
+
+	if (piece->count > 1) {
+		for (uint64_t i = 0; i < piece->count; i++)
+			populate(ranges[i].address, ranges[i].size);
+		if (call(__NR_preadv, fd, (long)ranges, (long)piece->count, (long)offset, 0, 0) == (long)piece->size)
+			return 0;
+	}
+	for (uint64_t i = 0; !r && i < piece->count; i++) {
+		r = read_range(fd, ranges[i].address, ranges[i].size, offset);
+		offset += ranges[i].size;
+	}
+	return r;
+}
+
+static void fill(struct agent_fill *f, int fd)
+{
+	const struct agent_piece *pieces = (const struct agent_piece *)f->pieces;
+	uint32_t i;
+
+	while ((i = __atomic_fetch_add(&f->next, 1, __ATOMIC_SEQ_CST)) < f->count) {
+		long r = read_piece(fd, &pieces[i]);
+		if (r)
+			__atomic_store_n(&f->error, r, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* The kernel clears an id when its thread ends (CLONE_CHILD_CLEARTID). */
+static void wait_for_end(uint32_t *ids, uint64_t count)
+{
+	uint32_t now;
+
+	for (uint64_t i = 0; i < count; i++)
+		while ((now = __atomic_load_n(&ids[i], __ATOMIC_SEQ_CST)))
+			call(__NR_futex, (long)&ids[i], FUTEX_WAIT, now, 0, 0, 0);
 }
 
 static long run_op(struct agent_batch *batch, struct agent_op *op)
@@ -114,8 +158,15 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_AWAIT:
 		wait_for((uint32_t *)arg[0], (uint32_t)arg[1]);
 		return 0;
-	case AGENT_OP_READ:
-		return read_all(arg);
+	case AGENT_OP_FILL:
+		fill((struct agent_fill *)arg[0], (int)arg[1]);
+		return 0;
+	case AGENT_OP_FILLED:
+		wait_for_end((uint32_t *)arg[1], arg[2]);
+		return __atomic_load_n(&((struct agent_fill *)arg[0])->error, __ATOMIC_SEQ_CST);
+	case AGENT_OP_EXIT:
+		call(__NR_exit, 0, 0, 0, 0, 0, 0);
+		return 0;
 	case AGENT_OP_ARRIVE:
 		if (__atomic_add_fetch((uint32_t *)arg[0], 1, __ATOMIC_SEQ_CST) >= (uint32_t)arg[1])
 			call(__NR_futex, (long)arg[0], FUTEX_WAKE, 0x7fffffff, 0, 0, 0);
