@@ -243,20 +243,10 @@ int restore_open(const char *path, struct image_dir **ret, struct error *e)
 	return r ? error_errno(e, r, "cannot open it") : 0;
 }
 
-int restore_load(struct restore *s)
-{
-	int r = restore_read(s);
-
-	VEC_FOREACH(&s->files, f)
-		if (!r && !f->kind)
-			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
-	return r ? r : seccomp_load(s);
-}
-
-int restore_read(struct restore *s)
+static int read_all(struct restore *s)
 {
 	InventoryEntry *inventory;
-	int r = s->request->skip_verify ? 0 : image_dir_verify(s->dir, s->e);
+	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, &s->verification, s->e);
 
 	if (r < 0)
 		return r;
@@ -274,6 +264,31 @@ int restore_read(struct restore *s)
 	if (!r)
 		r = load_files(s);
 	return r;
+}
+
+int restore_verified(struct restore *s, int r)
+{
+	struct error damage = {};
+	int v = image_dir_verified(TAKE_PTR(s->verification), &damage);
+
+	if (v < 0)
+		*s->e = damage;
+	return v < 0 ? v : r;
+}
+
+int restore_load(struct restore *s)
+{
+	int r = read_all(s);
+
+	VEC_FOREACH(&s->files, f)
+		if (!r && !f->kind)
+			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	return r ? r : seccomp_load(s);
+}
+
+int restore_read(struct restore *s)
+{
+	return restore_verified(s, read_all(s));
 }
 
 #define FREE_LIST(list, kind) \

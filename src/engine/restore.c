@@ -105,6 +105,8 @@ static int make_plan(struct restore *s)
 	if (!r && (r = proc_read_maps(getpid(), &s->self)))
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)
+		r = process_read_own(s);
+	if (!r)
 		r = arena_make(s);
 	if (!r)
 		r = sysv_make(s);
@@ -119,6 +121,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r && s->request->hook.call)
+		r = restore_verified(s, r);
 	if (!r)
 		r = tell(s, "pre-restore");
 	return r ? r : make_plan(s);
@@ -149,7 +153,7 @@ static int failure(struct restore *s)
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
-	if (op->nr == AGENT_OP_READ && r == -EIO)
+	if (op->nr == AGENT_OP_FILLED && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
 		return error_set(s->e, r, "cannot %s: another process has locked or opened it since the dump", what);
@@ -255,6 +259,7 @@ static int let_leaders_go(struct restore *s)
 
 static int restore_build(struct restore *s)
 {
+	s->status->threads = (uint32_t)s->threads;
 	int r = birth(s);
 
 	if (!r && s->seccomp) {
@@ -290,12 +295,9 @@ static int switch_task(struct restore *s, struct rtask *t)
 	char path[64];
 	int r = 0;
 
-	for (size_t i = first; !r && i < t->threads.count; i++)
-		if ((r = tracee_interrupt(&t->threads.data[i].tracee)))
-			r = error_errno(s->e, r, "cannot stop thread %d", t->threads.data[i].tid);
 	for (size_t i = first; !r && i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
-		r = tracee_wait_stop(&th->tracee, s->e);
+		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
 		if (!r && th != leader && (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 ||
@@ -319,6 +321,20 @@ static int switch_task(struct restore *s, struct rtask *t)
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
 	return r;
+}
+
+/* All at once: while one is waited for, the others stop. */
+static int interrupt_all(struct restore *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++)
+			if ((r = tracee_interrupt(&t->threads.data[k].tracee)))
+				return error_errno(s->e, r, "cannot stop thread %d", t->threads.data[k].tid);
+	}
+	return 0;
 }
 
 static void give_terminal(struct restore *s)
@@ -354,7 +370,8 @@ static int restore_switch(struct restore *s)
 		r = tell(s, "post-restore");
 	if (!r)
 		r = tell(s, "pre-resume");
-
+	if (!r)
+		r = interrupt_all(s);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
@@ -405,6 +422,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
@@ -428,6 +446,7 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	r = restore_prepare(&s);
 	if (!r)
 		r = restore_build(&s);
+	r = restore_verified(&s, r);
 	if (!r)
 		r = restore_switch(&s);
 	if (r)

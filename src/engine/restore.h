@@ -72,10 +72,20 @@ struct rtask {
 	int pages_fd, mem_fd;
 };
 
+/* What the coordinator has of the state that processes are born with. */
+struct own {
+	struct proc_status status;
+	uint32_t securebits;
+	bool has_oom_score_adj, has_coredump_filter;
+	long oom_score_adj, coredump_filter;
+	uint64_t limits[16][2];
+};
+
 struct restore {
 	const struct request *request;
 	struct error *e;
 	struct image_dir *dir;
+	struct image_verification *verification; /* of large images, under way until restore_build ends */
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
@@ -89,10 +99,12 @@ struct restore {
 	int fd_base, tty;
 	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
+	struct own own;
 	struct arena arena;
 	struct agent_status *status;
 	struct restore_words *words;
 	size_t threads; /* that will park */
+	pid_t next_helper; /* memory/fill.c: the id that was given out last; 0: none yet */
 	bool seccomp;	/* some thread has filters */
 	SeccompEntry *seccomp_image;
 	pid_t pid;	/* the root, once it was born */

@@ -93,7 +93,7 @@ static int wait_status(struct tracee *t, int *ret)
 	return 0;
 }
 
-int tracee_wait_stop(struct tracee *t, struct error *e)
+int tracee_wait_parked(struct tracee *t, struct error *e)
 {
 	for (;;) {
 		int status, r = wait_status(t, &status);
@@ -103,11 +103,19 @@ int tracee_wait_stop(struct tracee *t, struct error *e)
 			return error_errno(e, r, "cannot wait for task %d", t->tid);
 		if (status >> 16 == PTRACE_EVENT_STOP) {
 			t->stop_signal = WSTOPSIG(status) == SIGTRAP ? 0 : WSTOPSIG(status);
-			break;
+			return 0;
 		}
 		/* A signal on its way to the task: let it be delivered, the interrupt is still pending behind it. */
 		ptrace(PTRACE_CONT, t->tid, 0, WSTOPSIG(status));
 	}
+}
+
+int tracee_wait_stop(struct tracee *t, struct error *e)
+{
+	int r = tracee_wait_parked(t, e);
+
+	if (r)
+		return r;
 	if (ptrace(PTRACE_GETREGS, t->tid, 0, &t->regs) < 0 || ptrace(PTRACE_GETSIGMASK, t->tid, 8, &t->sigmask) < 0)
 		return error_errno(e, -errno, "cannot read the registers of task %d", t->tid);
 	return 0;

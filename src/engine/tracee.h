@@ -35,6 +35,8 @@ int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct err
 int tracee_interrupt(struct tracee *t);
 /* Waits for the stop, then reads registers and mask. */
 int tracee_wait_stop(struct tracee *t, struct error *e);
+/* The same without the registers and the mask, which a restore is about to set. */
+int tracee_wait_parked(struct tracee *t, struct error *e);
 void tracee_detach(struct tracee *t);
 
 /* PR_SET_SYSCALL_USER_DISPATCH of a stopped thread (Linux 6.4; before, nothing tells of it, and mode is 0). */

@@ -9,8 +9,6 @@
 #include <xxhash.h>
 
 #define BUFFER_SIZE (256u << 10)
-#define MANIFEST "fermata.json"
-#define MANIFEST_MAX (64 << 20)
 /* What the message of one record may take in memory: its parts are larger than their encoding. */
 #define MESSAGE_MAX (512UL << 20)
 
@@ -31,10 +29,18 @@ struct image_file {
 	struct image_file *next;
 };
 
+/* A file that was read as a whole. */
+struct kept {
+	char name[64];
+	unsigned char *data;
+	size_t size;
+};
+
 struct image_dir {
 	int fd;
-	bool nowhere;
+	bool nowhere, sorted;
 	struct workers *workers; /* or NULL */
+	VEC(struct kept) kept;
 	struct image_file *files; /* written ones, newest first */
 };
 
@@ -103,6 +109,9 @@ void image_dir_free(struct image_dir *dir)
 {
 	if (!dir)
 		return;
+	VEC_FOREACH(&dir->kept, k)
+		free(k->data);
+	VEC_FREE(&dir->kept);
 	while (dir->files) {
 		struct image_file *next = dir->files->next;
 		file_free(dir->files);
@@ -361,7 +370,7 @@ static int write_manifest(struct image_dir *dir)
 	json_decref(root);
 	if (!text)
 		return -ENOMEM;
-	int r = image_create_raw(dir, MANIFEST, &manifest);
+	int r = image_create_raw(dir, IMAGE_MANIFEST, &manifest);
 	if (!r)
 		r = image_write_bytes(manifest, text, strlen(text));
 	return r ? r : image_close(manifest);
@@ -415,7 +424,7 @@ int image_read_bytes(struct image_file *file, void *data, size_t size)
 
 	while (size) {
 		if (file->at == file->used) {
-			ssize_t n = read(file->fd, file->buffer, BUFFER_SIZE);
+			ssize_t n = file->fd < 0 ? 0 : read(file->fd, file->buffer, BUFFER_SIZE);
 			if (n <= 0)
 				return n < 0 ? -errno : -EBADMSG;
 			file->used = (size_t)n;
@@ -439,26 +448,76 @@ size_t image_read_some(struct image_file *file, void *data, size_t size)
 	return n && image_read_bytes(file, data, n) == 0 ? n : 0;
 }
 
+static int by_name(const void *a, const void *b)
+{
+	return strcmp(((const struct kept *)a)->name, ((const struct kept *)b)->name);
+}
+
+bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size)
+{
+	struct kept *k = strlen(name) < sizeof(k->name) ? VEC_PUSH(&dir->kept) : NULL;
+
+	if (!k)
+		return false;
+	snprintf(k->name, sizeof(k->name), "%s", name);
+	k->data = data;
+	k->size = size;
+	dir->sorted = false;
+	return true;
+}
+
+/* The first time it is opened: it is seldom opened again. */
+static bool take_kept(struct image_dir *dir, struct image_file *file)
+{
+	struct kept key, *k;
+
+	if (!dir->kept.count)
+		return false;
+	if (!dir->sorted)
+		qsort(dir->kept.data, dir->kept.count, sizeof(*dir->kept.data), by_name);
+	dir->sorted = true;
+	memcpy(key.name, file->name, sizeof(key.name));
+	k = bsearch(&key, dir->kept.data, dir->kept.count, sizeof(*dir->kept.data), by_name);
+	if (!k || !k->data)
+		return false;
+	file->buffer = TAKE_PTR(k->data);
+	file->size = file->used = k->size;
+	return true;
+}
+
+static int open_for_reading(struct image_dir *dir, const char *name, struct image_file **ret)
+{
+	struct image_file *file = calloc(1, sizeof(*file));
+	struct stat st;
+
+	if (!file)
+		return -ENOMEM;
+	*file = (struct image_file){ .dir = dir, .fd = -1 };
+	snprintf(file->name, sizeof(file->name), "%s", name);
+	*ret = file;
+	if (take_kept(dir, file))
+		return 0;
+	file->fd = image_open_raw(dir, name);
+	int r = file->fd < 0 ? file->fd : fstat(file->fd, &st) < 0 ? -errno : 0;
+	if (!r) {
+		file->size = (uint64_t)st.st_size;
+		file->buffer = malloc(BUFFER_SIZE);
+		r = file->buffer ? 0 : -ENOMEM;
+	}
+	if (r)
+		file_free(file);
+	return r;
+}
+
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
 {
 	struct image_file *file;
-	struct stat st;
 	uint32_t word = 0;
-	int fd = image_open_raw(dir, name);
+	int r = open_for_reading(dir, name, &file);
 
-	if (fd < 0)
-		return fd;
-	file = file_new(dir, name);
-	if (!file || !(file->buffer = malloc(BUFFER_SIZE))) {
-		close(fd);
-		free(file);
-		return -ENOMEM;
-	}
-	file->fd = fd;
-	int r = fstat(fd, &st) < 0 ? -errno : 0;
-	file->size = (uint64_t)st.st_size;
-	if (!r)
-		r = image_read_bytes(file, &word, 4);
+	if (r)
+		return r;
+	r = image_read_bytes(file, &word, 4);
 	if (!r && magic != IMAGE_MAGIC_INVENTORY) {
 		if (word != IMAGE_MAGIC_COMMON)
 			r = -EBADMSG;
@@ -512,82 +571,4 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 	ProtobufCAllocator allocator = { take_of_budget, give_back, &budget };
 	*ret = protobuf_c_message_unpack(descriptor, &allocator, size, packed);
 	return *ret ? 1 : -EBADMSG;
-}
-
-/* Takes the digest of a block that is complete into that of all. */
-static void end_block(XXH3_state_t *all, XXH3_state_t *block)
-{
-	XXH128_canonical_t digest;
-
-	XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(block));
-	XXH3_128bits_update(all, &digest, sizeof(digest));
-	XXH3_128bits_reset(block);
-}
-
-static int verify_one(struct image_dir *dir, const char *name, json_int_t size, json_int_t block, const char *digest, struct error *e)
-{
-	_cleanup_close_ int fd = image_open_raw(dir, name);
-	_cleanup_free_ unsigned char *buffer = malloc(BUFFER_SIZE);
-	XXH3_state_t *hash = XXH3_createState(), *all = XXH3_createState();
-	json_int_t total = 0;
-	char text[33];
-	ssize_t n = -1;
-
-	if (fd < 0 || !buffer || !hash || !all) {
-		XXH3_freeState(hash);
-		XXH3_freeState(all);
-		return error_set(e, -EBADMSG, "%s is missing or can't be read: the checkpoint is damaged", name);
-	}
-	XXH3_128bits_reset(hash);
-	XXH3_128bits_reset(all);
-	while ((n = read(fd, buffer, block > 0 ? (size_t)MIN((json_int_t)BUFFER_SIZE, block - total % block) : BUFFER_SIZE)) > 0) {
-		XXH3_128bits_update(hash, buffer, (size_t)n);
-		total += n;
-		if (block > 0 && (total % block == 0 || total == size))
-			end_block(all, hash);
-	}
-	XXH128_hash_t is = XXH3_128bits_digest(block > 0 ? all : hash);
-	XXH3_freeState(hash);
-	XXH3_freeState(all);
-	snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)is.high64, (unsigned long long)is.low64);
-	if (total != size)
-		return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name,
-				 (long long)total, (long long)size);
-	if (strcmp(text, digest))
-		return error_set(e, -EBADMSG, "%s was altered since it was written (checksum): the checkpoint is damaged", name);
-	return 0;
-}
-
-int image_dir_verify(struct image_dir *dir, struct error *e)
-{
-	int fd = image_open_raw(dir, MANIFEST);
-
-	if (fd == -ENOENT)
-		return 1;
-	struct stat st;
-	/* Not json_loadfd, which reads byte by byte. */
-	_cleanup_free_ char *text = fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX ? NULL : malloc((size_t)st.st_size + 1);
-	ssize_t n = text ? pread(fd, text, (size_t)st.st_size, 0) : -1;
-	json_t *root = n < 0 ? NULL : json_loadb(text, (size_t)n, 0, NULL);
-	json_t *item;
-	size_t i;
-	int r = 0;
-
-	if (fd >= 0)
-		close(fd);
-	if (!json_is_array(json_object_get(root, "files")))
-		r = error_set(e, -EBADMSG, MANIFEST " can't be read: the checkpoint is damaged");
-	json_array_foreach(json_object_get(root, "files"), i, item) {
-		const char *name = json_string_value(json_object_get(item, "name"));
-		const char *digest = json_string_value(json_object_get(item, "xxh128"));
-		if (r)
-			break;
-		if (!name || !digest || strchr(name, '/'))
-			r = error_set(e, -EBADMSG, MANIFEST " is damaged");
-		else
-			r = verify_one(dir, name, json_integer_value(json_object_get(item, "size")),
-				       json_integer_value(json_object_get(item, "block")), digest, e);
-	}
-	json_decref(root);
-	return r;
 }

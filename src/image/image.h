@@ -38,6 +38,8 @@
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)
 
+#define IMAGE_MANIFEST "fermata.json"
+
 struct image_dir;
 struct image_file;
 
@@ -55,6 +57,15 @@ void image_dir_withdraw(struct image_dir *dir);
 void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
 int image_dir_verify(struct image_dir *dir, struct error *e);
+/* The same in two steps. The first compares sizes and all but large files, with the same results, and sets *ret when it gave 0. The
+ * second waits until large ones are compared too and releases it; NULL is as written. */
+struct image_verification;
+int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e);
+int image_dir_verified(struct image_verification *v, struct error *e);
+/* In place of the second: nobody wants to know. Takes NULL. */
+void image_dir_verify_cancel(struct image_verification *v);
+/* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
+bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
 /* Small files are stored by these, and what becomes of them is told by image_dir_commit. They must outlive it. */

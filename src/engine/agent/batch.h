@@ -20,11 +20,29 @@ enum {
 	AGENT_OP_FORK = -2,   /* clone3(arg0, arg1); the child runs the batch at arg2 on the stack that ends at arg3 */
 	AGENT_OP_PARK = -4,   /* count this thread in, wake the coordinator, wait until it takes over */
 	AGENT_OP_AWAIT = -5,  /* wait until *(u32 *)arg0 is at least arg1 */
-	AGENT_OP_READ = -6,   /* pread64 until all arg2 bytes are there */
-	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0 and wake who waits for it */
+	AGENT_OP_ARRIVE = -7, /* add one to *(u32 *)arg0; from arg1 on, wake who waits for it */
 	AGENT_OP_ZERO = -8,   /* write zeroes over arg1 bytes at arg0 */
 	AGENT_OP_LOAD = -9,   /* its result is *(u64 *)arg0 */
 	AGENT_OP_STORE = -10, /* *(u32 *)arg0 = arg1 */
+	AGENT_OP_FILL = -11,  /* do the pieces of the struct agent_fill at arg0 that nobody has taken yet, each by preads from arg1 */
+	AGENT_OP_FILLED = -12, /* wait until the arg2 threads whose ids are at arg1 have ended; its result is that of the filling at arg0 */
+	AGENT_OP_EXIT = -13,  /* end this thread, and nobody needs its stack any more */
+};
+
+/* Memory to be filled from a file, by several threads. */
+struct agent_range {
+	uint64_t address, size;
+};
+struct agent_piece {
+	uint64_t ranges; /* address of struct agent_range, as preadv has it */
+	uint64_t count;
+	uint64_t offset; /* in the file; the ranges follow upon each other there */
+	uint64_t size;
+};
+struct agent_fill {
+	uint32_t next, count; /* the first piece that was not taken */
+	int64_t error;        /* of a piece, or 0 */
+	uint64_t pieces;      /* address of struct agent_piece */
 };
 
 struct agent_op {
@@ -54,6 +72,7 @@ static inline struct agent_op *agent_batch_ops(const struct agent_batch *b)
 /* Shared by all tasks of a restore and the coordinator. */
 struct agent_status {
 	uint32_t parked; /* threads that have parked */
+	uint32_t threads; /* that will: the last of them wakes the coordinator */
 	uint32_t failed; /* not 0: a batch failed */
 	uint32_t change; /* futex: counts every change of the two above */
 	uint32_t go;

@@ -194,30 +194,6 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 	return 0;
 }
 
-static int plan_fill(struct restore *s, struct rtask *t)
-{
-	struct batch *b = &t->threads.data[0].batch;
-	uint64_t offset = 0;
-
-	t->pages_fd = restore_hold(s, t->pages_fd);
-	if (t->pages_fd < 0)
-		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
-	for (size_t i = 0; i < t->pages.count; i++) {
-		const PagemapEntry *p = t->pages.data[i];
-		uint64_t size = (uint64_t)p->nr_pages * PAGE_SIZE;
-		if (p->has_forked && p->forked)
-			continue;
-		if (p->in_parent || (p->has_flags && p->flags & 1))
-			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
-		batch_what(b, "read memory at %lx of process %d", (unsigned long)p->vaddr, t->pid);
-		struct agent_op *op = OP(b, AGENT_OP_READ, t->pages_fd, p->vaddr, size, offset);
-		op->flags = AGENT_OP_EXPECT;
-		op->expect = (int64_t)size;
-		offset += size;
-	}
-	return 0;
-}
-
 int memory_plan(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -245,7 +221,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 	if (!r)
 		r = aio_plan(s, t);
 	if (!r)
-		r = plan_fill(s, t);
+		r = fill_plan(s, t);
 	if (!r)
 		aio_plan_finish(t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {

@@ -11,6 +11,8 @@ int memory_plan_clear(struct restore *s, struct rtask *t);
 bool memory_is_shared(const struct rtask *t);
 /* For such a one, which is born with all that its parent has: what is not its own goes. */
 int memory_plan_inherit(struct restore *s, struct rtask *t);
+/* fill.c: the part of memory_plan that reads the pages. */
+int fill_plan(struct restore *s, struct rtask *t);
 /* Maps, fills and protects. */
 int memory_plan(struct restore *s, struct rtask *t);
 /* After the children are born: advice and locks, which they must not inherit; the mm's fields. */

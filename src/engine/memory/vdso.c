@@ -184,7 +184,7 @@ static int plan_old(struct restore *s, struct rtask *t, const VmaEntry *v, uint6
 		return fd;
 	batch_what(b, "place the vdso of the dump in process %d", t->pid);
 	OP(b, __NR_mmap, v->start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	struct agent_op *op = OP(b, AGENT_OP_READ, fd, v->start, t->mm->vdso.len, 0);
+	struct agent_op *op = OP(b, __NR_pread64, fd, v->start, t->mm->vdso.len, 0);
 	op->flags = AGENT_OP_EXPECT;
 	op->expect = (int64_t)t->mm->vdso.len;
 	OP(b, __NR_mprotect, v->start, size, PROT_READ | PROT_EXEC);

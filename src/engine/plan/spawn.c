@@ -133,7 +133,7 @@ static void plan_join(struct restore *s, struct node *n)
 	if (s->births->births.count == 1)
 		return;
 	batch_what(n->batch, "wait for the other processes in process %d", b->pid);
-	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->born);
+	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->born, s->births->births.count);
 	OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->born, s->births->births.count);
 	if (!b->join)
 		return;
@@ -141,7 +141,7 @@ static void plan_join(struct restore *s, struct node *n)
 	if (b->join_last)
 		OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->joined, s->births->joiners_first);
 	OP(n->batch, __NR_setpgid, 0, b->join);
-	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->joined);
+	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->joined, s->births->joiners_first);
 }
 
 static void plan_start(struct node *n)
@@ -253,7 +253,7 @@ static int plan_threads(struct restore *s, struct rtask *t)
 		if (r)
 			return r;
 		batch_what(&th->batch, "wait for the registers of thread %d", th->tid);
-		OP(&th->batch, AGENT_OP_ARRIVE, (uint64_t)t->threads_done);
+		OP(&th->batch, AGENT_OP_ARRIVE, (uint64_t)t->threads_done, t->threads.count - 1);
 		OP(&th->batch, AGENT_OP_PARK);
 		if (batch_finish(&th->batch, &s->arena, (uint64_t)s->status))
 			return error_set(s->e, -ENOMEM, "out of memory");

@@ -59,22 +59,33 @@ static void plan_capset(struct restore *s, struct batch *b, uint64_t eff, uint64
 	OP(b, __NR_capset, arena_place(&s->arena, &head, sizeof(head)), arena_place(&s->arena, caps, sizeof(caps)));
 }
 
+/* Nothing is to be set then: it is born with them. */
+static bool are_ours(const struct proc_status *ours, uint32_t securebits, const CredsEntry *c, const uint64_t caps[5])
+{
+	const uint32_t uid[4] = { c->uid, c->euid, c->suid, c->fsuid }, gid[4] = { c->gid, c->egid, c->sgid, c->fsgid };
+
+	return !memcmp(uid, ours->uid, sizeof(uid)) && !memcmp(gid, ours->gid, sizeof(gid)) && c->n_groups == ours->n_groups &&
+	       (!c->n_groups || !memcmp(c->groups, ours->groups, c->n_groups * sizeof(uint32_t))) && caps[0] == ours->cap_eff &&
+	       caps[1] == ours->cap_prm && caps[2] == ours->cap_inh && caps[3] == ours->cap_bnd && caps[4] == ours->cap_amb &&
+	       c->secbits == securebits && (uint32_t)c->no_new_privs == ours->no_new_privs;
+}
+
 int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const CredsEntry *c = th->core->thread_core->creds;
 	struct batch *b = &th->batch;
-	struct proc_status ours;
+	const struct proc_status *ours = &s->own.status;
 
 	if (!c)
 		return error_set(s->e, -EBADMSG, "core-%d.img has no credentials", th->tid);
 	uint64_t eff = caps_get(c->n_cap_eff, c->cap_eff), prm = caps_get(c->n_cap_prm, c->cap_prm);
 	uint64_t inh = caps_get(c->n_cap_inh, c->cap_inh), bnd = caps_get(c->n_cap_bnd, c->cap_bnd);
 	uint64_t amb = caps_get(c->n_cap_amb, c->cap_amb);
-	if (proc_read_status(getpid(), &ours))
-		return error_set(s->e, -EIO, "cannot read the capabilities of the coordinator");
+	if (are_ours(ours, s->own.securebits, c, (uint64_t[]){ eff, prm, inh, c->n_cap_bnd == 2 ? bnd : ours->cap_bnd, amb }))
+		return 0;
 	/* While it still has all: inheritable ones that the bounding set will not allow any more. */
 	batch_what(b, "set the capabilities of thread %d", th->tid);
-	plan_capset(s, b, ours.cap_prm, ours.cap_prm, inh);
+	plan_capset(s, b, ours->cap_prm, ours->cap_prm, inh);
 	for (uint64_t cap = 0; cap <= CAP_LAST_CAP && c->n_cap_bnd == 2; cap++)
 		if (!(bnd & (1ULL << cap))) {
 			batch_what(b, "drop capability %d of thread %d", (int)cap, th->tid);
@@ -92,7 +103,7 @@ int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	OP_MAY_FAIL(b, __NR_setfsgid, c->fsgid);
 	OP_MAY_FAIL(b, __NR_setfsuid, c->fsuid);
 	batch_what(b, "set the capabilities of thread %d", th->tid);
-	uint64_t setpcap = ours.cap_prm & (1ULL << CAP_SETPCAP); /* for the securebits, to the last */
+	uint64_t setpcap = ours->cap_prm & (1ULL << CAP_SETPCAP); /* for the securebits, to the last */
 	plan_capset(s, b, prm | setpcap, prm | setpcap, inh);
 	for (uint64_t cap = 0; cap <= CAP_LAST_CAP; cap++)
 		if (amb & (1ULL << cap))

@@ -67,6 +67,25 @@ static void plan_write(struct restore *s, struct batch *b, const char *path, con
 	OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
 }
 
+int process_read_own(struct restore *s)
+{
+	struct own *own = &s->own;
+
+	if (proc_read_status(getpid(), &own->status))
+		return error_set(s->e, -EIO, "cannot read the capabilities of the coordinator");
+	own->securebits = (uint32_t)prctl(PR_GET_SECUREBITS);
+	own->has_oom_score_adj = read_number(getpid(), "oom_score_adj", 10, &own->oom_score_adj) == 0;
+	own->has_coredump_filter = read_number(getpid(), "coredump_filter", 16, &own->coredump_filter) == 0;
+	for (int i = 0; i < 16; i++) {
+		struct rlimit limit;
+		if (getrlimit(i, &limit) < 0)
+			return error_errno(s->e, -errno, "cannot read the limits of the coordinator");
+		own->limits[i][0] = limit.rlim_cur;
+		own->limits[i][1] = limit.rlim_max;
+	}
+	return 0;
+}
+
 static int plan_limits(struct restore *s, struct rtask *t)
 {
 	const TaskRlimitsEntry *rlimits = t->core->tc->rlimits;
@@ -74,8 +93,7 @@ static int plan_limits(struct restore *s, struct rtask *t)
 
 	for (uint64_t i = 0; rlimits && i < rlimits->n_rlimits && i < 16; i++) {
 		uint64_t limit[2] = { rlimits->rlimits[i]->cur, rlimits->rlimits[i]->max };
-		struct rlimit ours;
-		if (getrlimit((int)i, &ours) == 0 && ours.rlim_cur == limit[0] && ours.rlim_max == limit[1])
+		if (!memcmp(limit, s->own.limits[i], sizeof(limit)))
 			continue;
 		batch_what(b, "set limit %d of process %d", (int)i, t->pid);
 		OP(b, __NR_prlimit64, 0, i, arena_place(&s->arena, limit, sizeof(limit)), 0);
@@ -88,14 +106,14 @@ int process_plan(struct restore *s, struct rtask *t)
 	const TaskCoreEntry *tc = t->core->tc;
 	struct batch *b = &t->threads.data[0].batch;
 	char text[24];
-	long ours;
+	const struct own *own = &s->own;
 
-	if (tc->has_oom_score_adj && (read_number(getpid(), "oom_score_adj", 10, &ours) || ours != tc->oom_score_adj)) {
+	if (tc->has_oom_score_adj && !(own->has_oom_score_adj && own->oom_score_adj == tc->oom_score_adj)) {
 		batch_what(b, "set the OOM score of process %d", t->pid);
 		snprintf(text, sizeof(text), "%d", tc->oom_score_adj);
 		plan_write(s, b, "/proc/self/oom_score_adj", text);
 	}
-	if (t->mm->has_coredump_filter && (read_number(getpid(), "coredump_filter", 16, &ours) || ours != (long)t->mm->coredump_filter)) {
+	if (t->mm->has_coredump_filter && !(own->has_coredump_filter && own->coredump_filter == (long)t->mm->coredump_filter)) {
 		batch_what(b, "set the coredump filter of process %d", t->pid);
 		snprintf(text, sizeof(text), "0x%x", t->mm->coredump_filter);
 		plan_write(s, b, "/proc/self/coredump_filter", text);

@@ -29,6 +29,8 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th);
 
 /* process.c: limits, personality, OOM score, subreaper, name … */
 int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core);
+/* What new processes are born with: once, before the rest is planned. */
+int process_read_own(struct restore *s);
 int process_plan(struct restore *s, struct rtask *t);
 
 /* threads.c: registers, robust list, rseq, alternate stack, tid address. */

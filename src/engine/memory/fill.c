@@ -1,0 +1,156 @@
+/*
+ * The pages of an address space, from their file: cut into pieces that the threads of the process share out. Small neighbours are one
+ * preadv(2). Where there is much, the leader has helpers: threads of the process to be, which end before it goes on.
+ *
+ * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
+ * the others do its part.
+ */
+#include "engine/memory/restore.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <signal.h>
+
+#define PIECE_SIZE (2UL << 20)
+#define RANGES_MAX 1024 /* IOV_MAX */
+#define HELPER_SHARE (8UL << 20)
+#define HELPERS_MAX 7
+#define STACK_SIZE 2048UL
+#define THREAD_FLAGS (CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM)
+
+struct cutter {
+	struct agent_range *ranges;
+	struct agent_piece *pieces;
+	size_t n_ranges, n_pieces, room;
+	uint64_t offset;
+	bool open; /* the last piece may take more */
+};
+
+static void add_range(struct cutter *c, uint64_t address, uint64_t size)
+{
+	struct agent_piece *last = c->open ? &c->pieces[c->n_pieces - 1] : NULL;
+
+	if (!last || last->count == RANGES_MAX || last->size + size > PIECE_SIZE) {
+		last = &c->pieces[c->n_pieces++];
+		*last = (struct agent_piece){ .ranges = (uint64_t)&c->ranges[c->n_ranges], .offset = c->offset };
+		c->open = true;
+	}
+	c->ranges[c->n_ranges++] = (struct agent_range){ address, size };
+	last->count++;
+	last->size += size;
+	c->offset += size;
+}
+
+static bool is_stored(const PagemapEntry *p)
+{
+	return !(p->has_forked && p->forked) && p->nr_pages;
+}
+
+static int cut(struct restore *s, struct rtask *t, struct cutter *c)
+{
+	for (size_t i = 0; i < t->pages.count; i++) {
+		const PagemapEntry *p = t->pages.data[i];
+		if (!is_stored(p))
+			continue;
+		if (p->in_parent || (p->has_flags && p->flags & 1))
+			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
+		c->room += (uint64_t)p->nr_pages * PAGE_SIZE / PIECE_SIZE + 1;
+	}
+	c->ranges = arena_take(&s->arena, c->room * sizeof(*c->ranges));
+	c->pieces = arena_take(&s->arena, c->room * sizeof(*c->pieces));
+	if (!c->ranges || !c->pieces)
+		return error_set(s->e, -ENOMEM, "the memory of process %d is in too many parts", t->pid);
+	for (size_t i = 0; i < t->pages.count; i++) {
+		const PagemapEntry *p = t->pages.data[i];
+		uint64_t size = is_stored(p) ? (uint64_t)p->nr_pages * PAGE_SIZE : 0, done = 0, step;
+		for (; done < size; done += step) {
+			step = MIN(size - done, PIECE_SIZE);
+			add_range(c, p->vaddr + done, step);
+		}
+	}
+	return 0;
+}
+
+static bool is_of_tree(const struct restore *s, pid_t id)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		if (t->tree->pgid == (uint32_t)id || t->tree->sid == (uint32_t)id)
+			return true;
+		for (size_t k = 0; k < t->threads.count; k++)
+			if (t->threads.data[k].tid == id)
+				return true;
+	}
+	return false;
+}
+
+/* 0: there is none. */
+static pid_t choose_id(struct restore *s)
+{
+	_cleanup_free_ char *text = NULL;
+
+	if (!s->next_helper) {
+		if (read_file_at(AT_FDCWD, "/proc/sys/kernel/pid_max", 32, &text, NULL))
+			return 0;
+		s->next_helper = (pid_t)strtol(text, NULL, 10);
+	}
+	while (--s->next_helper > 300) /* RESERVED_PIDS of the kernel */
+		if (kill(s->next_helper, 0) < 0 && errno == ESRCH && !is_of_tree(s, s->next_helper))
+			return s->next_helper;
+	return 0;
+}
+
+static size_t helpers_wanted(uint64_t size)
+{
+	cpu_set_t set;
+	size_t processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
+
+	return MIN(MIN(processors - 1, HELPERS_MAX), size / HELPER_SHARE);
+}
+
+static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fill, uint32_t *id)
+{
+	struct clone_args args = { .flags = THREAD_FLAGS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID, .parent_tid = (uint64_t)id,
+				   .child_tid = (uint64_t)id, .set_tid_size = 1 };
+	pid_t tid = choose_id(s);
+	struct batch own = {};
+
+	if (!tid)
+		return 0;
+	OP(&own, AGENT_OP_FILL, (uint64_t)fill, t->pages_fd);
+	OP(&own, AGENT_OP_EXIT);
+	char *stack = arena_take(&s->arena, STACK_SIZE);
+	args.set_tid = arena_place(&s->arena, &tid, sizeof(tid));
+	int r = batch_finish(&own, &s->arena, (uint64_t)s->status);
+	if (!r && stack && args.set_tid)
+		OP_MAY_FAIL(&t->threads.data[0].batch, AGENT_OP_FORK, arena_place(&s->arena, &args, sizeof(args)), sizeof(args),
+			    (uint64_t)own.final, (uint64_t)stack + STACK_SIZE);
+	batch_free(&own);
+	return r || !stack || !args.set_tid ? error_set(s->e, -ENOMEM, "out of memory") : 0;
+}
+
+int fill_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	struct cutter c = {};
+
+	t->pages_fd = restore_hold(s, t->pages_fd);
+	if (t->pages_fd < 0)
+		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
+	int r = cut(s, t, &c);
+	if (r || !c.n_pieces)
+		return r;
+	const size_t helpers = helpers_wanted(c.offset);
+	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
+	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
+	if (!fill || !ids)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	*fill = (struct agent_fill){ .count = (uint32_t)c.n_pieces, .pieces = (uint64_t)c.pieces };
+	batch_what(b, "read the memory of process %d", t->pid);
+	for (size_t i = 0; !r && i < helpers; i++)
+		r = plan_helper(s, t, fill, &ids[i]);
+	OP(b, AGENT_OP_FILL, (uint64_t)fill, t->pages_fd);
+	OP(b, AGENT_OP_FILLED, (uint64_t)fill, (uint64_t)ids, helpers);
+	return r;
+}
