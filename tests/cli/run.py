@@ -682,7 +682,8 @@ def test_inspect_damaged(w):
                     result.error("cannot inspect")
                 expect(result.status in (0, 1), f"{name} {kind}: {result}")
             shutil.rmtree(copy)
-    expect(not children_of(os.getpid()), "a restore has left processes")
+    left = {pid: (state_of(pid), read(f"/proc/{pid}/comm").strip()) for pid in children_of(os.getpid())}
+    expect(not left, f"a restore has left processes: {left}")
 
 
 def test_inspect_errors(w):
