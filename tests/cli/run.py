@@ -682,7 +682,7 @@ def test_inspect_damaged(w):
                     result.error("cannot inspect")
                 expect(result.status in (0, 1), f"{name} {kind}: {result}")
             shutil.rmtree(copy)
-    expect(not children_of(os.getpid()), "a restore has left processes")
+    expect(not children_of(os.getpid()), f"a restore has left processes: {[read(f'/proc/{pid}/stat') for pid in children_of(os.getpid())]}")
 
 
 def test_inspect_errors(w):
