@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes the parts of the documentation that are made from the code, between the marks `<!-- made by scripts/docs.py: NAME -->` and
-`<!-- end -->`. With --check it writes nothing and says what is out of date. Needs a build (make)."""
+`<!-- end -->`. With --check it writes nothing and says what is out of date. Either way it says which refusal
+has no row in src/engine/saved.c, and which file includes more than docs/ARCHITECTURE.md allows. Needs a build (make)."""
 import glob
 import os
 import re
@@ -45,7 +46,7 @@ def refusals_missing():
     said, quoted = [], re.findall(r'\{ "[^"]*", "([^"]*)"', read("src/engine/saved.c").partition("refusals[]")[2])
     for path in sources:
         code = re.sub(r'"\s*\n\s*"', "", read(path))
-        if "/restore" in path or path.endswith(("load.c", "install.c", "_restore.c")):
+        if "/restore" in path or path.endswith(("load.c", "install.c", "_restore.c", "vdso_patch.c")):
             continue
         for call in re.finditer(r"\b(fd_error|task_error|terminal_error|error_set)\(\s*(s->e)?[^;\"]*?-ENOTSUP[^;\"]*?\"((?:[^\"\\]|\\.)*)\"", code):
             if not call[2] and not call[3].startswith("is %s, "):  # kinds/unknown.c
@@ -55,8 +56,25 @@ def refusals_missing():
             [f"src/engine/saved.c quotes what no message says: {quote}" for quote in quoted if quote not in text])
 
 
+def layers_broken():
+    """What a folder includes beyond its row in docs/ARCHITECTURE.md. Headers that are made from .proto files and those beside a file have no folder."""
+    rows = {row[1]: [word.strip() for word in row[2].split(",") if word.strip()]
+            for row in re.finditer(r"^\| `src/(\S+)` \|.*\| ([^|]*)\|$", read("docs/ARCHITECTURE.md"), re.M)}
+    found = [] if len(rows) > 5 else ["docs/ARCHITECTURE.md has lost its table of folders"]
+    for path in glob.glob(os.path.join(ROOT, "src/**/*.[ch]"), recursive=True):
+        where = os.path.relpath(os.path.dirname(path), os.path.join(ROOT, "src"))
+        own = max((folder for folder in rows if (where + "/").startswith(folder + "/")), key=len, default=None)
+        if own is None:
+            found.append(f"docs/ARCHITECTURE.md has no row for src/{where}")
+            continue
+        for name in re.findall(r'^#include "([^"]+)/[^"/]+"', read(path), re.M):
+            if not any((name + "/").startswith(folder + "/") for folder in rows[own]):
+                found.append(f"{os.path.relpath(path, ROOT)} includes {name}, which its row in docs/ARCHITECTURE.md does not allow")
+    return found
+
+
 def main():
-    check, stale = "--check" in sys.argv[1:], refusals_missing()
+    check, stale = "--check" in sys.argv[1:], refusals_missing() + layers_broken()
     makers = {"fields": fields, "features": features}
     for page in PAGES:
         old = read(page)

@@ -59,7 +59,10 @@ int main(int argc, char **argv)
 	CHECK(waitpid(gone, NULL, 0) == gone && waitid(P_PIDFD, of_dead, &info, WEXITED | WNOWAIT) == 0);
 	CHECK(dup2(of_child, MOVED) == MOVED && fcntl(MOVED, F_GETFD) == 0 && fcntl(of_child, F_GETFD) == FD_CLOEXEC);
 	CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, late, &event) == 0);
+	int thread = pidfd_open(getpid(), O_EXCL); /* PIDFD_THREAD, Linux 6.9 */
+	int flags = thread >= 0 ? fcntl(thread, F_GETFL) : 0;
 	wait_go();
+	CHECK(thread < 0 || (fcntl(thread, F_GETFL) == flags && pid_of(thread) == getpid() && pidfd_send_signal(thread, 0, NULL, 0) == 0));
 	CHECK(fcntl(of_child, F_GETFD) == FD_CLOEXEC && fcntl(MOVED, F_GETFD) == 0);
 	CHECK(pid_of(self) == getpid() && pid_of(of_child) == pid && pid_of(MOVED) == pid && pid_of(of_dead) == dead && pid_of(of_gone) == -1);
 	CHECK(syscall(SYS_kcmp, getpid(), getpid(), 0, of_child, MOVED) == 0);
