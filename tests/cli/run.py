@@ -818,6 +818,24 @@ def test_error_epoll_spent(w):
     dump_refused(w, target.pid, f"process {target.pid}", "eventpoll", "EPOLLONESHOT", "try again", target=target)
 
 
+def test_error_semaphore_undo(w):
+    body = ("import ctypes\nlibc = ctypes.CDLL(None)\nsems = libc.semget(0, 2, 0o600)\n"
+            "with open('sems', 'w') as file:\n    file.write(str(sems))\n"
+            "def change(flags):\n    libc.semop(sems, (ctypes.c_short * 3)(1, 1, flags), 1)\n")
+    libc = ctypes.CDLL(None)
+    for undo in (False, True):
+        target = Target(w.work, body + f"change({0x1000 if undo else 0})")
+        sems = read(os.path.join(w.work, "sems"))
+        try:
+            expect(int(sems) >= 0, "no semaphores")
+            if undo:
+                dump_refused(w, target.pid, f"process {target.pid}", f"semaphores {sems} to undo", "use semaphores of POSIX", target=target)
+            else:
+                w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+        finally:
+            libc.semctl(int(sems), 0, 0)
+
+
 def test_error_vdso_changed(w):
     target = Target(w.work, "import ctypes, re\nlibc = ctypes.CDLL(None)\n"
                             "at = int(re.search(r'(\\w+)-\\w+ .*\\[vdso\\]', open('/proc/self/maps').read())[1], 16)\n"
