@@ -26,6 +26,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -395,8 +396,13 @@ static int restore_switch(struct restore *s)
 /* After a failure: nothing of the new tree stays. Orphans of helpers too, which are nobody's children of ours. */
 static void restore_kill(struct restore *s)
 {
+	int reaper = 0;
+
 	if (!s->pid)
 		return;
+	/* Those whose parents go become ours to reap: nobody else waits for them. */
+	prctl(PR_GET_CHILD_SUBREAPER, &reaper);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	for (size_t i = s->tasks.count; i-- > 0;) {
 		struct proc_stat stat;
 		struct rtask *t = s->tasks.data[i];
@@ -415,9 +421,12 @@ static void restore_kill(struct restore *s)
 				;
 		}
 	}
-	int status;
-	while (waitpid(s->pid, &status, __WALL) > 0 && !WIFEXITED(status) && !WIFSIGNALED(status))
-		;
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		int status;
+		while (waitpid(s->tasks.data[i]->pid, &status, __WALL) > 0 && !WIFEXITED(status) && !WIFSIGNALED(status))
+			;
+	}
+	prctl(PR_SET_CHILD_SUBREAPER, reaper);
 }
 
 void restore_finish(struct restore *s)

@@ -59,6 +59,8 @@ static int capture_process(struct dump *d, struct task *t, struct pool *pool, Co
 		r = timers_capture(d, t, pool, tc);
 	if (!r)
 		r = process_capture(d, t, pool, tc);
+	if (!r)
+		r = semaphores_check(d, t);
 	char name[32];
 	snprintf(name, sizeof(name), "ids-%d.img", t->pid);
 	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_IDS, &core->ids->base);

@@ -33,6 +33,9 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 int process_read_own(struct restore *s);
 int process_plan(struct restore *s, struct rtask *t);
 
+/* semaphores.c: refuses what System V semaphores have to undo. */
+int semaphores_check(struct dump *d, struct task *t);
+
 /* threads.c: registers, robust list, rseq, alternate stack, tid address. */
 int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core);
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th);

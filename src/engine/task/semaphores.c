@@ -1,0 +1,53 @@
+/*
+ * System V semaphores, semop(2): the sets live on outside the processes and are not saved. What a process has to undo at its end
+ * (SEM_UNDO) would be undone when a dump ends it, and the kernel shows it to nobody: one that may have such is refused.
+ *
+ * May have: it has a list for it, which kcmp(2) tells from none (a process with threads always has one), and it was the last to
+ * change some semaphore. Left out: one whose semaphores others have changed since. Message queues are nobody's own.
+ */
+#include "engine/task/state.h"
+
+#include "base/apart.h"
+
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/ipc.h>
+#include <sys/sem.h>
+#include <sys/syscall.h>
+
+#define TABLE_MAX (16UL << 20)
+
+/* In a process of its own, which has no list. */
+static int call_kcmp(void *argument)
+{
+	const struct task *t = argument;
+
+	return (int)syscall(__NR_kcmp, (pid_t)syscall(__NR_getpid), t->proc, KCMP_SYSVSEM, 0, 0);
+}
+
+static bool changed_last(int set, unsigned long count, pid_t pid)
+{
+	for (unsigned long i = 0; i < count; i++)
+		if (semctl(set, (int)i, GETPID) == pid)
+			return true;
+	return false;
+}
+
+int semaphores_check(struct dump *d, struct task *t)
+{
+	_cleanup_free_ char *text = NULL;
+	int set;
+	unsigned long count;
+
+	if (read_file_at(AT_FDCWD, "/proc/sysvipc/sem", TABLE_MAX, &text, NULL))
+		return 0;
+	for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n')) {
+		if (sscanf(line, "%*d %d %*o %lu", &set, &count) != 2 || !changed_last(set, count, t->pid))
+			continue;
+		if (run_apart(NULL, call_kcmp, t) == 0)
+			return 0;
+		return task_error(d, t, -ENOTSUP, "it may have changes of the System V semaphores %d to undo at its end (SEM_UNDO), which can't be saved; "
+				  "let the program use semaphores of POSIX", set);
+	}
+	return 0;
+}
