@@ -68,6 +68,11 @@ void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block)
 
 static void emit_context(struct snippet *s, uint64_t address, const struct user_regs_struct *regs, const struct syscall_dispatch *dispatch)
 {
+	/* The flags and the stack before the mask: from there on signals are delivered, to handlers that push frames. System calls
+	 * and mov leave the flags alone. */
+	emit_mov(s, RSP, address + 8);
+	emit(s, "\x9d", 1); /* popfq */
+	emit_mov(s, RSP, regs->rsp);
 	emit_mov(s, RDI, SIG_SETMASK);
 	emit_mov(s, RSI, address + s->mask);
 	emit_mov(s, RDX, 0);
@@ -81,8 +86,6 @@ static void emit_context(struct snippet *s, uint64_t address, const struct user_
 		emit_mov(s, R8, dispatch->selector);
 		emit_syscall(s, __NR_prctl);
 	}
-	emit_mov(s, RSP, address + 8);
-	emit(s, "\x9d", 1); /* popfq */
 	const unsigned long long values[16] = { regs->rax, regs->rcx, regs->rdx, regs->rbx, regs->rsp, regs->rbp, regs->rsi, regs->rdi,
 						regs->r8,  regs->r9,  regs->r10, regs->r11, regs->r12, regs->r13, regs->r14, regs->r15 };
 	for (int i = 0; i < 16; i++)
