@@ -102,7 +102,7 @@ struct restore {
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
 	struct sysv_table *sysv;
-	struct vdso_table *vdso; /* memory/vdso.c */
+	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
 };
 
