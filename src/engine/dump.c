@@ -46,17 +46,67 @@ int dump_part(struct dump *d, int r)
 	return 0;
 }
 
-/* What tasks share that is not rebuilt as shared yet. Threads aside, each has an address space and a descriptor table. */
-static int refuse_shared(struct dump *d, struct task *t)
+static bool same(const struct task *a, const struct task *b, int what)
+{
+	return syscall(__NR_kcmp, a->proc, b->proc, what, 0, 0) == 0;
+}
+
+static int by_object(const void *a, const void *b, void *what)
+{
+	const struct task *x = *(struct task *const *)a, *y = *(struct task *const *)b;
+	long order = syscall(__NR_kcmp, x->proc, y->proc, *(int *)what, 0, 0);
+
+	return order == 1 ? -1 : order == 2;
+}
+
+/* Tasks that share something: all but one of them have it with their parent. */
+static int check_shared(struct dump *d, int what, const char *name)
+{
+	_cleanup_free_ struct task **list = calloc(d->tasks.count, sizeof(*list));
+	struct task *first = NULL;
+	size_t count = 0;
+	int r = list ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+
+	for (size_t i = 0; list && i < d->tasks.count; i++)
+		if (d->tasks.data[i]->state != TASK_DEAD && !d->tasks.data[i]->refused)
+			list[count++] = d->tasks.data[i];
+	if (count)
+		qsort_r(list, count, sizeof(*list), by_object, &what);
+	for (size_t i = 0; !r && i < count; i++) {
+		struct task *t = list[i];
+		if (!i || !same(list[i - 1], t, what))
+			first = NULL;
+		if (t->parent && t->parent->state != TASK_DEAD && same(t->parent, t, what))
+			continue;
+		if (first)
+			r = dump_part(d, task_error(d, t, -ENOTSUP, "it shares its %s with process %d, which is not its parent; that is not saved", name,
+						    first->pid));
+		first = t;
+	}
+	return r;
+}
+
+/* What tasks share. Threads have their leader's descriptor table and directories. */
+static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
 
-	if (!p || t->state == TASK_DEAD || p->state == TASK_DEAD)
+	t->files_id = t->fs_id = t->id;
+	for (size_t i = 1; i < t->threads.count; i++)
+		for (int k = 0; k < 2; k++)
+			if (syscall(__NR_kcmp, t->proc, t->threads.data[i]->tid, k ? KCMP_FS : KCMP_FILES, 0, 0) > 0)
+				return task_error(d, t, -ENOTSUP, "its thread %d has a %s of its own (unshare), which is not saved", t->threads.data[i]->tid,
+						  k ? "current directory" : "descriptor table");
+	if (!p || p->state == TASK_DEAD)
 		return 0;
-	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_VM, 0, 0) == 0)
+	if (same(p, t, KCMP_VM))
 		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved; try again when it has called exec", p->pid);
-	if (syscall(__NR_kcmp, p->proc, t->proc, KCMP_FILES, 0, 0) == 0)
-		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d (CLONE_FILES), which is not saved", p->pid);
+	bool files = same(p, t, KCMP_FILES), fs = same(p, t, KCMP_FS);
+	if ((files || fs) && !t->may_share_tables)
+		return task_error(d, t, -ENOTSUP, "it shares its %s with process %d (clone), and is of a session that this can't give it when it is restored",
+				  files ? "descriptor table" : "current directory", p->pid);
+	t->files_id = files ? p->files_id : t->id;
+	t->fs_id = fs ? p->fs_id : t->id;
 	return 0;
 }
 
@@ -103,8 +153,10 @@ static int check_births(struct dump *d)
 				list[i].parent = (int)k;
 	}
 	int r = births_plan(&births, list, d->tasks.count, external_session(d), d->e);
-	for (size_t i = 0; !r && i < d->tasks.count; i++)
+	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		d->tasks.data[i]->may_share = births_from_parent(&births, list, i);
+		d->tasks.data[i]->may_share_tables = births_by_parent(&births, list, i);
+	}
 	births_free(&births);
 	return r;
 }
@@ -160,7 +212,7 @@ static int capture_task(struct dump *d, struct task *t)
 	int r = proc_read_smaps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
-	r = dump_part(d, refuse_shared(d, t));
+	r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
 		r = refuse_namespaces(d, t);
@@ -204,8 +256,13 @@ static int capture_all(struct dump *d)
 
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
+	r = check_shared(d, KCMP_VM, "memory");
+	if (!r)
+		r = check_shared(d, KCMP_FILES, "descriptor table");
+	if (!r)
+		r = check_shared(d, KCMP_FS, "current directory");
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
-		d->tasks.data[i]->files_id = (uint32_t)i + 1;
+		d->tasks.data[i]->id = (uint32_t)i + 1;
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
 	}

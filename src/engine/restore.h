@@ -69,6 +69,10 @@ struct rtask {
 	bool dead, stopped, seen;
 	bool leader_gone; /* the leader builds the process and ends */
 	bool shares; /* memory with its parent, which it is born from */
+	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
+	struct rtask *files_owner, *fs_owner;
+	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
+	uint32_t *table_ready, *sharers_done, sharers;
 	int pages_fd, mem_fd;
 };
 
@@ -110,7 +114,7 @@ struct restore {
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
 	struct sysv_table *sysv;
-	struct vdso_table *vdso; /* memory/vdso.c */
+	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
 };
 

@@ -836,6 +836,20 @@ def test_error_semaphore_undo(w):
             libc.semctl(int(sems), 0, 0)
 
 
+def test_error_thread_apart(w):
+    for flag, name in ((0x200, "current directory"), (0x400, "descriptor table")):
+        target = Target(w.work, f"import ctypes\nlibc = ctypes.CDLL(None)\n"
+                                f"threading.Thread(target=lambda: (libc.unshare({flag}), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)")
+        dump_refused(w, target.pid, f"process {target.pid}", f"has a {name} of its own", target=target)
+
+
+def test_error_shared_by_siblings(w):
+    # The first child shares with the second, which CLONE_PARENT makes a child of the target.
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\nif not os.fork():\n"
+                            "    libc.syscall(56, 0x8000 | 0x400 | 17, 0, 0, 0, 0)\n    time.sleep(1000)\ntime.sleep(0.2)")
+    dump_refused(w, target.pid, "shares its descriptor table with process", "not its parent", target=target)
+
+
 def test_error_vdso_changed(w):
     target = Target(w.work, "import ctypes, re\nlibc = ctypes.CDLL(None)\n"
                             "at = int(re.search(r'(\\w+)-\\w+ .*\\[vdso\\]', open('/proc/self/maps').read())[1], 16)\n"

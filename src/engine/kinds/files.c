@@ -344,6 +344,8 @@ int files_capture(struct dump *d, struct task *t)
 
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
+	if (t->files_id != t->id) /* its parent's */
+		return capture_fs(d, t);
 	int r = proc_list_fds(t->proc, &fds);
 	if (r)
 		return task_errno(d, t, r, "cannot list its descriptors");

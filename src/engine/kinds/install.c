@@ -153,11 +153,15 @@ static int plan_late(struct restore *s, struct rtask *t, bool made_here)
 	return 0;
 }
 
-int files_plan(struct restore *s, struct rtask *t)
+static int plan_table(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 
 	batch_what(b, "take the descriptors of process %d", t->pid);
+	if (t->files_owner) {
+		OP(b, AGENT_OP_AWAIT, (uint64_t)t->files_owner->table_ready, 1);
+		return 0;
+	}
 	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
 	for (size_t i = 0; i < t->fds.count; i++) {
 		const FdinfoEntry *e = t->fds.data[i];
@@ -173,6 +177,26 @@ int files_plan(struct restore *s, struct rtask *t)
 
 	if (!r)
 		r = plan_late(s, t, false);
+	if (t->sharers)
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->table_ready);
+	return r;
+}
+
+/* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
+int files_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	int r = plan_table(s, t);
+
+	batch_what(b, "wait for those who share with process %d", t->pid);
+	if (t->files_owner)
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->files_owner->sharers_done);
+	if (t->fs_owner)
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->fs_owner->sharers_done);
+	if (t->sharers)
+		OP(b, AGENT_OP_AWAIT, (uint64_t)t->sharers_done, t->sharers);
+	if (r || t->fs_owner)
+		return r;
 	int cwd = r ? r : file_fd_early(s, t->fs->cwd_id), root = r ? r : file_fd_early(s, t->fs->root_id);
 	if (cwd < 0 || root < 0)
 		return cwd < 0 ? cwd : root;

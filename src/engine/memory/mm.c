@@ -84,6 +84,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	entry->fd = -1;
 	if (vma->vmflags & PROC_VMF_GD)
 		entry->flags |= MAP_GROWSDOWN;
+	if (vma->vmflags & PROC_VMF_DP)
+		entry->flags = VMA_DROPPABLE;
 	if (vma->vmflags & PROC_VMF_NR)
 		entry->flags |= MAP_NORESERVE;
 	if (vma->vmflags & PROC_VMF_LO) {

@@ -211,6 +211,9 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 		*run = (struct page_run){ vma->start, vma->end, false, true };
 		return 0;
 	}
+	/* It may be lost at any time; and keys of random numbers, which are kept there, must not be had twice. */
+	if (vma->vmflags & PROC_VMF_DP)
+		return 0;
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
 	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);

@@ -175,7 +175,7 @@ static bool has_pages(const struct rtask *t, const VmaEntry *v, size_t *page)
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_HUGE_FLAGS);
+	uint64_t flags = v->flags & (uint32_t)(MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN | MAP_NORESERVE | VMA_DROPPABLE | VMA_HUGE_FLAGS);
 	uint64_t prot = v->prot;
 	int fd = -1;
 

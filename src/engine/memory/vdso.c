@@ -12,16 +12,6 @@
 #define STACK_MAX (8UL << 20)
 #define FRAMES_MAX 64
 
-/* An old vdso's image, patched. */
-struct old_vdso {
-	const MmEntry *of; /* the first that has it */
-	int fd;
-};
-
-struct vdso_table {
-	VEC(struct old_vdso) old;
-};
-
 static const void *own_image(size_t *ret_size)
 {
 	const void *image = (const void *)getauxval(AT_SYSINFO_EHDR);
@@ -50,6 +40,10 @@ int vdso_capture(struct dump *d, struct task *t, MmEntry *mm)
 			free(image);
 			return task_error(d, t, -ENOTSUP, "it has changed its vdso at %lx, which is not saved; let the program leave that as it was",
 					  (unsigned long)vma->start);
+		}
+		if (t != d->tasks.data[0]) { /* all have the same */
+			free(image);
+			return 0;
 		}
 		mm->has_vdso = 1;
 		mm->vdso.data = image;
@@ -80,12 +74,13 @@ static uint64_t start_of(const struct rtask *t)
 }
 
 /* The old image's area, in a task whose vdso is not this kernel's; else NULL. */
-static const VmaEntry *old_area(const struct rtask *t)
+static const VmaEntry *old_area(const struct restore *s, const struct rtask *t)
 {
+	const MmEntry *first = s->tasks.data[0]->mm;
 	size_t size;
 	const void *own = own_image(&size);
 
-	if (!t->mm || !t->mm->has_vdso || (own && size == t->mm->vdso.len && !memcmp(own, t->mm->vdso.data, size)))
+	if (!t->mm || !first || !first->has_vdso || (own && size == first->vdso.len && !memcmp(own, first->vdso.data, size)))
 		return NULL;
 	for (size_t i = 0; i < t->mm->n_vmas; i++)
 		if (t->mm->vmas[i]->status & VMA_VDSO)
@@ -114,7 +109,7 @@ void vdso_plan_aside(struct restore *s, struct batch *b, uint64_t room)
 
 void vdso_plan_aside_of(struct restore *s, struct batch *b, const struct rtask *parent, uint64_t room)
 {
-	if (!old_area(parent)) /* there it has stayed in the room */
+	if (!old_area(s, parent)) /* there it has stayed in the room */
 		plan_move(s, b, start_of(parent), room);
 }
 
@@ -135,18 +130,16 @@ static uint64_t own_size(const struct restore *s, uint64_t *ret_code)
 	return size;
 }
 
-static int make_old(struct restore *s, struct rtask *t, uint64_t now_at)
+/* A descriptor of the old image, patched. */
+static int make_old(struct restore *s, uint64_t now_at)
 {
-	const ProtobufCBinaryData *image = &t->mm->vdso;
+	const ProtobufCBinaryData *image = &s->tasks.data[0]->mm->vdso;
 	size_t size;
 	const void *own = own_image(&size);
 	_cleanup_free_ unsigned char *patched = malloc(image->len + 1);
 
-	if (!s->vdso && !(s->vdso = calloc(1, sizeof(*s->vdso))))
-		return error_set(s->e, -ENOMEM, "out of memory");
-	VEC_FOREACH(&s->vdso->old, o)
-		if (o->of->vdso.len == image->len && !memcmp(o->of->vdso.data, image->data, image->len))
-			return o->fd;
+	if (s->vdso_fd)
+		return s->vdso_fd;
 	if (!patched)
 		return error_set(s->e, -ENOMEM, "out of memory");
 	memcpy(patched, image->data, image->len);
@@ -154,39 +147,29 @@ static int make_old(struct restore *s, struct rtask *t, uint64_t now_at)
 	if (r)
 		return r;
 	int fd = memfd_create("vdso", MFD_CLOEXEC);
+	fd = fd < 0 ? -errno : restore_hold(s, fd);
 	if (fd < 0)
-		return error_errno(s->e, -errno, "cannot make room for the vdso of the dump");
+		return error_errno(s->e, fd, "cannot make room for the vdso of the dump");
+	s->vdso_fd = fd;
 	ssize_t n = write(fd, patched, image->len);
-	if (n != (ssize_t)image->len) {
-		close(fd);
-		return error_errno(s->e, n < 0 ? -errno : -EIO, "cannot make room for the vdso of the dump");
-	}
-	fd = restore_hold(s, fd);
-	struct old_vdso *o = fd >= 0 ? VEC_PUSH(&s->vdso->old) : NULL;
-	if (!o) {
-		if (fd >= 0)
-			close(fd);
-		return error_set(s->e, fd < 0 ? fd : -ENOMEM, "cannot hold the vdso of the dump");
-	}
-	*o = (struct old_vdso){ t->mm, fd };
-	return fd;
+	return n == (ssize_t)image->len ? fd : error_errno(s->e, n < 0 ? -errno : -EIO, "cannot make room for the vdso of the dump");
 }
 
 static int plan_old(struct restore *s, struct rtask *t, const VmaEntry *v, uint64_t now_at)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	uint64_t size = v->end - v->start;
+	uint64_t size = v->end - v->start, length = s->tasks.data[0]->mm->vdso.len;
 
-	if (t->mm->vdso.len > size)
+	if (length > size)
 		return error_set(s->e, -EBADMSG, "the vdso of process %d is larger than its area", t->pid);
-	int fd = make_old(s, t, now_at);
+	int fd = make_old(s, now_at);
 	if (fd < 0)
 		return fd;
 	batch_what(b, "place the vdso of the dump in process %d", t->pid);
 	OP(b, __NR_mmap, v->start, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	struct agent_op *op = OP(b, __NR_pread64, fd, v->start, t->mm->vdso.len, 0);
+	struct agent_op *op = OP(b, __NR_pread64, fd, v->start, length, 0);
 	op->flags = AGENT_OP_EXPECT;
-	op->expect = (int64_t)t->mm->vdso.len;
+	op->expect = (int64_t)length;
 	OP(b, __NR_mprotect, v->start, size, PROT_READ | PROT_EXEC);
 	return 0;
 }
@@ -194,7 +177,7 @@ static int plan_old(struct restore *s, struct rtask *t, const VmaEntry *v, uint6
 int vdso_plan(struct restore *s, struct rtask *t, uint64_t room, uint64_t room_size)
 {
 	uint64_t code, ours = own_size(s, &code), theirs = 0;
-	const VmaEntry *old = old_area(t);
+	const VmaEntry *old = old_area(s, t);
 
 	for (size_t i = 0; i < t->mm->n_vmas; i++)
 		if (vdso_is_part(t->mm->vmas[i]))
@@ -203,8 +186,9 @@ int vdso_plan(struct restore *s, struct rtask *t, uint64_t room, uint64_t room_s
 		return error_set(s->e, -ENOTSUP, "this kernel gives processes no vdso, or too large a one; boot without vdso=0");
 	if (old)
 		return plan_old(s, t, old, room + code);
-	if (ours != theirs || !t->mm->has_vdso)
-		return error_set(s->e, -ENOTSUP, "mm-%d.img does not hold the vdso of the kernel of the dump; dump again, with this version", t->pid);
+	if (ours != theirs || !s->tasks.data[0]->mm->has_vdso)
+		return error_set(s->e, -ENOTSUP, "mm-%d.img does not hold the vdso of the kernel of the dump; dump again, with this version",
+				 s->tasks.data[0]->pid);
 	struct batch *b = &t->threads.data[0].batch;
 	batch_what(b, "place the vdso of process %d", t->pid);
 	plan_move(s, b, room, start_of(t));
@@ -265,7 +249,7 @@ static bool is_inside(const struct rtask *t, const struct rthread *th, const Vma
 
 int vdso_check_threads(struct restore *s, const struct rtask *t)
 {
-	const VmaEntry *v = old_area(t);
+	const VmaEntry *v = old_area(s, t);
 
 	for (size_t i = t->leader_gone; v && i < t->threads.count; i++)
 		if (is_inside(t, &t->threads.data[i], v))
@@ -276,11 +260,6 @@ int vdso_check_threads(struct restore *s, const struct rtask *t)
 
 void vdso_release(struct restore *s)
 {
-	if (!s->vdso)
-		return;
-	VEC_FOREACH(&s->vdso->old, o)
-		close(o->fd);
-	VEC_FREE(&s->vdso->old);
-	free(s->vdso);
-	s->vdso = NULL;
+	if (s->vdso_fd > 0)
+		close(s->vdso_fd);
 }

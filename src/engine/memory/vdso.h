@@ -1,5 +1,5 @@
 /*
- * The vdso of an address space: its ELF image goes into mm-PID.img. Where the kernel of the restore has the very same one, that is
+ * The vdso of an address space: its ELF image goes into the root's mm-PID.img, all others have the same. Where the kernel of the restore has the very same one, that is
  * put where it was. Otherwise the old image stands there again, as plain memory, each function leading to this kernel's
  * (vdso_patch.h), which has a place of its own.
  *
@@ -12,7 +12,7 @@
 #include "engine/restore.h"
 #include "engine/task/task.h"
 
-/* The process's vdso into `mm`, whose bytes the caller frees. */
+/* Checks the process's vdso; that of the root goes into `mm`, whose bytes the caller frees. */
 int vdso_capture(struct dump *d, struct task *t, MmEntry *mm);
 
 /* The kernel's own areas, a part of the vdso; as the images have them. */

@@ -24,6 +24,8 @@ enum {
 /* The bits of mmap(2)'s flags that say of what huge pages an area is. */
 #define VMA_HUGE_FLAGS (MAP_HUGETLB | 0x3fU << 26)
 
+#define VMA_DROPPABLE 0x08 /* MAP_DROPPABLE, in place of MAP_PRIVATE (Linux 6.11) */
+
 uint32_t vma_status(const struct proc_vma *vma);
 /* The area of a parent that holds all of `vma` of its child and is of the same memory, or NULL. */
 const struct proc_vma *maps_find_same(const struct proc_maps *parent, const struct proc_vma *vma);

@@ -242,6 +242,11 @@ bool births_from_parent(const struct births *b, const struct birth_task *tasks, 
 	return maker == tasks[task].parent;
 }
 
+bool births_by_parent(const struct births *b, const struct birth_task *tasks, size_t task)
+{
+	return b->data[task].maker >= 0 && b->data[task].maker == tasks[task].parent && !b->data[task].clone_parent;
+}
+
 void births_free(struct births *b)
 {
 	VEC_FREE(b);

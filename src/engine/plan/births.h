@@ -44,4 +44,6 @@ struct births {
 int births_plan(struct births *ret, const struct birth_task *tasks, size_t count, pid_t external, struct error *e);
 /* Whether a task is born with a copy of its parent's memory. */
 bool births_from_parent(const struct births *b, const struct birth_task *tasks, size_t task);
+/* Whether its parent itself makes it, so that they can share what clone(2) takes flags for. */
+bool births_by_parent(const struct births *b, const struct birth_task *tasks, size_t task);
 void births_free(struct births *b);

@@ -69,7 +69,9 @@ static void plan_births(struct restore *s, struct node *n, bool late, enum birth
 		if (b->late != late || b->when != when)
 			continue;
 		batch_what(n->batch, "create process %d", b->pid);
-		plan_clone(s, n->batch, nodes[i].batch, b->pid, b->clone_parent ? CLONE_PARENT : 0);
+		const struct rtask *t = nodes[i].task;
+		plan_clone(s, n->batch, nodes[i].batch, b->pid, (b->clone_parent ? CLONE_PARENT : 0) |
+			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0));
 	}
 }
 
@@ -278,7 +280,8 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	if (r)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
-	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+	if (!t->files_owner)
+		OP(b, __NR_close_range, s->fd_base, ~0U, 0);
 	r = locks_plan(s, t);
 	if (!r)
 		r = plan_threads(s, t);
@@ -347,6 +350,33 @@ static int plan_node(struct restore *s, struct node *n)
 	return r;
 }
 
+/* What a task shares with its parent by the images: it is the parent's, or that of whom the parent shares it with. */
+static int find_owners(struct restore *s, struct rtask *t, bool by_parent)
+{
+	struct rtask *p = t->parent;
+
+	if (!p || t->dead || p->dead)
+		return 0;
+	const TaskKobjIdsEntry *own = t->core->ids, *theirs = p->core->ids;
+	if (own->files_id == theirs->files_id)
+		t->files_owner = p->files_owner ? p->files_owner : p;
+	if (own->fs_id == theirs->fs_id)
+		t->fs_owner = p->fs_owner ? p->fs_owner : p;
+	if ((t->files_owner || t->fs_owner) && !by_parent)
+		return error_set(s->e, -EBADMSG, "ids-%d.img shares with a parent that it is not born by", t->pid);
+	struct rtask *const owners[] = { t->files_owner, t->fs_owner };
+	for (size_t i = 0; i < ARRAY_SIZE(owners); i++) {
+		struct rtask *o = owners[i];
+		if (o && !o->sharers++) {
+			o->table_ready = arena_take(&s->arena, sizeof(*o->table_ready));
+			o->sharers_done = arena_take(&s->arena, sizeof(*o->sharers_done));
+			if (!o->table_ready || !o->sharers_done)
+				return error_set(s->e, -ENOMEM, "out of memory");
+		}
+	}
+	return 0;
+}
+
 static int plan_tree(struct restore *s)
 {
 	_cleanup_free_ struct birth_task *list = calloc(s->tasks.count, sizeof(*list));
@@ -370,6 +400,10 @@ static int plan_tree(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		if (list[i].late && !births_from_parent(&p->births, list, i))
 			return error_set(s->e, -EBADMSG, "pagemap-%d.img has pages of a parent that it is not born from", list[i].pid);
+	for (size_t i = 0; !r && i < s->tasks.count; i++)
+		r = find_owners(s, s->tasks.data[i], births_by_parent(&p->births, list, i));
+	if (r)
+		return r;
 	p->nodes = calloc(p->births.count, sizeof(*p->nodes));
 	if (!p->nodes)
 		return error_set(s->e, -ENOMEM, "out of memory");

@@ -61,7 +61,8 @@ struct task {
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
 	bool refused; /* by a check: it is not held, or not as a whole */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
-	uint32_t files_id, fs_id;
+	bool may_share_tables; /* by its parent itself */
+	uint32_t id, files_id, fs_id; /* the latter its own id, or the parent's that it shares with */
 	/* What only the process itself can tell. */
 	struct task_answers {
 		struct {

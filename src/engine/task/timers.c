@@ -2,6 +2,9 @@
  * Interval timers (setitimer(2)) and POSIX timers (timer_create(2)). A POSIX timer must have its id again: with
  * PR_TIMER_CREATE_RESTORE_IDS (Linux 6.15) it is asked for; before, ids count up in each process, so those in between are
  * made and deleted.
+ *
+ * Left out, as the kernel shows them to nobody: that a POSIX timer was set to an absolute time (what is left of it goes on from where
+ * it was), and expirations that are counted while its signal waits. What timer_getoverrun(2) gives for the last signal is 0 again.
  */
 #include "engine/task/state.h"
 
