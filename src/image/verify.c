@@ -1,6 +1,6 @@
 /*
- * Checking a checkpoint against its manifest. Sizes and small files at once, and what was read of these is kept for image_open;
- * large ones (pages) in threads of their own, while the caller goes on until image_dir_verified.
+ * Checking a checkpoint against its manifest. Small files at once, and what was read of these is kept for image_open; larger ones
+ * (pages) in threads of their own, while the caller goes on until image_dir_verified.
  */
 #include "image/image.h"
 
@@ -14,15 +14,15 @@
 
 #define BUFFER_SIZE (256u << 10)
 #define MANIFEST_MAX (64 << 20)
-#define LARGE_SIZE (1 << 20)
-#define KEPT_FILE_MAX (64u << 10)
+#define SMALL_SIZE (64 << 10)
 #define KEPT_MAX (4UL << 20)
 #define WORKERS_MAX 4
 #define STACK_SIZE (64UL << 10)
 
 struct item {
 	const char *name, *digest; /* the manifest's */
-	int fd;
+	long long size;
+	long long found; /* its size, as it is */
 	bool unreadable, altered;
 };
 
@@ -34,8 +34,9 @@ struct worker {
 };
 
 struct image_verification {
+	struct image_dir *dir;
 	json_t *manifest;
-	struct item *items; /* large files */
+	struct item *items; /* files that are not small */
 	size_t count, next;
 	struct worker workers[WORKERS_MAX];
 	size_t n_workers;
@@ -52,11 +53,14 @@ static bool digest_is(XXH128_hash_t is, const char *digest)
 
 static void verify_large(struct worker *w, struct item *item)
 {
-	ssize_t n;
+	_cleanup_close_ int fd = image_open_raw(w->v->dir, item->name);
+	ssize_t n = -1;
 
 	XXH3_128bits_reset(w->hash);
-	while ((n = read(item->fd, w->buffer, BUFFER_SIZE)) > 0 && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED))
+	while (fd >= 0 && (n = read(fd, w->buffer, BUFFER_SIZE)) > 0 && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
 		XXH3_128bits_update(w->hash, w->buffer, (size_t)n);
+		item->found += n;
+	}
 	item->unreadable = n < 0;
 	item->altered = n == 0 && !digest_is(XXH3_128bits_digest(w->hash), item->digest);
 }
@@ -119,57 +123,37 @@ static int wrong_size(const char *name, long long is, long long size, struct err
 	return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name, is, size);
 }
 
-/* All of a file that is not large. */
+/* A file of `size` bytes, with one read where it has that many; `to` has room for one more. */
 static ssize_t read_whole(int fd, unsigned char *to, size_t size)
 {
 	size_t done = 0;
 	ssize_t n = 1;
 
-	while (done < size && (n = read(fd, to + done, size - done)) > 0)
+	while ((!done || done < size) && (n = read(fd, to + done, size + 1 - done)) > 0)
 		done += (size_t)n;
 	return n < 0 ? -1 : (ssize_t)done;
 }
 
-static int verify_small(struct image_dir *dir, const struct item *item, int fd, size_t size, size_t *kept, struct error *e)
+static int verify_small(struct image_dir *dir, const struct item *item, size_t *kept, struct error *e)
 {
-	unsigned char *data = malloc(size + 1);
+	_cleanup_close_ int fd = image_open_raw(dir, item->name);
+	size_t size = (size_t)item->size;
+	unsigned char *data = fd < 0 ? NULL : malloc(size + 1);
 	ssize_t n = data ? read_whole(fd, data, size) : -1;
+	struct stat st;
 	int r = 0;
 
 	if (n < 0)
 		r = unreadable(item->name, e);
 	else if ((size_t)n != size)
-		r = wrong_size(item->name, n, (long long)size, e);
+		r = wrong_size(item->name, fstat(fd, &st) < 0 ? n : (long long)st.st_size, item->size, e);
 	else if (!digest_is(XXH3_128bits(data, size), item->digest))
 		r = altered(item->name, e);
-	if (!r && size <= KEPT_FILE_MAX && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
+	if (!r && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
 		*kept += size;
 		data = NULL;
 	}
 	free(data);
-	return r;
-}
-
-static int verify_one(struct image_dir *dir, struct image_verification *v, struct item *item, long long size, size_t *kept,
-		      struct error *e)
-{
-	int fd = image_open_raw(dir, item->name);
-	struct stat st;
-	int r = 0;
-
-	if (fd < 0 || fstat(fd, &st) < 0)
-		r = unreadable(item->name, e);
-	else if (st.st_size != size)
-		r = wrong_size(item->name, (long long)st.st_size, size, e);
-	else if (size <= LARGE_SIZE)
-		r = verify_small(dir, item, fd, (size_t)size, kept, e);
-	else {
-		v->items[v->count] = *item;
-		v->items[v->count++].fd = fd;
-		return 0;
-	}
-	if (fd >= 0)
-		close(fd);
 	return r;
 }
 
@@ -196,6 +180,7 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 
 	if (!v)
 		return error_set(e, -ENOMEM, "out of memory");
+	v->dir = dir;
 	v->manifest = read_manifest(dir, &r);
 	if (r) {
 		free(v);
@@ -209,13 +194,15 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 		r = error_set(e, -ENOMEM, "out of memory");
 	json_array_foreach(files, i, entry) {
 		struct item item = { json_string_value(json_object_get(entry, "name")), json_string_value(json_object_get(entry, "xxh128")),
-				     -1, false, false };
+				     (long long)json_integer_value(json_object_get(entry, "size")), 0, false, false };
 		if (r)
 			break;
 		if (!item.name || !item.digest || strchr(item.name, '/'))
 			r = error_set(e, -EBADMSG, IMAGE_MANIFEST " is damaged");
+		else if (item.size >= 0 && item.size <= SMALL_SIZE)
+			r = verify_small(dir, &item, &kept, e);
 		else
-			r = verify_one(dir, v, &item, (long long)json_integer_value(json_object_get(entry, "size")), &kept, e);
+			v->items[v->count++] = item;
 	}
 	if (r) {
 		v->cancelled = true;
@@ -248,9 +235,15 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 		XXH3_freeState(v->workers[i].hash);
 	}
 	for (size_t i = 0; i < v->count; i++) {
-		if (!r && !v->cancelled && (v->items[i].unreadable || v->items[i].altered))
-			r = v->items[i].altered ? altered(v->items[i].name, e) : unreadable(v->items[i].name, e);
-		close(v->items[i].fd);
+		const struct item *item = &v->items[i];
+		if (r || v->cancelled)
+			break;
+		if (item->unreadable)
+			r = unreadable(item->name, e);
+		else if (item->found != item->size)
+			r = wrong_size(item->name, item->found, item->size, e);
+		else if (item->altered)
+			r = altered(item->name, e);
 	}
 	json_decref(v->manifest);
 	free(v->items);
