@@ -17,6 +17,7 @@
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
+#include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
 
@@ -109,6 +110,8 @@ static int make_plan(struct restore *s)
 		r = process_read_own(s);
 	if (!r)
 		r = arena_make(s);
+	if (!r)
+		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
 	if (!r)
@@ -263,6 +266,7 @@ static int restore_build(struct restore *s)
 	s->status->threads = (uint32_t)s->threads;
 	int r = birth(s);
 
+	rest_remove(s);
 	if (!r && s->seccomp) {
 		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)
@@ -287,6 +291,28 @@ static uint64_t find_slack(struct rtask *t)
 	return 0;
 }
 
+static int set_registers(struct rthread *th, struct error *e)
+{
+	if (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 || ptrace(PTRACE_SETREGS, th->tid, 0, &th->tracee.regs) < 0)
+		return error_errno(e, -errno, "cannot set the registers of thread %d", th->tid);
+	return 0;
+}
+
+/* A task that has left the arena itself. */
+static int switch_resting(struct restore *s, struct rtask *t)
+{
+	struct rthread *th = &t->threads.data[0];
+	int r = rest_wait(s, t);
+
+	if (!r)
+		r = threads_set_registers(s, th);
+	if (!r)
+		r = rest_clean(s, t);
+	if (!r)
+		r = set_registers(th, s->e);
+	return r ? r : threads_set_dispatch(s, th);
+}
+
 /* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away. */
 static int switch_task(struct restore *s, struct rtask *t)
 {
@@ -296,14 +322,15 @@ static int switch_task(struct restore *s, struct rtask *t)
 	char path[64];
 	int r = 0;
 
+	if (t->rests)
+		return switch_resting(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
 		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
-		if (!r && th != leader && (ptrace(PTRACE_SETSIGMASK, th->tid, 8, &th->tracee.sigmask) < 0 ||
-				ptrace(PTRACE_SETREGS, th->tid, 0, &th->tracee.regs) < 0))
-			r = error_errno(s->e, -errno, "cannot set the registers of thread %d", th->tid);
+		if (!r && th != leader)
+			r = set_registers(th, s->e);
 	}
 	if (r)
 		return r;
@@ -319,6 +346,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	r = agent_seat_adopt(&seat, &leader->tracee, t->mem_fd, (uint64_t)s->arena.start, s->arena.size, slack, s->e);
 	if (!r)
 		r = agent_seat_leave(&seat, s->e);
+	if (!r)
+		r = rest_clean(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
 	return r;
@@ -432,6 +461,7 @@ static void restore_kill(struct restore *s)
 void restore_finish(struct restore *s)
 {
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
+	rest_remove(s);
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);

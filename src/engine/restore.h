@@ -68,6 +68,7 @@ struct rtask {
 	struct birth *birth;
 	bool dead, stopped, seen;
 	bool leader_gone; /* the leader builds the process and ends */
+	bool rests; /* waits for its registers without the arena (plan/rest.c) */
 	bool shares; /* memory with its parent, which it is born from */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
@@ -83,6 +84,12 @@ struct own {
 	bool has_oom_score_adj, has_coredump_filter;
 	long oom_score_adj, coredump_filter;
 	uint64_t limits[16][2];
+};
+
+/* plan/rest.c: the code in which tasks wait for their registers. */
+struct rest {
+	uint64_t own, offset; /* its address here while it is there; from the start of vvar and vdso, 0: there is none */
+	long saved[2];	      /* what was there */
 };
 
 struct restore {
@@ -104,6 +111,7 @@ struct restore {
 	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
 	struct own own;
+	struct rest rest;
 	struct arena arena;
 	struct agent_status *status;
 	struct restore_words *words;

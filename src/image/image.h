@@ -57,8 +57,8 @@ void image_dir_withdraw(struct image_dir *dir);
 void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
 int image_dir_verify(struct image_dir *dir, struct error *e);
-/* The same in two steps. The first compares sizes and all but large files, with the same results, and sets *ret when it gave 0. The
- * second waits until large ones are compared too and releases it; NULL is as written. */
+/* The same in two steps. The first compares small files, with the same results, and sets *ret when it gave 0. The
+ * second waits until the others are compared too and releases it; NULL is as written. */
 struct image_verification;
 int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e);
 int image_dir_verified(struct image_verification *v, struct error *e);

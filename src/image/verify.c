@@ -14,7 +14,7 @@
 
 #define BUFFER_SIZE (256u << 10)
 #define MANIFEST_MAX (64 << 20)
-#define LARGE_SIZE (1 << 20)
+#define LARGE_SIZE (64 << 10)
 #define BLOCK_MIN (64 << 10)
 #define KEPT_FILE_MAX (64u << 10)
 #define KEPT_MAX (4UL << 20)

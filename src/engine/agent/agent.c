@@ -68,10 +68,22 @@ static void wait_for(uint32_t *word, uint32_t least)
 		call(__NR_futex, (long)word, FUTEX_WAIT, now, 0, 0, 0);
 }
 
-static _Noreturn void park(struct agent_status *status)
+static void count_in(struct agent_status *status)
 {
 	if (__atomic_add_fetch(&status->parked, 1, __ATOMIC_SEQ_CST) >= status->threads)
 		notify(status);
+}
+
+static _Noreturn void rest(struct agent_status *status, const uint64_t *arg)
+{
+	count_in(status);
+	asm volatile("jmp *%[code]" : : [code] "r"(arg[0]), "D"(arg[1]), "S"(arg[2]) : "memory");
+	__builtin_unreachable();
+}
+
+static _Noreturn void park(struct agent_status *status)
+{
+	count_in(status);
 	for (;;)
 		wait_for(&status->go, NEVER_PARKED);
 }
@@ -156,6 +168,8 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 		return spawn(op);
 	case AGENT_OP_PARK:
 		park((struct agent_status *)batch->status);
+	case AGENT_OP_REST:
+		rest((struct agent_status *)batch->status, arg);
 	case AGENT_OP_AWAIT:
 		wait_for((uint32_t *)arg[0], (uint32_t)arg[1]);
 		return 0;

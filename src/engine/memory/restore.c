@@ -142,25 +142,51 @@ int memory_plan_inherit(struct restore *s, struct rtask *t)
 	return 0;
 }
 
-/* In an area that was inherited: what is not shared any more goes; what was saved comes over it. */
-static void plan_drop(struct rtask *t, const VmaEntry *v, size_t *page)
+/* What the parent has there: nothing but what was saved of it. */
+static void plan_drop_range(struct rtask *t, uint64_t start, uint64_t end)
+{
+	const struct rtask *p = t->parent;
+	size_t low = 0, high = p->pages.count;
+
+	if (start >= end)
+		return;
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (p->pages.data[middle]->vaddr + (uint64_t)p->pages.data[middle]->nr_pages * PAGE_SIZE <= start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low < p->pages.count && p->pages.data[low]->vaddr < end)
+		OP(&t->threads.data[0].batch, __NR_madvise, start, end - start, MADV_DONTNEED);
+}
+
+/* In an area that was inherited: what is not shared any more goes; what was saved comes over it. True: its protection is not yet
+ * what it is to be. */
+static bool plan_drop(struct rtask *t, const VmaEntry *v, size_t *page)
 {
 	struct batch *b = &t->threads.data[0].batch;
+	uint32_t prot = inherited(t, v)->prot;
 	uint64_t at = v->start;
+	bool own = false;
 
 	batch_what(b, "drop pages of the parent's at %lx of process %d", (unsigned long)v->start, t->pid);
-	if ((v->prot & 3) != 3)
-		OP(b, __NR_mprotect, v->start, v->end - v->start, v->prot | PROT_READ | PROT_WRITE);
 	for (; *page < t->pages.count && t->pages.data[*page]->vaddr < v->end; ++*page) {
 		const PagemapEntry *p = t->pages.data[*page];
-		if (p->vaddr < v->start || !(p->has_forked && p->forked))
+		uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
+		bool forked = p->has_forked && p->forked;
+		own |= !forked && end > v->start;
+		if (p->vaddr < v->start || !forked)
 			continue;
-		if (p->vaddr > at)
-			OP(b, __NR_madvise, at, p->vaddr - at, MADV_DONTNEED);
-		at = MIN(p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE, v->end);
+		plan_drop_range(t, at, p->vaddr);
+		at = MIN(end, v->end);
 	}
-	if (at < v->end)
-		OP(b, __NR_madvise, at, v->end - at, MADV_DONTNEED);
+	plan_drop_range(t, at, v->end);
+	if (own && (prot & 3) != 3) {
+		prot = v->prot | PROT_READ | PROT_WRITE;
+		OP(b, __NR_mprotect, v->start, v->end - v->start, prot);
+	}
+	return prot != v->prot;
 }
 
 /* Whether some of an area's pages were saved. `page` goes along with the areas. */
@@ -209,8 +235,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 		if (v->status & VMA_SYSVIPC) {
 			r = sysv_plan_vma(s, t, i);
 		} else if (inherited(t, v)) {
-			plan_drop(t, v, &dropped);
-			opened[i] = true; /* its protection may be another than the parent's */
+			opened[i] = plan_drop(t, v, &dropped);
 		} else if (v->status & VMA_AIORING) {
 			aio_plan_place(t, v);
 			opened[i] = (v->prot & 3) != 3;

@@ -12,6 +12,7 @@
 #include "engine/kinds/tty.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
+#include "engine/plan/rest.h"
 #include "engine/task/state.h"
 
 #include <linux/sched.h>
@@ -301,7 +302,8 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		OP(b, __NR_exit, WEXITSTATUS(t->core->tc->leader_exit_code));
 	}
 	batch_what(b, "wait for the registers of process %d", t->pid);
-	OP(b, AGENT_OP_PARK);
+	if (!rest_plan(s, t))
+		OP(b, AGENT_OP_PARK);
 	return r;
 }
 

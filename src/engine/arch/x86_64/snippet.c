@@ -16,6 +16,12 @@
 
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 
+const unsigned char snippet_rest[SNIPPET_REST_SIZE] = {
+	0xb8, __NR_munmap, 0, 0, 0, 0x0f, 0x05, /* mov $__NR_munmap, %eax; syscall */
+	0xb8, __NR_pause,  0, 0, 0, 0x0f, 0x05, /* 1: mov $__NR_pause, %eax; syscall */
+	0xeb, 0xf7,				/* jmp 1b */
+};
+
 static void emit(struct snippet *s, const void *bytes, size_t size)
 {
 	memcpy(s->code + s->size, bytes, size);
