@@ -182,22 +182,11 @@ static int plan_table(struct restore *s, struct rtask *t)
 	return r;
 }
 
-/* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
-int files_plan(struct restore *s, struct rtask *t)
+static int plan_directories(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	int r = plan_table(s, t);
+	int cwd = file_fd_early(s, t->fs->cwd_id), root = cwd < 0 ? cwd : file_fd_early(s, t->fs->root_id);
 
-	batch_what(b, "wait for those who share with process %d", t->pid);
-	if (t->files_owner)
-		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->files_owner->sharers_done);
-	if (t->fs_owner)
-		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->fs_owner->sharers_done);
-	if (t->sharers)
-		OP(b, AGENT_OP_AWAIT, (uint64_t)t->sharers_done, t->sharers);
-	if (r || t->fs_owner)
-		return r;
-	int cwd = r ? r : file_fd_early(s, t->fs->cwd_id), root = r ? r : file_fd_early(s, t->fs->root_id);
 	if (cwd < 0 || root < 0)
 		return cwd < 0 ? cwd : root;
 	batch_what(b, "change to the root and working directory of process %d", t->pid);
@@ -206,6 +195,24 @@ int files_plan(struct restore *s, struct rtask *t)
 	OP(b, __NR_fchdir, cwd);
 	OP(b, __NR_umask, t->fs->umask);
 	return 0;
+}
+
+/* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
+int files_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	int r = plan_table(s, t);
+
+	batch_what(b, "wait for those who share with process %d", t->pid);
+	if (t->fs_owner)
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->fs_owner->sharers_done);
+	if (t->sharers)
+		OP(b, AGENT_OP_AWAIT, (uint64_t)t->sharers_done, t->sharers);
+	if (!r && !t->fs_owner)
+		r = plan_directories(s, t);
+	if (t->files_owner) /* only now: it closes what stands above the task's own */
+		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->files_owner->sharers_done);
+	return r;
 }
 
 int files_settle(struct restore *s)

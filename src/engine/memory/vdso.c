@@ -247,6 +247,11 @@ static bool is_inside(const struct rtask *t, const struct rthread *th, const Vma
 	return false;
 }
 
+bool vdso_is_old(struct restore *s, const struct rtask *t)
+{
+	return old_area(s, t) != NULL;
+}
+
 int vdso_check_threads(struct restore *s, const struct rtask *t)
 {
 	const VmaEntry *v = old_area(s, t);

@@ -23,6 +23,8 @@ void vdso_plan_aside(struct restore *s, struct batch *b, uint64_t room);
 void vdso_plan_aside_of(struct restore *s, struct batch *b, const struct rtask *parent, uint64_t room);
 /* From `room`, or the image of the old one. `room_size`: of the room. */
 int vdso_plan(struct restore *s, struct rtask *t, uint64_t room, uint64_t room_size);
+/* Whether the task's vdso is the image of the old one. */
+bool vdso_is_old(struct restore *s, const struct rtask *t);
 /* A task that is stopped and has its memory, its threads their registers: whether none is inside an old vdso. */
 int vdso_check_threads(struct restore *s, const struct rtask *t);
 void vdso_release(struct restore *s);
