@@ -80,6 +80,12 @@ bool vec_reserve(void **ptr, size_t *capacity, size_t need, size_t element_size)
 #define VEC_FREE(v) (free((v)->data), (v)->data = NULL, (v)->count = (v)->capacity = 0)
 #define VEC_FOREACH(v, it) for (typeof((v)->data + 0) it = (v)->data; it && it < (v)->data + (v)->count; it++)
 
+/*
+ * Makes room for descriptors up to `highest`, as long as there is one thread: the kernel lets a table that threads share grow
+ * only after an RCU grace period, milliseconds each time.
+ */
+void descriptors_reserve(size_t highest);
+
 /* Reads a whole file into a NUL-terminated buffer that the caller frees. `ret_size` may be NULL.
  * Returns 0 or a negative errno; -EFBIG beyond max_bytes. Made for /proc: reads until end of file. */
 int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size);

@@ -234,19 +234,14 @@ static int capture_task(struct dump *d, struct task *t)
 	return r || d->obstacles ? r : pages_capture(d, t);
 }
 
-/*
- * Room for the descriptors of all images, as long as there is one thread: the kernel lets a table that threads share grow only
- * after an RCU grace period, milliseconds each time.
- */
+/* Each image has one, as long as it has no name. */
 static void reserve_descriptors(struct dump *d)
 {
 	size_t threads = 0;
 
 	for (size_t i = 0; i < d->tasks.count; i++)
 		threads += d->tasks.data[i]->threads.count;
-	_cleanup_close_ int any = open("/", O_PATH | O_CLOEXEC);
-	_cleanup_close_ int high = fcntl(any, F_DUPFD_CLOEXEC, (int)MIN(64 + threads + 10 * d->tasks.count, 1UL << 20));
-	(void)high;
+	descriptors_reserve(64 + threads + 10 * d->tasks.count);
 }
 
 static int capture_all(struct dump *d)

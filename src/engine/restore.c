@@ -33,6 +33,7 @@
 #include <sys/wait.h>
 
 #define STACK_SIZE (16UL << 10)
+#define USUAL_DESCRIPTORS 1000
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
@@ -480,6 +481,7 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	struct restore s = { .request = request, .e = e, .tty = -1 };
 	int r;
 
+	descriptors_reserve(USUAL_DESCRIPTORS);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
 	r = restore_prepare(&s);
