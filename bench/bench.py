@@ -242,7 +242,7 @@ def run_case(bench, case, repeat):
 def row(name, verb, mib, aim_ms, floors, rounds, workers, error):
     out = {"case": name, "verb": verb, "rounds": len(rounds)}
     if error or not rounds:
-        return out | {"error": f"not supported yet: {error}"}
+        return out | {"error": f"failed: {error}"}
     ms = statistics.median(seconds for seconds, _ in rounds) * 1e3
     out |= {"median_ms": ms, "min_ms": min(seconds for seconds, _ in rounds) * 1e3, "rss_kib": max(rss for _, rss in rounds)}
     out["floor_ms"] = statistics.median(floors) * 1e3

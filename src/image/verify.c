@@ -14,9 +14,8 @@
 
 #define BUFFER_SIZE (256u << 10)
 #define MANIFEST_MAX (64 << 20)
-#define LARGE_SIZE (64 << 10)
+#define SMALL_MAX (64 << 10) /* larger files are left to the threads */
 #define BLOCK_MIN (64 << 10)
-#define KEPT_FILE_MAX (64u << 10)
 #define KEPT_MAX (4UL << 20)
 #define WORKERS_MAX 4
 #define STACK_SIZE (64UL << 10)
@@ -180,7 +179,7 @@ static int verify_small(struct image_dir *dir, const struct item *item, int fd, 
 		r = wrong_size(item->name, n, (long long)size, e);
 	else if (!digest_is(XXH3_128bits(data, size), item->digest))
 		r = altered(item->name, e);
-	if (!r && size <= KEPT_FILE_MAX && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
+	if (!r && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
 		*kept += size;
 		data = NULL;
 	}
@@ -199,7 +198,7 @@ static int verify_one(struct image_dir *dir, struct image_verification *v, struc
 		r = unreadable(item->name, e);
 	else if (st.st_size != size)
 		r = wrong_size(item->name, (long long)st.st_size, size, e);
-	else if (size <= LARGE_SIZE)
+	else if (size <= SMALL_MAX)
 		r = verify_small(dir, item, fd, (size_t)size, kept, e);
 	else {
 		item->fd = fd;
