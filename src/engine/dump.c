@@ -76,6 +76,8 @@ static int check_shared(struct dump *d, int what, const char *name)
 		struct task *t = list[i];
 		if (!i || !same(list[i - 1], t, what))
 			first = NULL;
+		else
+			t->shares_memory |= what == KCMP_VM;
 		if (t->parent && t->parent->state != TASK_DEAD && same(t->parent, t, what))
 			continue;
 		if (first)
@@ -204,11 +206,11 @@ static int write_inventory(struct dump *d)
 	return dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
 }
 
-/* Everything of one task but its pages. */
-static int capture_task(struct dump *d, struct task *t)
+/* Where it is, and whether it can be examined: then it is asked what only it can tell. */
+static int examine_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
-		return core_capture(d, t);
+		return 0;
 	int r = proc_read_smaps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
@@ -216,10 +218,35 @@ static int capture_task(struct dump *d, struct task *t)
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
 		r = refuse_namespaces(d, t);
-	if (r)
-		return r;
-	int asked = task_ask(d, t);
-	r = dump_part(d, asked);
+	return r || t->shares_memory ? r : task_ask(d, t);
+}
+
+static int examine_all(struct dump *d)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		t->id = (uint32_t)i + 1;
+		int s = t->refused ? 0 : examine_task(d, t);
+		t->refused |= s != 0;
+		r = dump_part(d, s);
+	}
+	tree_ask(d);
+	/* There is room for one agent in an address space. */
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		if (d->tasks.data[i]->shares_memory && !d->tasks.data[i]->refused && !(r = task_ask(d, d->tasks.data[i])))
+			tree_ask(d);
+	return r;
+}
+
+/* Everything of one task but its pages. */
+static int capture_task(struct dump *d, struct task *t)
+{
+	if (t->state == TASK_DEAD)
+		return core_capture(d, t);
+	int asked = task_answered(d, t);
+	int r = dump_part(d, asked);
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
 	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
@@ -256,11 +283,11 @@ static int capture_all(struct dump *d)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
 	if (!r)
 		r = check_shared(d, KCMP_FS, "current directory");
-	for (size_t i = 0; !r && i < d->tasks.count; i++) {
-		d->tasks.data[i]->id = (uint32_t)i + 1;
+	if (!r)
+		r = examine_all(d);
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
-	}
 	int s = pages_finish(d);
 	r = r ? r : s;
 	s = files_finish(d, !r);

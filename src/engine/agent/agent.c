@@ -195,6 +195,10 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_STORE:
 		*(volatile uint32_t *)arg[0] = (uint32_t)arg[1];
 		return 0;
+	case AGENT_OP_ACTIONS:
+		for (long sig = 1; sig <= AGENT_SIGNALS; sig++)
+			call(__NR_rt_sigaction, sig, 0, (long)arg[0] + (sig - 1) * 32, 8, 0, 0);
+		return 0;
 	default:
 		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
 	}

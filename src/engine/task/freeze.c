@@ -199,6 +199,7 @@ static int read_task(struct dump *d, struct task *t)
 		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
 			return task_errno(d, t, -errno, "cannot put its seccomp filter aside");
 	}
+	t->threads.data[0]->tracee.alone = t->threads.count == 1;
 	if (t->threads.data[0]->tracee.stop_signal) {
 		t->state = TASK_STOPPED;
 		t->stop_signal = t->threads.data[0]->tracee.stop_signal;
@@ -372,6 +373,7 @@ static void task_free(struct task *t)
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
 	proc_maps_finish(&t->maps);
+	task_ask_free(t);
 	if (t->mem_fd >= 0)
 		close(t->mem_fd);
 	if (t->pagemap_fd >= 0)

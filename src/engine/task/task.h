@@ -59,7 +59,8 @@ struct task {
 	struct proc_stat stat;
 	struct proc_maps maps;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
-	bool refused; /* by a check: it is not held, or not as a whole */
+	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
+	bool shares_memory; /* with another task: only a check goes on with it */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
 	bool may_share_tables; /* by its parent itself */
 	uint32_t id, files_id, fs_id; /* the latter its own id, or the parent's that it shares with */
@@ -73,6 +74,7 @@ struct task {
 		int64_t dumpable, thp_disable, brk, memory_merge, mdwe;
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
+	struct asking *asking; /* ask.c */
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
 };
@@ -93,8 +95,13 @@ void tree_thaw(struct dump *d);
 /* For after a finished dump. */
 void tree_kill(struct dump *d);
 
-/* Asks the process and its threads what only they can tell. */
+/* Begins to ask the process and its threads what only they can tell. */
 int task_ask(struct dump *d, struct task *t);
+/* Goes on with that until all who are being asked have answered and are as they were before. */
+void tree_ask(struct dump *d);
+/* After tree_ask: the task's answers are there, or why they are not. */
+int task_answered(struct dump *d, struct task *t);
+void task_ask_free(struct task *t);
 
 /* The parts of the images, one file each. The entries' pointers live until capture_free. */
 int core_capture(struct dump *d, struct task *t);
