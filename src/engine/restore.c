@@ -348,6 +348,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	if (!r)
 		r = agent_seat_leave(&seat, s->e);
 	if (!r)
+		r = agent_seat_left(&seat, s->e);
+	if (!r)
 		r = rest_clean(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
