@@ -32,7 +32,8 @@ int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct err
 
 int tracee_interrupt(struct tracee *t)
 {
-	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
+	t->stopping = ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) == 0;
+	return t->stopping ? 0 : -errno;
 }
 
 void tracing_begin(struct tracing *ret)
@@ -97,6 +98,7 @@ static int wait_status(struct tracee *t, int *ret)
 
 int tracee_wait_parked(struct tracee *t, struct error *e)
 {
+	t->stopping = false;
 	for (;;) {
 		int status, r = wait_status(t, &status);
 		if (r == -ESRCH)
@@ -172,6 +174,10 @@ static int put_dispatch_back(struct tracee *t)
 
 void tracee_detach(struct tracee *t)
 {
+	struct error ignored;
+
+	if (t->seized && t->stopping) /* only one that stands still can be let go */
+		tracee_wait_parked(t, &ignored);
 	if (t->seized)
 		put_dispatch_back(t);
 	if (t->seized && t->stop_sent)

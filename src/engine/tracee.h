@@ -15,6 +15,7 @@
 struct tracee {
 	pid_t pid, tid;
 	bool seized;
+	bool stopping; /* it was interrupted, and its stop was not waited for yet */
 	int stop_signal;              /* of the job control stop it was found in, or 0 */
 	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;

@@ -146,7 +146,7 @@ static int describe(struct dump *d, struct descriptor *f, const char *owner, int
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%s/fdinfo/%d", owner, number);
-	int r = read_file_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
+	int r = read_small_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
 	if (!r)
 		r = proc_parse_fdinfo(f->fdinfo, info);
 	if (!r && fstat(f->own_fd, &f->st) < 0)

@@ -189,14 +189,14 @@ int mm_capture(struct dump *d, struct task *t)
 		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);
 	if (r)
 		return r;
-	r = policy_capture(t->proc, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
+	r = policy_capture(d, t->proc, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
 	if (r) {
 		pool_free(&pool);
 		return task_errno(d, t, r, "cannot read the memory policies of its areas");
 	}
 	mm.vmas = list;
 	snprintf(name, sizeof(name), "/proc/%d/auxv", t->proc);
-	r = read_file_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
+	r = read_small_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
 	if (r) {
 		pool_free(&pool);
 		return task_errno(d, t, r, "cannot read its auxv");
@@ -205,7 +205,7 @@ int mm_capture(struct dump *d, struct task *t)
 	mm.n_mm_saved_auxv = auxv_size / 8;
 	fill_fields(t, &mm);
 	snprintf(name, sizeof(name), "/proc/%d/coredump_filter", t->proc);
-	if (!read_file_at(AT_FDCWD, name, 64, &filter, NULL)) {
+	if (!read_small_at(AT_FDCWD, name, 64, &filter, NULL)) {
 		mm.has_coredump_filter = 1;
 		mm.coredump_filter = (uint32_t)strtoul(filter, NULL, 16);
 	}

@@ -21,7 +21,7 @@ static int read_number(pid_t pid, const char *name, int base, long *ret)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	int r = read_file_at(AT_FDCWD, path, 64, &text, NULL);
+	int r = read_small_at(AT_FDCWD, path, 64, &text, NULL);
 	if (!r)
 		*ret = strtol(text, NULL, base);
 	return r;
