@@ -112,25 +112,6 @@ static int find_shared(struct dump *d, struct task *t)
 	return 0;
 }
 
-static int refuse_namespaces(struct dump *d, struct task *t)
-{
-	static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(names) && t->state != TASK_DEAD; i++) {
-		char path[64], theirs[64] = "", *ours = d->own_namespaces[i];
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->proc, names[i]);
-		ssize_t a = readlink(path, theirs, sizeof(theirs) - 1);
-		if (!ours[0]) {
-			snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
-			if (readlink(path, ours, sizeof(d->own_namespaces[i]) - 1) < 0)
-				continue;
-		}
-		if (a > 0 && strcmp(theirs, ours))
-			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
-	}
-	return 0;
-}
-
 /* The session or group of the root's that belongs to someone outside the tree. */
 static pid_t external_session(struct dump *d)
 {
@@ -211,13 +192,14 @@ static int examine_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return 0;
-	int r = proc_read_smaps(t->proc, &t->maps);
-	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
-	r = dump_part(d, find_shared(d, t));
+	task_look(d, t);
+	if (t->view.maps_result)
+		return task_errno(d, t, t->view.maps_result, "cannot read its maps");
+	int r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
-	if (!r)
-		r = refuse_namespaces(d, t);
+	if (!r && t->view.foreign_namespace)
+		r = task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container",
+			       t->view.foreign_namespace);
 	return r || t->shares_memory ? r : task_ask(d, t);
 }
 
@@ -225,6 +207,7 @@ static int examine_all(struct dump *d)
 {
 	int r = 0;
 
+	tree_look(d);
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		struct task *t = d->tasks.data[i];
 		t->id = (uint32_t)i + 1;

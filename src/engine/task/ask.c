@@ -165,26 +165,22 @@ static void take_answers(struct task *t, struct asking *a)
 
 static int list_timers(struct dump *d, struct task *t)
 {
-	struct proc_timers timers = {};
-	int r = proc_read_timers(t->proc, &timers);
+	const struct proc_timers *timers = &t->view.timers;
 
-	if (r)
-		return task_errno(d, t, r, "cannot list its POSIX timers");
-	if (timers.count > TIMERS_MAX)
-		r = task_error(d, t, -ENOTSUP, "it has %zu POSIX timers, more than the %d that are supported", timers.count, TIMERS_MAX);
+	if (t->view.timers_result)
+		return task_errno(d, t, t->view.timers_result, "cannot list its POSIX timers");
+	if (timers->count > TIMERS_MAX)
+		return task_error(d, t, -ENOTSUP, "it has %zu POSIX timers, more than the %d that are supported", timers->count, TIMERS_MAX);
 	/* The newest stands first; they are kept in the order in which they were made. */
-	for (size_t i = timers.count; !r && i-- > 0;) {
+	for (size_t i = timers->count; i-- > 0;) {
 		struct posix_timer *timer = VEC_PUSH(&t->timers);
-		if (!timer) {
-			r = error_set(d->e, -ENOMEM, "out of memory");
-			break;
-		}
-		const struct proc_timer *from = &timers.data[i];
+		if (!timer)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		const struct proc_timer *from = &timers->data[i];
 		*timer = (struct posix_timer){ .id = from->id, .signal = from->signal, .notify = from->notify, .tid = from->tid,
 					       .sigev_value = from->sigev_value, .clock = from->clock };
 	}
-	VEC_FREE(&timers);
-	return r;
+	return 0;
 }
 
 /* Whether what is mapped from now on is locked (mlockall(2)): nothing tells it but what became of the agent's own area. */

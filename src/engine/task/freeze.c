@@ -38,6 +38,7 @@ static void task_free(struct task *t)
 	VEC_FREE(&t->rings);
 	proc_maps_finish(&t->maps);
 	task_ask_free(t);
+	task_view_free(t);
 	if (t->mem_fd >= 0)
 		close(t->mem_fd);
 	if (t->pagemap_fd >= 0)

@@ -58,6 +58,16 @@ struct task {
 	VEC(struct thread *) threads; /* those that live, the leader first if it does; empty for a zombie */
 	struct proc_stat stat;
 	struct proc_maps maps;
+	/* What any thread of ours could read; look.c. A result is 0 or why there is nothing. */
+	struct task_view {
+		bool taken, done;
+		const char *foreign_namespace; /* what it has another one of, or NULL */
+		int maps_result, timers_result, limits_result, auxv_result;
+		struct proc_timers timers;
+		uint64_t limits[16][2];
+		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
+		size_t auxv_size;
+	} view;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
 	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
 	bool shares_memory; /* with another task: only a check goes on with it */
@@ -94,6 +104,12 @@ int tree_freeze(struct dump *d);
 void tree_thaw(struct dump *d);
 /* For after a finished dump. */
 void tree_kill(struct dump *d);
+
+/* Lets the workers look at what /proc tells of the tasks. */
+void tree_look(struct dump *d);
+/* After it t->maps and t->view are there. */
+void task_look(struct dump *d, struct task *t);
+void task_view_free(struct task *t);
 
 /* Begins to ask the process and its threads what only they can tell. */
 int task_ask(struct dump *d, struct task *t);
