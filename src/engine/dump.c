@@ -192,10 +192,9 @@ static int examine_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return 0;
-	task_look(d, t);
-	if (t->view.maps_result)
-		return task_errno(d, t, t->view.maps_result, "cannot read its maps");
-	int r = dump_part(d, find_shared(d, t));
+	int r = task_look(d, t);
+	if (!r)
+		r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r && t->view.foreign_namespace)
 		r = task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container",
@@ -207,7 +206,6 @@ static int examine_all(struct dump *d)
 {
 	int r = 0;
 
-	tree_look(d);
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		struct task *t = d->tasks.data[i];
 		t->id = (uint32_t)i + 1;
@@ -257,6 +255,7 @@ static void reserve_descriptors(struct dump *d)
 static int capture_all(struct dump *d)
 {
 	reserve_descriptors(d);
+	tree_look(d);
 	int r = image_create(d->dir, "files.img", IMAGE_MAGIC_FILES, &d->files);
 
 	if (r)

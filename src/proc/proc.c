@@ -105,21 +105,15 @@ static int parse_status_line(const char *line, size_t key, struct proc_status *s
 #undef ROW
 	};
 	const char *value = line + key + 1;
-	uint32_t pids[64];
-	int n;
 
 	if (key == 3 && !memcmp(line, "Uid", 3))
 		return parse_numbers(value, s->uid, 4) == 4 ? 1 : -EBADMSG;
 	if (key == 3 && !memcmp(line, "Gid", 3))
 		return parse_numbers(value, s->gid, 4) == 4 ? 1 : -EBADMSG;
 	if (key == 6 && !memcmp(line, "Groups", 6)) {
-		n = parse_numbers(value, s->groups, ARRAY_SIZE(s->groups));
+		int n = parse_numbers(value, s->groups, ARRAY_SIZE(s->groups));
 		s->n_groups = n < 0 ? 0 : (size_t)n;
 		return n < 0 ? n : 0;
-	}
-	if (key == 5 && !memcmp(line, "NSpid", 5)) {
-		n = parse_numbers(value, pids, ARRAY_SIZE(pids));
-		s->ns_pid = n > 0 ? pids[n - 1] : 0;
 	}
 	if (key == 5 && !memcmp(line, "Umask", 5))
 		s->umask = (uint32_t)strtoul(value, NULL, 8);

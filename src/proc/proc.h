@@ -20,7 +20,7 @@ struct proc_stat {
 
 struct proc_status {
 	uint32_t umask, uid[4], gid[4];
-	uint64_t tracer_pid, ns_pid; /* ns_pid: in the pid namespace that it is in itself */
+	uint64_t tracer_pid;
 	uint64_t sig_pnd, shd_pnd, sig_ign, sig_cgt, cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
 	uint64_t no_new_privs, seccomp;
 	size_t n_groups;

@@ -13,11 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
-#endif
 #define PF_KTHREAD 0x00200000
-#define USER_CS_32 0x23
 
 /* Lets go of its threads. */
 static void release_threads(struct task *t)
@@ -77,11 +73,9 @@ static void take_ids(struct task *t)
 	t->sid = t->stat.session;
 }
 
-static int seize_thread(struct dump *d, struct task *t, pid_t tid)
+static int add_thread(struct dump *d, struct task *t, pid_t tid)
 {
 	struct thread *thread = calloc(1, sizeof(*thread)), **slot = thread ? VEC_PUSH(&t->threads) : NULL;
-	struct error ignored;
-	struct proc_stat now;
 
 	if (!slot) {
 		free(thread);
@@ -90,14 +84,36 @@ static int seize_thread(struct dump *d, struct task *t, pid_t tid)
 	thread->task = t;
 	thread->tid = tid;
 	*slot = thread;
-	int r = tracee_seize(&thread->tracee, t->pid, tid, 0, &ignored);
-	if (!r)
-		r = tracee_interrupt(&thread->tracee);
+	return 0;
+}
+
+static void drop_last_thread(struct task *t)
+{
+	free(t->threads.data[--t->threads.count]);
+}
+
+/* Seizes it and lets it stop. */
+static int hold_thread(struct thread *thread)
+{
+	struct error ignored;
+	int r = tracee_seize(&thread->tracee, thread->task->pid, thread->tid, 0, &ignored);
+
+	return r ? r : tracee_interrupt(&thread->tracee);
+}
+
+static int seize_thread(struct dump *d, struct task *t, pid_t tid)
+{
+	struct proc_stat now;
+	int r = add_thread(d, t, tid);
+
+	if (r)
+		return r;
+	struct thread *thread = t->threads.data[t->threads.count - 1];
+	r = hold_thread(thread);
 	if (r == -EPERM && (proc_read_thread_stat(t->pid, tid, &now) || now.state == 'Z' || now.state == 'X'))
 		r = -ESRCH;
 	if (r == -ESRCH) { /* it has ended meanwhile */
-		t->threads.count--;
-		free(thread);
+		drop_last_thread(t);
 		return tid != t->pid ? 0 : task_errno(d, t, r, "cannot stop its thread %d", tid);
 	}
 	if (r == -EPERM && proc_read_status(t->pid, &thread->status) == 0 && thread->status.tracer_pid)
@@ -146,47 +162,6 @@ static int wait_threads(struct dump *d, struct task *t)
 	return r;
 }
 
-/*
- * A thread inside a restartable sequence (rseq(2)) goes on at the sequence's abort handler, as the kernel would have it
- * after any preemption: once the agent has run in it the kernel no longer knows that it was in one.
- */
-static int leave_sequence(struct task *t, struct thread *thread)
-{
-	struct {
-		uint32_t version, flags;
-		uint64_t start, length, abort;
-	} sequence;
-	uint64_t at = 0;
-
-	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(thread->rseq), &thread->rseq) < 0)
-		return errno == EIO || errno == EINVAL ? 0 : -errno; /* before Linux 5.13, or without CONFIG_RSEQ */
-	if (!thread->rseq.rseq_abi_pointer)
-		return 0;
-	if (pread(t->mem_fd, &at, sizeof(at), (off_t)thread->rseq.rseq_abi_pointer + 8) != sizeof(at) || !at)
-		return 0;
-	if (pread(t->mem_fd, &sequence, sizeof(sequence), (off_t)at) != sizeof(sequence))
-		return 0;
-	if (thread->tracee.regs.rip - sequence.start < sequence.length)
-		thread->tracee.regs.rip = sequence.abort;
-	return 0;
-}
-
-static int open_task(struct dump *d, struct task *t)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->proc);
-	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->proc);
-	t->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
-	if (t->pidfd < 0 && t->leader_gone && errno == EINVAL)
-		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
-	if (t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0)
-		return task_errno(d, t, -errno, "cannot open its memory");
-	return 0;
-}
-
 /* Of a leader that has gone, name and exit code are all that is left. */
 static int read_stat(struct task *t)
 {
@@ -202,45 +177,6 @@ static int read_stat(struct task *t)
 	memcpy(t->stat.comm, leader.comm, sizeof(leader.comm));
 	if (t->leader_gone)
 		t->exit_code = leader.exit_code;
-	return 0;
-}
-
-/* What the kernel says of a process that is stopped. */
-static int read_task(struct dump *d, struct task *t)
-{
-	int r = open_task(d, t);
-
-	if (r)
-		return r;
-	for (size_t i = 0; i < t->threads.count; i++) {
-		struct thread *thread = t->threads.data[i];
-		r = leave_sequence(t, thread);
-		if (r)
-			return task_errno(d, t, r, "cannot read the rseq area of its thread %d", thread->tid);
-		r = proc_read_thread_status(t->pid, thread->tid, &thread->status);
-		if (r)
-			return task_errno(d, t, r, "cannot read the status of its thread %d", thread->tid);
-		if (thread->tracee.regs.cs == USER_CS_32)
-			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
-		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
-			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
-		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
-		if (r)
-			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
-		struct proc_status *s = &thread->status;
-		if (s->seccomp && t->leader_gone)
-			return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
-		thread->tracee.quiet_signal =
-			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);
-		t->is_init |= s->ns_pid == 1;
-		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
-			return task_errno(d, t, -errno, "cannot put its seccomp filter aside");
-	}
-	t->threads.data[0]->tracee.alone = t->threads.count == 1;
-	if (t->threads.data[0]->tracee.stop_signal) {
-		t->state = TASK_STOPPED;
-		t->stop_signal = t->threads.data[0]->tracee.stop_signal;
-	}
 	return 0;
 }
 
@@ -264,8 +200,12 @@ static void drop_leader(struct task *t)
 /* Begins to stop a process. Gives 1 for one that has gone. */
 static int freeze_begin(struct dump *d, struct task *t)
 {
-	int r = proc_read_stat(t->pid, &t->stat);
-
+	/* One that lets itself be seized is alive and has a state of its own: its other threads are for later. */
+	int r = add_thread(d, t, t->pid);
+	if (r || !hold_thread(t->threads.data[0]))
+		return r;
+	drop_last_thread(t);
+	r = proc_read_stat(t->pid, &t->stat);
 	if (r == -ENOENT || r == -ESRCH)
 		return t->parent ? 1 : error_set(d->e, -ESRCH, "there is no process %d; see ps for those that are running", t->pid);
 	if (r)
@@ -282,7 +222,7 @@ static int freeze_begin(struct dump *d, struct task *t)
 	}
 	if (t->stat.state == 'Z')
 		drop_leader(t);
-	r = t->stat.num_threads == 1 ? seize_thread(d, t, t->pid) : seize_threads(d, t);
+	r = seize_threads(d, t);
 	return r == -ESRCH ? 0 : MIN(r, 0); /* freeze_end looks again */
 }
 
@@ -313,7 +253,7 @@ static int stop_threads(struct dump *d, struct task *t)
 	return !r && !t->threads.count ? -ESRCH : r;
 }
 
-/* Waits until the process stands still, and reads what is needed to ask more. */
+/* Waits until the process stands still. */
 static int freeze_end(struct dump *d, struct task *t)
 {
 	int r = 0;
@@ -338,7 +278,7 @@ static int freeze_end(struct dump *d, struct task *t)
 			return task_error(d, t, -EAGAIN, "its threads ended while it was being stopped; try again");
 	}
 	take_ids(t);
-	return read_task(d, t);
+	return 0;
 }
 
 /* Begins with the children of one process that are not known yet. */
@@ -346,13 +286,11 @@ static int freeze_children(struct dump *d, struct task *t)
 {
 	int r = 0;
 
-	t->has_children = false;
 	for (size_t i = 0; !r && i < t->threads.count; i++) {
 		struct proc_pids children = {};
 		r = proc_list_children(t->pid, t->threads.data[i]->tid, &children);
 		if (r)
 			r = task_errno(d, t, r, "cannot list its children");
-		t->has_children |= children.count > 0;
 		for (size_t k = 0; !r && k < children.count; k++) {
 			struct task *child;
 			if (find_task(d, children.data[k]))
@@ -435,20 +373,14 @@ static int check_root(struct dump *d)
 	return dump_part(d, r);
 }
 
-/*
- * The children of those from `first` on, theirs, and so on. One who had no child when all its threads stood still has no descendants either, and
- * gets none from elsewhere but as the first process of a pid namespace: of these it is known.
- */
-static int freeze_generation(struct dump *d, size_t first, bool again)
+/* The children of those from `first` on, theirs, and so on: a generation at once. */
+static int freeze_generations(struct dump *d, size_t first)
 {
 	int r = 0;
 
-	for (size_t end = d->tasks.count; !r && first < end; first = end, end = d->tasks.count, again = false) {
-		for (size_t i = first; !r && i < end; i++) {
-			struct task *t = d->tasks.data[i];
-			if (!again || t->has_children || t->is_init || t->refused)
-				r = freeze_children(d, t);
-		}
+	for (size_t end = d->tasks.count; !r && first < end; first = end, end = d->tasks.count) {
+		for (size_t i = first; !r && i < end; i++)
+			r = freeze_children(d, d->tasks.data[i]);
 		if (!r)
 			r = freeze_new(d, end);
 	}
@@ -457,17 +389,16 @@ static int freeze_generation(struct dump *d, size_t first, bool again)
 
 int tree_freeze(struct dump *d)
 {
-	size_t before;
+	size_t before = 1;
 	int r = check_root(d);
 
 	if (!r)
-		r = freeze_generation(d, 0, false);
+		r = freeze_generations(d, 0);
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
-	do {
+	while (!r && d->tasks.count != before) {
 		before = d->tasks.count;
-		if (!r)
-			r = freeze_generation(d, 0, true);
-	} while (!r && d->tasks.count != before);
+		r = freeze_generations(d, 0);
+	}
 	if (r)
 		return r;
 	size_t threads = 0;

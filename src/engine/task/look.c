@@ -7,7 +7,12 @@
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <sys/syscall.h>
 
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
+#endif
+#define USER_CS_32 0x23
 #define TASKS_EACH 8 /* that are worth another thread */
 
 static const char *const namespaces[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
@@ -42,12 +47,38 @@ static int read_text(const struct task *t, const char *name, char **ret, size_t 
 	return read_small_at(AT_FDCWD, path, 1 << 16, ret, ret_size);
 }
 
+/* Gives 0, -errno, or 1 where the kernel is too old for it. */
+static int open_task(struct task *t)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/mem", t->proc);
+	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->proc);
+	t->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
+	if (t->pidfd < 0 && t->leader_gone && errno == EINVAL)
+		return 1;
+	return t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0 ? -errno : 0;
+}
+
+static int read_statuses(struct task *t)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		r = proc_read_thread_status(t->pid, t->threads.data[i]->tid, &t->threads.data[i]->status);
+	return r;
+}
+
 static void look(const struct dump *d, struct task *t)
 {
 	struct task_view *v = &t->view;
 	char pid[16];
 
 	snprintf(pid, sizeof(pid), "%d", t->proc);
+	v->open_result = open_task(t);
+	v->status_result = read_statuses(t);
 	v->foreign_namespace = find_foreign_namespace(d, pid);
 	v->maps_result = proc_read_smaps(t->proc, &t->maps);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
@@ -86,12 +117,81 @@ void tree_look(struct dump *d)
 		workers_submit_large(d->workers, look_from_the_end, d);
 }
 
-void task_look(struct dump *d, struct task *t)
+/*
+ * A thread inside a restartable sequence (rseq(2)) goes on at the sequence's abort handler, as the kernel would have it
+ * after any preemption: once the agent has run in it the kernel no longer knows that it was in one.
+ */
+static int leave_sequence(struct task *t, struct thread *thread)
 {
+	struct {
+		uint32_t version, flags;
+		uint64_t start, length, abort;
+	} sequence;
+	uint64_t at = 0;
+
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(thread->rseq), &thread->rseq) < 0)
+		return errno == EIO || errno == EINVAL ? 0 : -errno; /* before Linux 5.13, or without CONFIG_RSEQ */
+	if (!thread->rseq.rseq_abi_pointer)
+		return 0;
+	if (pread(t->mem_fd, &at, sizeof(at), (off_t)thread->rseq.rseq_abi_pointer + 8) != sizeof(at) || !at)
+		return 0;
+	if (pread(t->mem_fd, &sequence, sizeof(sequence), (off_t)at) != sizeof(sequence))
+		return 0;
+	if (thread->tracee.regs.rip - sequence.start < sequence.length)
+		thread->tracee.regs.rip = sequence.abort;
+	return 0;
+}
+
+/* What only the tracer can read and set. */
+static int read_threads(struct dump *d, struct task *t)
+{
+	int r;
+
+	for (size_t i = 0; i < t->threads.count; i++) {
+		struct thread *thread = t->threads.data[i];
+		r = leave_sequence(t, thread);
+		if (r)
+			return task_errno(d, t, r, "cannot read the rseq area of its thread %d", thread->tid);
+		if (thread->tracee.regs.cs == USER_CS_32)
+			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
+		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
+			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
+		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
+		if (r)
+			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
+		struct proc_status *s = &thread->status;
+		if (s->seccomp && t->leader_gone)
+			return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
+		thread->tracee.quiet_signal =
+			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);
+		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
+			return task_errno(d, t, -errno, "cannot put its seccomp filter aside");
+	}
+	t->threads.data[0]->tracee.alone = t->threads.count == 1;
+	if (t->threads.data[0]->tracee.stop_signal) {
+		t->state = TASK_STOPPED;
+		t->stop_signal = t->threads.data[0]->tracee.stop_signal;
+	}
+	return 0;
+}
+
+int task_look(struct dump *d, struct task *t)
+{
+	const struct task_view *v = &t->view;
+
 	if (take(t))
 		look(d, t);
-	else if (!__atomic_load_n(&t->view.done, __ATOMIC_ACQUIRE))
+	else if (!__atomic_load_n(&v->done, __ATOMIC_ACQUIRE))
 		workers_wait(d->workers);
+	if (v->open_result > 0)
+		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
+	if (v->open_result)
+		return task_errno(d, t, v->open_result, "cannot open its memory");
+	if (v->status_result)
+		return task_errno(d, t, v->status_result, "cannot read the status of its threads");
+	if (v->maps_result)
+		return task_errno(d, t, v->maps_result, "cannot read its maps");
+	return read_threads(d, t);
 }
 
 void task_view_free(struct task *t)

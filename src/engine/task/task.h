@@ -51,7 +51,7 @@ struct aio_ring {
 struct task {
 	pid_t pid, ppid, pgid, sid;
 	pid_t proc; /* what /proc and kcmp(2) are asked for: the pid, or a thread where the leader has gone */
-	bool leader_gone, has_children, is_init; /* is_init: the first of a pid namespace */
+	bool leader_gone;
 	struct task *parent; /* NULL for the root */
 	enum task_state state;
 	int stop_signal, exit_code; /* exit_code: of a zombie, or of a leader that has gone */
@@ -62,7 +62,7 @@ struct task {
 	struct task_view {
 		bool taken, done;
 		const char *foreign_namespace; /* what it has another one of, or NULL */
-		int maps_result, timers_result, limits_result, auxv_result;
+		int open_result, status_result, maps_result, timers_result, limits_result, auxv_result;
 		struct proc_timers timers;
 		uint64_t limits[16][2];
 		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
@@ -107,8 +107,8 @@ void tree_kill(struct dump *d);
 
 /* Lets the workers look at what /proc tells of the tasks. */
 void tree_look(struct dump *d);
-/* After it t->maps and t->view are there. */
-void task_look(struct dump *d, struct task *t);
+/* After it t->maps and t->view are there, and its threads can be asked. */
+int task_look(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
 
 /* Begins to ask the process and its threads what only they can tell. */
