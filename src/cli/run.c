@@ -141,6 +141,7 @@ int cli_restore(struct command_line *c, bool announce)
 	int r = cli_require_root(&e);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
+	c->request.ends = c->request.detach;
 	if (!r)
 		r = engine_restore(&c->request, &pid, &e);
 	if (r)

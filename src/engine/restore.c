@@ -470,6 +470,8 @@ void restore_finish(struct restore *s)
 	sysv_release(s);
 	vdso_release(s);
 	aio_release(s);
+	if (s->succeeded && s->request->ends)
+		return;
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)
