@@ -16,7 +16,8 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 #define LEADER_OPS (10 + THREAD_OPS)
-#define THREAD_OPS (8 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
+#define CREDS_OPS 8
+#define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
 #define TIMERS_MAX 64
 #define RINGS_MAX 64
@@ -60,6 +61,45 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 		op_add(b, __NR_prctl, args[0], args[1], 0, 0);
 	}
 	return first;
+}
+
+/* What the status of a thread would tell: reading that takes longer than all the rest. */
+static void ask_creds(struct agent_batch *b, uint64_t out)
+{
+	const uint64_t uid = out + offsetof(struct thread_answers, uid), gid = out + offsetof(struct thread_answers, gid);
+
+	op_add(b, __NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0);
+	op_add(b, __NR_prctl, PR_GET_SECCOMP, 0, 0, 0);
+	op_add(b, __NR_setfsuid, (uint64_t)-1, 0, 0, 0); /* changes nothing */
+	op_add(b, __NR_setfsgid, (uint64_t)-1, 0, 0, 0);
+	op_add(b, __NR_getgroups, ARRAY_SIZE(((struct thread_answers *)0)->groups), out + offsetof(struct thread_answers, groups), 0, 0);
+	op_add(b, __NR_getresuid, uid, uid + 4, uid + 8, 0);
+	op_add(b, __NR_getresgid, gid, gid + 4, gid + 8, 0);
+	op_add(b, AGENT_OP_CAPS, out + offsetof(struct thread_answers, caps), 0, 0, 0);
+}
+
+static int take_creds(struct thread *th, const struct agent_op *first)
+{
+	const struct thread_answers *a = &th->answers;
+	struct proc_status *s = &th->status;
+
+	for (size_t i = 0; i < CREDS_OPS; i++)
+		if (first[i].result < 0) /* as for more groups than there is room for */
+			return proc_read_thread_status(th->task->pid, th->tid, s);
+	s->no_new_privs = (uint64_t)first[0].result;
+	s->seccomp = (uint64_t)first[1].result;
+	memcpy(s->uid, a->uid, sizeof(a->uid));
+	memcpy(s->gid, a->gid, sizeof(a->gid));
+	s->uid[3] = (uint32_t)first[2].result;
+	s->gid[3] = (uint32_t)first[3].result;
+	s->n_groups = (size_t)first[4].result;
+	memcpy(s->groups, a->groups, s->n_groups * sizeof(s->groups[0]));
+	s->cap_eff = a->caps.effective;
+	s->cap_prm = a->caps.permitted;
+	s->cap_inh = a->caps.inheritable;
+	s->cap_bnd = a->caps.bounding;
+	s->cap_amb = a->caps.ambient;
+	return 0;
 }
 
 static void take_thread_results(struct thread *th, const struct agent_op *first)
@@ -133,7 +173,10 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		size_t room;
 		a->started = i;
 		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job), 0 };
-		ask_thread(&job->head, agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out));
+		uint64_t out = agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out);
+		ask_thread(&job->head, out);
+		if (!t->threads.data[i]->status_read)
+			ask_creds(&job->head, out);
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
@@ -141,7 +184,7 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 	return r;
 }
 
-static void take_answers(struct task *t, struct asking *a)
+static int take_answers(struct dump *d, struct task *t, struct asking *a)
 {
 	t->answers = a->out->task;
 	t->answers.dumpable = a->results[0]->result;
@@ -159,8 +202,13 @@ static void take_answers(struct task *t, struct asking *a)
 		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5]);
+		const struct agent_op *first = &agent_batch_ops(&a->jobs[i].head)[5];
+		take_thread_results(t->threads.data[i], first);
+		int r = t->threads.data[i]->status_read ? 0 : take_creds(t->threads.data[i], first + RESULTS);
+		if (r)
+			return task_errno(d, t, r, "cannot read the status of its thread %d", t->threads.data[i]->tid);
 	}
+	return 0;
 }
 
 static int list_timers(struct dump *d, struct task *t)
@@ -277,8 +325,8 @@ static void collect(struct dump *d, struct task *t, struct asking *a)
 		note(a, d->e, r);
 	}
 	if (!a->result) {
-		take_answers(t, a);
-		note(a, d->e, ask_mlockall(d, t, &a->seat));
+		int r = take_answers(d, t, a);
+		note(a, d->e, r ? r : ask_mlockall(d, t, &a->seat));
 	}
 	/* With a thread inside, the area must stay: they leave it on their own once they are let go. */
 	if (a->unfinished)

@@ -62,12 +62,11 @@ static int open_task(struct task *t)
 	return t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0 ? -errno : 0;
 }
 
-static int read_statuses(struct task *t)
+static int read_status(struct thread *th)
 {
-	int r = 0;
+	int r = proc_read_thread_status(th->task->pid, th->tid, &th->status);
 
-	for (size_t i = 0; !r && i < t->threads.count; i++)
-		r = proc_read_thread_status(t->pid, t->threads.data[i]->tid, &t->threads.data[i]->status);
+	th->status_read = !r;
 	return r;
 }
 
@@ -78,7 +77,7 @@ static void look(const struct dump *d, struct task *t)
 
 	snprintf(pid, sizeof(pid), "%d", t->proc);
 	v->open_result = open_task(t);
-	v->status_result = read_statuses(t);
+	v->status_result = read_status(t->threads.data[0]);
 	v->foreign_namespace = find_foreign_namespace(d, pid);
 	v->maps_result = proc_read_smaps(t->proc, &t->maps);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
@@ -142,6 +141,30 @@ static int leave_sequence(struct task *t, struct thread *thread)
 	return 0;
 }
 
+/*
+ * What must be known before a thread can run the agent: the signal that stops it without an effect on it, and that seccomp does not end it. One
+ * of several threads tells the rest of its status through the agent, if seccomp is put aside and there is such a signal.
+ */
+static int prepare_thread(struct dump *d, struct thread *th)
+{
+	const struct proc_status *process = &th->task->threads.data[0]->status;
+	struct tracee *tracee = &th->tracee;
+	int options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP, r = 0;
+
+	/* Of its own signals that are pending, those without an effect do not matter. */
+	tracee->quiet_signal = agent_quiet_signal(process->sig_cgt, process->sig_ign, tracee->sigmask, process->sig_pnd | process->shd_pnd);
+	bool first = th == th->task->threads.data[0];
+	if (!first && !th->task->leader_gone && tracee->quiet_signal && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) == 0)
+		return 0;
+	if (!first && (r = read_status(th)))
+		return task_errno(d, th->task, r, "cannot read the status of its thread %d", th->tid);
+	if (th->status.seccomp && th->task->leader_gone)
+		return task_error(d, th->task, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
+	if (th->status.seccomp && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) < 0)
+		return task_errno(d, th->task, -errno, "cannot put its seccomp filter aside");
+	return 0;
+}
+
 /* What only the tracer can read and set. */
 static int read_threads(struct dump *d, struct task *t)
 {
@@ -159,13 +182,9 @@ static int read_threads(struct dump *d, struct task *t)
 		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
 		if (r)
 			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
-		struct proc_status *s = &thread->status;
-		if (s->seccomp && t->leader_gone)
-			return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
-		thread->tracee.quiet_signal =
-			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);
-		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
-			return task_errno(d, t, -errno, "cannot put its seccomp filter aside");
+		r = prepare_thread(d, thread);
+		if (r)
+			return r;
 	}
 	t->threads.data[0]->tracee.alone = t->threads.count == 1;
 	if (t->threads.data[0]->tracee.stop_signal) {

@@ -30,13 +30,17 @@ struct thread_answers {
 	uint64_t timer_slack; /* ns */
 	uint32_t personality;
 	char comm[16];
+	/* Only where the thread is asked for them. */
+	struct agent_caps caps;
+	uint32_t uid[3], gid[3], groups[32];
 };
 
 struct thread {
 	struct task *task;
 	pid_t tid;
 	struct tracee tracee;
-	struct proc_status status;
+	struct proc_status status; /* of other threads than the first only credentials and seccomp, unless status_read */
+	bool status_read;
 	struct thread_answers answers;
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 };
