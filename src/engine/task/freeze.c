@@ -278,6 +278,7 @@ static int freeze_end(struct dump *d, struct task *t)
 			return task_error(d, t, -EAGAIN, "its threads ended while it was being stopped; try again");
 	}
 	take_ids(t);
+	task_look_early(d, t);
 	return 0;
 }
 

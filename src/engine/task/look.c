@@ -14,6 +14,8 @@
 #endif
 #define USER_CS_32 0x23
 #define TASKS_EACH 8 /* that are worth another thread */
+#define THREADS_MANY 64
+#define DESCRIPTORS_MANY 1024
 
 static const char *const namespaces[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
 
@@ -70,14 +72,27 @@ static int read_status(struct thread *th)
 	return r;
 }
 
-static void look(const struct dump *d, struct task *t)
+static bool take(bool *taken)
+{
+	return !__atomic_exchange_n(taken, true, __ATOMIC_RELAXED);
+}
+
+/* What is needed before its threads can be looked at. */
+static void look_first(struct task *t)
+{
+	struct task_view *v = &t->view;
+
+	v->open_result = open_task(t);
+	v->status_result = read_status(t->threads.data[0]);
+	__atomic_store_n(&v->first.done, true, __ATOMIC_RELEASE);
+}
+
+static void look_at_rest(const struct dump *d, struct task *t)
 {
 	struct task_view *v = &t->view;
 	char pid[16];
 
 	snprintf(pid, sizeof(pid), "%d", t->proc);
-	v->open_result = open_task(t);
-	v->status_result = read_status(t->threads.data[0]);
 	v->foreign_namespace = find_foreign_namespace(d, pid);
 	v->maps_result = proc_read_smaps(t->proc, &t->maps);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
@@ -87,12 +102,15 @@ static void look(const struct dump *d, struct task *t)
 		v->coredump_filter = NULL;
 	if (read_text(t, "oom_score_adj", &v->oom_score_adj, NULL))
 		v->oom_score_adj = NULL;
-	__atomic_store_n(&v->done, true, __ATOMIC_RELEASE);
+	__atomic_store_n(&v->rest.done, true, __ATOMIC_RELEASE);
 }
 
-static bool take(struct task *t)
+static void look_if_free(const struct dump *d, struct task *t)
 {
-	return !__atomic_exchange_n(&t->view.taken, true, __ATOMIC_RELAXED);
+	if (take(&t->view.first.taken))
+		look_first(t);
+	if (take(&t->view.rest.taken))
+		look_at_rest(d, t);
 }
 
 static void look_from_the_end(void *argument)
@@ -101,17 +119,47 @@ static void look_from_the_end(void *argument)
 
 	for (size_t i = d->tasks.count; i-- > 0;) {
 		struct task *t = d->tasks.data[i];
-		if (t->state != TASK_DEAD && !t->refused && take(t))
-			look(d, t);
+		if (t->state != TASK_DEAD && !t->refused)
+			look_if_free(d, t);
 	}
+}
+
+static void look_at_ourselves(struct dump *d)
+{
+	for (size_t i = 0; !d->own_namespaces[0][0] && i < ARRAY_SIZE(namespaces); i++)
+		read_namespace("self", i, d->own_namespaces[i]);
+}
+
+struct early_look {
+	const struct dump *d;
+	struct task *t;
+};
+
+static void look_early(void *argument)
+{
+	struct early_look *l = argument;
+
+	look_if_free(l->d, l->t);
+	free(l);
+}
+
+void task_look_early(struct dump *d, struct task *t)
+{
+	struct early_look *l = d->workers && t->threads.count >= THREADS_MANY ? malloc(sizeof(*l)) : NULL;
+
+	if (!l)
+		return;
+	look_at_ourselves(d);
+	descriptors_reserve(DESCRIPTORS_MANY + t->threads.count);
+	*l = (struct early_look){ d, t };
+	workers_submit_large(d->workers, look_early, l);
 }
 
 void tree_look(struct dump *d)
 {
 	size_t helpers = d->workers ? MIN(d->tasks.count / TASKS_EACH, (size_t)WORKERS_MAX) : 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(namespaces); i++)
-		read_namespace("self", i, d->own_namespaces[i]);
+	look_at_ourselves(d);
 	for (size_t i = 0; i < helpers; i++)
 		workers_submit_large(d->workers, look_from_the_end, d);
 }
@@ -148,12 +196,12 @@ static int leave_sequence(struct task *t, struct thread *thread)
 static int prepare_thread(struct dump *d, struct thread *th)
 {
 	const struct proc_status *process = &th->task->threads.data[0]->status;
+	bool first = th == th->task->threads.data[0];
 	struct tracee *tracee = &th->tracee;
 	int options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP, r = 0;
 
 	/* Of its own signals that are pending, those without an effect do not matter. */
 	tracee->quiet_signal = agent_quiet_signal(process->sig_cgt, process->sig_ign, tracee->sigmask, process->sig_pnd | process->shd_pnd);
-	bool first = th == th->task->threads.data[0];
 	if (!first && !th->task->leader_gone && tracee->quiet_signal && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) == 0)
 		return 0;
 	if (!first && (r = read_status(th)))
@@ -196,21 +244,24 @@ static int read_threads(struct dump *d, struct task *t)
 
 int task_look(struct dump *d, struct task *t)
 {
-	const struct task_view *v = &t->view;
+	struct task_view *v = &t->view;
+	int r;
 
-	if (take(t))
-		look(d, t);
-	else if (!__atomic_load_n(&v->done, __ATOMIC_ACQUIRE))
+	if (take(&v->first.taken))
+		look_first(t);
+	else if (!__atomic_load_n(&v->first.done, __ATOMIC_ACQUIRE))
 		workers_wait(d->workers);
 	if (v->open_result > 0)
-		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
-	if (v->open_result)
-		return task_errno(d, t, v->open_result, "cannot open its memory");
-	if (v->status_result)
-		return task_errno(d, t, v->status_result, "cannot read the status of its threads");
-	if (v->maps_result)
-		return task_errno(d, t, v->maps_result, "cannot read its maps");
-	return read_threads(d, t);
+		r = task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
+	else if (v->open_result || v->status_result)
+		r = task_errno(d, t, v->open_result ? v->open_result : v->status_result, "cannot open its memory and its status");
+	else
+		r = read_threads(d, t);
+	if (take(&v->rest.taken))
+		look_at_rest(d, t);
+	else if (!__atomic_load_n(&v->rest.done, __ATOMIC_ACQUIRE))
+		workers_wait(d->workers);
+	return !r && v->maps_result ? task_errno(d, t, v->maps_result, "cannot read its maps") : r;
 }
 
 void task_view_free(struct task *t)

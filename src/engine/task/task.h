@@ -39,10 +39,10 @@ struct thread {
 	struct task *task;
 	pid_t tid;
 	struct tracee tracee;
-	struct proc_status status; /* of other threads than the first only credentials and seccomp, unless status_read */
-	bool status_read;
 	struct thread_answers answers;
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
+	bool status_read;
+	struct proc_status status; /* large, so the last; of other threads than the first only credentials and seccomp, unless status_read */
 };
 
 /* A ring for asynchronous i/o, io_setup(2). */
@@ -64,7 +64,9 @@ struct task {
 	struct proc_maps maps;
 	/* What any thread of ours could read; look.c. A result is 0 or why there is nothing. */
 	struct task_view {
-		bool taken, done;
+		struct {
+			bool taken, done;
+		} first, rest;
 		const char *foreign_namespace; /* what it has another one of, or NULL */
 		int open_result, status_result, maps_result, timers_result, limits_result, auxv_result;
 		struct proc_timers timers;
@@ -111,6 +113,8 @@ void tree_kill(struct dump *d);
 
 /* Lets the workers look at what /proc tells of the tasks. */
 void tree_look(struct dump *d);
+/* The same for one task that has many threads, as soon as it stands still. */
+void task_look_early(struct dump *d, struct task *t);
 /* After it t->maps and t->view are there, and its threads can be asked. */
 int task_look(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
