@@ -30,6 +30,7 @@ static void task_free(struct task *t)
 {
 	release_threads(t);
 	VEC_FREE(&t->threads);
+	free(t->descriptions);
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
 	proc_maps_finish(&t->maps);

@@ -7,16 +7,21 @@
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <limits.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL /* Linux 6.9 */
 #endif
 #define USER_CS_32 0x23
+#define DESCRIPTORS_AHEAD 64
+#define FDINFO_MAX (1UL << 20)
 #define TASKS_EACH 8 /* that are worth another thread */
 #define THREADS_MANY 64
 #define DESCRIPTORS_MANY 1024
 
+const char *const task_links[3] = { "cwd", "root", "exe" };
 static const char *const namespaces[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
 
 static void read_namespace(const char *of, size_t which, char ret[64])
@@ -72,6 +77,33 @@ static int read_status(struct thread *th)
 	return r;
 }
 
+static void read_links(struct task *t)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++) {
+		char path[64], target[PATH_MAX];
+		struct stat st;
+		snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, task_links[i]);
+		ssize_t n = readlink(path, target, sizeof(target));
+		if (n >= 0 && stat(path, &st) == 0)
+			t->view.links[i] = (struct task_link){ strndup(target, (size_t)n), st.st_ino };
+	}
+}
+
+static void read_descriptors(struct task *t)
+{
+	struct task_view *v = &t->view;
+
+	v->fds_result = proc_list_fds(t->proc, &v->fds);
+	v->fdinfos = v->fds_result || v->fds.count > DESCRIPTORS_AHEAD ? NULL : calloc(v->fds.count + 1, sizeof(*v->fdinfos));
+	for (size_t i = 0; v->fdinfos && i < v->fds.count; i++) {
+		char path[64], *text;
+		size_t size;
+		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->proc, v->fds.data[i]);
+		if (!read_small_at(AT_FDCWD, path, FDINFO_MAX, &text, &size))
+			v->fdinfos[i] = realloc(text, size + 1); /* smaller: it stays */
+	}
+}
+
 static bool take(bool *taken)
 {
 	return !__atomic_exchange_n(taken, true, __ATOMIC_RELAXED);
@@ -97,6 +129,8 @@ static void look_at_rest(const struct dump *d, struct task *t)
 	v->maps_result = proc_read_smaps(t->proc, &t->maps);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
 	v->limits_result = proc_read_limits(t->proc, v->limits);
+	read_descriptors(t);
+	read_links(t);
 	v->auxv_result = read_text(t, "auxv", &v->auxv, &v->auxv_size);
 	if (read_text(t, "coredump_filter", &v->coredump_filter, NULL))
 		v->coredump_filter = NULL;
@@ -266,6 +300,12 @@ int task_look(struct dump *d, struct task *t)
 
 void task_view_free(struct task *t)
 {
+	for (size_t i = 0; t->view.fdinfos && i < t->view.fds.count; i++)
+		free(t->view.fdinfos[i]);
+	free(t->view.fdinfos);
+	for (size_t i = 0; i < ARRAY_SIZE(t->view.links); i++)
+		free(t->view.links[i].target);
+	VEC_FREE(&t->view.fds);
 	VEC_FREE(&t->view.timers);
 	free(t->view.auxv);
 	free(t->view.coredump_filter);

@@ -71,10 +71,18 @@ struct task {
 		int open_result, status_result, maps_result, timers_result, limits_result, auxv_result;
 		struct proc_timers timers;
 		uint64_t limits[16][2];
+		struct proc_fds fds;
+		int fds_result;
+		char **fdinfos; /* of as many as there are in fds; NULL, or one of them NULL: not read yet */
+		struct task_link {
+			char *target;
+			ino_t ino;
+		} links[3]; /* task_links; NULL: it can't be read */
 		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
 		size_t auxv_size;
 	} view;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
+	struct description **descriptions; /* of view.fds, as they were captured; kinds/files.c */
 	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
 	bool shares_memory; /* with another task: only a check goes on with it */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
@@ -118,6 +126,8 @@ void task_look_early(struct dump *d, struct task *t);
 /* After it t->maps and t->view are there, and its threads can be asked. */
 int task_look(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
+
+extern const char *const task_links[3];
 
 /* Begins to ask the process and its threads what only they can tell. */
 int task_ask(struct dump *d, struct task *t);
