@@ -20,6 +20,7 @@ struct description {
 	int fd;
 	int own; /* a duplicate that stays open, of one that no task has in its table; or -1 */
 	uint32_t id, type;
+	bool unlocked; /* it has no lock, and no process has a POSIX lock on the file */
 	dev_t dev;
 	ino_t ino;
 	struct description *next; /* in its bucket */
@@ -140,20 +141,15 @@ static int read_link(struct task *t, const char *link, struct descriptor *f)
 	return 0;
 }
 
-static int read_fdinfo(struct descriptor *f, pid_t owner, int number, struct proc_fdinfo *info)
+/* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
+static int describe(struct dump *d, struct descriptor *f, pid_t owner, int number, struct proc_fdinfo *info)
 {
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", owner, number);
 	int r = f->fdinfo ? 0 : read_small_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
-	return r ? r : proc_parse_fdinfo(f->fdinfo, info);
-}
-
-/* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
-static int describe(struct dump *d, struct descriptor *f, pid_t owner, int number, struct proc_fdinfo *info)
-{
-	int r = read_fdinfo(f, owner, number, info);
-
+	if (!r)
+		r = proc_parse_fdinfo(f->fdinfo, info);
 	if (!r && fstat(f->own_fd, &f->st) < 0)
 		r = -errno;
 	if (r)
@@ -161,6 +157,14 @@ static int describe(struct dump *d, struct descriptor *f, pid_t owner, int numbe
 	f->flags = info->flags & ~(uint32_t)O_CLOEXEC;
 	f->pos = (uint64_t)info->pos;
 	return 0;
+}
+
+/* Asked for the description, so that the POSIX locks of every process are in the way. */
+static bool is_unlocked(int own_fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	return fcntl(own_fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
 }
 
 /* A description that is seen for the first time. It is in the table before its kind looks at it: a socket may carry itself. */
@@ -202,14 +206,17 @@ static int by_number(const void *a, const void *b)
 	return *(const int *)a - *(const int *)b;
 }
 
-/* The description of the parent's descriptor of the same number, where the task has it from there: most have. */
-static struct description *find_inherited(const struct task *t, int fd)
+/* Most that a process has it has from its parent: what is not there already is one flag. */
+static struct description *find_inherited(const struct task *t, size_t index)
 {
 	const struct task *p = t->parent;
-	const int *at = p && p->descriptions ? bsearch(&fd, p->view.fds.data, p->view.fds.count, sizeof(fd), by_number) : NULL;
-	struct description *x = at ? p->descriptions[at - p->view.fds.data] : NULL;
+	int fd = t->view.fds.data[index];
 
-	return x && syscall(__NR_kcmp, p->proc, t->proc, KCMP_FILE, fd, fd) == 0 ? x : NULL;
+	if (!t->view.fd_flags || !t->view.inherited[index] || t->view.fd_flags[index] < 0 || !p->descriptions)
+		return NULL;
+	const int *at = bsearch(&fd, p->view.fds.data, p->view.fds.count, sizeof(fd), by_number);
+	struct description *x = at ? p->descriptions[at - p->view.fds.data] : NULL;
+	return x && x->unlocked ? x : NULL;
 }
 
 static int write_fd(struct dump *d, struct image_file *table, const struct description *x, int fd, bool closes)
@@ -229,18 +236,20 @@ static int capture_fd(struct dump *d, struct task *t, size_t index, struct image
 	struct proc_fdinfo info;
 	const int fd = t->view.fds.data[index];
 	struct descriptor f = { .task = t, .fd = fd };
-	struct description *x = find_inherited(t, fd);
+	struct description *x = find_inherited(t, index);
 
-	f.fdinfo = t->view.fdinfos ? TAKE_PTR(t->view.fdinfos[index]) : NULL;
-	if (x && !read_fdinfo(&f, t->proc, fd, &info) && !info.locked && !(info.flags & O_CLOEXEC && fd <= STDERR_FILENO)) {
-		free(f.fdinfo);
+	if (x) {
 		t->descriptions[index] = x;
-		return write_fd(d, table, x, fd, info.flags & O_CLOEXEC);
+		return write_fd(d, table, x, fd, t->view.fd_flags[index] & FD_CLOEXEC);
 	}
+	f.fdinfo = t->view.fdinfos ? TAKE_PTR(t->view.fdinfos[index]) : NULL;
 	_cleanup_close_ int own = f.own_fd = (int)syscall(__NR_pidfd_getfd, t->pidfd, fd, 0);
 	int r = own < 0 ? task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd) : describe(d, &f, t->proc, fd, &info);
-	if (!r && !(x = find_description(d->descriptions, t->proc, fd, f.st.st_dev, f.st.st_ino)))
+	if (!r && !(x = find_description(d->descriptions, t->proc, fd, f.st.st_dev, f.st.st_ino))) {
 		r = capture_new(d, &f, t->proc, fd, &x);
+		if (!r)
+			x->unlocked = !info.locked && d->tasks.count > 1 && is_unlocked(own);
+	}
 	if (!r && info.locked) {
 		f.id = x->id;
 		r = locks_capture(d, &f);

@@ -128,7 +128,7 @@ struct asking {
 
 static size_t count_leader_ops(const struct task *t)
 {
-	return LEADER_OPS + 2 * t->timers.count + t->rings.count;
+	return LEADER_OPS + 2 * t->timers.count + t->rings.count + (t->view.inherited ? t->view.fds.count : 0);
 }
 
 static int start_leader(struct dump *d, struct task *t, struct asking *a)
@@ -161,6 +161,9 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	/* No events, at once: fails where it is no context. */
 	for (size_t i = 0; i < t->rings.count; i++)
 		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
+	for (size_t i = 0; t->view.inherited && i < t->view.fds.count; i++)
+		if (t->view.inherited[i])
+			op_add(b, __NR_fcntl, (uint64_t)t->view.fds.data[i], F_GETFD, 0, 0);
 	return agent_run_start(run, d->e);
 }
 
@@ -184,6 +187,14 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 	return r;
 }
 
+static void take_descriptor_flags(struct task *t, const struct agent_op *next)
+{
+	t->view.fd_flags = t->view.inherited ? calloc(t->view.fds.count + 1, sizeof(int)) : NULL;
+	for (size_t i = 0; t->view.fd_flags && i < t->view.fds.count; i++)
+		if (t->view.inherited[i])
+			t->view.fd_flags[i] = (int)(next++)->result;
+}
+
 static int take_answers(struct dump *d, struct task *t, struct asking *a)
 {
 	t->answers = a->out->task;
@@ -200,6 +211,7 @@ static int take_answers(struct dump *d, struct task *t, struct asking *a)
 	}
 	for (size_t i = 0; i < t->rings.count; i++)
 		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
+	take_descriptor_flags(t, &a->results[3][RESULTS + 2 * t->timers.count + t->rings.count]);
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		const struct agent_op *first = &agent_batch_ops(&a->jobs[i].head)[5];

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/kcmp.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -94,11 +95,19 @@ static void read_descriptors(struct task *t)
 	struct task_view *v = &t->view;
 
 	v->fds_result = proc_list_fds(t->proc, &v->fds);
-	v->fdinfos = v->fds_result || v->fds.count > DESCRIPTORS_AHEAD ? NULL : calloc(v->fds.count + 1, sizeof(*v->fdinfos));
-	for (size_t i = 0; v->fdinfos && i < v->fds.count; i++) {
+	if (v->fds_result || v->fds.count > DESCRIPTORS_AHEAD)
+		return;
+	v->inherited = calloc(v->fds.count + 1, sizeof(*v->inherited));
+	v->fdinfos = calloc(v->fds.count + 1, sizeof(*v->fdinfos));
+	for (size_t i = 0; v->inherited && v->fdinfos && i < v->fds.count; i++) {
 		char path[64], *text;
 		size_t size;
-		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->proc, v->fds.data[i]);
+		int fd = v->fds.data[i];
+		v->inherited[i] = t->parent && t->parent->state != TASK_DEAD &&
+				  syscall(__NR_kcmp, t->parent->proc, t->proc, KCMP_FILE, fd, fd) == 0;
+		if (v->inherited[i])
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->proc, fd);
 		if (!read_small_at(AT_FDCWD, path, FDINFO_MAX, &text, &size))
 			v->fdinfos[i] = realloc(text, size + 1); /* smaller: it stays */
 	}
@@ -303,6 +312,8 @@ void task_view_free(struct task *t)
 	for (size_t i = 0; t->view.fdinfos && i < t->view.fds.count; i++)
 		free(t->view.fdinfos[i]);
 	free(t->view.fdinfos);
+	free(t->view.inherited);
+	free(t->view.fd_flags);
 	for (size_t i = 0; i < ARRAY_SIZE(t->view.links); i++)
 		free(t->view.links[i].target);
 	VEC_FREE(&t->view.fds);

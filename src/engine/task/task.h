@@ -73,7 +73,10 @@ struct task {
 		uint64_t limits[16][2];
 		struct proc_fds fds;
 		int fds_result;
-		char **fdinfos; /* of as many as there are in fds; NULL, or one of them NULL: not read yet */
+		/* For as many as there are in fds; NULL where nothing was read ahead. */
+		bool *inherited; /* it is the parent's of the same number, by kcmp(2) */
+		char **fdinfos;	 /* of others; NULL: not read yet */
+		int *fd_flags;	 /* F_GETFD, of those that are inherited; by the agent */
 		struct task_link {
 			char *target;
 			ino_t ino;
