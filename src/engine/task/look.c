@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/kcmp.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -78,6 +79,19 @@ static int read_status(struct thread *th)
 	return r;
 }
 
+/* prlimit(2) is quicker than the file, which may be read where that is not allowed. */
+static int read_limits(struct task *t)
+{
+	for (int i = 0; i < 16; i++) {
+		struct rlimit limit;
+		if (prlimit(t->proc, (__rlimit_resource_t)i, NULL, &limit) < 0)
+			return proc_read_limits(t->proc, t->view.limits);
+		t->view.limits[i][0] = limit.rlim_cur;
+		t->view.limits[i][1] = limit.rlim_max;
+	}
+	return 0;
+}
+
 static void read_links(struct task *t)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++) {
@@ -137,7 +151,7 @@ static void look_at_rest(const struct dump *d, struct task *t)
 	v->foreign_namespace = find_foreign_namespace(d, pid);
 	v->maps_result = proc_read_smaps(t->proc, &t->maps);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
-	v->limits_result = proc_read_limits(t->proc, v->limits);
+	v->limits_result = read_limits(t);
 	read_descriptors(t);
 	read_links(t);
 	v->auxv_result = read_text(t, "auxv", &v->auxv, &v->auxv_size);
