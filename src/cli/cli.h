@@ -25,7 +25,7 @@ struct command_line {
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;
 	const char *gpu;
-	int gpu_timeout_s;
+	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
 };
 

@@ -34,6 +34,7 @@ struct request {
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	enum request_gpu gpu;
 	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
+	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;

@@ -79,22 +79,22 @@ int gpu_ready(struct gpu *g, struct error *e)
 	return g->greeting.result ? error_set(e, g->greeting.result, "%s", g->greeting.text) : 0;
 }
 
-void gpu_kill(struct gpu *g)
-{
-	if (g)
-		kill(g->pid, SIGKILL);
-	gpu_close(g);
-}
-
-void gpu_close(struct gpu *g)
+void gpu_leave(struct gpu *g)
 {
 	if (!g)
 		return;
 	close(g->sock);
-	while (waitpid(g->pid, NULL, __WALL) < 0 && errno == EINTR)
-		;
 	VEC_FREE(&g->calls);
 	free(g);
+}
+
+void gpu_close(struct gpu *g)
+{
+	const pid_t pid = g ? g->pid : 0;
+
+	gpu_leave(g);
+	while (pid && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
 }
 
 static int send_request(struct gpu *g, uint32_t id, uint32_t op, const struct gpu_call *call, struct error *e)

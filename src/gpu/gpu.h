@@ -83,8 +83,8 @@ int gpu_ready(struct gpu *g, struct error *e);
 /* Lets the helper go, which puts back whoever was not forgotten. Waits for its end. NULL is fine. */
 void gpu_close(struct gpu *g);
 
-/* The same without waiting for calls that hang; nobody is put back. NULL is fine. */
-void gpu_kill(struct gpu *g);
+/* The same without waiting: there are calls that hang, and the helper goes on waiting for them, for a minute. NULL is fine. */
+void gpu_leave(struct gpu *g);
 
 /* Asks for calls to be made, all at once. They must stay where they are until done. */
 int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e);

@@ -394,6 +394,19 @@ int cuCtxSynchronize(void)
 
 /* ---- the process that checkpoints ---- */
 
+static bool has_ended(int pid)
+{
+	char path[40], state = 'Z';
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", pid);
+	FILE *f = fopen(path, "re");
+	if (f && fscanf(f, "%*d (%*[^)]) %c", &state) != 1)
+		state = 'Z';
+	if (f)
+		fclose(f);
+	return state == 'Z' || state == 'X';
+}
+
 static int ask(int pid, struct message *m)
 {
 	struct sockaddr_un name, own = { .sun_family = AF_UNIX };
@@ -407,7 +420,7 @@ static int ask(int pid, struct message *m)
 	/* It hangs when the process does; one that has ended is noticed. */
 	while (!r && recv(sock, m, sizeof(*m), MSG_DONTWAIT) != sizeof(*m)) {
 		struct timespec pause = { 0, 2000000 };
-		if (kill(pid, 0) < 0)
+		if (has_ended(pid))
 			r = INVALID_VALUE;
 		nanosleep(&pause, NULL);
 	}

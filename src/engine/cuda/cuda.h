@@ -48,6 +48,9 @@ void cuda_release(struct restore *s);
 
 /* ---- both ---- */
 
+/* How long a call may take, in ms. */
+int cuda_deadline(const struct request *request);
+
 /* A thread of the driver's, which runs while a call is made. */
 struct cuda_thread {
 	pid_t pid, tid;

@@ -6,9 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 
-#define CALL_DEADLINE_MS 600000
 #define LOCK_TIMEOUT_MS 10000
-#define ASK_DEADLINE_MS 60000
 #define ROUNDS_MAX 20
 #define MAPS_MAX (256UL << 20)
 
@@ -126,7 +124,7 @@ static int add_process(struct dump *d, pid_t pid)
 	int r = open_gpu(d, pid);
 
 	if (!r)
-		r = gpu_run(d->cuda->gpu, &call, 1, ASK_DEADLINE_MS, d->e);
+		r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
 	if (r)
 		return r;
 	if (call.result == -ESRCH)
@@ -257,7 +255,7 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 	}
 	if (!count)
 		return 0;
-	r = cuda_call(d->cuda->gpu, calls, count, running, n_running, CALL_DEADLINE_MS, d->e);
+	r = cuda_call(d->cuda->gpu, calls, count, running, n_running, cuda_deadline(d->request), d->e);
 	for (size_t i = 0, k = 0; i < count; i++) {
 		if (threads)
 			of[i]->thread = running[k++];
@@ -328,7 +326,7 @@ static int find_restore_threads(struct dump *d)
 	VEC_FOREACH(&d->cuda->processes, p) {
 		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = p->pid };
 		struct task *task;
-		int r = gpu_run(d->cuda->gpu, &call, 1, ASK_DEADLINE_MS, d->e);
+		int r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
 		if (r)
 			return r;
 		if (call.result)
@@ -383,7 +381,7 @@ static int ask_newcomers(struct dump *d)
 			continue;
 		int r = open_gpu(d, t->pid);
 		if (!r)
-			r = gpu_run(d->cuda->gpu, &call, 1, ASK_DEADLINE_MS, d->e);
+			r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
 		if (r || !call.result)
 			return r ? r : 1;
 	}
@@ -410,25 +408,31 @@ int cuda_checkpoint(struct dump *d)
 
 /* ---- the end ---- */
 
-/* A call that hangs, or a helper that has died, says nothing of where a process stands: a new helper asks the driver. */
+static bool has_stalled(const struct cuda_dump *c)
+{
+	VEC_FOREACH(&c->processes, p)
+		if (p->stalled)
+			return true;
+	return false;
+}
+
+/* A helper that has died says nothing of where a process stands: a new one asks the driver. */
 static int recover(struct dump *d)
 {
-	bool lost = false;
 	struct error ignored;
+	int r;
 
-	VEC_FOREACH(&d->cuda->processes, p)
-		lost |= p->stalled;
-	if (!lost && !gpu_collect(d->cuda->gpu, &ignored))
+	if (!gpu_collect(d->cuda->gpu, &ignored))
 		return 0;
-	gpu_kill(TAKE_PTR(d->cuda->gpu));
-	int r = gpu_open(NULL, &d->cuda->gpu, d->e);
+	gpu_close(TAKE_PTR(d->cuda->gpu));
+	r = gpu_open(NULL, &d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_ready(d->cuda->gpu, d->e);
 	VEC_FOREACH(&d->cuda->processes, p) {
 		struct gpu_call call = { .op = GPU_STATE, .pid = p->pid };
 		if (r || p->before != GPU_RUNNING)
 			continue;
-		r = cuda_call(d->cuda->gpu, &call, 1, &p->thread, 1, ASK_DEADLINE_MS, d->e);
+		r = cuda_call(d->cuda->gpu, &call, 1, &p->thread, 1, cuda_deadline(d->request), d->e);
 		if (!r && call.result)
 			r = call_failed(d, &call);
 		if (!r) {
@@ -471,7 +475,7 @@ void cuda_forget(struct dump *d)
 		return;
 	VEC_FOREACH(&d->cuda->processes, p) {
 		struct gpu_call call = { .op = GPU_FORGET, .pid = p->pid };
-		gpu_run(d->cuda->gpu, &call, 1, ASK_DEADLINE_MS, &ignored);
+		gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), &ignored);
 	}
 	d->cuda->processes.count = 0;
 }
@@ -486,7 +490,11 @@ void cuda_finish(struct dump *d)
 	if (d->cuda->gpu && call_all(d, GPU_UNLOCK, GPU_LOCKED, GPU_RUNNING, false))
 		log_error("%s", why.text);
 	d->e = outer;
-	gpu_close(d->cuda->gpu);
+	/* What hangs is undone by the helper, should it come back. */
+	if (has_stalled(d->cuda))
+		gpu_leave(d->cuda->gpu);
+	else
+		gpu_close(d->cuda->gpu);
 	free(d->cuda->machine);
 	VEC_FREE(&d->cuda->processes);
 	free(TAKE_PTR(d->cuda));

@@ -5,7 +5,6 @@
 
 #include <sys/ptrace.h>
 
-#define CALL_DEADLINE_MS 600000
 #define PROCESSES_MAX 4096
 
 struct cuda_restore {
@@ -192,7 +191,7 @@ static int call_all(struct restore *s, enum gpu_op op, struct cuda_thread *threa
 	for (size_t i = 0; i < n; i++)
 		calls[i] = (struct gpu_call){ .op = op, .pid = threads[i].pid, .pairs = op == GPU_RESTORE ? s->cuda->pairs : NULL,
 					      .n_pairs = op == GPU_RESTORE ? s->cuda->n_pairs : 0 };
-	r = cuda_call(s->cuda->gpu, calls, n, threads, n, CALL_DEADLINE_MS, s->e);
+	r = cuda_call(s->cuda->gpu, calls, n, threads, n, cuda_deadline(s->request), s->e);
 	for (size_t i = 0; !r && i < n; i++)
 		if (calls[i].result)
 			r = error_set(s->e, calls[i].result, "process %d: the GPU's driver failed to %s it: %s", calls[i].pid, gpu_op_name(op), calls[i].why);

@@ -12,6 +12,22 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#define CALL_DEADLINE_MS 600000
+#define STOP_DEADLINE_MS 5000
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int cuda_deadline(const struct request *request)
+{
+	return request->gpu_deadline_ms ? (int)MIN(request->gpu_deadline_ms, (uint32_t)INT32_MAX) : CALL_DEADLINE_MS;
+}
+
 int cuda_thread_run(struct cuda_thread *t, struct error *e)
 {
 	uint64_t all = ~0ULL;
@@ -23,6 +39,27 @@ int cuda_thread_run(struct cuda_thread *t, struct error *e)
 	return 0;
 }
 
+/* One that hangs in the driver, in the kernel, does not even stop. */
+static bool does_stop(pid_t tid)
+{
+	const int64_t end = now_ms() + STOP_DEADLINE_MS;
+	siginfo_t info;
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (;;) {
+		info.si_pid = 0;
+		if (waitid(P_PID, (id_t)tid, &info, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 || info.si_pid)
+			return true;
+		int64_t left = end - now_ms();
+		struct timespec wait = { left / 1000, left % 1000 * 1000000 };
+		if (left <= 0)
+			return false;
+		sigtimedwait(&child, NULL, &wait);
+	}
+}
+
 int cuda_thread_stop(struct cuda_thread *t, struct error *e)
 {
 	int r = 0;
@@ -31,6 +68,10 @@ int cuda_thread_stop(struct cuda_thread *t, struct error *e)
 		return 0;
 	t->runs = false;
 	r = tracee_interrupt(t->tracee);
+	if (!r && !does_stop(t->tid)) {
+		t->tracee->seized = false; /* it is let go when we end */
+		return error_set(e, -ETIMEDOUT, "process %d: the GPU driver's thread %d hangs in the kernel", t->pid, t->tid);
+	}
 	r = r ? error_errno(e, r, "process %d: cannot stop the GPU driver's thread %d", t->pid, t->tid) : tracee_wait_stop(t->tracee, e);
 	t->tracee->sigmask = t->sigmask;
 	if (!r && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0)
@@ -51,14 +92,6 @@ static int look_after(struct cuda_thread *t, struct error *e)
 		ptrace(PTRACE_CONT, t->tid, 0, status >> 16 ? 0 : WSTOPSIG(status));
 	}
 	return 0;
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 static bool all_done(const struct gpu_call *calls, size_t n)
