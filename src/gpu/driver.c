@@ -1,6 +1,8 @@
 /* See driver.h. */
 #include "gpu/driver.h"
 
+#include "gpu/tool.h"
+
 #include <dlfcn.h>
 #include <pthread.h>
 
@@ -78,6 +80,9 @@ int driver_load(struct driver *d, const char *library, struct error *e)
 	d->checkpoint = entry_point(d, "cuCheckpointProcessCheckpoint", CUDA_WITH_CHECKPOINTS);
 	d->restore = entry_point(d, "cuCheckpointProcessRestore", d->version >= CUDA_WITH_PAIRS ? CUDA_WITH_PAIRS : CUDA_WITH_CHECKPOINTS);
 	d->unlock = entry_point(d, "cuCheckpointProcessUnlock", CUDA_WITH_CHECKPOINTS);
+	d->by_tool = !d->get_state && tool_found();
+	if (d->by_tool)
+		return 0;
 	if (!d->get_state || !d->get_restore_thread || !d->lock || !d->checkpoint || !d->restore || !d->unlock)
 		return error_set(e, -ENOTSUP, "this NVIDIA driver (CUDA %d.%d) can't save CUDA processes; install 570 or a later one",
 				 d->version / 1000, d->version % 1000 / 10);
@@ -128,6 +133,10 @@ void driver_call(const struct driver *d, struct gpu_call *call)
 	struct cuda_unlock_args unlock = {};
 	int value = 0, r = CUDA_SUCCESS;
 
+	if (d->by_tool) {
+		tool_call(call);
+		return;
+	}
 	call->why[0] = 0;
 	switch (call->op) {
 	case GPU_STATE:

@@ -17,6 +17,7 @@ struct driver {
 	int (*restore)(int pid, struct cuda_restore_args *args);
 	int (*unlock)(int pid, struct cuda_unlock_args *args);
 	int version;
+	bool by_tool; /* the library lacks the calls: cuda-checkpoint makes them (tool.h) */
 };
 
 /* Loads libcuda and calls cuInit: 26 ms to some seconds. -ENOENT: there is no libcuda; -ENOTSUP: it can't checkpoint. */

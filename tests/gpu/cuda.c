@@ -394,6 +394,7 @@ int cuCtxSynchronize(void)
 
 /* ---- the process that checkpoints ---- */
 
+#ifndef WITHOUT_CHECKPOINTS
 static bool has_ended(int pid)
 {
 	char path[40], state = 'Z';
@@ -508,6 +509,8 @@ int cuCheckpointProcessUnlock(int pid, const void *args)
 
 	return is_zero(args, 64) ? ask(pid, &m) : INVALID_VALUE;
 }
+
+#endif
 
 int cuDriverGetVersion(int *version)
 {

@@ -153,7 +153,9 @@ class World:
     def dumped(self, *more, name="one"):
         status, out = self.dump(*more, name=name)
         expect(status == 0, f"dump: {out}")
-        reap()
+        self.end_wait()
+
+    def end_wait(self):
         wait_for(lambda: (reap(), not alive(self.pid))[1], "it does not end")
 
     def restored(self, *more, name="one", env=None):
@@ -272,6 +274,29 @@ def test_already_checkpointed(w):
     expect(w.rounds() == before, "it was woken")
     driver("Restore", "Unlock")
     w.goes_on()
+
+
+def test_tool(w):
+    """A driver without the calls: its program makes them. It is found in PATH, and loads a library of its own."""
+    w.start("-n", "2")
+    # The program must find the library with the calls, and we the one without.
+    tool = w.work + "/bin"
+    os.mkdir(tool)
+    with open(tool + "/cuda-checkpoint", "w") as file:
+        file.write(f"#!/bin/sh\nLD_LIBRARY_PATH={FAKES} exec {FAKES}/cuda-checkpoint \"$@\"\n")
+    os.chmod(tool + "/cuda-checkpoint", 0o755)
+    old = {"LD_LIBRARY_PATH": FAKES + "/old:" + FAKES}
+    w.refused(w.dump(env=old), "install 570")
+    old["PATH"] = tool + ":" + os.environ["PATH"]
+    for _ in range(2):
+        w.goes_on()
+        status, out = w.dump(env=old)
+        expect(status == 0, out)
+        w.end_wait()
+        w.restored(env=old)
+        subprocess.run(["rm", "-r", w.work + "/one"], check=True)
+    w.fail("lock 801")
+    w.refused(w.dump(env=old), "can't be saved")
 
 
 def test_check(w):
