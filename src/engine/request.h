@@ -38,5 +38,6 @@ struct request {
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;
+	bool lazy;	  /* restore: it runs at once, and its memory comes when it is touched */
 	bool skip_verify; /* restore: do not compare checksums first */
 };
