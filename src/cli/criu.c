@@ -127,7 +127,7 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("tls-key", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("tls-no-cn-verify", 0, FLAG, NULL, ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("stream", 0, BOOL, NULL, BOTH, "Images through a streamer", "streamed images"),
-	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), request.lazy, "Bring pages when they are touched; restore does it itself"),
+	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself"),
 	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
 	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
 	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH, "What is not saved but given again at restore", NO_EXTERNAL),

@@ -5,6 +5,7 @@
 #include "engine/memory/pager.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/vma.h"
+#include "engine/task/task.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -13,9 +14,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
-#ifndef WORTH_PAGES
 #define WORTH_PAGES 1024 /* fewer are read at once in less time than it takes to arrange for them */
-#endif
 #define FEATURES (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP)
 
 static bool kernel_can(void)
@@ -63,7 +62,7 @@ int lazy_choose(struct restore *s)
 {
 	size_t count = 0;
 
-	if (!s->request->lazy)
+	if (s->request->lazy == LAZY_NOT)
 		return 0;
 	if (!kernel_can()) {
 		log_warning("This kernel has no userfaultfd that can follow a process (Linux 4.11): all memory is read before it runs");
@@ -71,7 +70,7 @@ int lazy_choose(struct restore *s)
 	}
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
-		t->lazy = !t->dead && t->mm && pages_in(t) >= WORTH_PAGES && !shares_pages(s, t);
+		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t);
 		count += t->lazy;
 	}
 	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);
@@ -100,6 +99,23 @@ int lazy_plan(struct restore *s, struct rtask *t)
 	OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->taken, 1);
 	OP(b, __NR_close, t->uffd_op)->flags |= AGENT_OP_REF_ARG0;
 	return 0;
+}
+
+static bool is_watched(const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (maps->data[i].vmflags & PROC_VMF_UM)
+			return true;
+	return false;
+}
+
+int lazy_settle(struct dump *d, struct task *t)
+{
+	if (!is_watched(&t->maps) || !pager_finish_all())
+		return 0;
+	proc_maps_finish(&t->maps);
+	int r = proc_read_smaps(t->proc, &t->maps);
+	return r ? task_errno(d, t, r, "cannot read its maps") : 0;
 }
 
 /* Pages of a pagemap entry that lie in areas whose pages come later. */

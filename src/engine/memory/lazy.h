@@ -10,7 +10,8 @@
 
 #include "engine/restore.h"
 
-struct proc_maps;
+struct dump;
+struct task;
 
 /* Before the plan of any task: which of them are restored so. */
 int lazy_choose(struct restore *s);
@@ -20,3 +21,6 @@ bool lazy_covers(const struct rtask *t, const VmaEntry *v);
 int lazy_plan(struct restore *s, struct rtask *t);
 /* When the root has been born: until all have their descriptors; then the pager is started. */
 int lazy_start(struct restore *s);
+
+/* For a dump: a process whose memory is still being brought gets all of it first; its maps are read again. */
+int lazy_settle(struct dump *d, struct task *t);

@@ -51,7 +51,7 @@ struct pager {
 	unsigned char *buffer;
 	VEC(struct window) order, wanted; /* as it is now; as it was the last time */
 	size_t next_wanted;
-	int listener, dir_fd;
+	int dir_fd;
 };
 
 static _Noreturn void give_up(const char *why)
@@ -412,11 +412,12 @@ static bool bring_some(struct pager *p)
 
 /* ---- others that ask ---- */
 
+/* Whoever connects waits for the end of pager and guard, and nothing else: nobody accepts. */
 static int listen_for_others(void)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
 	int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, NAME_PREFIX "%d", (int)getpid());
-	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0 && (bind(fd, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) < 0 || listen(fd, 8) < 0)) {
 		close(fd);
@@ -500,23 +501,19 @@ static size_t alive(const struct pager *p)
 
 static void look_around(struct pager *p)
 {
-	struct pollfd *fds = calloc(p->spaces.count + 1, sizeof(*fds));
+	struct pollfd *fds = calloc(p->spaces.count, sizeof(*fds));
 	size_t n = p->spaces.count;
 
 	if (!fds)
 		give_up("out of memory");
 	for (size_t i = 0; i < n; i++)
 		fds[i] = (struct pollfd){ .fd = p->spaces.data[i]->over ? -1 : p->spaces.data[i]->uffd, .events = POLLIN };
-	fds[n] = (struct pollfd){ .fd = p->listener, .events = POLLIN };
-	if (poll(fds, n + 1, 0) > 0) {
-		for (size_t i = 0; i < n; i++)
-			if (fds[i].revents & POLLIN)
-				handle_events(p, p->spaces.data[i]);
-			else if (fds[i].revents)
-				end_space(p->spaces.data[i]);
-		/* Nothing to be done for them: all is being brought anyway. They wait for our end. */
-		while (fds[n].revents && accept4(p->listener, NULL, NULL, SOCK_CLOEXEC) >= 0)
-			;
+	int ready = poll(fds, n, 0);
+	for (size_t i = 0; ready > 0 && i < n; i++) {
+		if (fds[i].revents & POLLIN)
+			handle_events(p, p->spaces.data[i]);
+		else if (fds[i].revents)
+			end_space(p->spaces.data[i]);
 	}
 	free(fds);
 }
@@ -629,6 +626,9 @@ static _Noreturn void guard(const struct pager_space *spaces, size_t count, cons
 		;
 	if (!WIFEXITED(status) || WEXITSTATUS(status))
 		end_processes(spaces, count, pidfds, "the process that brought its memory has died");
+	/* Before the socket: who waits for that finds the memory unwatched. */
+	for (size_t i = 0; i < count; i++)
+		close(spaces[i].uffd);
 	_exit(0);
 }
 
@@ -664,13 +664,14 @@ static _Noreturn void become_guard(const struct pager_space *spaces, size_t coun
 		if (!slot || !(*slot = make_space(&spaces[i])))
 			_exit(1);
 	}
+	if (listen_for_others() < 0)
+		_exit(1);
 	pid_t pid = fork();
 	if (pid < 0 || (pid && write(started, &ok, 1) != 1))
 		_exit(1);
 	close(started);
 	if (pid)
 		guard(spaces, count, pidfds, pid);
-	p.listener = listen_for_others();
 	serve(&p);
 }
 
