@@ -17,6 +17,13 @@ static int run_dump(struct command_line *c)
 	return cli_report(c, &e);
 }
 
+/* criu needs a server for what restore does by itself here. */
+static int run_lazy_pages(struct command_line *c)
+{
+	log_info("restore --lazy-pages brings the pages itself");
+	return 0;
+}
+
 static int run_restore(struct command_line *c)
 {
 	struct error e = {};
@@ -36,7 +43,7 @@ static const struct verb verbs[] = {
 	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
-	[LAZY_PAGES] = VERB_MISSING("lazy-pages", "", 0, 0, "Bring pages to a tree that was restored without them", "lazy restore"),
+	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
 	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
 	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
 	[DEDUP] = VERB_MISSING("dedup", "", 0, 0, "Drop pages that a later checkpoint has again", "incremental dumps"),
