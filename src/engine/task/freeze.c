@@ -6,6 +6,7 @@
  * Children are found through /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
  */
 #include "base/log.h"
+#include "base/workers.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -424,6 +425,8 @@ int tree_freeze(struct dump *d)
 
 void tree_thaw(struct dump *d)
 {
+	if (d->workers) /* who may look at a task */
+		workers_wait(d->workers);
 	for (size_t i = d->tasks.count; i-- > 0;)
 		task_free(d->tasks.data[i]);
 	VEC_FREE(&d->tasks);

@@ -202,7 +202,8 @@ static void look_early(void *argument)
 
 void task_look_early(struct dump *d, struct task *t)
 {
-	struct early_look *l = d->workers && t->threads.count >= THREADS_MANY ? malloc(sizeof(*l)) : NULL;
+	/* A GPU's driver is about to change what a process has. */
+	struct early_look *l = d->workers && !d->cuda && t->threads.count >= THREADS_MANY ? malloc(sizeof(*l)) : NULL;
 
 	if (!l)
 		return;
