@@ -4,6 +4,8 @@
  */
 #include "engine/kinds/kind.h"
 
+#include "engine/kinds/ghost.h"
+
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
@@ -233,10 +235,8 @@ void files_release(struct restore *s)
 		if (f->fd >= 0)
 			close(f->fd);
 	}
-	VEC_FOREACH(&s->ghosts, g)
-		close(g->fd);
+	ghosts_release(s);
 	VEC_FOREACH(&s->memfds, m)
 		close(m->fd);
-	VEC_FREE(&s->ghosts);
 	VEC_FREE(&s->memfds);
 }
