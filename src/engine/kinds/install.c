@@ -5,6 +5,7 @@
 #include "engine/kinds/kind.h"
 
 #include "engine/kinds/ghost.h"
+#include "engine/kinds/procfile.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -187,14 +188,22 @@ static int plan_table(struct restore *s, struct rtask *t)
 static int plan_directories(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	int cwd = file_fd_early(s, t->fs->cwd_id), root = cwd < 0 ? cwd : file_fd_early(s, t->fs->root_id);
+	int cwd = file_fd(s, t->fs->cwd_id), root = file_fd_early(s, t->fs->root_id);
+	uint64_t opened = 0;
 
-	if (cwd < 0 || root < 0)
-		return cwd < 0 ? cwd : root;
+	if (root < 0 || (cwd < 0 && cwd != FILE_IN_TASK))
+		return root < 0 ? root : cwd;
+	if (cwd == FILE_IN_TASK) /* while its name still leads there */
+		opened = procfile_plan_open(s, t, file_find(s, t->fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
 	batch_what(b, "change to the root and working directory of process %d", t->pid);
 	OP(b, __NR_fchdir, root);
 	OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
-	OP(b, __NR_fchdir, cwd);
+	if (cwd == FILE_IN_TASK) {
+		OP(b, __NR_fchdir, opened)->flags |= AGENT_OP_REF_ARG0;
+		OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
+	} else {
+		OP(b, __NR_fchdir, cwd);
+	}
 	OP(b, __NR_umask, t->fs->umask);
 	return 0;
 }

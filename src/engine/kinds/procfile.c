@@ -80,11 +80,21 @@ int procfile_prepare(struct restore *s, const RegFileEntry *reg)
 	return 0;
 }
 
+uint64_t procfile_plan_open(struct restore *s, struct rtask *t, const RegFileEntry *reg, uint32_t flags)
+{
+	struct open_how how = { .flags = flags & O_PATH ? flags & (uint32_t)(O_PATH | O_DIRECTORY | O_NOFOLLOW) : flags,
+				.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
+	struct batch *b = &t->threads.data[0].batch;
+
+	batch_what(b, "open %s in process %d", reg->name, t->pid);
+	struct agent_op *op = OP(b, __NR_openat2, AT_FDCWD, arena_place(&s->arena, reg->name, strlen(reg->name) + 1),
+				 arena_place(&s->arena, &how, sizeof(how)), sizeof(how));
+	return (uint64_t)(op - b->ops.data);
+}
+
 int procfile_plan(struct restore *s, struct file *f, struct rtask *t, int fd, uint32_t flags)
 {
 	const RegFileEntry *reg = f->entry->reg;
-	struct open_how how = { .flags = flags & O_PATH ? flags & (uint32_t)(O_PATH | O_DIRECTORY | O_NOFOLLOW) : flags,
-				.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
 	struct batch *b = &t->threads.data[0].batch;
 	int aside = s->fd_base - 1, cloexec = 0, first = -1;
 
@@ -95,14 +105,12 @@ int procfile_plan(struct restore *s, struct file *f, struct rtask *t, int fd, ui
 		if ((int)e->fd == fd && e->flags & FD_CLOEXEC)
 			cloexec = O_CLOEXEC;
 	}
-	batch_what(b, "open %s in process %d", reg->name, t->pid);
 	if (first != fd) { /* a duplicate */
+		batch_what(b, "take descriptor %d of process %d", fd, t->pid);
 		OP(b, __NR_dup3, first, fd, cloexec);
 		return 0;
 	}
-	struct agent_op *op = OP(b, __NR_openat2, AT_FDCWD, arena_place(&s->arena, reg->name, strlen(reg->name) + 1),
-				 arena_place(&s->arena, &how, sizeof(how)), sizeof(how));
-	uint64_t opened = (uint64_t)(op - b->ops.data);
+	uint64_t opened = procfile_plan_open(s, t, reg, flags);
 	if (reg->pos && !(reg->flags & O_PATH))
 		OP(b, __NR_lseek, opened, reg->pos, SEEK_SET)->flags |= AGENT_OP_REF_ARG0 | AGENT_OP_MAY_FAIL;
 	/* It may have come at the very number: by way of another. */

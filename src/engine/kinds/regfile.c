@@ -161,9 +161,10 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 /* What has not the name any more that it was opened by. */
 static int capture_nameless(struct dump *d, struct state *s, struct descriptor *f, RegFileEntry *reg)
 {
+	bool marked = strip_deleted(f->target);
 	pid_t dead;
 
-	if (!strip_deleted(f->target))
+	if (!marked && !procfile_is_dead(f, &dead))
 		return fd_error(d, f, -ENOTSUP, "can't be found under that name any more (a mount hides it, or it is in another mount namespace); unmount what hides it");
 	if (procfile_is_dead(f, &dead)) {
 		reg->has_size = reg->has_mode = 0;
