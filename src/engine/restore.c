@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/restore.h"
@@ -395,6 +396,8 @@ static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
 
+	if (!r)
+		r = locks_settle(s);
 	if (!r)
 		r = sysv_settle(s);
 	if (!r)
