@@ -230,6 +230,7 @@ int files_settle(struct restore *s)
 {
 	int r = 0;
 
+	ghosts_release(s); /* now, so that their end is told to nobody */
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->settle)
 			r = s->files.data[i].kind->settle(s, &s->files.data[i]);
