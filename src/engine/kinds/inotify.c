@@ -1,14 +1,11 @@
 /*
- * inotify(7): its watches, from fdinfo. What is watched is found by the file handle that fdinfo gives, with
- * open_by_handle_at(2), and saved by its path; what was deleted and is still open somewhere as a file of its own, what has no path that
- * the kernel knows of by its handle alone. Watch numbers are the same again. Events that wait: inotify_queue.c.
+ * inotify(7): its watches, from fdinfo; what is watched: watched.c. Watch numbers are the same again. Events that wait: inotify_queue.c.
  *
  * The watches are added last of all, so that nothing is told of what restore itself does.
  */
 #include "engine/kinds/anon.h"
 #include "engine/kinds/inotify_queue.h"
-#include "engine/kinds/regfile.h"
-#include "engine/path.h"
+#include "engine/kinds/watched.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -16,7 +13,6 @@
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 
-#define HANDLE_MAX 128
 #define COUNT_MAX 1000000 /* numbers are counted up so far where they can't be set */
 #define SETTABLE (IN_ALL_EVENTS | IN_EXCL_UNLINK | IN_ONESHOT)
 
@@ -25,110 +21,32 @@ static bool recognise(const struct descriptor *f)
 	return anon_is(f, "inotify") || !strcmp(f->target, "anon_inode:inotify");
 }
 
-/* A directory on the file system with that device number: where it is mounted. */
-static int open_mount(uint32_t dev)
-{
-	_cleanup_free_ char *text = NULL;
-	char *line, *save = NULL;
-
-	if (read_file_at(AT_FDCWD, "/proc/self/mountinfo", 16 << 20, &text, NULL))
-		return -1;
-	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		unsigned int maj, min;
-		char point[4096];
-		if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &maj, &min, point) != 3 || ((maj << 20) | min) != dev)
-			continue;
-		int fd = open(point, O_RDONLY | O_CLOEXEC);
-		if (fd >= 0)
-			return fd;
-	}
-	return -1;
-}
-
-static int open_handle(uint32_t dev, struct file_handle *handle)
-{
-	_cleanup_close_ int mount = open_mount(dev);
-	int fd = mount < 0 ? -1 : open_by_handle_at(mount, handle, O_PATH | O_CLOEXEC);
-
-	return fd < 0 ? -errno : fd;
-}
-
 struct watch {
 	InotifyWdEntry entry;
-	FhEntry handle;
-	uint64_t words[HANDLE_MAX / 8];
-	char path[4096];
+	struct watched what;
 };
-
-struct handle {
-	struct file_handle head;
-	unsigned char bytes[HANDLE_MAX];
-};
-
-/* Its path; or the id of a file that was deleted; or neither, where the kernel has forgotten the name: the handle will do. */
-static int find_file(struct dump *d, struct descriptor *f, struct handle *handle, struct watch *w)
-{
-	static const char mark[] = " (deleted)";
-	struct descriptor g = { .task = f->task, .fd = -1, .flags = O_PATH };
-	FownEntry fown = FOWN_ENTRY__INIT;
-	char link[64];
-	struct stat st;
-	_cleanup_close_ int fd = open_handle(w->entry.s_dev, &handle->head);
-
-	if (fd < 0)
-		return fd_errno(d, f, fd, "watches a file (inode %llu) that can't be found", (unsigned long long)w->entry.i_ino);
-	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-	ssize_t n = readlink(link, g.target, sizeof(g.target) - 1);
-	if (n < 0 || fstat(fd, &g.st) < 0)
-		return fd_errno(d, f, -errno, "watches a file (inode %llu) that can't be examined", (unsigned long long)w->entry.i_ino);
-	g.target[n] = '\0';
-	if ((size_t)n < sizeof(w->path) && path_is_canonical(g.target) && lstat(g.target, &st) == 0 && st.st_ino == g.st.st_ino && st.st_dev == g.st.st_dev) {
-		memcpy(w->path, g.target, (size_t)n + 1);
-		w->handle.path = w->path;
-		return 0;
-	}
-	if ((size_t)n < sizeof(mark) || strcmp(g.target + n - (sizeof(mark) - 1), mark))
-		return g.st.st_nlink ? 0 : fd_error(d, f, -ENOENT, "watches a deleted file (inode %llu) whose name is not known", (unsigned long long)w->entry.i_ino);
-	g.own_fd = fd;
-	g.fown = &fown;
-	g.id = w->entry.file = ++d->next_file_id;
-	w->entry.has_file = 1;
-	return regfile_capture(d, &g);
-}
 
 /* One line: "inotify wd:1 ino:… sdev:… mask:… ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:…" */
 static int parse_watch(struct dump *d, struct descriptor *f, const char *line, struct watch *w)
 {
-	unsigned int wd, dev, mask, ignored, bytes, type;
+	unsigned int wd, dev, mask, ignored;
 	unsigned long long ino;
 	int used = 0;
-	struct handle handle;
 
 	inotify_wd_entry__init(&w->entry);
-	fh_entry__init(&w->handle);
-	if (sscanf(line, "inotify wd:%x ino:%llx sdev:%x mask:%x ignored_mask:%x fhandle-bytes:%x fhandle-type:%x f_handle:%n", &wd, &ino,
-		   &dev, &mask, &ignored, &bytes, &type, &used) != 7 || !used || bytes > HANDLE_MAX)
+	if (sscanf(line, "inotify wd:%x ino:%llx sdev:%x mask:%x ignored_mask:%x %n", &wd, &ino, &dev, &mask, &ignored, &used) != 5 || !used)
 		return fd_error(d, f, -ENOTSUP, "does not tell what it watches (CONFIG_FHANDLE)");
-	handle.head.handle_bytes = bytes;
-	handle.head.handle_type = (int)type;
-	for (unsigned int i = 0; i < bytes; i++) {
-		unsigned int byte;
-		if (sscanf(line + used + 2 * i, "%2x", &byte) != 1)
-			return fd_error(d, f, -EBADMSG, "has a file handle that can't be read");
-		handle.bytes[i] = ((unsigned char *)w->words)[i] = (unsigned char)byte;
-	}
-	w->handle.bytes = bytes;
-	w->handle.type = type;
-	w->handle.handle = w->words;
-	w->handle.n_handle = (bytes + 7) / 8;
 	w->entry.id = f->id;
 	w->entry.wd = wd;
 	w->entry.i_ino = ino;
 	w->entry.s_dev = dev;
 	w->entry.mask = mask;
 	w->entry.ignored_mask = ignored;
-	w->entry.f_handle = &w->handle;
-	return find_file(d, f, &handle, w);
+	w->entry.f_handle = &w->what.handle;
+	int r = watched_capture(d, f, line + used, dev, ino, &w->what);
+	w->entry.has_file = w->what.file != 0;
+	w->entry.file = w->what.file;
+	return r;
 }
 
 static int capture(struct dump *d, struct descriptor *f)
@@ -177,39 +95,9 @@ static int by_number(const void *a, const void *b)
 	return x->wd < y->wd ? -1 : x->wd > y->wd;
 }
 
-static int open_by_entry(struct restore *s, const InotifyWdEntry *e)
-{
-	const FhEntry *h = e->f_handle;
-	struct handle handle = {};
-	struct stat st;
-
-	if (h->bytes > HANDLE_MAX || (h->bytes + 7) / 8 > h->n_handle)
-		return error_set(s->e, -EBADMSG, "an inotify watch has a file handle that can't be");
-	handle.head.handle_bytes = h->bytes;
-	handle.head.handle_type = (int)h->type;
-	memcpy(handle.bytes, h->handle, h->bytes);
-	int fd = open_handle(e->s_dev, &handle.head);
-	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == e->i_ino)
-		return fd;
-	if (fd >= 0)
-		close(fd);
-	return error_set(s->e, -ENOENT, "a file (inode %llu) that is watched by inotify is no longer there, and its name was not known", (unsigned long long)e->i_ino);
-}
-
-/* What a watch is on, as an O_PATH descriptor. */
 static int open_watched(struct restore *s, const InotifyWdEntry *e)
 {
-	const char *path = e->f_handle ? e->f_handle->path : NULL;
-
-	if (e->has_file) {
-		int fd = file_fd_early(s, e->file);
-		int copy = fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 0);
-		return fd >= 0 && copy < 0 ? error_errno(s->e, -errno, "cannot hold a descriptor") : copy;
-	}
-	if (!path || !path[0])
-		return e->f_handle ? open_by_entry(s, e) : error_set(s->e, -EBADMSG, "an inotify watch is on nothing");
-	int fd = path_open(path, O_PATH | O_NOFOLLOW);
-	return fd < 0 ? path_error(s->e, fd, path) : fd;
+	return watched_open(s, e->f_handle, e->has_file ? e->file : 0, e->s_dev, e->i_ino);
 }
 
 /* Under its number: that is asked for, or counted up to where the kernel can't be. */

@@ -35,6 +35,7 @@
 #endif
 #define EVENTS_MAX (1U << 20)
 #define SINGLE sizeof(struct inotify_event) /* without a name */
+#define HEAD_MAX 128 /* bytes of the kernel's struct before the name */
 #define IDLE IN_DELETE_SELF		    /* what a scratch file is watched for in between: never happens */
 #define FILLER INT_MAX			    /* the number of that watch */
 #define LIMIT "/proc/sys/fs/inotify/max_queued_events"
@@ -61,22 +62,27 @@ static int find_layout(const struct kernel *k, struct layout *l)
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
 		if ((*wanted[i].to = kernel_offset(k, wanted[i].type, wanted[i].member)) < 0)
 			return -ENOTSUP;
-	return kernel_offset(k, "inotify_event_info", "fse") ? -ENOTSUP : 0;
+	const int last = MAX(MAX(l->link + 4, l->wd), MAX(l->mask, MAX(l->cookie, l->size)));
+	return kernel_offset(k, "inotify_event_info", "fse") || l->name > HEAD_MAX || last + 4 > l->name ? -ENOTSUP : 0;
 }
 
-static int read_event(struct kernel *k, const struct layout *l, uint64_t at, InotifyEventEntry *e, size_t *ret_size)
+/* One event; *at becomes the next one's link. */
+static int read_event(struct kernel *k, const struct layout *l, uint64_t *at, InotifyEventEntry *e, size_t *ret_size)
 {
-	int32_t size = 0;
-	int r = kernel_read(k, at + (uint64_t)l->wd, &e->wd, sizeof(e->wd));
+	char bytes[HEAD_MAX];
+	const uint64_t event = *at - (uint64_t)l->link;
+	int32_t size;
+	int r = kernel_read(k, event, bytes, (size_t)l->name);
 
-	if (!r)
-		r = kernel_read(k, at + (uint64_t)l->mask, &e->mask, sizeof(e->mask));
-	if (!r)
-		r = kernel_read(k, at + (uint64_t)l->cookie, &e->cookie, sizeof(e->cookie));
-	if (!r)
-		r = kernel_read(k, at + (uint64_t)l->size, &size, sizeof(size));
-	if (r || size < 0 || size > NAME_MAX)
-		return r ? r : -EBADMSG;
+	if (r)
+		return r;
+	memcpy(at, bytes + l->link, sizeof(*at));
+	memcpy(&e->wd, bytes + l->wd, sizeof(e->wd));
+	memcpy(&e->mask, bytes + l->mask, sizeof(e->mask));
+	memcpy(&e->cookie, bytes + l->cookie, sizeof(e->cookie));
+	memcpy(&size, bytes + l->size, sizeof(size));
+	if (size < 0 || size > NAME_MAX)
+		return -EBADMSG;
 	e->mask &= IN_ALL_EVENTS | IN_ISDIR | IN_UNMOUNT | IN_IGNORED | IN_Q_OVERFLOW; /* as read(2) gives it */
 	e->has_cookie = e->cookie != 0;
 	*ret_size = SINGLE;
@@ -84,7 +90,7 @@ static int read_event(struct kernel *k, const struct layout *l, uint64_t at, Ino
 		return 0;
 	*ret_size += ALIGN_UP((size_t)size + 1, SINGLE);
 	e->name = calloc(1, (size_t)size + 1);
-	return e->name ? kernel_read(k, at + (uint64_t)l->name, e->name, (size_t)size) : -ENOMEM;
+	return e->name ? kernel_read(k, event + (uint64_t)l->name, e->name, (size_t)size) : -ENOMEM;
 }
 
 static int read_queue(struct kernel *k, int fd, InotifyFileEntry *e, size_t bytes)
@@ -102,7 +108,7 @@ static int read_queue(struct kernel *k, int fd, InotifyFileEntry *e, size_t byte
 	const uint64_t head = r ? 0 : group + (uint64_t)l.list;
 	if (!r)
 		r = kernel_read(k, head, &at, sizeof(at));
-	for (; !r && at != head && read < bytes; at = r ? 0 : at) {
+	while (!r && at != head && read < bytes) {
 		InotifyEventEntry *event = malloc(sizeof(*event)), **slot = event ? VEC_PUSH(&list) : NULL;
 		size_t size;
 		if (!slot) {
@@ -112,10 +118,8 @@ static int read_queue(struct kernel *k, int fd, InotifyFileEntry *e, size_t byte
 		}
 		*slot = event;
 		inotify_event_entry__init(event);
-		r = read_event(k, &l, at - (uint64_t)l.link, event, &size);
+		r = read_event(k, &l, &at, event, &size);
 		read += r ? 0 : size;
-		if (!r)
-			r = kernel_read(k, at, &at, sizeof(at));
 	}
 	e->event = list.data;
 	e->n_event = list.count;
