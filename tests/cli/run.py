@@ -1255,6 +1255,77 @@ def test_hostile_tables(w):
     Target.wait(target)
 
 
+def change_inside(images, kind, changer):
+    """The message of the one file of a kind, by its field of file_entry."""
+    pack, seen = packer(), []
+
+    def one(entry):
+        for field in entry:
+            if field[0] == kind and field[1] == 2:
+                inner = pack.fields(field[2])
+                changer(inner)
+                field[2] = pack.message(inner)
+                seen.append(kind)
+    change(images, "files.img", one)
+    expect(seen, f"no file of kind {kind}")
+
+
+def test_hostile_watches(w):
+    w.known, pack = [], packer()
+    os.mkdir(os.path.join(w.work, "dir"))
+    images, target = w.checkpoint("import ctypes\nlibc = ctypes.CDLL(None)\nnotify = libc.inotify_init1(0o4000)\n"
+                                  "assert libc.inotify_add_watch(notify, b'dir', 0x100) == 1\nopen('dir/name', 'w').close()")
+    where, inotify = os.path.join(w.work, "dir"), 13
+
+    def events(*values):
+        def lie(inner):
+            if pack.message(inner) and not [part for part in inner if part[0] == 1000]:
+                raise Skip("this kernel does not let the events be seen")
+            inner[:] = [part for part in inner if part[0] != 1000]
+            for event in values:
+                inner.append([1000, 2, pack.message(event)])
+        return lambda copy: change_inside(copy, inotify, lie)
+
+    def event(wd, mask, name):
+        return [[1, 0, 2 * wd if wd >= 0 else -2 * wd - 1], [2, 0, mask], [4, 2, name]]
+    for bad in (event(1, 0x100, b"../x"), event(1, 0x100, b".."), event(1, 0x100, b"/etc/x"), event(1, 0x100, b""), event(0, 0x100, b"x"),
+                event(1, 0x2000, b""), event(1, 0x300, b"x"), event(1, 0x100, b"x" * 256), event(-5, 0x100, b"x"), event(1, 0, b"x")):
+        refused_copy(w, images, events(bad), "events that can't be")
+
+    def watch(changer):
+        def lie(inner):
+            for part in inner:
+                if part[0] == 5:
+                    watch = pack.fields(part[2])
+                    changer(watch)
+                    part[2] = pack.message(watch)
+        return lambda copy: change_inside(copy, inotify, lie)
+
+    def path(name):
+        def changer(watch):
+            handle = next(part for part in watch if part[0] == 7)
+            inner = [part for part in pack.fields(handle[2]) if part[0] != 4]
+            handle[2] = pack.message(inner + ([[4, 2, name]] if name else []))
+        return watch(changer)
+
+    def number(value):
+        def changer(watch):
+            next(part for part in watch if part[0] == 6)[2] = value
+        return watch(changer)
+    refused_copy(w, images, path(where.encode() + b"/../dir"), "the images are damaged")
+    refused_copy(w, images, path(b"dir"), "the images are damaged")
+    refused_copy(w, images, number(0), "number that can't be")
+    refused_copy(w, images, number((1 << 32) - 1), "number that can't be")
+    refused_copy(w, images, watch(lambda inner: inner.append([1000, 0, 9999])), "files.img lacks file 9999")
+    os.rename(where, where + ".away")
+    os.symlink("dir.away", where)
+    restore_refused(w, images, where, "of another kind")
+    os.unlink(where)
+    os.rename(where + ".away", where)
+    w.criu("restore", "-d", "-D", images).good()
+    Target.wait(target)
+
+
 TESTS = [(name[5:], function) for name, function in sorted(globals().items(), key=lambda item: getattr(item[1], "__code__", run.__code__)
                                                            .co_firstlineno) if name.startswith("test_")]
 

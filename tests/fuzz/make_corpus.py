@@ -15,12 +15,13 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 CORPUS = os.path.join(HERE, "corpus")
 BINARY = os.path.join(ROOT, "build/src/cli/fermata")
 SANDBOX = "/mnt"
-PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_tree", "eventfd", "fifo", "file_deleted", "file_deleted_linked", "file_proc", "fork",
-            "inotify", "itimers", "map_anon_shared", "map_memfd", "memfd", "mempolicy", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_tree",
+PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_more", "epoll_tree", "eventfd", "fanotify", "fifo", "file_deleted", "file_deleted_dir", "file_deleted_linked",
+            "file_proc", "file_proc_dead", "fork",
+            "inotify", "inotify_gone", "inotify_queued", "itimers", "locks_mapped", "map_anon_shared", "map_memfd", "memfd", "mempolicy", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_tree",
             "rseq", "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "signalfd", "sigqueue", "stopped", "sysv_shm", "tcp_listen",
             "threads", "timerfd", "timers_posix", "udp", "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen",
             "unix_options", "unix_rights", "unix_tree", "zombies"]
-OPTIONS = {"file_deleted_linked": ["--link-remap"]}
+OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "locks_mapped": ["--file-locks"]}
 PAGES_MAX = 8192
 PACK_MAX = 60000
 

@@ -1,5 +1,4 @@
-/* Events that were told and nobody has read yet: of each kind, with and without names, of watches that have gone since; with an overflow
- * among them. They come as they would have, and what happens later comes behind them. */
+/* Events that were told and nobody has read yet: of each kind, with and without names, of watches that have gone since. They come as they would have, and what happens later comes behind them. */
 #include "live.h"
 #include <dirent.h>
 #include <sys/inotify.h>
@@ -83,38 +82,6 @@ static void compare(void)
 			CHECK(!got[i].cookie || (expected[i].cookie == expected[j].cookie) == (got[i].cookie == got[j].cookie));
 }
 
-/* A queue that has overflowed, from which some were read, and to which some came. */
-static int overflowed, overflow_watch;
-static void make_overflow(void)
-{
-	char number[32] = "", read_now[100 * sizeof(struct inotify_event)];
-	CHECK(slurp("/proc/sys/fs/inotify/max_queued_events", number, sizeof number - 1) > 0);
-	CHECK((overflowed = inotify_init1(IN_NONBLOCK | IN_CLOEXEC)) >= 0);
-	CHECK((overflow_watch = inotify_add_watch(overflowed, "flood", IN_ACCESS | IN_MODIFY)) > 0);
-	int fd = open("flood", O_RDWR);
-	char byte = 0;
-	for (long i = 0; i < atol(number) + 5; i++) CHECK((i % 2 ? pread(fd, &byte, 1, 0) : pwrite(fd, "x", 1, 0)) == 1);
-	CHECK(read(overflowed, read_now, sizeof read_now) == sizeof read_now);
-	CHECK(pwrite(fd, "x", 1, 0) == 1 && pread(fd, &byte, 1, 0) == 1 && close(fd) == 0);
-}
-
-static void check_overflow(void)
-{
-	char number[32] = "";
-	struct inotify_event e;
-	CHECK(slurp("/proc/sys/fs/inotify/max_queued_events", number, sizeof number - 1) > 0);
-	for (long i = 100; i < atol(number); i++) {
-		CHECK(read(overflowed, &e, sizeof e) == sizeof e && e.wd == overflow_watch);
-		CHECK(e.mask == (i % 2 ? IN_ACCESS : IN_MODIFY));
-	}
-	CHECK(read(overflowed, &e, sizeof e) == sizeof e && e.wd == -1 && e.mask == IN_Q_OVERFLOW);
-	CHECK(read(overflowed, &e, sizeof e) == sizeof e && e.wd == overflow_watch && e.mask == IN_MODIFY);
-	CHECK(read(overflowed, &e, sizeof e) == sizeof e && e.wd == overflow_watch && e.mask == IN_ACCESS);
-	CHECK(read(overflowed, &e, sizeof e) == -1 && errno == EAGAIN);
-	touch("flood");
-	CHECK(read(overflowed, &e, sizeof e) == sizeof e && e.wd == overflow_watch && e.mask == IN_MODIFY);
-}
-
 int main(int argc, char **argv)
 {
 	live_init(argc, argv);
@@ -122,11 +89,9 @@ int main(int argc, char **argv)
 	touch("file");
 	touch("gone");
 	touch("once");
-	touch("flood");
 	int fd = inotify_init1(IN_NONBLOCK), second = inotify_init1(IN_NONBLOCK);
 	watched[0] = watch_all(fd);
 	watched[1] = watch_all(second);
-	make_overflow();
 	make_events();
 	CHECK(chmod("once", 0600) == 0);
 	count = take(second, expected, EVENTS_MAX);
@@ -139,6 +104,5 @@ int main(int argc, char **argv)
 	CHECK(later == 3 && got[0].mask == IN_OPEN && got[1].mask == IN_MODIFY && got[2].mask == IN_CLOSE_WRITE && got[0].wd == watched[0] + 2);
 	first_new = inotify_add_watch(fd, "once", IN_ATTRIB);
 	CHECK(first_new == watched[0] + 5 && inotify_add_watch(fd, "dir moved", IN_ATTRIB) == watched[0]);
-	check_overflow();
 	return finish();
 }

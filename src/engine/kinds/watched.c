@@ -59,6 +59,8 @@ static int find_file(struct dump *d, struct descriptor *f, struct handle *handle
 	if (n < 0 || fstat(fd, &g.st) < 0)
 		return fd_errno(d, f, -errno, "watches a file (inode %llu) that can't be examined", (unsigned long long)ino);
 	g.target[n] = '\0';
+	w->handle.has_mode = 1;
+	w->handle.mode = g.st.st_mode;
 	if ((size_t)n < sizeof(w->path) && path_is_canonical(g.target) && lstat(g.target, &st) == 0 && st.st_ino == g.st.st_ino && st.st_dev == g.st.st_dev) {
 		memcpy(w->path, g.target, (size_t)n + 1);
 		w->handle.path = w->path;
@@ -127,5 +129,11 @@ int watched_open(struct restore *s, const FhEntry *handle, uint32_t file, uint32
 	if (!path || !path[0])
 		return handle ? open_by_entry(s, handle, dev, ino) : error_set(s->e, -EBADMSG, "a watch is on nothing");
 	int fd = path_open(path, O_PATH | O_NOFOLLOW);
-	return fd < 0 ? path_error(s->e, fd, path) : fd;
+	struct stat st;
+	if (fd < 0)
+		return path_error(s->e, fd, path);
+	if (!handle->has_mode || (fstat(fd, &st) == 0 && (st.st_mode & S_IFMT) == (handle->mode & S_IFMT)))
+		return fd;
+	close(fd);
+	return error_set(s->e, -ESTALE, "%s is of another kind than at the dump; put back what was there", path);
 }
