@@ -42,23 +42,6 @@ struct mark {
 	struct watched what;
 };
 
-/* Spaces and the like stand as "\040" in mountinfo. */
-static void unescape(char *text)
-{
-	char *to = text;
-
-	for (const char *at = text; *at; at++) {
-		unsigned int c;
-		if (*at == '\\' && sscanf(at + 1, "%3o", &c) == 1) {
-			*to++ = (char)c;
-			at += 3;
-		} else {
-			*to++ = *at;
-		}
-	}
-	*to = '\0';
-}
-
 /* Where a mount, or one of a file system, is. */
 static int find_mount(struct dump *d, struct descriptor *f, bool by_id, uint32_t number, struct mark *m)
 {
@@ -73,7 +56,7 @@ static int find_mount(struct dump *d, struct descriptor *f, bool by_id, uint32_t
 		if (sscanf(line, "%u %*d %u:%u %*s %4095s", &id, &maj, &min, m->what.path) != 4 ||
 		    (by_id ? id != number : ((maj << 20) | min) != number))
 			continue;
-		unescape(m->what.path);
+		watched_unescape(m->what.path);
 		fanotify_mount_mark_entry__init(&m->mount);
 		m->mount.mnt_id = id;
 		m->mount.path = m->what.path;

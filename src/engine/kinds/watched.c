@@ -15,6 +15,22 @@ struct handle {
 	unsigned char bytes[WATCHED_HANDLE_MAX];
 };
 
+void watched_unescape(char *text)
+{
+	char *to = text;
+
+	for (const char *at = text; *at; at++) {
+		unsigned int c;
+		if (*at == '\\' && sscanf(at + 1, "%3o", &c) == 1) {
+			*to++ = (char)c;
+			at += 3;
+		} else {
+			*to++ = *at;
+		}
+	}
+	*to = '\0';
+}
+
 int watched_open_mount(uint32_t dev)
 {
 	_cleanup_free_ char *text = NULL;
@@ -27,7 +43,8 @@ int watched_open_mount(uint32_t dev)
 		char point[4096];
 		if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &maj, &min, point) != 3 || ((maj << 20) | min) != dev)
 			continue;
-		int fd = open(point, O_RDONLY | O_CLOEXEC);
+		watched_unescape(point);
+		int fd = open(point, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 		if (fd >= 0)
 			return fd;
 	}

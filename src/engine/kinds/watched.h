@@ -18,3 +18,5 @@ int watched_capture(struct dump *d, struct descriptor *f, const char *text, uint
 int watched_open(struct restore *s, const FhEntry *handle, uint32_t file, uint32_t dev, uint64_t ino);
 /* A directory on the file system with that device number: where it is mounted. -1: nowhere. */
 int watched_open_mount(uint32_t dev);
+/* Spaces and the like stand as "\040" in mountinfo. */
+void watched_unescape(char *text);
