@@ -10,6 +10,7 @@
 #define BTF_PATH "/sys/kernel/btf/vmlinux"
 #define BTF_MAX (256UL << 20)
 #define TYPES_MAX (1U << 22)
+#define TRIES 10
 
 /* What the program is given, and what it gives back. */
 struct context {
@@ -135,8 +136,12 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member)
 
 static int bpf(int command, union bpf_attr *attr)
 {
-	int r = (int)syscall(__NR_bpf, command, attr, sizeof(*attr));
+	int r, tries = 0;
 
+	/* A signal that comes while a program is examined ends that. */
+	do
+		r = (int)syscall(__NR_bpf, command, attr, sizeof(*attr));
+	while (r < 0 && (errno == EAGAIN || errno == EINTR) && ++tries < TRIES);
 	return r < 0 ? -errno : r;
 }
 
