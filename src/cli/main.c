@@ -97,6 +97,8 @@ static int open_log(struct command_line *c, struct error *e)
 	return 0;
 }
 
+#define CRIU_GHOST_LIMIT (1UL << 20) /* as that program's manual page has it */
+
 static int run(struct command_line *c)
 {
 	char pidfile[PATH_MAX];
@@ -120,7 +122,8 @@ static int run(struct command_line *c)
 int main(int argc, char **argv)
 {
 	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
-	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING };
+	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING,
+				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};
 	int status = 0;

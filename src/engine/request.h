@@ -34,6 +34,9 @@ struct request {
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
+	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
+	bool skip_file_rwx_check;
 	struct request_hook hook; /* .call NULL: none */
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	enum request_gpu gpu;

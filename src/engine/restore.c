@@ -11,6 +11,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/lazy.h"
@@ -36,6 +37,7 @@
 
 #define STACK_SIZE (16UL << 10)
 #define USUAL_DESCRIPTORS 1000
+#define FD_MAX (1U << 20)
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
@@ -50,6 +52,10 @@ static int choose_fd_base(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
+	/* Numbers under which epoll sets know what has another by now. */
+	VEC_FOREACH(&s->files, f)
+		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
+			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
 	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
@@ -404,6 +410,8 @@ static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
 
+	if (!r)
+		r = locks_settle(s);
 	if (!r)
 		r = sysv_settle(s);
 	if (!r)
