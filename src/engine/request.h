@@ -6,6 +6,7 @@
 #include "base/base.h"
 
 struct error;
+struct external_list;
 
 /* Called at the moments that criu's scripts know: "pre-dump", "post-dump" (the checkpoint stands, the tree does not run yet or is
  * about to be ended), "pre-restore", "post-restore" (all is built, nothing runs yet), "pre-resume", "post-resume" (it runs,
@@ -26,5 +27,7 @@ struct request {
 	bool file_locks, link_remap, ext_unix_sk;
 	struct request_hook hook; /* .call NULL: none */
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
+	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
+	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

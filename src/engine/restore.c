@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
@@ -126,6 +127,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r)
+		r = external_check(s);
 	if (!r && s->request->hook.call)
 		r = restore_verified(s, r);
 	if (!r)
