@@ -2,6 +2,7 @@
  * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
  * inherits them all, puts them at its own numbers.
  */
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
 
 #include <fcntl.h>
@@ -43,8 +44,8 @@ static const FownEntry *owner_of(const FileEntry *e)
 
 static int make(struct restore *s, struct file *f)
 {
-	int fd = -1;
-	int r = f->kind->create(s, f, &fd);
+	int fd = -1, given = f->entry->isk ? external_given(s->request, "socket", f->entry->isk->ino) : -1;
+	int r = given < 0 ? f->kind->create(s, f, &fd) : (fd = external_open(s, given, O_RDWR, "a socket")) < 0 ? fd : 0;
 
 	if (r)
 		return r;

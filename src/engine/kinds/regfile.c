@@ -205,6 +205,18 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
+static bool is_in_proc(struct dump *d, const char *name)
+{
+	int pid, used = 0;
+
+	if (sscanf(name, "/proc/%d%n", &pid, &used) != 1 || (name[used] && name[used] != '/'))
+		return false;
+	for (size_t i = 0; i < d->tasks.count; i++)
+		if (d->tasks.data[i]->pid == pid)
+			return true;
+	return false;
+}
+
 int regfile_capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
@@ -219,6 +231,9 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	bool same = lstat(f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
 	if (!same && !(f->flags & O_NOFOLLOW))
 		same = stat(f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+	/* One that is under way in a socket, or is a directory of the process: needed before there is someone to open it. */
+	if (f->fd < 0 && f->own_fd >= 0 && is_in_proc(d, f->target))
+		return fd_error(d, f, -ENOTSUP, "lies in /proc of a process of the tree, and would be needed before that process is there");
 	reg.has_size = S_ISREG(f->st.st_mode);
 	reg.size = (uint64_t)f->st.st_size;
 	reg.has_mode = 1;
