@@ -62,6 +62,7 @@ const struct refusal refusals[] = {
 	{ "unix sockets: connected to the outside (streams, and datagrams without a name)", "connected to one outside the tree", "--external 'unix[INODE]' and --inherit-fd, or " OUTSIDE },
 	{ "unix sockets: names that can't be found any more", "is bound to a name that can't be found any more", NULL },
 	{ "unix sockets: with a connection not accepted yet, that was made from outside or has data", "made by a client outside the tree", "--skip-in-flight drops it" },
+	{ "unix sockets: with a connection not accepted yet, that was made from outside or has data", "made by a client that has gone", "try again once it is accepted" },
 	{ "unix sockets: with a connection not accepted yet, that was made from outside or has data", "with data already sent, which the kernel shows", "try again once it is accepted" },
 	{ "unix sockets: urgent data (MSG_OOB) that was not read", "has urgent data (MSG_OOB)", "try again" },
 	{ "pipes with one end outside the tree", "is a pipe whose other end is held by a process outside", "redirect it to a file, or --external 'pipe[INODE]' and --inherit-fd" },

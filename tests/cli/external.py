@@ -165,6 +165,157 @@ def test_pipe_to_file(w):
         time.sleep(0.005)
 
 
+# ---- unix sockets ----
+
+def socket_target(w, kind, theirs, body="serve()\n"):
+    return Target(w.work, f"link = socket.socket(fileno={theirs.fileno()})\nsource = link.fileno()\n"
+                          "take = lambda: link.recv(100)\ngive = lambda text: link.send(text)\n" + ECHO + body, pass_fds=(theirs.fileno(),))
+
+
+def ask_socket(sock, text):
+    sock.settimeout(DEADLINE)
+    sock.send(text + b"\n")
+    got = sock.recv(100)
+    expect(got == b"<" + text + b">\n", got)
+
+
+WAIT = "while not os.path.exists('go'):\n    tick()\n    time.sleep(0.005)\nserve()\n"
+
+
+def test_socket_pair(w):
+    for name, kind in (("stream", socket.SOCK_STREAM), ("seqpacket", socket.SOCK_SEQPACKET), ("datagram", socket.SOCK_DGRAM)):
+        mine, theirs = socket.socketpair(socket.AF_UNIX, kind)
+        target = socket_target(w, kind, theirs)
+        number, peer = ino(theirs.fileno()), ino(mine.fileno())
+        theirs.close()
+        ask_socket(mine, b"before")
+        folder = w.make_dir("folder " + name)
+        fermata("dump", "process", target.pid, "--dir", folder).error(f"inode {number}", f"inode {peer}", "from one side", f"--external 'unix[{number}]'")
+        if kind != socket.SOCK_DGRAM:  # a permission for all is for those that can be had again by name
+            w.criu("dump", "-t", target.pid, "-D", folder, "--ext-unix-sk").error("from one side")
+        ask_socket(mine, b"between")
+        options = {"stream": ["--external", f"unix[{number}]"], "seqpacket": ["--external", f"unix[{peer}]"], "datagram": ["-x"]}[name]
+        images = dump(w, target, *options, name="images " + name)
+        refused(w, images, target, f"unix socket {number}", "from one side", f"fd[N]:socket[{number}]")
+        other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM if kind == socket.SOCK_STREAM else socket.SOCK_STREAM)
+        refused(w, images, target, "no unix socket of the same type", given=[(other[0].fileno(), f"socket:[{number}]")])
+        new, given = socket.socketpair(socket.AF_UNIX, kind)
+        restore(w, images, target, (given.fileno(), f"socket[{peer if name == 'seqpacket' else number}]"))
+        given.close()
+        ask_socket(new, b"after")
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
+def test_socket_unread(w):
+    """What was not read can't be put into another socket; the same one, kept open, has it."""
+    mine, theirs = socket.socketpair()
+    target = socket_target(w, socket.SOCK_STREAM, theirs, WAIT)
+    number = ino(theirs.fileno())
+    mine.send(b"not read\n")
+    images = dump(w, target, f"-x{number}")
+    other = socket.socketpair()
+    refused(w, images, target, "has data that the tree has not read", "kept open", given=[(other[0].fileno(), f"socket:[{number}]")])
+    with open(os.path.join(w.work, "go"), "w"):
+        pass
+    restore(w, images, target, (theirs.fileno(), f"socket:[{number}]"))
+    mine.settimeout(DEADLINE)
+    expect(mine.recv(100) == b"<not read>\n", "it is not there, or twice")
+
+
+def test_socket_named(w):
+    """A datagram client of a server outside finds it by its name again; unless it is another's by now."""
+    for name in (os.path.join(w.work, "server"), f"\0fermata-cli-{os.getpid()}"):
+        server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        server.bind(name)
+        server.settimeout(DEADLINE)
+        target = Target(w.work, f"link = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\nlink.connect({name!r})\n"
+                                "while True:\n    tick()\n    link.send(ticks.to_bytes(8, 'little'))\n    time.sleep(0.005)\n")
+        last = int.from_bytes(server.recv(100), "little")
+        if name[0] == "/":
+            os.rename(name, name + "-moved")
+            w.criu("dump", "-t", target.pid, "-D", w.make_dir("none")).error("from one side")
+            os.rename(name + "-moved", name)
+        images = dump(w, target, name="images" + str(len(name)))
+        server.setblocking(False)
+        try:
+            while True:
+                last = int.from_bytes(server.recv(100), "little")
+        except BlockingIOError:
+            pass
+        server.settimeout(DEADLINE)
+        restore(w, images, target)
+        first = int.from_bytes(server.recv(100), "little")
+        expect(first in (last, last + 1), f"after {last} comes {first}")
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+        server.close()
+
+
+def test_socket_not_accepted(w):
+    """A client outside that a listener has not accepted is dropped where the user permits it; those of the tree stay."""
+    path = os.path.join(w.work, "listener")
+    target = Target(w.work, f"listener = socket.socket(socket.AF_UNIX)\nlistener.bind({path!r})\nlistener.listen(5)\n"
+                            "while not os.path.exists('client'):\n    tick()\n    time.sleep(0.005)\n"
+                            f"own = socket.socket(socket.AF_UNIX)\nown.connect({path!r})\nopen('there', 'w').close()\n"
+                            "while not os.path.exists('go'):\n    tick()\n    time.sleep(0.005)\n"
+                            "link, _ = listener.accept()\nlink.send(b'x')\nown.settimeout(5)\n"
+                            "if own.recv(1) == b'x':\n    link, _ = listener.accept()\n    source = link.fileno()\n"
+                            "    take = lambda: link.recv(100)\n    give = lambda text: link.send(text)\n"
+                            + ECHO.replace("\n", "\n    ") + "serve()\n")
+    outside = socket.socket(socket.AF_UNIX)
+    outside.connect(path)
+    with open(os.path.join(w.work, "client"), "w"):
+        pass
+    end = time.monotonic() + DEADLINE
+    while not os.path.exists(os.path.join(w.work, "there")):
+        expect(time.monotonic() < end, "the target does not connect")
+        time.sleep(0.005)
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("not accepted yet", "outside the tree", "--skip-in-flight")
+    outside.send(b"data")
+    target.unharmed()
+    outside.close()
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--skip-in-flight").error("has gone already")
+    target.unharmed()
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    for name in ("listener", "client", "there"):
+        os.unlink(os.path.join(w.work, name))
+    target = Target(w.work, target.body)
+    outside = socket.socket(socket.AF_UNIX)
+    outside.connect(path)
+    with open(os.path.join(w.work, "client"), "w"):
+        pass
+    end = time.monotonic() + DEADLINE
+    while not os.path.exists(os.path.join(w.work, "there")):
+        expect(time.monotonic() < end, "the target does not connect")
+        time.sleep(0.005)
+    images = dump(w, target, "--skip-in-flight")
+    restore(w, images, target)
+    with open(os.path.join(w.work, "go"), "w"):
+        pass
+    outside.settimeout(DEADLINE)
+    try:
+        expect(outside.recv(1) == b"", "the dropped client is answered")
+    except ConnectionResetError:
+        pass
+    again = socket.socket(socket.AF_UNIX)
+    again.connect(path)
+    ask_socket(again, b"after")
+
+
+def test_socket_urgent(w):
+    mine, theirs = socket.socketpair()
+    target = socket_target(w, socket.SOCK_STREAM, theirs, WAIT)
+    try:
+        mine.send(b"x", socket.MSG_OOB)
+    except OSError:
+        raise cli.Skip("needs CONFIG_AF_UNIX_OOB")
+    w.criu("dump", "-t", target.pid, "-D", w.work, f"-x{ino(theirs.fileno())}").error("urgent data (MSG_OOB)")
+    target.unharmed()
+    expect(theirs.recv(1, socket.MSG_OOB) == b"x", "it is gone")
+
+
 def test_file_by_path(w):
     """As criu's documentation has it: another file for one that is named, with the caller's position."""
     log = os.path.join(w.work, "log")

@@ -143,7 +143,7 @@ class Target:
     """A program that counts in a file, with `body` to set it up."""
 
     def __init__(self, work, body="", session=True, cwd=None, before=(), pass_fds=()):
-        self.path = os.path.join(work, "ticks")
+        self.path, self.body = os.path.join(work, "ticks"), body
         if os.path.exists(self.path):
             os.unlink(self.path)
         self.log = tempfile.TemporaryFile()

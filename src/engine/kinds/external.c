@@ -58,7 +58,7 @@ int external_add(struct external_list *list, const char *text, struct error *e)
 	if (known == ARRAY_SIZE(types))
 		return error_set(e, -EINVAL, "--external %s: there is no such type; write %s", text, not_known);
 	if (types[known].missing)
-		return error_set(e, -ENOTSUP, "--external %s is not there yet: it needs %s", text, types[known].missing);
+		return error_set(e, -EINVAL, "--external %s is not there yet: it needs %s", text, types[known].missing);
 	one.value = *rest ? copy(list, rest + 1, strlen(rest + 1)) : NULL;
 	struct external *slot = VEC_PUSH(&list->left_out);
 	if (!slot || !one.type || !one.id || (*rest && !one.value))

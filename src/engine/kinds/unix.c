@@ -5,7 +5,7 @@
  * can't be made again from one side. A datagram socket may have a peer outside that has a name, which is connected to again.
  *
  * Connections that a listener has not accepted are made again. Data that was sent through one is in a socket that has no descriptor yet:
- * the kernel tells of its size and shows it to nobody but accept(2), which can't be undone. So it is refused.
+ * the kernel shows it to nobody but accept(2), which can't be undone. So it is refused.
  */
 #include "engine/kinds/unix.h"
 
@@ -27,7 +27,6 @@ struct seen {
 	int unread; /* sent by it and not received yet */
 	pid_t pid;
 	int fd;
-	uint64_t unaccepted; /* bytes that wait in connections to it */
 };
 
 /* A socket whose queue is still to be looked at: it was found in that of another, and may lead to more, to any depth. */
@@ -244,7 +243,7 @@ static int note(struct dump *d, struct descriptor *f, struct state *s, const str
 		return error_set(d->e, -ENOMEM, "out of memory");
 	ioctl(f->own_fd, SIOCOUTQ, &unread);
 	*x = (struct seen){ diag->ino, diag->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
-			    unread, f->task->pid, f->fd, diag->state == UNIX_LISTEN ? unix_diag_unaccepted(&s->diags, diag) : 0 };
+			    unread, f->task->pid, f->fd };
 	return 0;
 }
 
@@ -335,11 +334,14 @@ static int check_waiting(struct dump *d, const struct state *s, const struct see
 	for (size_t i = 0; i < listener->n_waiting; i++) {
 		uint32_t ino = listener->waiting[i];
 		const struct seen *client = find_seen(s, ino);
-		if (ino && !client && !d->request->skip_in_flight && !external_is(d->request, "unix", ino) && !external_is(d->request, "unix", listener->ino))
+		if (!ino)
+			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, made by a client "
+					 "that has gone already, so that what it sent can't be known; try again once it is accepted", listener->pid, listener->fd);
+		if (!client && !d->request->skip_in_flight && !external_is(d->request, "unix", ino) && !external_is(d->request, "unix", listener->ino))
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
 					 "made by a client outside the tree; try again once it is accepted, or drop it with --skip-in-flight",
 					 listener->pid, listener->fd);
-		if ((client && client->unread) || listener->unaccepted)
+		if (client && client->unread)
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
 					 "with data already sent, which the kernel shows to nobody but accept(2); try again once it is accepted",
 					 listener->pid, listener->fd);

@@ -12,8 +12,6 @@ static int take_attribute(const struct nlattr *a, void *to)
 	struct unix_diag *x = to;
 	const void *data = mnl_attr_get_payload(a);
 	size_t size = mnl_attr_get_payload_len(a);
-	struct unix_diag_rqlen rq = {};
-	struct unix_diag_vfs vfs = {};
 
 	switch (mnl_attr_get_type(a)) {
 	case UNIX_DIAG_PEER:
@@ -25,19 +23,11 @@ static int take_attribute(const struct nlattr *a, void *to)
 	case UNIX_DIAG_SHUTDOWN: x->shutdown = size ? *(const uint8_t *)data : 0; break;
 	case UNIX_DIAG_RQLEN:
 		if (size >= sizeof(struct unix_diag_rqlen))
-			memcpy(&rq, data, sizeof(rq));
-		x->backlog = rq.udiag_wqueue;
-		x->queued = rq.udiag_rqueue;
+			x->backlog = ((const struct unix_diag_rqlen *)data)->udiag_wqueue;
 		break;
 	case UNIX_DIAG_VFS:
-		if (size >= sizeof(vfs))
-			memcpy(&vfs, data, sizeof(vfs));
-		x->file = vfs.udiag_vfs_ino;
-		x->file_dev = vfs.udiag_vfs_dev;
-		break;
-	case UNIX_DIAG_NAME:
-		x->name_size = MIN(size, sizeof(x->name));
-		memcpy(x->name, data, x->name_size);
+		if (size >= sizeof(struct unix_diag_vfs))
+			x->file = ((const struct unix_diag_vfs *)data)->udiag_vfs_ino;
 		break;
 	case UNIX_DIAG_ICONS:
 		x->waiting = size ? malloc(size) : NULL;
@@ -90,7 +80,7 @@ static int ask(struct mnl_socket *socket, struct unix_diags *ret)
 	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	struct unix_diag_req *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
 	*request = (struct unix_diag_req){ .sdiag_family = AF_UNIX, .udiag_states = ~0U,
-					   .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
+					   .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
 							    UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
 	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
 		return -errno;
@@ -118,18 +108,6 @@ int unix_diag_read(struct unix_diags *ret)
 				client->pending_on = x->ino;
 		}
 	return 0;
-}
-
-/* Those that were not accepted have no inode yet; their name is the listener's. */
-uint64_t unix_diag_unaccepted(const struct unix_diags *d, const struct unix_diag *l)
-{
-	uint64_t bytes = 0;
-
-	VEC_FOREACH(&d->list, x)
-		if (!x->ino && x->type == l->type && x->file == l->file && x->file_dev == l->file_dev && x->name_size == l->name_size &&
-		    !memcmp(x->name, l->name, l->name_size))
-			bytes += x->queued;
-	return bytes;
 }
 
 void unix_diag_free(struct unix_diags *d)

@@ -10,10 +10,7 @@ struct unix_diag {
 	uint32_t pending_on; /* the listener that has not accepted this client yet */
 	uint32_t shutdown;   /* bit 0 receiving, bit 1 sending */
 	uint32_t backlog;
-	uint32_t queued;     /* bytes to be read; of a listener: connections */
-	uint32_t file, file_dev; /* inode and device (the kernel's encoding) of its name's file */
-	char name[108];
-	size_t name_size;
+	uint32_t file;	     /* inode of its name's file */
 	uint32_t *waiting; /* of a listener: the clients that it has not accepted, the first first; 0: has gone */
 	size_t n_waiting;
 };
@@ -23,7 +20,5 @@ struct unix_diags {
 };
 
 int unix_diag_read(struct unix_diags *ret);
-/* Bytes that wait in the connections which a listener has not accepted; the kernel shows how many, and nothing of them. */
-uint64_t unix_diag_unaccepted(const struct unix_diags *d, const struct unix_diag *listener);
 const struct unix_diag *unix_diag_find(const struct unix_diags *d, uint32_t ino);
 void unix_diag_free(struct unix_diags *d);

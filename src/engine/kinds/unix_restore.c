@@ -23,7 +23,6 @@
 
 #define CHUNK (64UL << 10)
 #define MUCH (256 << 20)
-#define NOBODY 65534
 
 struct end {
 	struct file *file; /* NULL: one that has gone */
@@ -427,37 +426,18 @@ static int make_alone(struct restore *s, struct end *x)
 	return r ? failed(s, x, r, "listen with") : 0;
 }
 
-/* A client that has gone again without a word; who it was is not known any more, and nobody is shown. */
-static int connect_gone(struct restore *s, struct end *listener)
-{
-	UnixSkEntry shown = UNIX_SK_ENTRY__INIT;
-	struct end as = { .e = &shown };
-	_cleanup_close_ int fd = socket(AF_UNIX, (int)listener->e->type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-	shown.has_peer_pid = 1;
-	shown.peer_uid = shown.peer_gid = NOBODY;
-	int r = fd < 0 ? -errno : connect_to(&as, fd, listener->fd);
-	return r ? failed(s, listener, r, "connect to") : 0;
-}
-
 /* Whom the accepting end will take for its peer: whoever has the client now. */
 static int connect_waiting(struct restore *s, struct unix_table *t, struct end *listener)
 {
 	for (size_t i = 0; i < listener->e->n_pending; i++) {
 		struct end *client = NULL;
 		VEC_FOREACH(&t->ends, x)
-			if (listener->e->pending[i] && x->e->ino == listener->e->pending[i])
+			if (x->e->ino == listener->e->pending[i])
 				client = x;
-		if (!client && listener->e->pending[i]) /* outside, and dropped, as the user permitted */
+		if (!client) /* outside, and dropped, as the user permitted */
 			continue;
-		if (client && !client->waits)
-			return error_set(s->e, -EBADMSG, "files.img lacks a client of unix socket %u", listener->e->ino);
-		if (!client) {
-			int r = connect_gone(s, listener);
-			if (r)
-				return r;
-			continue;
-		}
+		if (!client->waits)
+			return error_set(s->e, -EBADMSG, "unix socket %u waits for another than unix socket %u", client->e->ino, listener->e->ino);
 		UnixSkEntry shown = UNIX_SK_ENTRY__INIT;
 		struct end as = { .e = &shown };
 		const struct rtask *owner = client->file->owner;
