@@ -27,6 +27,7 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -161,6 +162,8 @@ static int failure(struct restore *s)
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
+	if (op->nr == __NR_ioctl && op->arg[1] == TIOCSCTTY && r == -EPERM)
+		return error_set(s->e, r, "cannot %s: it is another session's already; it must be no session's", what);
 	if (op->nr == AGENT_OP_FILLED && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))

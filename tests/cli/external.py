@@ -316,6 +316,104 @@ def test_socket_urgent(w):
     expect(theirs.recv(1, socket.MSG_OOB) == b"x", "it is gone")
 
 
+# ---- terminals ----
+
+def open_pty(rows=24):
+    master, slave = pty.openpty()
+    settings = termios.tcgetattr(slave)
+    settings[3] &= ~termios.ECHO
+    termios.tcsetattr(slave, termios.TCSANOW, settings)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", rows, 80, 0, 0))
+    st = os.fstat(slave)
+    return master, slave, f"tty[{st.st_rdev:x}:{st.st_dev:x}]"
+
+
+TERMINAL = """
+import fcntl, signal, termios
+sizes = interrupts = 0
+def resized(*_):
+    global sizes
+    sizes += 1
+def interrupted(*_):
+    global interrupts
+    interrupts += 1
+signal.signal(signal.SIGWINCH, resized)
+signal.signal(signal.SIGINT, interrupted)
+"""
+ON_TERMINAL = """
+def take():
+    line = os.read(source, 100)
+    return b"sizes %d interrupts %d" % (sizes, interrupts) if line == b"?\\n" else line
+give = lambda text: os.write(source, text)
+"""
+
+
+def test_terminal(w):
+    master, slave, key = open_pty()
+    target = Target(w.work, TERMINAL + f"source = os.open(os.ttyname({slave}), os.O_RDWR | os.O_NOCTTY)\nos.close({slave})\n"
+                    "s = termios.tcgetattr(source)\ns[6][termios.VINTR] = 7\ntermios.tcsetattr(source, termios.TCSANOW, s)\n"
+                    + ON_TERMINAL + ECHO + "serve()\n", pass_fds=(slave,))
+    ask(master, master, b"before")
+    folder = w.make_dir("folder")
+    fermata("dump", "process", target.pid, "--dir", folder).error("belongs to someone outside", "--external 'tty[")
+    images = dump(w, target, "--external", key)
+    refused(w, images, target, f"--inherit-fd 'fd[N]:{key}'")
+    null = os.open("/dev/null", os.O_RDWR)
+    refused(w, images, target, "is no terminal", given=[(null, key)])
+    new_master, new, _ = open_pty(rows=33)
+    restore(w, images, target, (new, key))
+    os.close(new)
+    ask(new_master, new_master, b"after")
+    os.write(new_master, b"?\n")
+    read_line(new_master, b"<sizes 1 interrupts 0>\n")
+    expect(termios.tcgetattr(new_master)[6][termios.VINTR] == b"\x07", "its settings are not there")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    expect(select.select([new_master], [], [], DEADLINE)[0], "someone else has the terminal")
+
+
+def test_terminal_session(w):
+    """The controlling terminal of the tree's session, with and without a descriptor for it; /dev/tty too."""
+    for name, setup, source in (("open", "", "source = tty\n"), ("current", "os.close(tty)\n", "source = os.open('/dev/tty', os.O_RDWR)\n"),
+                                ("neither", "os.close(tty)\n", "source = os.pipe()[0]\n")):
+        master, slave, key = open_pty()
+        target = Target(w.work, TERMINAL + f"tty = os.open(os.ttyname({slave}), os.O_RDWR | os.O_NOCTTY)\nos.close({slave})\n"
+                        "fcntl.ioctl(tty, termios.TIOCSCTTY, 0)\n" + (source if name == "current" else "") + setup
+                        + (source if name != "current" else "")
+                        + ON_TERMINAL + ECHO + "serve()\n", pass_fds=(slave,))
+        os.close(slave)
+        if name != "neither":
+            ask(master, master, b"before")
+        w.criu("dump", "-t", target.pid, "-D", w.make_dir("refused " + name)).error("belongs to someone outside")
+        images = dump(w, target, "--external", key, name="images " + name)
+        refused(w, images, target, "--inherit-fd 'fd[N]:tty[")
+        new_master, new, _ = open_pty()
+        other = Target(w.work, f"import fcntl, termios\nfcntl.ioctl({new}, termios.TIOCSCTTY, 0)\n", pass_fds=(new,))
+        refused(w, images, target, "no session's", given=[(new, key)])
+        other.unharmed()
+        os.kill(other.pid, signal.SIGKILL)
+        wait_gone(other.pid)
+        os.close(new_master)
+        os.close(new)
+        new_master, new, _ = open_pty()
+        restore(w, images, target, (new, key))
+        stat = cli.read(f"/proc/{target.pid}/stat").rpartition(")")[2].split()
+        rdev = os.fstat(new).st_rdev
+        expect(int(stat[4]) == rdev and int(stat[5]) == target.pid, f"terminal {stat[4]}, not {rdev}; foreground {stat[5]}")
+        os.write(new_master, b"\x03")  # interrupts the foreground group
+        if name != "neither":
+            ask(new_master, new_master, b"after")
+            os.write(new_master, b"?\n")
+            read_line(new_master, b"<sizes 0 interrupts 1>\n")
+        else:
+            target.unharmed()
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+        os.close(master)
+        os.close(new_master)
+        os.close(new)
+
+
 def test_file_by_path(w):
     """As criu's documentation has it: another file for one that is named, with the caller's position."""
     log = os.path.join(w.work, "log")

@@ -4,6 +4,7 @@
  */
 #include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tty.h"
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
@@ -89,7 +90,7 @@ int file_fd_early(struct restore *s, uint32_t id)
 
 int files_make(struct restore *s)
 {
-	int r = 0;
+	int r = tty_prepare_external(s);
 
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
@@ -234,6 +235,7 @@ void files_release(struct restore *s)
 		if (f->fd >= 0)
 			close(f->fd);
 	}
+	tty_release(s, NULL); /* of a terminal that only sessions have */
 	VEC_FOREACH(&s->ghosts, g)
 		close(g->fd);
 	VEC_FOREACH(&s->memfds, m)
