@@ -26,6 +26,10 @@ static int run_restore(struct command_line *c)
 							 "a command behind -- needs --exec-cmd");
 		return cli_report(c, &e);
 	}
+	if (c->request.sibling && !c->request.detach) {
+		error_set(&e, -EINVAL, "option --restore-sibling needs --restore-detached: nobody can wait for a process that is not its child");
+		return cli_report(c, &e);
+	}
 	return cli_restore(c, false);
 }
 
@@ -86,6 +90,9 @@ static const struct option_row rows[] = {
 	       "A descriptor of the caller's for what was outside: file[…], tty[…], pipe[…], socket[INODE], or for a file, by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
+	OPTION("restore-sibling", 'S', BOOL, NULL, ON(RESTORE), request.sibling,
+	       "Make the root a child of the caller's parent; with --restore-detached"),
+	OPTION("timeout", 0, INT, "SECONDS", BOTH, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("exec-cmd", 0, BOOL, NULL, ON(RESTORE), exec_command, "Become the command behind -- once the tree runs"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 	OPTION("all", 0, BOOL, NULL, ON(CHECK), check_all, "What is of use too"),
@@ -113,8 +120,6 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("deprecated", 0, BOOL, NULL, ALL_VERBS, "Permits deprecated options; changes nothing"),
 	OPTION_IDLE("libdir", 'L', STRING, "DIR", ALL_VERBS, "Where plugins are; changes nothing, there are none"),
 	/* Not there yet. */
-	OPTION_MISSING("restore-sibling", 'S', BOOL, NULL, ON(RESTORE),
-	       "Make the root a child of the caller's parent", "the RPC, whose callers want it"),
 	OPTION_MISSING("prev-images-dir", 0, STRING, "DIR", DUMPS, "The checkpoint that this one continues", NO_INCREMENTS),
 	OPTION_MISSING("track-mem", 0, BOOL, NULL, DUMPS, "Watch memory for the next dump", NO_INCREMENTS),
 	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, BOTH | ON(PAGE_SERVER),
@@ -157,7 +162,6 @@ static const struct option_row rows[] = {
 	       "How files are compared", "the comparison of files by build id"),
 	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
 	       "What the processor must have", "the comparison of processors", "none"),
-	OPTION_MISSING("timeout", 0, INT, "SECONDS", BOTH, "Give up after this time", "a limit of time"),
 	OPTION_MISSING("unprivileged", 0, BOOL, NULL, ALL_VERBS, "Work without root", "work without root"),
 };
 

@@ -80,6 +80,7 @@ static const struct option_row rows[] = {
 	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint's directory"),
 	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
+	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH | SAVES, request.file_locks, "Save and restore file locks"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,

@@ -19,6 +19,8 @@ struct request_hook {
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
+	int timeout_s;          /* dump: how long the stop of all may take; 0: the usual 10 */
+	bool sibling;           /* restore: the root is a child of the caller's parent, who waits for it */
 	bool shell_job;         /* the session and terminal of the caller are the target's */
 	bool leave_running;
 	bool leave_stopped;

@@ -213,7 +213,9 @@ static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
 static int birth(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
-	struct clone_args args = { .exit_signal = SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1, .flags = CLONE_CLEAR_SIGHAND };
+	const bool sibling = s->request->sibling; /* then the signal is our own's */
+	struct clone_args args = { .exit_signal = sibling ? 0 : SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1,
+				   .flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0) };
 	struct agent_batch *batch = s->tasks.data[0]->threads.data[0].batch.final;
 	char *stack = arena_take(&s->arena, STACK_SIZE);
 	sigset_t all, before;

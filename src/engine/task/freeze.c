@@ -18,6 +18,7 @@
 #endif
 #define PF_KTHREAD 0x00200000
 #define USER_CS_32 0x23
+#define TIMEOUT_S 10 /* as criu has it */
 
 static struct task *find_task(struct dump *d, pid_t pid)
 {
@@ -39,6 +40,11 @@ static int add_task(struct dump *d, pid_t pid, struct task *parent, struct task 
 	*t = (struct task){ .pid = pid, .proc = pid, .parent = parent, .state = TASK_ALIVE, .mem_fd = -1, .pagemap_fd = -1, .pidfd = -1 };
 	*ret = t;
 	return 0;
+}
+
+static int dump_timeout(const struct dump *d)
+{
+	return d->request->timeout_s > 0 ? d->request->timeout_s : TIMEOUT_S;
 }
 
 static void take_ids(struct task *t)
@@ -93,7 +99,14 @@ static int seize_threads(struct dump *d, struct task *t)
 	for (size_t i = t->threads.count; i-- > first;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
+		thread->tracee.deadline = &d->deadline;
 		int s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		thread->tracee.deadline = NULL;
+		if (s == -ETIMEDOUT) {
+			s = error_set(&why, s, "its thread %d does not stop within %d s (it waits in the kernel for a disk, the network or the child of a vfork); "
+				      "try again, or with a longer --timeout", thread->tid, dump_timeout(d));
+			d->deadline = (struct timespec){}; /* nor are others waited for */
+		}
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;
@@ -333,8 +346,12 @@ static int check_root(struct dump *d)
 
 int tree_freeze(struct dump *d)
 {
-	int found, r = check_root(d);
+	struct timespec now;
+	int found, r;
 
+	clock_gettime(CLOCK_MONOTONIC, &d->deadline);
+	d->deadline.tv_sec += dump_timeout(d);
+	r = check_root(d);
 	if (r)
 		return r;
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
@@ -346,6 +363,10 @@ int tree_freeze(struct dump *d)
 				return n;
 			found += n;
 		}
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (found && now.tv_sec > d->deadline.tv_sec)
+			return error_set(d->e, -ETIMEDOUT, "the tree has new processes as fast as they are stopped, for %d s; try again, or with a longer --timeout",
+					 dump_timeout(d));
 	} while (found);
 	size_t threads = 0;
 	for (size_t i = 0; i < d->tasks.count; i++) {
