@@ -304,6 +304,45 @@ def test_socket_not_accepted(w):
     ask_socket(again, b"after")
 
 
+def test_socket_waits_outside(w):
+    """A client whose connection someone outside has not accepted yet."""
+    path = os.path.join(w.work, "listener")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(5)
+    target = Target(w.work, f"link = socket.socket(socket.AF_UNIX)\nlink.connect({path!r})\nsource = link.fileno()\n"
+                            "take = lambda: link.recv(100)\ngive = lambda text: link.send(text)\n" + ECHO + "serve()\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("from one side")
+    link, _ = listener.accept()
+    ask_socket(link, b"before")
+    number = [line.split("[")[1].rstrip("]") for line in (os.readlink(f"/proc/{target.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{target.pid}/fd"))
+              if line.startswith("socket:")][0]
+    images = dump(w, target, "--external", f"unix[{number}]")
+    again = socket.socket(socket.AF_UNIX)
+    again.connect(path)
+    restore(w, images, target, (again.fileno(), f"socket:[{number}]"))
+    again.close()
+    link, _ = listener.accept()
+    ask_socket(link, b"after")
+
+
+def test_socket_internet(w):
+    """Any socket can be given; here one that listens, on another port."""
+    target = Target(w.work, "listener = socket.create_server(('127.0.0.1', 0))\nlistener.setblocking(False)\n"
+                            "while True:\n    tick()\n    time.sleep(0.005)\n    try:\n        link, _ = listener.accept()\n"
+                            "        link.send(b'hello')\n        link.close()\n    except BlockingIOError:\n        pass\n")
+    number = [os.readlink(f"/proc/{target.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{target.pid}/fd")]
+    number = [line for line in number if line.startswith("socket:")][0]
+    images = dump(w, target)
+    given = socket.create_server(("127.0.0.1", 0))
+    restore(w, images, target, (given.fileno(), number))
+    port = given.getsockname()[1]
+    given.setblocking(False)
+    given.close()
+    client = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+    expect(client.recv(10) == b"hello", "nobody answers")
+
+
 def test_socket_urgent(w):
     mine, theirs = socket.socketpair()
     target = socket_target(w, socket.SOCK_STREAM, theirs, WAIT)
@@ -456,6 +495,79 @@ def test_file(w):
     while os.pread(other, 7, 0) != b"newseen":
         expect(time.monotonic() < end, os.pread(other, 7, 0))
         time.sleep(0.005)
+
+
+def test_fifo(w):
+    """A named one with its other end outside goes on by itself; what is in it is there once."""
+    path = os.path.join(w.work, "fifo")
+    os.mkfifo(path)
+    mine = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    for reads in (True, False):
+        target = Target(w.work, f"fifo = os.open({path!r}, {'os.O_RDONLY' if reads else 'os.O_WRONLY'})\n"
+                                + ("" if reads else "os.write(fifo, b'once\\n')\n") + "open('there', 'w').close()\n"
+                                "while not os.path.exists('go'):\n    tick()\n    time.sleep(0.005)\n"
+                                + ("open('got', 'wb').write(os.read(fifo, 100))\n" if reads else "os.write(fifo, b'more\\n')\n")
+                                + "while True:\n    tick()\n    time.sleep(0.005)\n")
+        if reads:
+            os.write(mine, b"once\n")
+        images = dump(w, target, name=f"images {reads}")
+        restore(w, images, target)
+        with open(os.path.join(w.work, "go"), "w"):
+            pass
+        if reads:
+            end = time.monotonic() + DEADLINE
+            while not os.path.exists(os.path.join(w.work, "got")) or not cli.read(os.path.join(w.work, "got")):
+                expect(time.monotonic() < end, "nothing came")
+                time.sleep(0.005)
+            target.wait()
+            expect(cli.read(os.path.join(w.work, "got")) == "once\n", cli.read(os.path.join(w.work, "got")))
+        else:
+            end, got = time.monotonic() + DEADLINE, b""
+            while len(got) < 10:
+                expect(time.monotonic() < end, got)
+                if select.select([mine], [], [], 0.1)[0]:
+                    got += os.read(mine, 100)
+            expect(got == b"once\nmore\n", got)
+        os.unlink(os.path.join(w.work, "go"))
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
+def test_virtual_terminal(w):
+    """What a virtual terminal has that is not saved: input that was not read, and switching by a program."""
+    KDSETMODE, VT_GETMODE, VT_SETMODE = 0x4B3A, 0x5601, 0x5602
+    try:
+        vt = os.open(f"/dev/tty{36 + os.getpid() % 25}", os.O_RDWR | os.O_NOCTTY)
+        mode = fcntl.ioctl(vt, VT_GETMODE, bytes(8))
+    except OSError as error:
+        raise cli.Skip(str(error))
+    target = Target(w.work, "", pass_fds=(vt,))
+    fermata("check", "process", target.pid).good()
+    # TIOCSTI wants the caller's own terminal, or CAP_SYS_ADMIN.
+    for letter in b"typed\n":
+        fcntl.ioctl(vt, termios.TIOCSTI, bytes([letter]))
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("is a console or line with input that was not read")
+    termios.tcflush(vt, termios.TCIFLUSH)
+    fcntl.ioctl(vt, VT_SETMODE, struct.pack("bbhhh", 1, 0, 0, 0, 0))  # VT_PROCESS
+    try:
+        w.criu("dump", "-t", target.pid, "-D", w.work).error("is a virtual terminal in graphics mode, or switched by a program")
+    finally:
+        fcntl.ioctl(vt, VT_SETMODE, mode)
+    target.unharmed()
+    fermata("check", "process", target.pid).good()
+
+
+def test_packet_news(w):
+    """In packet mode the master reads of a flush, once; a dump would have to read it."""
+    master, slave, _ = open_pty()
+    target = Target(w.work, "", pass_fds=(master, slave))
+    fcntl.ioctl(master, termios.TIOCPKT, struct.pack("i", 1))
+    fermata("check", "process", target.pid).good()
+    termios.tcflush(slave, termios.TCOFLUSH)
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("is in packet mode and has news that were not read")
+    target.unharmed()
+    expect(os.read(master, 10) == bytes([termios.TIOCPKT_FLUSHWRITE]), "it is gone")
+    fermata("check", "process", target.pid).good()
 
 
 def test_usage(w):

@@ -43,10 +43,24 @@ static const FownEntry *owner_of(const FileEntry *e)
 	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : NULL;
 }
 
+/* By its kind; or, a socket of the network, the caller's in its place. */
+static int create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const InetSkEntry *e = f->entry->isk;
+	int given = e ? external_given(s->request, "socket", e->ino) : -1;
+
+	if (given < 0)
+		return f->kind->create(s, f, ret_fd);
+	*ret_fd = external_open(s, given, O_RDWR, "a socket");
+	if (*ret_fd >= 0 && fcntl(*ret_fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0)
+		return error_errno(s->e, -errno, "cannot set the flags of descriptor %d, given for a socket", given);
+	return MIN(*ret_fd, 0);
+}
+
 static int make(struct restore *s, struct file *f)
 {
-	int fd = -1, given = f->entry->isk ? external_given(s->request, "socket", f->entry->isk->ino) : -1;
-	int r = given < 0 ? f->kind->create(s, f, &fd) : (fd = external_open(s, given, O_RDWR, "a socket")) < 0 ? fd : 0;
+	int fd = -1;
+	int r = create(s, f, &fd);
 
 	if (r)
 		return r;

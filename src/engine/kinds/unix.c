@@ -242,7 +242,7 @@ static int note(struct dump *d, struct descriptor *f, struct state *s, const str
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	ioctl(f->own_fd, SIOCOUTQ, &unread);
-	*x = (struct seen){ diag->ino, diag->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
+	*x = (struct seen){ diag->ino, e->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
 			    unread, f->task->pid, f->fd };
 	return 0;
 }
