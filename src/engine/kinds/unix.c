@@ -399,7 +399,8 @@ static int finish(struct dump *d, void **at, bool success)
 const struct kind kind_unix = {
 	.name = "a unix socket",
 	.summary = "Unix sockets: stream, datagram, seqpacket; pairs, connected, listening, with what is queued, descriptors and "
-		   "credentials too; a peer outside the tree by its name (datagrams), or with --external and --inherit-fd",
+		   "credentials too; a peer outside the tree by its name (datagrams), or with --external and --inherit-fd; the pidfd that "
+		   "SO_PEERPIDFD gives of an old connection is of a process that has ended",
 	.type = FD_TYPES__UNIXSK,
 	.recognise = recognise,
 	.capture = capture,
