@@ -92,7 +92,7 @@ def test_pipe(w):
     target, to, source, (inward, outward) = pipe_target(w)
     ask(to, source, b"before")
     folder = w.make_dir("folder")
-    fermata("dump", "process", target.pid, "--dir", folder).error(f"pipe:[{inward}]", "outside the tree", f"--external 'pipe[{inward}]'")
+    fermata("dump", "process", target.pid, "--dir", folder).error(f"pipe:[{inward}]", "outside the tree", "redirect it to a file", f"--external 'pipe[{inward}]'")
     check = fermata("check", "process", target.pid)
     expect(check.status == 1 and check.out.count("outside the tree") == 2, check)
     fermata("check", "process", target.pid, "--external", "pipe[]").good()

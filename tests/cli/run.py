@@ -790,21 +790,6 @@ def test_error_pidfd_outside(w):
                  target=target)
 
 
-def test_error_pipe_outside(w):
-    r, wr = os.pipe()
-    os.set_inheritable(wr, True)
-    task = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time\nwhile True: time.sleep(0.01)"], stdin=subprocess.DEVNULL,
-                            stdout=wr, stderr=subprocess.DEVNULL, start_new_session=True)
-    task.returncode = 0
-    os.close(wr)
-    time.sleep(0.2)
-    folder = w.make_dir("folder")
-    fermata("dump", "process", task.pid, "--dir", folder).error("descriptor 1 (pipe:[", "outside the tree", "redirect it to a file", "--external 'pipe[")
-    expect(not os.listdir(folder), os.listdir(folder))
-    expect(state_of(task.pid) in ("S", "R"), state_of(task.pid))
-    os.close(r)
-
-
 def test_error_core_dump(w):
     target = Target(w.work, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (-1, -1))\nzombie = os.fork()\n"
                             "if not zombie:\n    os.abort()\n"

@@ -122,7 +122,7 @@ static int add_device(struct dump *d, struct state *s, const struct descriptor *
 		return 0;
 	if (ioctl(f->own_fd, KDGETMODE, &text) == 0 && ioctl(f->own_fd, VT_GETMODE, &mode) == 0 && (text != KD_TEXT || mode.mode != VT_AUTO))
 		return fd_error(d, f, -ENOTSUP, "is a virtual terminal in graphics mode, or switched by a program, which is not saved; leave that first");
-	if (ioctl(f->own_fd, FIONREAD, &unread) == 0 && unread)
+	if ((f->flags & (uint32_t)O_ACCMODE) != O_WRONLY && ioctl(f->own_fd, FIONREAD, &unread) == 0 && unread)
 		return fd_error(d, f, -ENOTSUP, "is a console or line with input that was not read, which is not saved; try again");
 	*t = add(s, f, type, 0);
 	if (*t)
