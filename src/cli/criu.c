@@ -94,7 +94,7 @@ static const struct option_row rows[] = {
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
-	       "A descriptor of the caller's for what was outside: file[…], tty[…], pipe[…], socket[INODE], or for a file, by its path"),
+	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
 	OPTION("restore-sibling", 'S', BOOL, NULL, ON(RESTORE), request.sibling,

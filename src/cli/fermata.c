@@ -92,7 +92,7 @@ static const struct option_row rows[] = {
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH | SAVES, external,
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE_PROCESS), inherit,
-	       "A descriptor of the caller's for what was outside: file[…], tty[…], pipe[…], socket[INODE], or for a file, by its path"),
+	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION_MISSING_BUT("compression", 0, STRING, "KIND", ON(DUMP_PROCESS),
 	       "How the checkpoint is packed", "compression", "none"),
 	OPTION_MISSING_BUT("streams", 0, INT, "N", ON(DUMP_PROCESS), "Write this many files at once", "streams", "0"),
