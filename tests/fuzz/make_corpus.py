@@ -20,7 +20,7 @@ PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_more", "epoll_tree", "eve
             "inotify", "inotify_gone", "inotify_queued", "itimers", "locks_mapped", "map_anon_shared", "map_memfd", "memfd", "mempolicy", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_tree",
             "rseq", "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "signalfd", "sigqueue", "stopped", "sysv_shm", "tcp_listen",
             "threads", "timerfd", "timers_posix", "udp", "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen",
-            "unix_options", "unix_rights", "unix_tree", "zombies"]
+            "unix_names", "unix_options", "unix_pidfd", "unix_rights", "unix_senders", "unix_tree", "pipe_packet_ends", "fifo_unlinked", "zombies"]
 OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "locks_mapped": ["--file-locks"]}
 PAGES_MAX = 8192
 PACK_MAX = 60000

@@ -6,6 +6,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/regfile.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
 
@@ -121,6 +122,10 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 	fown.pid_type = 1;
 	take_owner(f, &fown);
 	f->fown = &fown;
+	if (regfile_is_external(d, f)) {
+		*ret_type = FD_TYPES__REG;
+		return regfile_capture_external(d, f);
+	}
 	for (size_t i = 0; i < kinds_count; i++) {
 		if (!kinds[i]->recognise(f))
 			continue;

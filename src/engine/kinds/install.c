@@ -2,7 +2,9 @@
  * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
  * inherits them all, puts them at its own numbers.
  */
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tty.h"
 
 #include "engine/kinds/ghost.h"
 #include "engine/kinds/procfile.h"
@@ -44,10 +46,24 @@ static const FownEntry *owner_of(const FileEntry *e)
 	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : NULL;
 }
 
+/* By its kind; or, a socket of the network, the caller's in its place. */
+static int create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const InetSkEntry *e = f->entry->isk;
+	int given = e ? external_given(s->request, "socket", e->ino) : -1;
+
+	if (given < 0)
+		return f->kind->create(s, f, ret_fd);
+	*ret_fd = external_open(s, given, O_RDWR, "a socket");
+	if (*ret_fd >= 0 && fcntl(*ret_fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0)
+		return error_errno(s->e, -errno, "cannot set the flags of descriptor %d, given for a socket", given);
+	return MIN(*ret_fd, 0);
+}
+
 static int make(struct restore *s, struct file *f)
 {
 	int fd = -1;
-	int r = f->kind->create(s, f, &fd);
+	int r = create(s, f, &fd);
 
 	if (r)
 		return r;
@@ -91,7 +107,7 @@ int file_fd_early(struct restore *s, uint32_t id)
 
 int files_make(struct restore *s)
 {
-	int r = 0;
+	int r = tty_prepare_external(s);
 
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
@@ -246,6 +262,7 @@ void files_release(struct restore *s)
 			close(f->fd);
 	}
 	ghosts_release(s);
+	tty_release(s, NULL); /* of a terminal that only sessions have */
 	VEC_FOREACH(&s->memfds, m)
 		close(m->fd);
 	VEC_FREE(&s->memfds);

@@ -13,6 +13,7 @@
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/validate.h"
 #include "engine/path.h"
+#include "engine/kinds/external.h"
 #include "engine/task/task.h"
 #include "regfile.pb-c.h"
 #include "remap_file_path.pb-c.h"
@@ -205,6 +206,43 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	return r ? r : file_entry_write(d, &entry, f, FD_TYPES__REG);
 }
 
+static bool number_of_mount(const struct descriptor *f, uint64_t *ret)
+{
+	struct statx sx;
+
+	if (f->own_fd < 0 || statx(f->own_fd, "", AT_EMPTY_PATH, STATX_MNT_ID, &sx) < 0 || !(sx.stx_mask & STATX_MNT_ID))
+		return false;
+	*ret = sx.stx_mnt_id;
+	return true;
+}
+
+bool regfile_is_external(struct dump *d, const struct descriptor *f)
+{
+	uint64_t mount;
+
+	return d->request->externals && d->request->externals->left_out.count && number_of_mount(f, &mount) &&
+	       external_is_pair(d->request, "file", mount, f->st.st_ino);
+}
+
+int regfile_capture_external(struct dump *d, struct descriptor *f)
+{
+	FileEntry entry = FILE_ENTRY__INIT;
+	RegFileEntry reg = REG_FILE_ENTRY__INIT;
+	uint64_t mount = 0;
+	char name[64];
+
+	number_of_mount(f, &mount);
+	snprintf(name, sizeof(name), "file[%llx:%llx]", (unsigned long long)mount, (unsigned long long)f->st.st_ino);
+	reg.id = f->id;
+	reg.flags = f->flags;
+	reg.pos = f->pos;
+	reg.fown = f->fown;
+	reg.name = name;
+	reg.has_ext = reg.ext = 1;
+	entry.reg = &reg;
+	return file_entry_write(d, &entry, f, FD_TYPES__REG);
+}
+
 static int finish(struct dump *d, void **at, bool success)
 {
 	struct state *s = *at;
@@ -311,11 +349,26 @@ static int open_linked(struct restore *s, const RegFileEntry *reg, uint32_t id, 
 	return fd;
 }
 
+/* The caller's descriptor for it, or -1. */
+static int given_for(struct restore *s, const RegFileEntry *reg)
+{
+	unsigned long long mount, inode;
+
+	if (reg->ext && sscanf(reg->name, "file[%llx:%llx]", &mount, &inode) == 2)
+		return external_given_pair(s->request, "file", mount, inode);
+	return reg->ext ? -1 : external_given_path(s->request, reg->name);
+}
+
 int regfile_open(struct restore *s, struct file *f, int flags)
 {
 	const RegFileEntry *reg = f->entry->reg;
 	const RemapFilePathEntry *remap = find_remap(s, f->id);
+	int given = given_for(s, reg);
 
+	if (given >= 0)
+		return external_open(s, given, flags, reg->name);
+	if (reg->ext)
+		return error_set(s->e, -ENOENT, "%s lies outside the tree; give the tree a descriptor for it with --inherit-fd 'fd[N]:%s'", reg->name, reg->name);
 	if (reg->flags & TMPFILE_ONLY)
 		flags &= ~O_DIRECTORY;
 	if (!remap)
@@ -339,7 +392,11 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 	if (!reg)
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
 	int flags = (int)(reg->flags & ~PAST_FLAGS);
-	if (!find_remap(s, f->id) && procfile_task(s, reg)) {
+	if (given_for(s, reg) >= 0) { /* its position is the caller's */
+		*ret_fd = regfile_open(s, f, flags);
+		return MIN(*ret_fd, 0);
+	}
+	if (!reg->ext && !find_remap(s, f->id) && procfile_task(s, reg)) {
 		*ret_fd = -1;
 		return procfile_prepare(s, reg);
 	}
