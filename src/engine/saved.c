@@ -44,6 +44,7 @@ const struct refusal refusals[] = {
 	{ "memory of devices, sockets and anonymous inodes", "its memory at %lx is %s", PROGRAM },
 	{ "huge pages of a mounted hugetlbfs", "its memory at %lx is of huge pages of %s", "let the program use MAP_ANONYMOUS with MAP_HUGETLB" },
 	{ "memory that userfaultfd watches", "is watched by its own userfaultfd", NULL },
+	{ "io_uring: requests under way, threads of the kernel that submit (SQPOLL), eventfds, groups of buffers, credentials, restrictions", "is an io_uring ring with", "try again when its requests are done" },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "rings for asynchronous i/o, more than", NULL },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "its ring for asynchronous i/o at", NULL },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "that belonged to the process it was forked from", NULL },

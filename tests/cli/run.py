@@ -818,6 +818,20 @@ def test_error_epoll_spent(w):
     dump_refused(w, target.pid, f"process {target.pid}", "eventpoll", "EPOLLONESHOT", "try again", target=target)
 
 
+def test_error_io_uring(w):
+    # A poll of an empty pipe: under way for as long as nobody writes.
+    body = ("import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\np = (ctypes.c_uint32 * 30)()\n{setup}\n"
+            "ring = libc.syscall(425, 4, p)\nr, wr = os.pipe()\nm = mmap.mmap(ring, p[16] + 16) if ring >= 0 else None\n"
+            "sqes = mmap.mmap(ring, 256, offset=0x10000000)\nsqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 0, 1)\n"
+            "m[p[11]:p[11] + 4] = struct.pack('<I', 1)\n{submit}\n")
+    submit = "assert libc.syscall(426, ring, 1, 0, 0, 0, 0) == 1"
+    for setup, then, words in (("", submit, "requests under way (1 submitted, 0 completed); try again"),
+                               ("p[2] = 2", "", "a thread of the kernel that submits (IORING_SETUP_SQPOLL)"),
+                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0", "an eventfd that is told")):
+        target = Target(w.work, body.format(setup=setup, submit=then))
+        dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
+
+
 def test_error_semaphore_undo(w):
     body = ("import ctypes\nlibc = ctypes.CDLL(None)\nsems = libc.semget(0, 2, 0o600)\n"
             "with open('sems', 'w') as file:\n    file.write(str(sems))\n"

@@ -195,6 +195,11 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_STORE:
 		*(volatile uint32_t *)arg[0] = (uint32_t)arg[1];
 		return 0;
+	case AGENT_OP_ADD:
+		__atomic_add_fetch((uint32_t *)(arg[0] + arg[2]), (uint32_t)arg[1], __ATOMIC_SEQ_CST);
+		return 0;
+	case AGENT_OP_REPEAT: /* counts in its own result */
+		return op->result + 1;
 	default:
 		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
 	}
@@ -278,6 +283,8 @@ void agent_run(struct agent_batch *batch)
 			fail(batch, i);
 			break;
 		}
+		if (op->nr == AGENT_OP_REPEAT && (uint64_t)op->result < op->arg[1])
+			i -= (uint32_t)op->arg[0] + 1;
 	}
 	if (batch->linger)
 		leave(batch);

@@ -2,7 +2,7 @@
  * mm-PID.img: the areas of an address space and the fields of the kernel's mm, from /proc/PID/smaps (the advice given with
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
-#include "engine/kinds/kind.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
@@ -39,7 +39,7 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	const char *name = vma->name ? vma->name : "";
 	unsigned long at = (unsigned long)vma->start;
 
-	if (!strncmp(name, "anon_inode:", 11))
+	if (!strncmp(name, "anon_inode:", 11) && !uring_find(d, vma))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is %s, which has no way to be saved", at, name);
 	if (!strncmp(name, "socket:", 7))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
@@ -115,7 +115,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->flags |= MAP_ANONYMOUS;
 		return 0;
 	}
-	r = files_capture_mapping(d, t, vma, &id);
+	id = uring_find(d, vma);
+	r = id ? 0 : files_capture_mapping(d, t, vma, &id);
 	entry->pgoff = vma->pgoff;
 	entry->shmid = id;
 	entry->has_fdflags = 1;

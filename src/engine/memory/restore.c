@@ -2,6 +2,7 @@
 #include "engine/memory/restore.h"
 
 #include "engine/agent/blob.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -109,6 +110,18 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 	if (v->status & VMA_FILE_PRIVATE && (x->shmid != v->shmid || x->pgoff + (v->start - x->start) != v->pgoff))
 		return NULL;
 	return x;
+}
+
+bool memory_is_inherited(const struct rtask *t, const VmaEntry *v)
+{
+	return inherited(t, v) != NULL;
+}
+
+struct place_range memory_own_range(const struct restore *s)
+{
+	uint64_t arena = (uint64_t)s->arena.start;
+
+	return (struct place_range){ arena, arena + s->arena.size + VDSO_ROOM };
 }
 
 static void plan_unmap(struct batch *b, uint64_t start, uint64_t end)
@@ -226,7 +239,10 @@ int memory_plan(struct restore *s, struct rtask *t)
 	_cleanup_free_ bool *opened = calloc(t->mm->n_vmas + 1, sizeof(*opened)); /* is writable for being filled */
 	size_t page = 0, dropped = 0;
 	uint64_t room = (uint64_t)s->arena.start + s->arena.size;
-	int r = opened ? vdso_plan(s, t, room, VDSO_ROOM) : error_set(s->e, -ENOMEM, "out of memory");
+	int r = opened ? uring_plan_areas(s, t) : error_set(s->e, -ENOMEM, "out of memory");
+
+	if (!r)
+		r = vdso_plan(s, t, room, VDSO_ROOM);
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
@@ -239,7 +255,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 		} else if (v->status & VMA_AIORING) {
 			aio_plan_place(t, v);
 			opened[i] = (v->prot & 3) != 3;
-		} else if (!vdso_is_part(v)) {
+		} else if (!vdso_is_part(v) && !uring_is_area(s, v)) {
 			r = plan_map(s, t, v, opened[i]);
 		}
 	}

@@ -10,6 +10,7 @@
 #include "engine/agent/blob.h"
 #include "engine/kinds/locks.h"
 #include "engine/kinds/tty.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
@@ -230,6 +231,9 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 
 	if (!r)
 		r = threads_plan_state(s, t, th);
+	if (r)
+		return r;
+	r = uring_plan_thread(s, t, th);
 	if (r)
 		return r;
 	plan_seized(s, t, th);

@@ -1,6 +1,7 @@
 /*
  * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time.
  */
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/task/task.h"
 
@@ -16,18 +17,19 @@
 #define PR_GET_MEMORY_MERGE 68
 #endif
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
-#define THREAD_OPS (8 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
+#define THREAD_OPS (8 + THREAD_SWITCHES + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
 #define TIMERS_MAX 64
 #define RINGS_MAX 64
 
 struct leader_job {
 	struct agent_batch head;
-	struct agent_op ops[LEADER_OPS + 2 * TIMERS_MAX + RINGS_MAX];
+	struct agent_op ops[LEADER_OPS + URINGS_MAX + URING_SLOTS_MAX + 2 * TIMERS_MAX + RINGS_MAX];
 	struct {
 		struct task_answers task;
 		struct thread_answers thread;
 		struct itimerspec timer[TIMERS_MAX];
+		int minus_one;
 	} out;
 };
 
@@ -35,6 +37,7 @@ struct thread_job {
 	struct agent_batch head;
 	struct agent_op ops[THREAD_OPS];
 	struct thread_answers out;
+	int minus_one;
 };
 
 static struct agent_op *op_add(struct agent_batch *b, long nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
@@ -65,6 +68,29 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	return first;
 }
 
+/* No eventfd: how that fails tells who submits, whether there is one already, and what is forbidden. Then the places of rings that the
+ * thread has registered for itself. `minus_one`: the address of an int that is -1. */
+static struct agent_op *ask_urings(struct task *t, struct agent_batch *b, uint64_t minus_one)
+{
+	struct agent_op *first = &agent_batch_ops(b)[b->count];
+
+	for (size_t i = 0; i < t->urings.count; i++)
+		op_add(b, __NR_io_uring_register, (uint64_t)t->urings.data[i], IORING_REGISTER_EVENTFD, minus_one, 1);
+	for (uint64_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++)
+		op_add(b, __NR_io_uring_enter, i, 0, 0, IORING_ENTER_REGISTERED_RING);
+	return first;
+}
+
+static void take_urings(struct task *t, struct thread *th, const struct agent_op *first)
+{
+	for (size_t i = 0; i < t->urings.count; i++)
+		th->answers.uring[i] = (int32_t)first[i].result;
+	for (size_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++) {
+		int64_t result = first[t->urings.count + i].result;
+		th->answers.uring_slots |= (result >= 0 || result == -EBADFD ? 1U : 0) << i;
+	}
+}
+
 static void take_thread_results(struct thread *th, const struct agent_op *first)
 {
 	th->answers.securebits = (int32_t)first[0].result;
@@ -74,7 +100,7 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
 }
 
-static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[6])
+static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[7])
 {
 	struct agent_batch *b = &job->head;
 	size_t room;
@@ -99,13 +125,15 @@ static int start_leader(struct dump *d, struct task *t, struct agent_run *run, s
 	/* No events, at once: fails where it is no context. */
 	for (size_t i = 0; i < t->rings.count; i++)
 		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
+	job->out.minus_one = -1;
+	ret[6] = ask_urings(t, b, out + offsetof(typeof(job->out), minus_one));
 	return agent_run_start(run, d->e);
 }
 
 /* One of each a thread, in the order of t->threads. */
 struct asking {
 	struct leader_job leader;
-	struct agent_op *results[6];
+	struct agent_op *results[7];
 	struct agent_seat seat;
 	struct agent_run *runs;
 	struct thread_job *jobs;
@@ -122,7 +150,10 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		size_t room;
 		a->started = i;
 		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job) };
-		ask_thread(&job->head, agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out));
+		uint64_t at = agent_seat_place(&a->seat, i, &room);
+		ask_thread(&job->head, at + offsetof(struct thread_job, out));
+		job->minus_one = -1;
+		ask_urings(t, &job->head, at + offsetof(struct thread_job, minus_one));
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
@@ -142,6 +173,7 @@ static void take_answers(struct task *t, struct asking *a)
 	t->answers.mdwe = a->results[5]->result;
 	t->threads.data[0]->answers = l->out.thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
+	take_urings(t, t->threads.data[0], a->results[6]);
 	for (size_t i = 0; i < t->timers.count; i++) {
 		t->timers.data[i].value = l->out.timer[i];
 		t->timers.data[i].overrun = a->results[3][RESULTS + 2 * i + 1].result;
@@ -151,6 +183,7 @@ static void take_answers(struct task *t, struct asking *a)
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5]);
+		take_urings(t, t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5 + RESULTS]);
 	}
 }
 
@@ -234,6 +267,8 @@ int task_ask(struct dump *d, struct task *t)
 		r = list_timers(d, t);
 	if (!r)
 		r = aio_list(d, t);
+	if (!r)
+		r = uring_list(d, t);
 	if (!r && t->rings.count > RINGS_MAX)
 		r = task_error(d, t, -ENOTSUP, "it has %zu rings for asynchronous i/o, more than the %d that are supported", t->rings.count, RINGS_MAX);
 	if (!r)

@@ -17,6 +17,7 @@
 #define PIDFD_THREAD O_EXCL /* Linux 6.9 */
 #endif
 #define PF_KTHREAD 0x00200000
+#define PF_WORKERS 0x4010 /* PF_USER_WORKER, PF_IO_WORKER: threads that the kernel has made in the process */
 #define USER_CS_32 0x23
 
 static struct task *find_task(struct dump *d, pid_t pid)
@@ -48,6 +49,21 @@ static void take_ids(struct task *t)
 	t->sid = t->stat.session;
 }
 
+/*
+ * Whether the kernel has made it, to do the process's io_uring requests: it must not be interrupted, which would end the request that it is
+ * at. Such a thread has no robust list, as most others have; so only few need to be looked at.
+ */
+static bool is_worker(const struct task *t, pid_t tid)
+{
+	uint64_t list = 0;
+	size_t size;
+	struct proc_stat stat;
+
+	if (tid == t->pid || (syscall(__NR_get_robust_list, tid, &list, &size) == 0 && list))
+		return false;
+	return !proc_read_thread_stat(t->pid, tid, &stat) && stat.flags & PF_WORKERS;
+}
+
 /* Seizes the threads that are not held yet and waits until they are stopped. Gives how many there were. */
 static int seize_threads(struct dump *d, struct task *t)
 {
@@ -62,7 +78,7 @@ static int seize_threads(struct dump *d, struct task *t)
 		bool known = t->leader_gone && tids.data[i] == t->pid;
 		for (size_t k = 0; k < t->threads.count && !known; k++)
 			known = t->threads.data[k]->tid == tids.data[i];
-		if (known)
+		if (known || is_worker(t, tids.data[i]))
 			continue;
 		struct thread *thread = calloc(1, sizeof(*thread)), **slot = thread ? VEC_PUSH(&t->threads) : NULL;
 		if (!slot) {
@@ -371,6 +387,7 @@ static void task_free(struct task *t)
 	VEC_FREE(&t->threads);
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
+	VEC_FREE(&t->urings);
 	proc_maps_finish(&t->maps);
 	if (t->mem_fd >= 0)
 		close(t->mem_fd);

@@ -14,6 +14,8 @@
 
 enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the images number them */
 
+#define URINGS_MAX 12 /* rings of io_uring that a thread is asked about */
+#define URING_SLOTS_MAX 16 /* the kernel's IO_RINGFD_REG_MAX */
 #define THREAD_SWITCHES 4
 /* The arguments of prctl(2) that ask for a switch; task/threads.c has the table. */
 void threads_switch(size_t i, uint64_t ret[2]);
@@ -30,6 +32,9 @@ struct thread_answers {
 	uint64_t timer_slack; /* ns */
 	uint32_t personality;
 	char comm[16];
+	/* kinds/uring.c: what each ring said when it was asked to register an eventfd that there is not; slots that hold one, bit for bit. */
+	int32_t uring[URINGS_MAX];
+	uint32_t uring_slots;
 };
 
 struct thread {
@@ -75,6 +80,7 @@ struct task {
 	} answers;
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
+	VEC(int) urings; /* descriptors of rings of io_uring; kinds/uring.c */
 };
 
 /* A POSIX timer: from /proc/PID/timers, then from the process itself. */
