@@ -14,6 +14,7 @@
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -268,6 +269,8 @@ static int capture_all(struct dump *d)
 	s = shmem_finish(d, !r);
 	r = r ? r : s;
 	s = sysv_finish(d, !r);
+	r = r ? r : s;
+	s = r ? 0 : sysv_ipc_capture(d);
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
 	r = r ? r : s;

@@ -24,6 +24,7 @@ struct request {
 	bool detach;            /* restore: do not wait for the restored tree */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	bool skip_verify; /* restore: do not compare checksums first */

@@ -20,6 +20,7 @@
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -115,6 +116,8 @@ static int make_plan(struct restore *s)
 		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
+	if (!r)
+		r = sysv_ipc_make(s);
 	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
@@ -466,6 +469,7 @@ void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	sysv_ipc_release(s);
 	vdso_release(s);
 	aio_release(s);
 	spawn_release(s);

@@ -52,6 +52,12 @@ struct held {
 	uint64_t value; /* the kind's */
 };
 
+struct held_queue {
+	uint32_t id;
+	int fd;
+	char *made; /* its name, where the restore made it; or NULL */
+};
+
 /* A process to be. */
 struct rtask {
 	PstreeEntry *tree;
@@ -102,6 +108,7 @@ struct restore {
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
+	VEC(struct held_queue) mqueues; /* kinds/mqueue.c */
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
 	VEC(TtyInfoEntry *) ttys;
@@ -122,6 +129,7 @@ struct restore {
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
 	struct sysv_table *sysv;
+	struct sysv_ipc_table *sysv_ipc;
 	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
 };

@@ -832,6 +832,17 @@ def test_error_io_uring(w):
         dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
 
 
+def test_error_mq_notify(w):
+    name = f"/fermata-test-{os.getpid()}".encode()
+    libc = ctypes.CDLL(None)
+    target = Target(w.work, f"import ctypes\nlibc = ctypes.CDLL(None)\nqueue = libc.mq_open({name!r}, 0o102, 0o600, None)\n"
+                            "assert libc.mq_notify(queue, (ctypes.c_int * 16)(0, 0, 10, 0)) == 0")
+    try:
+        dump_refused(w, target.pid, f"process {target.pid}", "a message queue that process", "mq_notify", "withdraw that", target=target)
+    finally:
+        libc.mq_unlink(name)
+
+
 def test_error_semaphore_undo(w):
     body = ("import ctypes\nlibc = ctypes.CDLL(None)\nsems = libc.semget(0, 2, 0o600)\n"
             "with open('sems', 'w') as file:\n    file.write(str(sems))\n"

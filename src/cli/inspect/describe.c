@@ -27,6 +27,7 @@ static const struct {
 	{ FD_TYPES__BPFMAP, "BPF map" },    { FD_TYPES__CTL_TTY, "terminal" },
 	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
 	{ FD_TYPES__FERMATA_URING, "io_uring" },
+	{ FD_TYPES__FERMATA_MQUEUE, "mqueue" },
 };
 
 static const char *kind_name(FdTypes type)

@@ -38,7 +38,7 @@ static const FownEntry *owner_of(const FileEntry *e)
 {
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
 	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown :
-	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : NULL;
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown : NULL;
 }
 
 static int make(struct restore *s, struct file *f)

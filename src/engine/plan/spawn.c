@@ -15,6 +15,7 @@
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 
 #include <linux/sched.h>
 #include <signal.h>
@@ -282,6 +283,8 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		r = signals_plan_actions(s, t);
 	if (!r)
 		r = process_plan(s, t);
+	if (!r)
+		r = sysv_ipc_plan(s, t);
 	if (r)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
