@@ -92,7 +92,7 @@ static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
 
-	t->files_id = t->fs_id = t->id;
+	t->files_id = t->fs_id = t->sighand_id = t->id;
 	for (size_t i = 1; i < t->threads.count; i++)
 		for (int k = 0; k < 2; k++)
 			if (syscall(__NR_kcmp, t->proc, t->threads.data[i]->tid, k ? KCMP_FS : KCMP_FILES, 0, 0) > 0)
@@ -100,12 +100,16 @@ static int find_shared(struct dump *d, struct task *t)
 						  k ? "current directory" : "descriptor table");
 	if (!p || p->state == TASK_DEAD)
 		return 0;
-	if (same(p, t, KCMP_VM))
-		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved; try again when it has called exec", p->pid);
-	bool files = same(p, t, KCMP_FILES), fs = same(p, t, KCMP_FS);
-	if ((files || fs) && !t->may_share_tables)
+	t->may_share &= !p->vm_owner; /* whose pages are stored with another */
+	bool files = same(p, t, KCMP_FILES), fs = same(p, t, KCMP_FS), vm = same(p, t, KCMP_VM);
+	if ((files || fs || vm) && !t->may_share_tables)
 		return task_error(d, t, -ENOTSUP, "it shares its %s with process %d (clone), and is of a session that this can't give it when it is restored",
-				  files ? "descriptor table" : "current directory", p->pid);
+				  vm ? "memory" : files ? "descriptor table" : "current directory", p->pid);
+	if (vm && (p->leader_gone || t->leader_gone))
+		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d, and a main thread of them has ended, which is not saved", p->pid);
+	if (vm)
+		t->vm_owner = p->vm_owner ? p->vm_owner : p;
+	t->sighand_id = vm && same(p, t, KCMP_SIGHAND) ? p->sighand_id : t->id;
 	t->files_id = files ? p->files_id : t->id;
 	t->fs_id = fs ? p->fs_id : t->id;
 	return 0;
@@ -228,11 +232,11 @@ static int capture_task(struct dump *d, struct task *t)
 		if (t->parent && t->parent->leader_gone && t->threads.data[i]->answers.pdeath_sig)
 			r = dump_part(d, task_error(d, t, -ENOTSUP,
 						    "it has a parent-death signal, and its parent's main thread has ended, which is not saved"));
-	if (!r)
+	if (!r && !t->vm_owner)
 		r = dump_part(d, mm_capture(d, t));
 	if (!r && !asked)
 		r = dump_part(d, core_capture(d, t));
-	return r || d->obstacles ? r : pages_capture(d, t);
+	return r || d->obstacles || t->vm_owner ? r : pages_capture(d, t);
 }
 
 /* Each image has one, as long as it has no name. */

@@ -188,14 +188,23 @@ static int load_task(struct restore *s, struct rtask *t)
 		return error_set(s->e, -EBADMSG, "process %d is the child of one that has ended", t->pid);
 	if (r || t->dead)
 		return r;
+	if (t->parent && t->parent->core->ids->vm_id == t->core->ids->vm_id)
+		t->vm_owner = t->parent->vm_owner ? t->parent->vm_owner : t->parent;
+	if (t->vm_owner && (t->leader_gone || t->vm_owner->leader_gone || t->parent->leader_gone))
+		return error_set(s->e, -EBADMSG, "core-%d.img is of a process that shares memory, and its main thread has ended", t->pid);
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+	if (t->vm_owner)
+		t->mm = t->vm_owner->mm;
+	else
+		r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
 	if (!r)
 		r = load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
 	if (!r)
 		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
+	if (!r && t->vm_owner)
+		return 0;
 	if (!r)
 		r = load_pages(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
@@ -310,7 +319,7 @@ static void task_free(struct rtask *t)
 	FREE_LIST(&t->pages, pagemap_entry);
 	if (t->tree)
 		pstree_entry__free_unpacked(t->tree, NULL);
-	if (t->mm)
+	if (t->mm && !t->vm_owner)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);

@@ -317,7 +317,8 @@ static int switch_resting(struct restore *s, struct rtask *t)
 	return r ? r : threads_set_dispatch(s, th);
 }
 
-/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away. */
+/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away, unless the memory is
+ * someone else's. */
 static int switch_task(struct restore *s, struct rtask *t)
 {
 	const size_t first = t->leader_gone;
@@ -333,10 +334,12 @@ static int switch_task(struct restore *s, struct rtask *t)
 		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
-		if (!r && th != leader)
+		if (!r && (th != leader || t->vm_owner))
 			r = set_registers(th, s->e);
+		if (!r && t->vm_owner)
+			r = threads_set_dispatch(s, th);
 	}
-	if (r)
+	if (r || t->vm_owner)
 		return r;
 	snprintf(path, sizeof(path), "/proc/%d/mem", leader->tid);
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
@@ -406,7 +409,8 @@ static int restore_switch(struct restore *s)
 		r = tell(s, "pre-resume");
 	if (!r)
 		r = interrupt_all(s);
-	for (size_t i = 0; !r && i < s->tasks.count; i++)
+	/* Whose memory others share takes the arena away: when these have left it. */
+	for (size_t i = s->tasks.count; !r && i-- > 0;)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
 	if (r)

@@ -78,6 +78,9 @@ struct rtask {
 	bool shares; /* memory with its parent, which it is born from */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
+	struct rtask *vm_owner; /* whose memory it has (CLONE_VM): it is born when that is complete; or NULL */
+	bool vm_shared;		/* others have its memory */
+	bool shares_actions;	/* and its parent's signal actions (CLONE_SIGHAND) */
 	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
 	uint32_t *table_ready, *sharers_done, sharers;
 	int pages_fd, mem_fd;

@@ -135,7 +135,7 @@ int memory_plan_inherit(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size, at = 0;
 
-	t->shares = true;
+	t->shares = !t->parent->vm_owner;
 	/* Even where it stays in its place: children that are born before memory is filled look for it there. */
 	batch_what(b, "put the vdso aside in process %d", t->pid);
 	vdso_plan_aside_of(s, b, t->parent, room);

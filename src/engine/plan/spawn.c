@@ -74,7 +74,8 @@ static void plan_births(struct restore *s, struct node *n, bool late, enum birth
 		batch_what(n->batch, "create process %d", b->pid);
 		const struct rtask *t = nodes[i].task;
 		plan_clone(s, n->batch, nodes[i].batch, b->pid, (b->clone_parent ? CLONE_PARENT : 0) |
-			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0));
+			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0) |
+			   (t && t->vm_owner ? CLONE_VM : 0) | (t && t->shares_actions ? CLONE_SIGHAND : 0));
 	}
 }
 
@@ -275,11 +276,11 @@ static int plan_rest(struct restore *s, struct rtask *t)
 {
 	struct rthread *leader = &t->threads.data[0];
 	struct batch *b = &leader->batch;
-	int r = memory_plan_finish(s, t);
+	int r = t->vm_owner ? 0 : memory_plan_finish(s, t);
 
 	if (!r)
 		r = files_plan(s, t);
-	if (!r)
+	if (!r && !t->shares_actions)
 		r = signals_plan_actions(s, t);
 	if (!r)
 		r = process_plan(s, t);
@@ -323,7 +324,7 @@ static int plan_task(struct restore *s, struct node *n)
 	plan_start(n);
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
-	else if (n->birth->late)
+	else if (!t->vm_owner && (n->birth->late || (t->parent->vm_owner && !t->dead)))
 		r = memory_plan_inherit(s, t);
 	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
 	if (!session_late) {
@@ -332,7 +333,7 @@ static int plan_task(struct restore *s, struct node *n)
 	}
 	if (r || t->dead)
 		return r ? r : plan_zombie(s, n);
-	r = memory_plan(s, t);
+	r = t->vm_owner ? 0 : memory_plan(s, t);
 	plan_births(s, n, true, BIRTH_BEFORE_SESSION);
 	if (session_late) {
 		plan_session(s, n);
@@ -371,7 +372,10 @@ static int find_owners(struct restore *s, struct rtask *t, bool by_parent)
 		t->files_owner = p->files_owner ? p->files_owner : p;
 	if (own->fs_id == theirs->fs_id)
 		t->fs_owner = p->fs_owner ? p->fs_owner : p;
-	if ((t->files_owner || t->fs_owner) && !by_parent)
+	t->shares_actions = t->vm_owner && own->sighand_id == theirs->sighand_id;
+	if (t->vm_owner)
+		t->vm_owner->vm_shared = true;
+	if ((t->files_owner || t->fs_owner || t->vm_owner) && !by_parent)
 		return error_set(s->e, -EBADMSG, "ids-%d.img shares with a parent that it is not born by", t->pid);
 	struct rtask *const owners[] = { t->files_owner, t->fs_owner };
 	for (size_t i = 0; i < ARRAY_SIZE(owners); i++) {
@@ -396,7 +400,7 @@ static int plan_tree(struct restore *s)
 		return error_set(s->e, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		const struct rtask *t = s->tasks.data[i];
-		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, memory_is_shared(t) };
+		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, t->vm_owner || memory_is_shared(t) };
 		for (size_t k = 0; k < i; k++)
 			if (s->tasks.data[k] == t->parent)
 				list[i].parent = (int)k;
@@ -407,7 +411,7 @@ static int plan_tree(struct restore *s)
 	if (r)
 		return r;
 	for (size_t i = 0; i < s->tasks.count; i++)
-		if (list[i].late && !births_from_parent(&p->births, list, i))
+		if (list[i].late && (!births_from_parent(&p->births, list, i) || (memory_is_shared(s->tasks.data[i]) && s->tasks.data[i]->parent->vm_owner)))
 			return error_set(s->e, -EBADMSG, "pagemap-%d.img has pages of a parent that it is not born from", list[i].pid);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		r = find_owners(s, s->tasks.data[i], births_by_parent(&p->births, list, i));

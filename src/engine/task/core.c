@@ -19,7 +19,8 @@ static TaskKobjIdsEntry *make_ids(struct task *t, struct pool *pool)
 	TaskKobjIdsEntry *ids = POOL_NEW(pool, TaskKobjIdsEntry, task_kobj_ids_entry__init);
 
 	if (ids) {
-		ids->vm_id = ids->sighand_id = t->id;
+		ids->vm_id = t->vm_owner ? t->vm_owner->id : t->id;
+		ids->sighand_id = t->sighand_id;
 		ids->files_id = t->files_id;
 		ids->fs_id = t->fs_id;
 	}

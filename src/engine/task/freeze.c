@@ -9,6 +9,7 @@
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -19,6 +20,8 @@
 #define PF_KTHREAD 0x00200000
 #define PF_WORKERS 0x4010 /* PF_USER_WORKER, PF_IO_WORKER: threads that the kernel has made in the process */
 #define USER_CS_32 0x23
+#define STOP_MS 5000 /* how long a thread may take to stop: a call of vfork(2) ends with the child's exec */
+#define LOOK_NS 10000000
 
 static struct task *find_task(struct dump *d, pid_t pid)
 {
@@ -62,6 +65,46 @@ static bool is_worker(const struct task *t, pid_t tid)
 	if (tid == t->pid || (syscall(__NR_get_robust_list, tid, &list, &size) == 0 && list))
 		return false;
 	return !proc_read_thread_stat(t->pid, tid, &stat) && stat.flags & PF_WORKERS;
+}
+
+/* The child that a thread waits for in vfork(2), which nothing interrupts; or 0. */
+static pid_t vfork_child(const struct task *t, pid_t tid)
+{
+	struct proc_pids children = {};
+	pid_t found = 0;
+
+	if (!proc_list_children(t->pid, tid, &children))
+		for (size_t i = 0; i < children.count && !found; i++)
+			if (syscall(__NR_kcmp, tid, children.data[i], KCMP_VM, 0, 0) == 0)
+				found = children.data[i];
+	VEC_FREE(&children);
+	return found;
+}
+
+/* A thread that waits in the kernel for what nothing interrupts would be waited for as long. */
+static int check_stops(struct dump *d, struct task *t, const struct thread *thread)
+{
+	const struct timespec look = { 0, LOOK_NS };
+	sigset_t child;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	for (int waited = 0; waited < STOP_MS; waited += LOOK_NS / 1000000) {
+		siginfo_t info = {};
+		struct proc_stat stat;
+		if (waitid(P_PID, (id_t)thread->tid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG | __WALL) < 0 || info.si_pid)
+			return 0;
+		if (sigtimedwait(&child, NULL, &look) >= 0)
+			waited--;
+		else if (proc_read_thread_stat(t->pid, thread->tid, &stat) || stat.state != 'D')
+			waited = 0; /* a busy machine, or it is ending */
+	}
+	pid_t waits_for = vfork_child(t, thread->tid);
+	if (waits_for)
+		return task_error(d, t, -EBUSY, "its thread %d can't be stopped: it has called vfork and waits until process %d calls exec or ends; try again then",
+				  thread->tid, waits_for);
+	return task_error(d, t, -EBUSY, "its thread %d can't be stopped: it waits in the kernel for a device or file system; try again when that answers",
+			  thread->tid);
 }
 
 /* Seizes the threads that are not held yet and waits until they are stopped. Gives how many there were. */
@@ -109,7 +152,12 @@ static int seize_threads(struct dump *d, struct task *t)
 	for (size_t i = t->threads.count; i-- > first;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
-		int s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		int s = thread->tracee.seized ? check_stops(d, t, thread) : 0;
+		if (s) {
+			r = r ? r : s;
+			continue;
+		}
+		s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;

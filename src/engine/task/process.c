@@ -113,13 +113,15 @@ int process_plan(struct restore *s, struct rtask *t)
 		snprintf(text, sizeof(text), "%d", tc->oom_score_adj);
 		plan_write(s, b, "/proc/self/oom_score_adj", text);
 	}
-	if (t->mm->has_coredump_filter && !(own->has_coredump_filter && own->coredump_filter == (long)t->mm->coredump_filter)) {
+	if (!t->vm_owner && t->mm->has_coredump_filter && !(own->has_coredump_filter && own->coredump_filter == (long)t->mm->coredump_filter)) {
 		batch_what(b, "set the coredump filter of process %d", t->pid);
 		snprintf(text, sizeof(text), "0x%x", t->mm->coredump_filter);
 		plan_write(s, b, "/proc/self/coredump_filter", text);
 	}
 	batch_what(b, "set the subreaper flag of process %d", t->pid);
 	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
+	if (t->vm_owner)
+		return plan_limits(s, t);
 	if (t->mm->thp_disabled)
 		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (t->mm->memory_merge) {

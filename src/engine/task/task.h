@@ -67,7 +67,8 @@ struct task {
 	bool refused; /* by a check: it is not held, or not as a whole */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
 	bool may_share_tables; /* by its parent itself */
-	uint32_t id, files_id, fs_id; /* the latter its own id, or the parent's that it shares with */
+	struct task *vm_owner; /* further up in the tree: whose memory it shares (CLONE_VM), or NULL */
+	uint32_t id, files_id, fs_id, sighand_id; /* the latter its own id, or the parent's that it shares with */
 	/* What only the process itself can tell. */
 	struct task_answers {
 		struct {
