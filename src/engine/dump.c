@@ -91,13 +91,20 @@ static int check_shared(struct dump *d, int what, const char *name)
 static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
+	bool own_fs = false;
 
 	t->files_id = t->fs_id = t->sighand_id = t->id;
-	for (size_t i = 1; i < t->threads.count; i++)
-		for (int k = 0; k < 2; k++)
-			if (syscall(__NR_kcmp, t->proc, t->threads.data[i]->tid, k ? KCMP_FS : KCMP_FILES, 0, 0) > 0)
-				return task_error(d, t, -ENOTSUP, "its thread %d has a %s of its own (unshare), which is not saved", t->threads.data[i]->tid,
-						  k ? "current directory" : "descriptor table");
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct thread *th = t->threads.data[i];
+		if (syscall(__NR_kcmp, t->proc, th->tid, KCMP_FILES, 0, 0) > 0)
+			return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which is not saved", th->tid);
+		th->own_fs = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FS, 0, 0) > 0;
+		for (size_t k = 1; th->own_fs && k < i; k++)
+			if (t->threads.data[k]->own_fs && syscall(__NR_kcmp, th->tid, t->threads.data[k]->tid, KCMP_FS, 0, 0) == 0)
+				return task_error(d, t, -ENOTSUP, "its threads %d and %d share a current directory that is not the process's, which is not saved",
+						  t->threads.data[k]->tid, th->tid);
+		own_fs |= th->own_fs;
+	}
 	if (!p || p->state == TASK_DEAD)
 		return 0;
 	t->may_share &= !p->vm_owner; /* whose pages are stored with another */
@@ -109,6 +116,9 @@ static int find_shared(struct dump *d, struct task *t)
 		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d, and a main thread of them has ended, which is not saved", p->pid);
 	if (vm)
 		t->vm_owner = p->vm_owner ? p->vm_owner : p;
+	if (files && own_fs)
+		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory of its own, which is not saved",
+				  p->pid);
 	t->sighand_id = vm && same(p, t, KCMP_SIGHAND) ? p->sighand_id : t->id;
 	t->files_id = files ? p->files_id : t->id;
 	t->fs_id = fs ? p->fs_id : t->id;

@@ -170,6 +170,13 @@ static int load_cores(struct restore *s, struct rtask *t)
 				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
 	}
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct rthread *th = &t->threads.data[i];
+		snprintf(name, sizeof(name), "fs-%d.img", th->tid);
+		int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+		if (r)
+			return r;
+	}
 	t->core = t->threads.data[0].core;
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
@@ -312,6 +319,8 @@ static void task_free(struct rtask *t)
 	for (size_t i = 0; i < t->threads.count; i++) {
 		if (t->threads.data[i].core)
 			core_entry__free_unpacked(t->threads.data[i].core, NULL);
+		if (t->threads.data[i].fs)
+			fs_entry__free_unpacked(t->threads.data[i].fs, NULL);
 		batch_free(&t->threads.data[i].batch);
 	}
 	VEC_FREE(&t->threads);

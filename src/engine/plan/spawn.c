@@ -290,7 +290,7 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
 	if (!t->files_owner)
-		OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+		files_plan_close(s, t, true);
 	r = locks_plan(s, t);
 	if (!r)
 		r = plan_threads(s, t);
@@ -301,6 +301,11 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	batch_what(b, "wait for the threads of process %d", t->pid);
 	if (t->threads.count > 1)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
+	bool kept = false;
+	for (size_t i = 0; i < t->threads.count; i++)
+		kept |= t->threads.data[i].fs != NULL;
+	if (kept)
+		files_plan_close(s, t, false);
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
 	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
 	r = timers_plan(s, t);

@@ -43,6 +43,7 @@ struct thread {
 	struct tracee tracee;
 	struct proc_status status;
 	struct thread_answers answers;
+	bool own_fs; /* directories and umask that are not its leader's (unshare) */
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 };
 
