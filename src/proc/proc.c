@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 
+#define TEXT_MAX (1UL << 30) /* smaps has some 700 bytes for each area */
+
 int proc_parse_stat(const char *text, struct proc_stat *ret)
 {
 	struct proc_stat s = {};
@@ -303,7 +305,7 @@ static int read_text(pid_t pid, const char *name, char **ret)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	return read_file_at(AT_FDCWD, path, 64UL << 20, ret, NULL);
+	return read_file_at(AT_FDCWD, path, TEXT_MAX, ret, NULL);
 }
 
 #define READER(what, type, name) \
