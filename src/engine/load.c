@@ -178,6 +178,8 @@ static int load_cores(struct restore *s, struct rtask *t)
 			return r;
 	}
 	t->core = t->threads.data[0].core;
+	if (t->core->tc->has_exit_signal && t->core->tc->exit_signal > 64)
+		return error_set(s->e, -EBADMSG, "core-%d.img has a signal that can't be", t->pid);
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
 	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;

@@ -91,8 +91,8 @@ struct rtask {
 struct own {
 	struct proc_status status;
 	uint32_t securebits;
-	bool has_oom_score_adj, has_coredump_filter;
-	long oom_score_adj, coredump_filter;
+	bool has_oom_score_adj, has_coredump_filter, has_loginuid;
+	long oom_score_adj, coredump_filter, loginuid;
 	uint64_t limits[16][2];
 };
 

@@ -49,6 +49,7 @@ int proc_parse_stat(const char *text, struct proc_stat *ret)
 	s.arg_end = f[49];
 	s.env_start = f[50];
 	s.env_end = f[51];
+	s.exit_signal = (int)f[38];
 	s.exit_code = (int)f[52];
 	*ret = s;
 	return 0;
@@ -209,6 +210,8 @@ int proc_parse_smaps(const char *text, struct proc_maps *ret)
 				r = -EBADMSG;
 			else if (!strncmp(text, "VmFlags:", 8))
 				maps.data[maps.count - 1].vmflags = parse_vmflags(text + 8);
+			else if (!strncmp(text, "ProtectionKey:", 14))
+				maps.data[maps.count - 1].pkey = (uint32_t)strtoul(text + 14, NULL, 10);
 		} else {
 			struct proc_vma *vma = VEC_PUSH(&maps);
 			r = vma ? parse_map_line(text, size, vma) : -ENOMEM;

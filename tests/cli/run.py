@@ -843,6 +843,13 @@ def test_error_mq_notify(w):
         libc.mq_unlink(name)
 
 
+def test_error_secret_memory(w):
+    for close in ("", "os.close(secret)"):
+        target = Target(w.work, "import ctypes, mmap\nsecret = ctypes.CDLL(None).syscall(447, 0)\nos.ftruncate(secret, 4096)\n"
+                                f"memory = mmap.mmap(os.dup(secret), 4096)\n{close}")
+        dump_refused(w, target.pid, f"process {target.pid}", "secret memory (memfd_secret), which nobody but the process can read", target=target)
+
+
 def test_error_semaphore_undo(w):
     body = ("import ctypes\nlibc = ctypes.CDLL(None)\nsems = libc.semget(0, 2, 0o600)\n"
             "with open('sems', 'w') as file:\n    file.write(str(sems))\n"

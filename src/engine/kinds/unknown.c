@@ -25,7 +25,7 @@ static const struct {
 	{ "anon_inode:[fanotify]", "a fanotify group" }, { "anon_inode:kvm", "a KVM virtual machine" },
 	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },
 	{ "anon_inode:seccomp", "a seccomp listener" },	 { "anon_inode:[fscontext]", "a mount under way" },
-	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },
+	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },	{ "/secretmem", "secret memory (memfd_secret), which nobody but the process can read" },
 	{ "mnt:[", "a namespace" }, { "net:[", "a namespace" }, { "pid:[", "a namespace" }, { "user:[", "a namespace" },
 	{ "uts:[", "a namespace" }, { "ipc:[", "a namespace" }, { "cgroup:[", "a namespace" }, { "time:[", "a namespace" },
 };

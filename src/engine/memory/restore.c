@@ -19,6 +19,7 @@
 #define VDSO_ROOM (64 * PAGE_SIZE)
 #define ARENA_SIZE (1UL << 30)
 #define HEAP_ROOM (256UL << 20)
+#define NR_MSEAL 462
 
 int arena_make(struct restore *s)
 {
@@ -306,6 +307,20 @@ static int plan_fields(struct restore *s, struct rtask *t)
 	return 0;
 }
 
+/* Last: nothing can be changed there any more. */
+static void plan_seals(struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (!v->sealed || vdso_is_part(v))
+			continue;
+		batch_what(b, "seal memory at %lx of process %d (mseal, Linux 6.10)", (unsigned long)v->start, t->pid);
+		OP(b, NR_MSEAL, v->start, v->end - v->start, 0);
+	}
+}
+
 int memory_plan_finish(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -336,5 +351,8 @@ int memory_plan_finish(struct restore *s, struct rtask *t)
 			OP(b, __NR_mlock2, v->start, v->end - v->start, v->has_lock_onfault && v->lock_onfault ? 1 : 0);
 		}
 	}
-	return plan_fields(s, t);
+	int r = plan_fields(s, t);
+	if (!r)
+		plan_seals(t);
+	return r;
 }

@@ -47,9 +47,9 @@ static uint64_t place_stack(struct restore *s)
 	return stack ? (uint64_t)stack + STACK_SIZE : 0;
 }
 
-static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags)
+static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags, int exit_signal)
 {
-	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : SIGCHLD };
+	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : (uint64_t)exit_signal };
 
 	if (pid) {
 		args.set_tid = arena_place(&s->arena, &pid, sizeof(pid));
@@ -75,7 +75,8 @@ static void plan_births(struct restore *s, struct node *n, bool late, enum birth
 		const struct rtask *t = nodes[i].task;
 		plan_clone(s, n->batch, nodes[i].batch, b->pid, (b->clone_parent ? CLONE_PARENT : 0) |
 			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0) |
-			   (t && t->vm_owner ? CLONE_VM : 0) | (t && t->shares_actions ? CLONE_SIGHAND : 0));
+			   (t && t->vm_owner ? CLONE_VM : 0) | (t && t->shares_actions ? CLONE_SIGHAND : 0),
+			   t && t->core->tc->has_exit_signal ? (int)t->core->tc->exit_signal : SIGCHLD);
 	}
 }
 
@@ -208,7 +209,7 @@ static void plan_reap(struct restore *s, struct node *n)
 			op->flags = 0;
 		} else if (child->task && child->task->dead && child->task->parent == n->task) {
 			batch_what(n->batch, "wait for the end of process %d", child->birth->pid);
-			OP(n->batch, __NR_waitid, P_PID, child->birth->pid, (uint64_t)info, WEXITED | WNOWAIT, 0);
+			OP(n->batch, __NR_waitid, P_PID, child->birth->pid, (uint64_t)info, WEXITED | WNOWAIT | __WALL, 0);
 		}
 	}
 }
@@ -267,7 +268,7 @@ static int plan_threads(struct restore *s, struct rtask *t)
 		if (batch_finish(&th->batch, &s->arena, (uint64_t)s->status))
 			return error_set(s->e, -ENOMEM, "out of memory");
 		batch_what(leader, "create thread %d of process %d", th->tid, t->pid);
-		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS);
+		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS, 0);
 	}
 	return r;
 }
@@ -280,7 +281,7 @@ static int plan_rest(struct restore *s, struct rtask *t)
 
 	if (!r)
 		r = files_plan(s, t);
-	if (!r && !t->shares_actions)
+	if (!r)
 		r = signals_plan_actions(s, t);
 	if (!r)
 		r = process_plan(s, t);

@@ -19,16 +19,17 @@
 #define LEADER_OPS (96 + AGENT_RUN_EXTRA)
 #define THREAD_OPS (8 + THREAD_SWITCHES + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
-#define TIMERS_MAX 64
+#define TIMERS_AT_ONCE 64
+#define TIMERS_MAX 100000
 #define RINGS_MAX 64
 
 struct leader_job {
 	struct agent_batch head;
-	struct agent_op ops[LEADER_OPS + URINGS_MAX + URING_SLOTS_MAX + 2 * TIMERS_MAX + RINGS_MAX];
+	struct agent_op ops[LEADER_OPS + URINGS_MAX + URING_SLOTS_MAX + 2 * TIMERS_AT_ONCE + RINGS_MAX];
 	struct {
 		struct task_answers task;
 		struct thread_answers thread;
-		struct itimerspec timer[TIMERS_MAX];
+		struct itimerspec timer[TIMERS_AT_ONCE];
 		int minus_one;
 	} out;
 };
@@ -100,6 +101,24 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
 }
 
+static void ask_timers(const struct task *t, struct agent_batch *b, size_t first, size_t count, uint64_t out)
+{
+	for (size_t i = 0; i < count; i++) {
+		uint64_t id = (uint64_t)t->timers.data[first + i].id;
+		op_add(b, __NR_timer_gettime, id, out + i * sizeof(struct itimerspec), 0, 0);
+		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
+	}
+}
+
+/* `answers`: the operation that asked for the first. */
+static void take_timers(struct task *t, size_t first, size_t count, const struct itimerspec *values, const struct agent_op *answers)
+{
+	for (size_t i = 0; i < count; i++) {
+		t->timers.data[first + i].value = values[i];
+		t->timers.data[first + i].overrun = answers[2 * i + 1].result;
+	}
+}
+
 static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[7])
 {
 	struct agent_batch *b = &job->head;
@@ -117,11 +136,7 @@ static int start_leader(struct dump *d, struct task *t, struct agent_run *run, s
 	ret[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
 	ret[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
 	ret[3] = ask_thread(b, out + sizeof(struct task_answers));
-	for (size_t i = 0; i < t->timers.count; i++) {
-		uint64_t id = (uint64_t)t->timers.data[i].id;
-		op_add(b, __NR_timer_gettime, id, out + offsetof(typeof(job->out), timer[i]), 0, 0);
-		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
-	}
+	ask_timers(t, b, 0, MIN(t->timers.count, (size_t)TIMERS_AT_ONCE), out + offsetof(typeof(job->out), timer));
 	/* No events, at once: fails where it is no context. */
 	for (size_t i = 0; i < t->rings.count; i++)
 		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
@@ -174,12 +189,10 @@ static void take_answers(struct task *t, struct asking *a)
 	t->threads.data[0]->answers = l->out.thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
 	take_urings(t, t->threads.data[0], a->results[6]);
-	for (size_t i = 0; i < t->timers.count; i++) {
-		t->timers.data[i].value = l->out.timer[i];
-		t->timers.data[i].overrun = a->results[3][RESULTS + 2 * i + 1].result;
-	}
+	size_t timers = MIN(t->timers.count, (size_t)TIMERS_AT_ONCE);
+	take_timers(t, 0, timers, l->out.timer, &a->results[3][RESULTS]);
 	for (size_t i = 0; i < t->rings.count; i++)
-		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
+		t->rings.data[i].alive = a->results[3][RESULTS + 2 * timers + i].result == 0;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5]);
@@ -233,6 +246,23 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 	return 0;
 }
 
+/* Those that were too many for the first batch. */
+static int ask_more_timers(struct dump *d, struct task *t, struct asking *a, size_t first)
+{
+	struct leader_job *job = &a->leader;
+	size_t room, count = MIN(t->timers.count - first, (size_t)TIMERS_AT_ONCE);
+	struct agent_run run = { &a->seat, &t->threads.data[0]->tracee, 0, &job->head, sizeof(*job) };
+
+	memset(job, 0, sizeof(*job));
+	ask_timers(t, &job->head, first, count, agent_seat_place(&a->seat, 0, &room) + offsetof(struct leader_job, out.timer));
+	int r = agent_run_start(&run, d->e);
+	if (!r && (r = agent_run_finish(&run, d->e)))
+		a->unfinished = true;
+	if (!r)
+		take_timers(t, first, count, job->out.timer, agent_batch_ops(&job->head));
+	return r;
+}
+
 static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 {
 	int r = start_all(d, t, a);
@@ -249,6 +279,8 @@ static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 	}
 	if (!r)
 		take_answers(t, a);
+	for (size_t first = TIMERS_AT_ONCE; !r && first < t->timers.count; first += TIMERS_AT_ONCE)
+		r = ask_more_timers(d, t, a, first);
 	return r ? r : ask_mlockall(d, t, &a->seat);
 }
 
