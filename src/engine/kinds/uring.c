@@ -486,6 +486,5 @@ const struct kind kind_uring = {
 	.capture = capture,
 	.finish = finish,
 	.create = uring_create,
-	.connect = uring_connect,
 	.settle = uring_settle,
 };

@@ -40,5 +40,4 @@ bool uring_is_area(struct restore *s, const VmaEntry *v);
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* uring_restore.c's part of the kind. */
 int uring_create(struct restore *s, struct file *f, int *ret_fd);
-int uring_connect(struct restore *s, struct file *f);
 int uring_settle(struct restore *s, struct file *f);

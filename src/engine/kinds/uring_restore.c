@@ -115,7 +115,7 @@ static uint64_t index_of(const struct batch *b, const struct agent_op *op)
 	return (uint64_t)(op - b->ops.data);
 }
 
-/* `count` requests, `times` over. */
+/* `count` requests, `times` over: the entries of a new ring are all zero, which is a request that does nothing (IORING_OP_NOP). */
 static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uring_layout *l, uint32_t count, uint32_t times)
 {
 	if (!count || !times)
@@ -247,24 +247,6 @@ static bool is_zero(const uint32_t *array, uint32_t count)
 	return true;
 }
 
-/* Entries that do nothing, each at its own place in the array. */
-int uring_connect(struct restore *s, struct file *f)
-{
-	const UringEntry *e = f->entry->uring;
-	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
-	struct mapped m;
-	int r = map(s, f, &m);
-
-	if (r)
-		return r;
-	for (uint32_t i = 0; i < e->sq_entries; i++) {
-		m.sqes[i] = (struct io_uring_sqe){ .opcode = IORING_OP_NOP };
-		uring_word(m.ring, l->sq.array)[i] = i;
-	}
-	unmap(e, &m);
-	return 0;
-}
-
 int uring_settle(struct restore *s, struct file *f)
 {
 	const UringEntry *e = f->entry->uring;
@@ -280,8 +262,8 @@ int uring_settle(struct restore *s, struct file *f)
 		r = error_set(s->e, -EIO, "an io_uring ring can't be brought to where it was");
 	} else {
 		bool none = is_zero(array, e->sq_entries);
-		for (uint32_t i = 0; !none && i < e->sq_entries; i++)
-			to[i] = array[i];
+		for (uint32_t i = 0; i < e->sq_entries; i++)
+			to[i] = none ? i : array[i];
 		memcpy(m.sqes, e->sqes.data, e->sqes.len);
 		memcpy(m.ring + l->cq.cqes, e->ring.data + l->cq.cqes, e->cq_entries * sizeof(struct io_uring_cqe));
 		*uring_word(m.ring, l->cq.flags) = *uring_word(e->ring.data, l->cq.flags);
