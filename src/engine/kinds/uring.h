@@ -36,6 +36,8 @@ uint32_t uring_find(struct dump *d, const struct proc_vma *vma);
 /* Restore: the mappings, before anything else is in the address space. */
 int uring_plan_areas(struct restore *s, struct rtask *t);
 bool uring_is_area(struct restore *s, const VmaEntry *v);
+/* Whether the memory of `t` is to be registered with some ring. */
+bool uring_has_buffers(struct restore *s, const struct rtask *t);
 /* What the thread that submits does, once the descriptors are there. */
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* uring_restore.c's part of the kind. */

@@ -71,6 +71,16 @@ bool uring_is_area(struct restore *s, const VmaEntry *v)
 	return f && f->kind == &kind_uring;
 }
 
+bool uring_has_buffers(struct restore *s, const struct rtask *t)
+{
+	for (size_t i = 0; i < t->fds.count; i++) {
+		const struct file *f = file_find(s, t->fds.data[i]->id);
+		if (f && f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_buffers)
+			return true;
+	}
+	return false;
+}
+
 static int by_start(const void *a, const void *b)
 {
 	const struct place_range *x = a, *y = b;
