@@ -288,7 +288,7 @@ static int fill_queue(struct restore *s, const MqueueEntry *e, int fd, struct im
 		r = image_read_message(file, &mqueue_message_entry__descriptor, (ProtobufCMessage **)&m);
 		if (r != 1)
 			return error_set(s->e, r ? r : -EBADMSG, IMAGE " is damaged");
-		r = fd < 0 || mq_send(fd, (char *)m->data.data, m->data.len, m->priority) == 0 ? 0 : -errno;
+		r = fd < 0 || mq_send(fd, m->data.len ? (char *)m->data.data : "", m->data.len, m->priority) == 0 ? 0 : -errno;
 		mqueue_message_entry__free_unpacked(m, NULL);
 		if (r)
 			return error_errno(s->e, r, "cannot fill the message queue %s", e->name);
