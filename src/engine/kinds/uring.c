@@ -8,7 +8,7 @@
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
- * also: limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
+ * also: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
  */
 #include "engine/kinds/uring.h"
 
@@ -22,7 +22,6 @@
 #include <sys/mman.h>
 
 #define NAME "anon_inode:[io_uring]"
-#define REGISTER_PBUF_STATUS 26
 #define GROUPS 65536
 
 #define refuse(d, f, format, ...) \
@@ -167,7 +166,7 @@ static bool has_buffer_groups(int fd)
 {
 	for (uint32_t group = 0; group < GROUPS; group++) {
 		uint32_t status[10] = { group };
-		if (syscall(__NR_io_uring_register, fd, REGISTER_PBUF_STATUS, status, 1) == 0)
+		if (syscall(__NR_io_uring_register, fd, URING_PBUF_STATUS, status, 1) == 0)
 			return true;
 		if (errno == EEXIST || (errno != ENOENT && !group)) /* not ours to ask; not known here */
 			return false;
@@ -212,7 +211,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	if (syscall(__NR_io_uring_register, f->own_fd, IORING_REGISTER_EVENTFD, NULL, 0) < 0 && errno == EEXIST)
 		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
 	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
-	if (has_buffer_groups(f->own_fd))
+	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
 	return 0;
 }

@@ -263,6 +263,57 @@ static int ask_more_timers(struct dump *d, struct task *t, struct asking *a, siz
 	return r;
 }
 
+#define GROUPS_ASKED 40
+
+struct groups_job {
+	struct agent_batch head;
+	struct agent_op ops[GROUPS_ASKED + AGENT_RUN_EXTRA];
+	uint32_t status[GROUPS_ASKED][10];
+};
+
+/* Groups of buffers of a ring that only one thread may ask about: those with the numbers that are in use. */
+static int ask_groups(struct dump *d, struct task *t, struct asking *a, size_t ring, size_t thread)
+{
+	_cleanup_free_ struct groups_job *job = calloc(1, sizeof(*job));
+	size_t room;
+	uint64_t at = agent_seat_place(&a->seat, thread, &room) + offsetof(struct groups_job, status);
+
+	if (!job)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	struct agent_run run = { &a->seat, &t->threads.data[thread]->tracee, thread, &job->head, sizeof(*job) };
+	for (uint32_t i = 0; i < GROUPS_ASKED; i++) {
+		job->status[i][0] = i;
+		op_add(&job->head, __NR_io_uring_register, (uint64_t)t->urings.data[ring], URING_PBUF_STATUS, at + i * sizeof(job->status[0]), 1);
+	}
+	int r = agent_run_start(&run, d->e);
+	if (!r && (r = agent_run_finish(&run, d->e)))
+		a->unfinished = true;
+	/* Before Linux 6.8 it is no question at all, and the first fails like the others. */
+	for (size_t i = 0; !r && i < GROUPS_ASKED; i++) {
+		int64_t result = agent_batch_ops(&job->head)[i].result;
+		bool known = agent_batch_ops(&job->head)[GROUPS_ASKED - 1].result != -EINVAL || agent_batch_ops(&job->head)[0].result != -EINVAL;
+		t->uring_groups |= (result >= 0 || (result == -EINVAL && known) ? 1U : 0) << ring;
+	}
+	return r;
+}
+
+static int ask_all_groups(struct dump *d, struct task *t, struct asking *a)
+{
+	int r = 0;
+
+	for (size_t k = 0; !r && k < t->urings.count; k++) {
+		size_t refused = 0, last = 0;
+		for (size_t i = 0; i < t->threads.count; i++)
+			if (t->threads.data[i]->answers.uring[k] == -EEXIST)
+				refused++;
+			else
+				last = i;
+		if (refused + 1 == t->threads.count)
+			r = ask_groups(d, t, a, k, last);
+	}
+	return r;
+}
+
 static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 {
 	int r = start_all(d, t, a);
@@ -281,6 +332,8 @@ static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
 		take_answers(t, a);
 	for (size_t first = TIMERS_AT_ONCE; !r && first < t->timers.count; first += TIMERS_AT_ONCE)
 		r = ask_more_timers(d, t, a, first);
+	if (!r)
+		r = ask_all_groups(d, t, a);
 	return r ? r : ask_mlockall(d, t, &a->seat);
 }
 

@@ -83,6 +83,7 @@ struct task {
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
 	VEC(int) urings; /* descriptors of rings of io_uring; kinds/uring.c */
+	uint32_t uring_groups; /* bit n: that ring has groups of buffers, as its only user says */
 };
 
 /* A POSIX timer: from /proc/PID/timers, then from the process itself. */
