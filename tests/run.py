@@ -28,6 +28,8 @@ DUMP_OPTIONS = {
     "leader_gone_more": ["--file-locks"],
     "locks": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
+    "mqueue": ["--host-ipc"],
+    "sysv_ipc": ["--host-ipc"],
 }
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}

@@ -43,6 +43,7 @@ struct fermata_error {
 #define FERMATA_LINK_REMAP (1ULL << 4)	   /* dump, check: give deleted files that have other names a name for the time between */
 #define FERMATA_SKIP_IN_FLIGHT (1ULL << 5) /* dump, check: drop TCP connections that a listener has not accepted */
 #define FERMATA_SKIP_VERIFY (1ULL << 6)	   /* restore: do not compare checksums first */
+#define FERMATA_HOST_IPC (1ULL << 7)	   /* dump, check: save message queues and System V semaphores of the host that the tree uses */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
  * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */

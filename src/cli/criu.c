@@ -89,6 +89,7 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH, request.file_locks, "Save and restore file locks"),
+	OPTION("host-ipc", 0, BOOL, NULL, BOTH, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),

@@ -171,7 +171,16 @@ static int load_cores(struct restore *s, struct rtask *t)
 				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
 	}
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct rthread *th = &t->threads.data[i];
+		snprintf(name, sizeof(name), "fs-%d.img", th->tid);
+		int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+		if (r)
+			return r;
+	}
 	t->core = t->threads.data[0].core;
+	if (t->core->tc->has_exit_signal && t->core->tc->exit_signal > 64)
+		return error_set(s->e, -EBADMSG, "core-%d.img has a signal that can't be", t->pid);
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
 	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;
@@ -214,14 +223,23 @@ static int load_task(struct restore *s, struct rtask *t)
 		return error_set(s->e, -EBADMSG, "process %d is the child of one that has ended", t->pid);
 	if (r || t->dead)
 		return r;
+	if (t->parent && t->parent->core->ids->vm_id == t->core->ids->vm_id)
+		t->vm_owner = t->parent->vm_owner ? t->parent->vm_owner : t->parent;
+	if (t->vm_owner && (t->leader_gone || t->vm_owner->leader_gone || t->parent->leader_gone))
+		return error_set(s->e, -EBADMSG, "core-%d.img is of a process that shares memory, and its main thread has ended", t->pid);
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+	if (t->vm_owner)
+		t->mm = t->vm_owner->mm;
+	else
+		r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
 	if (!r)
 		r = load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
 	if (!r)
 		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
+	if (!r && t->vm_owner)
+		return 0;
 	if (!r)
 		r = check_table(s, t, name);
 	if (!r)
@@ -332,6 +350,8 @@ static void task_free(struct rtask *t)
 	for (size_t i = 0; i < t->threads.count; i++) {
 		if (t->threads.data[i].core)
 			core_entry__free_unpacked(t->threads.data[i].core, NULL);
+		if (t->threads.data[i].fs)
+			fs_entry__free_unpacked(t->threads.data[i].fs, NULL);
 		batch_free(&t->threads.data[i].batch);
 	}
 	VEC_FREE(&t->threads);
@@ -339,7 +359,7 @@ static void task_free(struct rtask *t)
 	FREE_LIST(&t->pages, pagemap_entry);
 	if (t->tree)
 		pstree_entry__free_unpacked(t->tree, NULL);
-	if (t->mm)
+	if (t->mm && !t->vm_owner)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);

@@ -40,6 +40,7 @@ struct request {
 	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
 	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
 	bool skip_file_rwx_check;
+	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */

@@ -24,6 +24,7 @@
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -127,6 +128,8 @@ static int make_plan(struct restore *s)
 		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
+	if (!r)
+		r = sysv_ipc_make(s);
 	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
@@ -335,7 +338,8 @@ static int switch_resting(struct restore *s, struct rtask *t)
 	return r ? r : threads_set_dispatch(s, th);
 }
 
-/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away. */
+/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away, unless the memory is
+ * someone else's. */
 static int switch_task(struct restore *s, struct rtask *t)
 {
 	const size_t first = t->leader_gone;
@@ -351,10 +355,12 @@ static int switch_task(struct restore *s, struct rtask *t)
 		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
-		if (!r && th != leader)
+		if (!r && (th != leader || t->vm_owner))
 			r = set_registers(th, s->e);
+		if (!r && t->vm_owner)
+			r = threads_set_dispatch(s, th);
 	}
-	if (r)
+	if (r || t->vm_owner)
 		return r;
 	snprintf(path, sizeof(path), "/proc/%d/mem", leader->tid);
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
@@ -428,7 +434,8 @@ static int restore_switch(struct restore *s)
 		r = tell(s, "pre-resume");
 	if (!r)
 		r = interrupt_all(s);
-	for (size_t i = 0; !r && i < s->tasks.count; i++)
+	/* Whose memory others share takes the arena away: when these have left it. */
+	for (size_t i = s->tasks.count; !r && i-- > 0;)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
 	if (!r)
@@ -494,6 +501,7 @@ void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	sysv_ipc_release(s);
 	vdso_release(s);
 	aio_release(s);
 	if (s->succeeded && s->request->ends)

@@ -60,7 +60,7 @@ struct agent_seat {
 };
 
 #define AGENT_SEAT_DATA_SIZE (14 * 4096UL)
-#define AGENT_SLOT_SIZE 4096UL
+#define AGENT_SLOT_SIZE 8192UL
 /* How much room the agent needs in a process with so many threads beside the leader. */
 size_t agent_seat_size(size_t threads);
 

@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
 
-#define FLAGS_KNOWN ((FERMATA_SKIP_VERIFY << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_HOST_IPC << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -73,6 +73,7 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.shell_job = flags & FERMATA_SHELL_JOB,
 		.file_locks = flags & FERMATA_FILE_LOCKS,
 		.link_remap = flags & FERMATA_LINK_REMAP,
+		.host_ipc = flags & FERMATA_HOST_IPC,
 		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
 		.skip_verify = flags & FERMATA_SKIP_VERIFY,
 	};

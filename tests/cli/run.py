@@ -806,6 +806,40 @@ def test_error_epoll_spent(w):
     dump_refused(w, target.pid, f"process {target.pid}", "eventpoll", "EPOLLONESHOT", "try again", target=target)
 
 
+def test_error_io_uring(w):
+    # A poll of an empty pipe: under way for as long as nobody writes.
+    body = ("import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\np = (ctypes.c_uint32 * 30)()\n{setup}\n"
+            "ring = libc.syscall(425, 4, p)\nr, wr = os.pipe()\nm = mmap.mmap(ring, p[16] + 16) if ring >= 0 else None\n"
+            "sqes = mmap.mmap(ring, 256, offset=0x10000000)\nsqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 0, 1)\n"
+            "m[p[11]:p[11] + 4] = struct.pack('<I', 1)\n{submit}\n")
+    submit = "assert libc.syscall(426, ring, 1, 0, 0, 0, 0) == 1"
+    for setup, then, words in (("", submit, "requests under way (1 submitted, 0 completed); try again"),
+                               ("p[2] = 2", "", "a thread of the kernel that submits (IORING_SETUP_SQPOLL)"),
+                               ("p[2] = 0x1000", "b = ctypes.create_string_buffer(8192)\ng = (ctypes.c_uint64 * 5)(ctypes.addressof(b) + 4095 & ~4095, 7 << 32 | 8, 0, 0, 0)\n"
+                                "assert libc.syscall(427, ring, 22, g, 1) == 0", "groups of buffers"),
+                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0", "an eventfd that is told")):
+        target = Target(w.work, body.format(setup=setup, submit=then))
+        dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
+
+
+def test_error_mq_notify(w):
+    name = f"/fermata-test-{os.getpid()}".encode()
+    libc = ctypes.CDLL(None)
+    target = Target(w.work, f"import ctypes\nlibc = ctypes.CDLL(None)\nqueue = libc.mq_open({name!r}, 0o102, 0o600, None)\n"
+                            "assert libc.mq_notify(queue, (ctypes.c_int * 16)(0, 0, 10, 0)) == 0")
+    try:
+        dump_refused(w, target.pid, f"process {target.pid}", "a message queue that process", "mq_notify", "withdraw that", target=target)
+    finally:
+        libc.mq_unlink(name)
+
+
+def test_error_secret_memory(w):
+    for close in ("", "os.close(secret)"):
+        target = Target(w.work, "import ctypes, mmap\nsecret = ctypes.CDLL(None).syscall(447, 0)\nos.ftruncate(secret, 4096)\n"
+                                f"memory = mmap.mmap(os.dup(secret), 4096)\n{close}")
+        dump_refused(w, target.pid, f"process {target.pid}", "secret memory (memfd_secret), which nobody but the process can read", target=target)
+
+
 def test_error_semaphore_undo(w):
     body = ("import ctypes\nlibc = ctypes.CDLL(None)\nsems = libc.semget(0, 2, 0o600)\n"
             "with open('sems', 'w') as file:\n    file.write(str(sems))\n"
@@ -825,10 +859,9 @@ def test_error_semaphore_undo(w):
 
 
 def test_error_thread_apart(w):
-    for flag, name in ((0x200, "current directory"), (0x400, "descriptor table")):
-        target = Target(w.work, f"import ctypes\nlibc = ctypes.CDLL(None)\n"
-                                f"threading.Thread(target=lambda: (libc.unshare({flag}), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)")
-        dump_refused(w, target.pid, f"process {target.pid}", f"has a {name} of its own", target=target)
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\n"
+                            "threading.Thread(target=lambda: (libc.unshare(0x400), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)")
+    dump_refused(w, target.pid, f"process {target.pid}", "has a descriptor table of its own", target=target)
 
 
 def test_error_shared_by_siblings(w):

@@ -26,6 +26,8 @@ static const struct {
 	{ FD_TYPES__EXT, "external" },	    { FD_TYPES__TIMERFD, "timerfd" },	{ FD_TYPES__MEMFD, "memfd" },
 	{ FD_TYPES__BPFMAP, "BPF map" },    { FD_TYPES__CTL_TTY, "terminal" },
 	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
+	{ FD_TYPES__FERMATA_URING, "io_uring" },
+	{ FD_TYPES__FERMATA_MQUEUE, "mqueue" },
 };
 
 static const char *kind_name(FdTypes type)
@@ -251,6 +253,8 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_memfd(v, ret, e->memfd);
 	} else if (e->tty) {
 		add_terminal(v, ret, e->tty);
+	} else if (e->uring) {
+		add(ret, "%u entries", e->uring->sq_entries);
 	} else if (e->pidfd && e->pidfd->pid) {
 		add(ret, "process %u", e->pidfd->pid);
 	} else if (e->pidfd) {

@@ -336,6 +336,20 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 	return 0;
 }
 
+/* One of a thread's own, which nobody has read ahead. */
+static int capture_thread_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
+{
+	struct descriptor f;
+	struct stat st;
+	char path[96];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
+	int r = read_link(t, link, &f);
+	if (!r && stat(path, &st) < 0)
+		r = -errno;
+	return r ? task_errno(d, t, r, "cannot read its %s", link) : capture_named(d, t, link, -1, NULL, f.target, st.st_ino, flags, ret_id);
+}
+
 int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
 {
 	const struct task_link *l = NULL;
@@ -345,7 +359,9 @@ int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_
 			l = &t->view.links[i];
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (!l || !l->target)
+	if (!l)
+		return capture_thread_link(d, t, link, flags, ret_id);
+	if (!l->target)
 		return task_error(d, t, -ENOENT, "cannot read its %s", link);
 	return capture_named(d, t, link, -1, NULL, l->target, l->ino, flags, ret_id);
 }
@@ -371,18 +387,33 @@ int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma 
 	return capture_named(d, t, link, own, vma, vma->name, vma->inode, flags, ret_id);
 }
 
-static int capture_fs(struct dump *d, struct task *t)
+/* The directories of the process, `th` NULL, or those that a thread has of its own. */
+static int capture_fs_of(struct dump *d, struct task *t, const struct thread *th)
 {
 	FsEntry fs = FS_ENTRY__INIT;
-	char name[32];
-	int r = dump_part(d, files_capture_link(d, t, "cwd", O_DIRECTORY, &fs.cwd_id));
+	char name[32], cwd[32] = "cwd", root[32] = "root";
 
+	if (th) {
+		snprintf(cwd, sizeof(cwd), "task/%d/cwd", th->tid);
+		snprintf(root, sizeof(root), "task/%d/root", th->tid);
+	}
+	int r = dump_part(d, files_capture_link(d, t, cwd, O_DIRECTORY, &fs.cwd_id));
 	if (!r)
-		r = dump_part(d, files_capture_link(d, t, "root", O_DIRECTORY, &fs.root_id));
+		r = dump_part(d, files_capture_link(d, t, root, O_DIRECTORY, &fs.root_id));
 	fs.has_umask = 1;
-	fs.umask = (uint32_t)t->threads.data[0]->status.umask;
-	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
+	fs.umask = (uint32_t)(th ? th : t->threads.data[0])->status.umask;
+	snprintf(name, sizeof(name), "fs-%d.img", th ? th->tid : t->pid);
 	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_FS, &fs.base);
+}
+
+static int capture_fs(struct dump *d, struct task *t)
+{
+	int r = capture_fs_of(d, t, NULL);
+
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		if (t->threads.data[i]->own_fs)
+			r = capture_fs_of(d, t, t->threads.data[i]);
+	return r;
 }
 
 int files_capture(struct dump *d, struct task *t)

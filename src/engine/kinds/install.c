@@ -10,6 +10,7 @@
 #include "engine/kinds/procfile.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 
 struct file *file_find(struct restore *s, uint32_t id)
@@ -43,7 +44,7 @@ static const FownEntry *owner_of(const FileEntry *e)
 {
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
 	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown : e->ffy ? e->ffy->fown :
-	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : NULL;
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown : NULL;
 }
 
 /* By its kind; or, a socket of the network, the caller's in its place. */
@@ -201,17 +202,17 @@ static int plan_table(struct restore *s, struct rtask *t)
 	return r;
 }
 
-static int plan_directories(struct restore *s, struct rtask *t)
+static int plan_directories(struct restore *s, struct rtask *t, struct batch *b, const FsEntry *fs, pid_t tid)
 {
-	struct batch *b = &t->threads.data[0].batch;
-	int cwd = file_fd(s, t->fs->cwd_id), root = file_fd_early(s, t->fs->root_id);
+	const bool leader = b == &t->threads.data[0].batch;
+	int cwd = file_fd(s, fs->cwd_id), root = file_fd_early(s, fs->root_id);
 	uint64_t opened = 0;
 
-	if (root < 0 || (cwd < 0 && cwd != FILE_IN_TASK))
-		return root < 0 ? root : cwd;
+	if (root < 0 || (cwd < 0 && (cwd != FILE_IN_TASK || !leader)))
+		return root < 0 ? root : cwd == FILE_IN_TASK ? file_fd_early(s, fs->cwd_id) : cwd;
 	if (cwd == FILE_IN_TASK) /* while its name still leads there */
-		opened = procfile_plan_open(s, t, file_find(s, t->fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
-	batch_what(b, "change to the root and working directory of process %d", t->pid);
+		opened = procfile_plan_open(s, t, file_find(s, fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
+	batch_what(b, "change to the root and working directory of process or thread %d", tid);
 	OP(b, __NR_fchdir, root);
 	OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
 	if (cwd == FILE_IN_TASK) {
@@ -220,8 +221,42 @@ static int plan_directories(struct restore *s, struct rtask *t)
 	} else {
 		OP(b, __NR_fchdir, cwd);
 	}
-	OP(b, __NR_umask, t->fs->umask);
+	OP(b, __NR_umask, fs->umask);
 	return 0;
+}
+
+int files_plan_thread(struct restore *s, struct rthread *th)
+{
+	OP(&th->batch, __NR_unshare, CLONE_FS);
+	return plan_directories(s, t, &th->batch, th->fs, th->tid);
+}
+
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+void files_plan_close(struct restore *s, struct rtask *t, bool keep)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	_cleanup_free_ int *kept = calloc(2 * t->threads.count, sizeof(*kept));
+	size_t count = 0;
+	int from = s->fd_base;
+
+	b->failed |= !kept;
+	for (size_t i = 0; kept && keep && i < t->threads.count; i++) {
+		const FsEntry *fs = t->threads.data[i].fs;
+		for (int k = 0; fs && k < 2; k++)
+			if ((kept[count] = file_fd_early(s, k ? fs->root_id : fs->cwd_id)) >= 0)
+				count++;
+	}
+	qsort(kept, count, sizeof(*kept), by_number);
+	for (size_t i = 0; i < count; i++) {
+		if (from < kept[i])
+			OP(b, __NR_close_range, from, kept[i] - 1, 0);
+		from = MAX(from, kept[i] + 1);
+	}
+	OP(b, __NR_close_range, from, ~0U, 0);
 }
 
 /* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
@@ -236,7 +271,7 @@ int files_plan(struct restore *s, struct rtask *t)
 	if (t->sharers)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->sharers_done, t->sharers);
 	if (!r && !t->fs_owner)
-		r = plan_directories(s, t);
+		r = plan_directories(s, t, b, t->fs, t->pid);
 	if (t->files_owner) /* only now: it closes what stands above the task's own */
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->files_owner->sharers_done);
 	return r;

@@ -21,7 +21,9 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/sysmacros.h>
+#include <sys/vfs.h>
 
+#define SECRETMEM_MAGIC 0x5345434d
 #define MEM_MAJOR 1
 #define LINK_PREFIX "link_remap."
 /* Flags of open(2) that have done their work once the file is open. */
@@ -43,6 +45,10 @@ struct state {
 
 static bool recognise(const struct descriptor *f)
 {
+	struct statfs fs;
+
+	if (!strncmp(f->target, "/secretmem", 10) && f->own_fd >= 0 && fstatfs(f->own_fd, &fs) == 0 && fs.f_type == SECRETMEM_MAGIC)
+		return false; /* nothing but the name is a file's */
 	if (f->flags & O_PATH)
 		return f->target[0] == '/';
 	return (S_ISREG(f->st.st_mode) && f->target[0] == '/') || S_ISDIR(f->st.st_mode) || S_ISLNK(f->st.st_mode) ||
