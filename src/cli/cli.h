@@ -22,7 +22,8 @@ struct command_line {
 	const char *config, *ext_unix_sk;
 	struct option_list scripts, features;
 	/* fermata */
-	const char *dir, *name, *path;
+	const char *dir, *name, *path, *compression;
+	int streams;
 	bool json, markdown, no_server;
 };
 
@@ -50,6 +51,7 @@ int verb_check(struct command_line *c);
 int verb_check_process(struct command_line *c);
 int verb_features(struct command_line *c);
 int verb_inspect(struct command_line *c);
+int verb_verify(struct command_line *c);
 
 /* check.c: criu's `check`. */
 int criu_check(struct command_line *c);

@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 
 enum {
-	DUMP_PROCESS, RESTORE_PROCESS, CHECK, CHECK_PROCESS, INSPECT, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
+	DUMP_PROCESS, RESTORE_PROCESS, CHECK, CHECK_PROCESS, INSPECT, VERIFY, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
 
 static int run_completion(struct command_line *c)
@@ -56,7 +56,8 @@ static const struct verb verbs[] = {
 	[RESTORE_PROCESS] = VERB("restore process", "", 0, 0, "Start again what a checkpoint holds", verb_restore_process),
 	[CHECK] = VERB("check", "", 0, 0, "Say what this machine has of what dump and restore need", verb_check),
 	[CHECK_PROCESS] = VERB("check process", "PID", 1, 1, "Say whether a process and its descendants can be saved, and what is in the way", verb_check_process),
-	[INSPECT] = VERB("inspect", "DIR", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
+	[INSPECT] = VERB("inspect", "CHECKPOINT", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
+	[VERIFY] = VERB("verify", "CHECKPOINT", 1, 1, "Compare a checkpoint with its checksums", verb_verify),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
 	[COMPLETION] = VERB("completion", "bash", 1, 1, "Print the completion for a shell", run_completion),
 	[MANUAL] = VERB("manual", "fermata|criu", 1, 1, "Print a manual page (troff)", run_manual),
@@ -77,7 +78,7 @@ static const struct option_row rows[] = {
 	OPTION("dir", 'd', STRING, "DIR", ON(DUMP_PROCESS) | ON(CHECK), dir,
 	       "The folder that checkpoints go to; /tmp when not given"),
 	OPTION("name", 0, STRING, "NAME", ON(DUMP_PROCESS), name, "The name of the checkpoint; dump-process-TIME when not given"),
-	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint's directory"),
+	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint: a directory or an archive of any kind"),
 	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),
@@ -90,9 +91,9 @@ static const struct option_row rows[] = {
 	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH,
 	       "What is not saved but given again at restore", "resources from outside the tree"),
-	OPTION_MISSING_BUT("compression", 0, STRING, "KIND", ON(DUMP_PROCESS),
-	       "How the checkpoint is packed", "compression", "none"),
-	OPTION_MISSING_BUT("streams", 0, INT, "N", ON(DUMP_PROCESS), "Write this many files at once", "streams", "0"),
+	OPTION("compression", 0, STRING, "KIND[:LEVEL]", ON(DUMP_PROCESS), compression,
+	       "none: a directory; or one file: tar, gzip, lz4, zlib, zstd, where a level may follow"),
+	OPTION("streams", 0, INT, "N", ON(DUMP_PROCESS), streams, "Spread the archive over this many files, in a directory; 0: one"),
 	OPTION_IDLE("attach", 'a', BOOL, NULL, ON(RESTORE_PROCESS),
 	       "Stay with the restored process; what is done without --detach anyway"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),

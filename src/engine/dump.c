@@ -326,8 +326,16 @@ static void raise_descriptor_limit(void)
 static int open_directory(struct dump *d)
 {
 	const char *path = d->request->images_dir;
-	int r = image_dir_create(path, &d->dir);
+	const struct packing *packing = &d->request->packing;
+	const bool archive = packing->kind != PACKING_NONE || packing->streams;
+	int r = archive ? image_archive_create(path, packing, &d->dir) : image_dir_create(path, &d->dir);
 
+	if (r == -EEXIST && archive)
+		return error_set(d->e, r, "%s is there already; choose another name or remove it", path);
+	if (r == -ENOENT && archive)
+		return error_set(d->e, r, "there is no directory to make %s in; make it first", path);
+	if (r && archive)
+		return error_errno(d->e, r, "cannot make %s", path);
 	if (r == -EEXIST)
 		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
 	if (r == -ENOENT)

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/base.h"
+#include "image/packing.h"
 
 struct error;
 
@@ -17,7 +18,8 @@ struct request_hook {
 
 struct request {
 	pid_t pid;
-	const char *images_dir; /* the directory of images itself */
+	const char *images_dir; /* the directory of images itself; the archive, or the directory of its parts */
+	struct packing packing; /* dump: all zero: images in the directory */
 	bool shell_job;         /* the session and terminal of the caller are the target's */
 	bool leave_running;
 	bool leave_stopped;

@@ -12,6 +12,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/feed.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -196,6 +197,9 @@ static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
 			return 0;
 		if (__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
 			return failure(s);
+		int fed = feed_failure(s);
+		if (fed)
+			return fed;
 		if (syscall(__NR_futex, &s->status->change, FUTEX_WAIT, change, &look, NULL, 0) < 0 && errno == ETIMEDOUT) {
 			int r = look_for_dead(s);
 			if (r && !__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
@@ -268,6 +272,8 @@ static int restore_build(struct restore *s)
 	int r = birth(s);
 
 	rest_remove(s);
+	if (!r)
+		r = feed_start(s);
 	if (!r && s->seccomp) {
 		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)
@@ -461,6 +467,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	feed_stop(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
 	files_release(s);
@@ -487,6 +494,7 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	r = restore_prepare(&s);
 	if (!r)
 		r = restore_build(&s);
+	feed_stop(&s);
 	r = restore_verified(&s, r);
 	if (!r)
 		r = restore_switch(&s);

@@ -74,6 +74,7 @@ struct rtask {
 	struct rtask *files_owner, *fs_owner;
 	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
 	uint32_t *table_ready, *sharers_done, sharers;
+	struct image_raw *stored; /* its pages */
 	int pages_fd, mem_fd;
 };
 
@@ -124,11 +125,14 @@ struct restore {
 	struct sysv_table *sysv;
 	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
+	struct feeder *feeder; /* memory/feed.c; NULL: no pages are packed */
+	uint64_t pages_done, pages_total; /* bytes that were brought by it */
 };
 
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t feed;	/* counts tasks that wait for pages; memory/feed.c */
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
 

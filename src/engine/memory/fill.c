@@ -5,6 +5,7 @@
  * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
  * the others do its part.
  */
+#include "engine/memory/feed.h"
 #include "engine/memory/restore.h"
 
 #include <fcntl.h>
@@ -134,14 +135,23 @@ int fill_plan(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	struct cutter c = {};
+	int fd = image_raw_fd(t->stored, &c.offset);
 
-	t->pages_fd = restore_hold(s, t->pages_fd);
+	if (fd < 0)
+		return feed_plan(s, t);
+	const uint64_t from = c.offset;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	t->pages_fd = fd < 0 ? -errno : restore_hold(s, fd);
 	if (t->pages_fd < 0)
 		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
 	int r = cut(s, t, &c);
+	/* In an archive another file follows. */
+	if (!r && c.offset - from > image_raw_size(t->stored))
+		r = error_set(s->e, -EBADMSG, "cannot read the memory of process %d: the image has too few pages", t->pid);
+	image_raw_close(TAKE_PTR(t->stored));
 	if (r || !c.n_pieces)
 		return r;
-	const size_t helpers = helpers_wanted(c.offset);
+	const size_t helpers = helpers_wanted(c.offset - from);
 	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
 	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
 	if (!fill || !ids)

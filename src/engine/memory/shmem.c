@@ -135,18 +135,18 @@ int shmem_finish(struct dump *d, bool success)
 /* ---- restore ---- */
 
 /* `mapped`: the file, which write(2) does not work on; or NULL. */
-static int copy_pages(int from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
+static int copy_pages(const struct image_raw *from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
 {
 	while (size) {
 		size_t want = MIN(COPY_SIZE, size);
-		ssize_t n = pread(from, mapped ? mapped + to_at : buffer, want, (off_t)from_at);
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		if (!mapped && pwrite(to, buffer, (size_t)n, (off_t)to_at) != n)
+		int r = image_raw_read(from, NULL, mapped ? mapped + to_at : buffer, want, from_at);
+		if (r)
+			return r;
+		if (!mapped && pwrite(to, buffer, want, (off_t)to_at) != (ssize_t)want)
 			return -errno;
-		from_at += (uint64_t)n;
-		to_at += (uint64_t)n;
-		size -= (uint64_t)n;
+		from_at += want;
+		to_at += want;
+		size -= want;
 	}
 	return 0;
 }
@@ -190,8 +190,8 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 	}
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head->pages_id);
 	pagemap_head__free_unpacked(head, NULL);
-	_cleanup_close_ int pages = image_open_raw(s->dir, pages_name);
-	r = pages < 0 ? pages : 0;
+	struct image_raw *pages = NULL;
+	r = image_raw_open(s->dir, pages_name, &pages);
 	while (!r && (r = image_read_message(map, &pagemap_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
 		uint64_t size = (uint64_t)entry->nr_pages * PAGE_SIZE;
 		uint64_t room = ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE);
@@ -202,6 +202,7 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		pagemap_entry__free_unpacked(entry, NULL);
 	}
 	image_close(map);
+	image_raw_close(pages);
 	if (mapped)
 		munmap(mapped, (size_t)st.st_size);
 	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;
