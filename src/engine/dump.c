@@ -271,6 +271,8 @@ static int capture_all(struct dump *d)
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
 	r = r ? r : s;
+	s = shmem_pages_finish(d);
+	r = r ? r : s;
 	s = image_close(d->files);
 	return r ? r : s ? error_errno(d->e, s, "cannot write files.img") : 0;
 }

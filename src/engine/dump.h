@@ -27,6 +27,7 @@ struct dump {
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
 	struct workers *workers;
+	struct shmem_job *shmem_jobs; /* memory/shmem.c */
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	uint32_t next_file_id, next_pages_id;
 	char own_namespaces[8][64]; /* the coordinator's, as they were needed */

@@ -221,7 +221,9 @@ static int walk_tar(struct source *s)
 		int r = read_file(s->fds[0], head, TAR_BLOCK, at);
 		if (!r)
 			r = tar_parse(head, &t);
-		if (r || t.type == TAR_END)
+		if (!r && t.type == TAR_END) /* of two blocks */
+			return s->size - at < 2 * TAR_BLOCK ? -EBADMSG : 0;
+		if (r)
 			return r;
 		at += TAR_BLOCK;
 		if (size >= 0 && t.type != TAR_PAX) {
@@ -341,6 +343,19 @@ static int skip(struct source *s, uint64_t size, unsigned char *buffer)
 	return r;
 }
 
+/* Behind the first of the two blocks that end a tar: all of the file must be there. */
+static int read_end(struct source *s, unsigned char *buffer)
+{
+	ssize_t n;
+	int r = decode(s, buffer, TAR_BLOCK);
+
+	while (!r && (n = decoder_read(s->decoder, buffer, STEP)) != 0)
+		r = n < 0 ? (int)n : 0;
+	/* Whoever reads on begins anew. */
+	s->at = UINT64_MAX;
+	return r;
+}
+
 static int read_through(struct source *s, struct digesting *d, unsigned char *buffer)
 {
 	unsigned char head[TAR_BLOCK];
@@ -353,7 +368,9 @@ static int read_through(struct source *s, struct digesting *d, unsigned char *bu
 		int r = decode(s, head, TAR_BLOCK);
 		if (!r)
 			r = tar_parse(head, &t);
-		if (r || t.type == TAR_END)
+		if (!r && t.type == TAR_END)
+			return read_end(s, buffer);
+		if (r)
 			return r;
 		if (size >= 0 && t.type != TAR_PAX) {
 			t.size = (uint64_t)size;
