@@ -102,7 +102,7 @@ static const struct option_row rows[] = {
 	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,
 	       "Write the pid of the restored process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
-	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(VERIFY) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };

@@ -223,7 +223,7 @@ class World:
 
 # ---- help and usage ----
 
-VERBS = ["dump process", "restore process", "check", "check process", "inspect", "features", "completion", "manual", "version", "help"]
+VERBS = ["dump process", "restore process", "check", "check process", "inspect", "verify", "features", "completion", "manual", "version", "help"]
 ACTIONS = ["dump", "pre-dump", "restore", "check", "page-server", "lazy-pages", "service", "swrk", "dedup", "cpuinfo"]
 
 
@@ -262,7 +262,7 @@ def test_usage(w):
     for arguments, words in (
             ((), "needs a command"), (("bogus",), "no command bogus"), (("dump",), "dump"), (("dump", "process"), "needs PID"),
             (("dump", "process", "1", "--bogus"), "--bogus"), (("dump", "process", "1", "--leave"), "several"),
-            (("dump", "process", "1", "2"), "2"), (("inspect",), "DIR"), (("inspect", "/", "--leave-running"), "--leave-running"),
+            (("dump", "process", "1", "2"), "2"), (("inspect",), "CHECKPOINT"), (("inspect", "/", "--leave-running"), "--leave-running"),
             (("check", "process"), "PID"), (("restore", "process"), "--path")):
         fermata(*arguments).error(words, status=2)
     for arguments, words in (((), "needs a command"), (("bogus",), "bogus"), (("dump",), "--tree"), (("dump", "-t"), "tree"),
@@ -688,8 +688,8 @@ def test_inspect_damaged(w):
 def test_inspect_errors(w):
     empty = w.make_dir("empty")
     fermata("inspect", empty).error(empty, "no checkpoint in it")
-    fermata("inspect", empty + "/none").error("no such directory", "give the directory")
-    fermata("inspect", "/etc/passwd").error("/etc/passwd", "is a file")
+    fermata("inspect", empty + "/none").error("no such directory", "give what")
+    fermata("inspect", "/etc/passwd").error("/etc/passwd", "neither a directory nor an archive")
     expect(not os.listdir(empty), "inspect has written something")
 
 
@@ -927,8 +927,8 @@ def test_restore_pid_taken(w):
 def test_restore_empty(w):
     w.known = []
     restore_refused(w, w.make_dir("empty"), "no checkpoint in it", "give the directory")
-    w.criu("restore", "-D", os.path.join(w.work, "none")).error("no such directory", "give the directory")
-    w.criu("restore", "-D", "/etc/passwd").error("is a file", "give the directory")
+    w.criu("restore", "-D", os.path.join(w.work, "none")).error("no such directory", "give what")
+    w.criu("restore", "-D", "/etc/passwd").error("neither a directory nor an archive", "give what")
 
 
 def test_restore_program_changed(w):
@@ -964,15 +964,19 @@ def test_restore_file_gone(w):
     Target.wait(target)
 
 
-TESTS = [(name[5:], function) for name, function in sorted(globals().items(), key=lambda item: getattr(item[1], "__code__", run.__code__)
-                                                           .co_firstlineno) if name.startswith("test_")]
+def tests_of(names):
+    found = [(name[5:], function) for name, function in names.items() if name.startswith("test_")]
+    return sorted(found, key=lambda item: item[1].__code__.co_firstlineno)
 
 
-def main():
+TESTS = tests_of(globals())
+
+
+def main(tests):
     wanted = sys.argv[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
-    for name, test in TESTS:
+    for name, test in tests:
         if wanted and not any(word in name for word in wanted):
             continue
         if os.geteuid() != 0:
@@ -996,4 +1000,5 @@ def main():
     sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
 
 
-main()
+if __name__ == "__main__":
+    main(TESTS)
