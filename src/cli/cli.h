@@ -7,6 +7,10 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 
+struct progress_bar {
+	bool shown;
+};
+
 struct command_line {
 	struct request request;
 	const struct program *program;
@@ -24,7 +28,10 @@ struct command_line {
 	/* fermata */
 	const char *dir, *name, *path, *compression;
 	int streams;
-	bool json, markdown, no_server;
+	bool json, markdown, no_server, quiet, profiling;
+	const char *log_format, *log_level;
+	struct progress_bar bar;
+	struct profile profile;
 	const char *gpu;
 	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
@@ -48,6 +55,13 @@ int cli_restore(struct command_line *c, bool announce);
 /* gpu.c: --gpu and those that go with it, into c->request. */
 int cli_gpu_options(struct command_line *c, struct error *e);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
+
+/* progress.c. Around a call of the engine: a bar where it is wanted, and the profile. */
+void progress_begin(struct command_line *c);
+void progress_end(struct command_line *c);
+/* Nothing where it was not asked for; NULL. */
+void profile_print(const struct command_line *c, bool dump);
+struct json_t *profile_json(const struct command_line *c, bool dump);
 
 /* One file a verb. */
 int verb_dump_process(struct command_line *c);

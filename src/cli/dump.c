@@ -4,6 +4,7 @@
  */
 #include "cli/cli.h"
 
+#include <jansson.h>
 #include <limits.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -54,6 +55,19 @@ static int make_directory(const char *path, struct error *e)
 	return error_errno(e, -errno, "cannot make the checkpoint %s", path);
 }
 
+static void announce(const struct command_line *c, const char *path)
+{
+	if (c->json) {
+		json_t *root = json_pack("{s:s, s:o*}", "checkpoint", path, "profile", profile_json(c, true));
+		json_dumpf(root, stdout, JSON_INDENT(1));
+		puts("");
+		json_decref(root);
+		return;
+	}
+	profile_print(c, true);
+	printf("Dumped to %s\n", path);
+}
+
 int verb_dump_process(struct command_line *c)
 {
 	const struct packing *packing = &c->request.packing;
@@ -75,7 +89,7 @@ int verb_dump_process(struct command_line *c)
 	c->request.images_dir = path;
 	int status = cli_dump(c);
 	if (!status)
-		printf("Dumped to %s\n", path);
+		announce(c, path);
 	else if (directory)
 		rmdir(path);
 	return status;

@@ -107,7 +107,11 @@ static const struct option_row rows[] = {
 	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,
 	       "Write the pid of the restored process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
-	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(VERIFY) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("json", 0, BOOL, NULL, BOTH | ON(INSPECT) | ON(VERIFY) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
+	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
+	OPTION("log-level", 0, STRING, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };

@@ -21,7 +21,10 @@
 #include "seccomp.pb-c.h"
 #include "tty.pb-c.h"
 
+#include <time.h>
+
 struct kind;
+struct watch;
 struct cuda_restore;
 
 /* In place of a descriptor: it is made in the task that holds it. No errno is so large. */
@@ -95,6 +98,17 @@ struct rest {
 	long saved[2];	      /* what was there */
 };
 
+/* Pages that a task reads itself. */
+struct filling {
+	const struct agent_fill *fill; /* in the arena */
+	uint64_t size;
+};
+
+/* In the arena: when the pages of a task began to come, and when all were there. CLOCK_MONOTONIC. */
+struct memory_times {
+	struct timespec *from, *to;
+};
+
 struct restore {
 	const struct request *request;
 	struct error *e;
@@ -130,7 +144,11 @@ struct restore {
 	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
 	struct feeder *feeder; /* memory/feed.c; NULL: no pages are packed */
-	uint64_t pages_done, pages_total; /* bytes that were brought by it */
+	struct watch *watch; /* NULL: an inspection */
+	uint64_t pages_done, pages_total; /* bytes: that the feeder brought, and of all */
+	bool building; /* `fillings` does not change any more */
+	VEC(struct filling) fillings; /* what tasks read themselves; memory/fill.c */
+	VEC(struct memory_times) memory_times; /* of each task, where a profile is asked for */
 };
 
 /* Futex words in the arena that tasks wait for each other with. */

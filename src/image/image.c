@@ -409,6 +409,15 @@ int image_dir_commit(struct image_dir *dir)
 	return r;
 }
 
+uint64_t image_dir_written(const struct image_dir *dir)
+{
+	uint64_t total = dir->sink ? sink_written(dir->sink) : 0;
+
+	for (const struct image_file *f = dir->files; f && !dir->sink; f = f->next)
+		total += f->size;
+	return total;
+}
+
 void image_dir_withdraw(struct image_dir *dir)
 {
 	if (dir->sink) {

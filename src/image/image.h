@@ -114,6 +114,8 @@ size_t image_blocks_count(uint64_t size);
 int image_blocks_fill(struct image_file *file, uint64_t size, const struct image_filler *filler, void *owner);
 int image_block_write(struct image_block *b, const void *data, size_t size);
 /* Bytes of such files that were written, and that there are as far as is known. */
+/* Bytes in all files, once they are written. */
+uint64_t image_dir_written(const struct image_dir *dir);
 void image_dir_progress(struct image_dir *dir, uint64_t *ret_done, uint64_t *ret_total);
 
 /* Ends a written file (it stays the directory's) or releases one that was read. */

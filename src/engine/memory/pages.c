@@ -13,6 +13,7 @@
 #include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
+#include "engine/watch.h"
 #include "pagemap.pb-c.h"
 
 #include <sys/uio.h>
@@ -134,6 +135,15 @@ static int copy_block(struct page_job *p, struct image_block *b, unsigned char *
 	return r;
 }
 
+/* The time from the first page to the last. */
+static void note_time(struct dump_counts *c)
+{
+	uint64_t now = watch_now(), none = 0;
+
+	__atomic_compare_exchange_n(&c->memory_from, &none, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	__atomic_store_n(&c->memory_to, now, __ATOMIC_RELAXED);
+}
+
 static void finish_job(struct page_job *p)
 {
 	int r = image_close(p->data);
@@ -162,6 +172,7 @@ static int fill_block(void *owner, struct image_block *b)
 
 	if (p->result)
 		return 0;
+	note_time(p->d.counts);
 	own.d.e = &why;
 	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
 	int r = buffer ? copy_block(&own, b, buffer) : error_set(&why, -ENOMEM, "out of memory");
@@ -178,6 +189,7 @@ static void block_filled(void *owner, int r)
 		error_errno(&why, r, "cannot write the pages of process %d", p->t->pid);
 		note_block(p, r, &why);
 	}
+	note_time(p->d.counts);
 	if (__atomic_sub_fetch(&p->blocks_left, 1, __ATOMIC_SEQ_CST) == 0)
 		finish_job(p);
 }
@@ -241,16 +253,20 @@ static int lay_out(struct page_job *p)
 	p->offsets = r ? NULL : calloc(p->runs.count + 1, sizeof(*p->offsets));
 	if (!r && !p->offsets)
 		r = error_set(p->d.e, -ENOMEM, "out of memory");
+	uint64_t scanned = 0;
 	for (size_t i = 0; !r && i < p->runs.count; i++) {
 		const struct page_run *run = &p->runs.data[i];
 		p->offsets[i] = p->size;
 		p->size += run->shared ? 0 : run->end - run->start;
+		scanned += run->end - run->start;
 		r = write_run(p, run);
 	}
 	int s = image_close(p->map);
 	if (!r && s)
 		r = error_errno(p->d.e, s, "cannot write the pagemap of process %d", t->pid);
 	p->blocks_left = image_blocks_count(p->size);
+	__atomic_add_fetch(&p->d.counts->pages_scanned, scanned / PAGE_SIZE, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&p->d.counts->pages_written, p->size / PAGE_SIZE, __ATOMIC_RELAXED);
 	return r;
 }
 

@@ -196,6 +196,7 @@ int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name)
 	job->next = d->shmem_jobs;
 	d->shmem_jobs = job;
 	job->blocks_left = image_blocks_count(job->size);
+	d->counts->shared_written += job->size / PAGE_SIZE;
 	if (!r)
 		r = image_blocks_fill(job->pages, job->size, &shmem_filler, job);
 	if (r)
