@@ -8,7 +8,7 @@
 #include <sys/ioctl.h>
 
 #define SHOW_NS 1000000000ULL
-#define BAR_MAX 30
+#define BAR_MAX 24
 
 struct amount {
 	char text[32];
@@ -54,7 +54,7 @@ static void show(void *data, const struct request_progress *p)
 		return;
 	size_t length = 0;
 	if (p->total) {
-		size_t width = MIN(terminal_width() / 3, BAR_MAX), part = (size_t)((double)width * (double)MIN(p->done, p->total) / (double)p->total);
+		size_t width = MIN(terminal_width() / 4, BAR_MAX), part = (size_t)((double)width * (double)MIN(p->done, p->total) / (double)p->total);
 		memset(filled, '#', part);
 		memset(filled + part, '.', width - part);
 		filled[width] = '\0';

@@ -432,8 +432,8 @@ static int dump_traced(const struct request *request, struct error *e)
 	char comm[70] = "";
 
 	raise_descriptor_limit();
-	int r = open_directory(&d);
 	watch_begin(&watch, request, STAGE_PREPARE, count_bytes, &d);
+	int r = open_directory(&d);
 	d.workers = workers_new();
 	if (!r && !d.workers)
 		r = error_set(e, -ENOMEM, "out of memory");

@@ -11,7 +11,7 @@ import tarfile
 import time
 import zlib
 
-from run import DEADLINE, Target, children_of, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
+from run import BINARY, DEADLINE, Target, children_of, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
 
 ENDINGS = {"none": "", "tar": ".tar", "gzip": ".tar.gz", "lz4": ".tar.lz4", "zlib": ".tar.zlib", "zstd": ".tar.zst"}
 # Content of every sort; the checksum goes into the file behind the counter.
@@ -273,6 +273,102 @@ def test_archive_damaged(w):
                     kill_all()
                 expect(not children_of(os.getpid()), f"{kind}: left behind: {children_of(os.getpid())}")
         expect(caught >= tries - 3, f"{kind}: {caught} of {tries} were found")
+
+
+# ---- progress, profile, log ----
+
+def on_terminal(w, *arguments):
+    """What a program writes to a terminal."""
+    master, slave = os.openpty()
+    task = subprocess.Popen([BINARY, *map(str, arguments)], stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    text = b""
+    while True:
+        try:
+            some = os.read(master, 65536)
+        except OSError:
+            break
+        if not some:
+            break
+        text += some
+    os.close(master)
+    expect(task.wait() == 0, text)
+    return text.decode()
+
+
+SLOW = "words = bytearray(b''.join(b'%d of many words ' % (i * 7919 % 1000003) for i in range(6000000)))"
+
+
+def test_progress(w):
+    target = Target(w.work, SLOW)
+    slow = ["dump", "process", target.pid, "--dir", w.work, "--compression", "zstd:17", "--leave-running"]
+    text = on_terminal(w, *slow)
+    expect("memory" in text and "#" in text and "MiB/s" in text and "left" in text and " of " in text, text[:2000])
+    expect(text.replace("\r\n", "\n").endswith(".tar.zst\n") and "\r\033[KDumped to" in text, text[-300:])
+    expect("\r\033" not in on_terminal(w, *slow, "--quiet"), "--quiet")
+    expect(not fermata(*slow, deadline=6 * DEADLINE).good().err, "not on a terminal")
+    quick = on_terminal(w, "dump", "process", target.pid, "--dir", w.work, "--leave-running")
+    expect(quick.startswith("Dumped to"), quick)
+    target.unharmed()
+
+
+def test_profiling(w):
+    target = Target(w.work, MEMORY)
+    dump = ["dump", "process", target.pid, "--dir", w.work, "--compression", "lz4", "--leave-running"]
+    lines = fermata(*dump, "--profiling").good().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    expect(names[0] == "STAGE" and names[1:9] == ["prepare", "freeze", "discover", "capture", "memory", "write", "commit", "resume"], lines)
+    expect(names[-3:-1] == ["pause", "total"] and lines[-1].startswith("Dumped to "), lines)
+    times = {line.split()[0]: float(line.split()[1]) for line in lines[1:-1]}
+    stages = sum(times[name] for name in names[1:9])
+    expect(abs(stages - times["total"]) < 0.1 + times["total"] / 100, f"they do not add up: {times}")
+    expect(0 < times["pause"] <= times["total"], times)
+    expect("STAGE" not in fermata(*dump).good().out, "it was not asked for")
+    document = json.loads(fermata(*dump, "--profiling", "--json").good().out)
+    path, profile = document["checkpoint"], document["profile"]
+    expect(abs(sum(s["ns"] for s in profile["stages"]) - profile["total_ns"]) < profile["total_ns"] / 100, profile)
+    expect(profile["pages_written"] * 4096 > 16 << 20 and profile["bytes"] == os.path.getsize(path), profile)
+    kill_all()
+    lines = fermata("restore", "process", "--detach", "--path", path, "--profiling").good().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    expect(names == ["STAGE", "open", "plan", "build", "memory", "verify", "switch", "total", "Restored"], lines)
+
+
+def test_stats(w):
+    """criu's own figures, in its format."""
+    images, target = w.checkpoint(MEMORY)
+    decoded = []
+    for name in ("dump", "restore"):
+        if name == "restore":
+            w.criu("restore", "-d", "-D", images).good()
+        path = os.path.join(images, "stats-" + name)
+        with open(path, "rb") as file:
+            expect(file.read(8) == bytes.fromhex("4059105506330957"), f"the magic of {path}")
+        if shutil.which("crit"):
+            decoded.append(json.loads(run("crit", ["show", path]).good().out)["entries"][0][name])
+    if decoded:
+        pages = sum(os.path.getsize(os.path.join(images, name)) for name in os.listdir(images) if name.startswith("pages-")) // 4096
+        dump, back = decoded
+        expect(dump["pages_written"] + dump["shpages_written"] == pages and dump["pages_scanned"] >= dump["pages_written"], (dump, pages))
+        expect(0 < dump["freezing_time"] <= dump["frozen_time"] and dump["memdump_time"] > 0, dump)
+        expect(back["pages_restored"] == dump["pages_written"] and 0 < back["forking_time"] <= back["restore_time"], (back, dump))
+
+
+def test_log(w):
+    target, log = Target(w.work), os.path.join(w.work, "log")
+    dump = ["dump", "process", target.pid, "--dir", w.work, "--leave-running"]
+    fermata(*dump, "--log-format", "json", "--log-level", "debug", "-o", log).good()
+    with open(log) as file:
+        lines = [json.loads(line) for line in file]
+    expect(lines and all(line.keys() == {"time", "level", "message"} for line in lines), lines)
+    expect(any(line["level"] == "info" and "finished" in line["message"] for line in lines), lines)
+    fermata(*dump, "--log-level", "warning", "-o", log).good()
+    expect(not os.path.getsize(log), "warnings only")
+    result = fermata("dump", "process", target.pid, "--dir", w.work + '/no "such"', "--log-format", "json")
+    expect(result.status == 1 and json.loads(result.err)["level"] == "error" and 'no "such"' in json.loads(result.err)["message"], result)
+    fermata(*dump, "--log-level", "loud").error("no level", status=2)
+    fermata(*dump, "--log-format", "xml").error("no format", status=2)
+    target.unharmed()
 
 
 if __name__ == "__main__":

@@ -365,8 +365,38 @@ static void test_failure(void)
 	check("failure", good && access(to, F_OK) < 0);
 }
 
-int main(void)
+/* With the name of a folder: small archives of every kind go there, for the fuzzer. */
+static int write_seeds(const char *folder)
 {
+	for (enum packing_kind kind = PACKING_TAR; kind <= PACKING_ZSTD; kind++) {
+		struct packing packing = { .kind = kind };
+		struct image_file *file;
+		struct image_dir *dir;
+		char to[256];
+		snprintf(to, sizeof(to), "%s/%s", folder, packing_name(kind));
+		unlink(to);
+		int r = image_archive_create(to, &packing, &dir);
+		for (int i = 0; !r && i < 2; i++) {
+			struct job job = { .size = i ? 3000 : 0, .left = 1 };
+			r = image_create_raw(dir, i ? "pages-1.img" : "pages-2.img", &job.file);
+			if (!r)
+				r = image_blocks_fill(job.file, job.size, &filler, &job);
+		}
+		if (!r && !(r = image_create(dir, "inventory.img", IMAGE_MAGIC_INVENTORY, &file)))
+			r = image_close(file);
+		if (!r)
+			r = image_dir_commit(dir);
+		image_dir_free(dir);
+		if (r)
+			return 1;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1)
+		return write_seeds(argv[1]);
 	if (!mkdtemp(path))
 		return 1;
 	test_tar();
