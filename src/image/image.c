@@ -208,6 +208,8 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 {
 	int r = 0;
 
+	if (!size)
+		return 0;
 	if (file->used + size > BUFFER_SIZE) { /* too large to be written as one */
 		if (!file->hash) {
 			if (!(file->hash = XXH3_createState()))

@@ -601,7 +601,7 @@ static int end_zlib(struct sink *s, unsigned i)
 {
 	unsigned char end[16];
 	struct part *p = &s->parts[i];
-	size_t n = i ? codec_store(PACKING_ZLIB, end, NULL, 0, true) : 0;
+	size_t n = i ? codec_store(PACKING_ZLIB, end, end, 0, true) : 0;
 
 	for (int k = 0; k < 4; k++)
 		end[n++] = (unsigned char)(p->adler >> (24 - 8 * k));
