@@ -26,6 +26,7 @@ check:
 
 bench: all
 	bench/bench.py
+	bench/packed.py
 
 docs: all
 	scripts/docs.py
