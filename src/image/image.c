@@ -6,6 +6,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#define BORROWED_MIN (256UL << 10)
+#define BORROWED_MAX 1000 /* descriptors */
+
 static struct image_dir *dir_new(int fd)
 {
 	struct image_dir *dir = calloc(1, sizeof(*dir));
@@ -109,6 +112,9 @@ void image_file_free(struct image_file *file)
 	if (file->hash)
 		XXH3_freeState(file->hash);
 	source_reader_free(file->reader);
+	VEC_FOREACH(&file->borrowed, b)
+		close(b->fd);
+	VEC_FREE(&file->borrowed);
 	free(file->buffer);
 	free(file->blocks);
 	free(file);
@@ -210,7 +216,8 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 
 	if (!size)
 		return 0;
-	if (file->used + size > BUFFER_SIZE) { /* too large to be written as one */
+	/* What has borrowed parts stays together, in memory. */
+	if (file->used + size > BUFFER_SIZE && !file->borrowed.count) { /* too large to be written as one */
 		if (!file->hash) {
 			if (!(file->hash = XXH3_createState()))
 				return -ENOMEM;
@@ -222,7 +229,7 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 	file->size += size;
 	if (r)
 		return r;
-	if (size > BUFFER_SIZE) {
+	if (size > BUFFER_SIZE && !file->borrowed.count) {
 		XXH3_128bits_update(file->hash, data, size);
 		return write_all(file->fd, data, size);
 	}
@@ -231,6 +238,40 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 		return r;
 	memcpy(file->buffer + file->used, data, size);
 	file->used += size;
+	return 0;
+}
+
+static int copy_from(struct image_file *file, int fd, uint64_t at, uint64_t size)
+{
+	_cleanup_free_ char *buffer = malloc(BUFFER_SIZE);
+	int r = buffer ? 0 : -ENOMEM;
+
+	while (!r && size) {
+		ssize_t n = pread(fd, buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, size), (off_t)at);
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		r = image_write_bytes(file, buffer, (size_t)n);
+		at += (uint64_t)n;
+		size -= (uint64_t)n;
+	}
+	return r;
+}
+
+/* Much of it into an archive need not be kept anywhere until it is there. */
+int image_write_from(struct image_file *file, int fd, uint64_t at, uint64_t size)
+{
+	struct borrowed *b;
+
+	if (!file->dir->sink || file->fd >= 0 || size < BORROWED_MIN || file->borrowed.count == BORROWED_MAX)
+		return copy_from(file, fd, at, size);
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own < 0 || !(b = VEC_PUSH(&file->borrowed))) {
+		if (own >= 0)
+			close(own);
+		return copy_from(file, fd, at, size);
+	}
+	*b = (struct borrowed){ own, at, size, file->used };
+	file->size += size;
 	return 0;
 }
 
@@ -277,6 +318,11 @@ int image_write_message(struct image_file *file, const ProtobufCMessage *message
 	return image_write_bytes(file, packed, size + 4UL);
 }
 
+static void set_digest(struct image_file *file, XXH128_hash_t digest)
+{
+	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64, (unsigned long long)digest.low64);
+}
+
 /* The end of a file: what is in the buffer goes out, the checksum is known. Runs in a worker. */
 static void store(void *argument)
 {
@@ -284,9 +330,7 @@ static void store(void *argument)
 
 	if (file->hash)
 		XXH3_128bits_update(file->hash, file->buffer, file->used);
-	XXH128_hash_t digest = digest_of(file);
-	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
-		 (unsigned long long)digest.low64);
+	set_digest(file, digest_of(file));
 	/* A small one of an archive stays in memory until the commit. */
 	if (file->dir->sink && file->fd < 0)
 		return;
@@ -354,10 +398,52 @@ static int write_manifest(struct image_dir *dir)
 	return r ? r : image_close(manifest);
 }
 
+static int append_borrowed_part(struct image_file *file, const struct borrowed *b, char *buffer)
+{
+	int r = 0;
+
+	for (uint64_t done = 0; !r && done < b->size;) {
+		ssize_t n = pread(b->fd, buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, b->size - done), (off_t)(b->at + done));
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		XXH3_128bits_update(file->hash, buffer, (size_t)n);
+		r = sink_append(file->dir->sink, buffer, (size_t)n);
+		done += (uint64_t)n;
+	}
+	return r;
+}
+
+/* The checksum is taken on the way: it is needed only by the manifest, which follows. */
+static int append_borrowed(struct image_dir *dir, struct image_file *file)
+{
+	_cleanup_free_ char *buffer = malloc(BUFFER_SIZE);
+	size_t done = 0;
+	int r = buffer && (file->hash = XXH3_createState()) ? sink_member(dir->sink, file->name, file->size) : -ENOMEM;
+
+	if (!r)
+		XXH3_128bits_reset(file->hash);
+	for (size_t i = 0; !r && i <= file->borrowed.count; i++) {
+		const struct borrowed *b = i < file->borrowed.count ? &file->borrowed.data[i] : NULL;
+		size_t until = b ? b->before : file->used;
+		XXH3_128bits_update(file->hash, file->buffer + done, until - done);
+		r = sink_append(dir->sink, file->buffer + done, until - done);
+		done = until;
+		if (!r && b)
+			r = append_borrowed_part(file, b, buffer);
+	}
+	if (!r)
+		set_digest(file, XXH3_128bits_digest(file->hash));
+	return r;
+}
+
 /* What was kept until the end: in memory, or in a file without a name. */
 static int append_file(struct image_dir *dir, struct image_file *file)
 {
-	_cleanup_free_ char *buffer = file->fd >= 0 ? malloc(BUFFER_SIZE) : NULL;
+	_cleanup_free_ char *buffer = NULL;
+
+	if (file->borrowed.count)
+		return append_borrowed(dir, file);
+	buffer = file->fd >= 0 ? malloc(BUFFER_SIZE) : NULL;
 	int r = sink_member(dir->sink, file->name, file->size);
 
 	if (!r && file->fd < 0)
@@ -372,14 +458,25 @@ static int append_file(struct image_dir *dir, struct image_file *file)
 	return r;
 }
 
-/* The manifest, the newest of all, goes last. */
+static int store_manifest(struct image_dir *dir)
+{
+	int r = write_manifest(dir);
+
+	if (dir->workers)
+		workers_wait(dir->workers);
+	return r ? r : dir->files->result; /* the manifest's */
+}
+
+/* The manifest last: some checksums are known only when their files are written. */
 static int commit_archive(struct image_dir *dir)
 {
 	int r = 0;
 
-	for (struct image_file *f = dir->files->next; f && !r; f = f->next)
+	for (struct image_file *f = dir->files; f && !r; f = f->next)
 		if (!f->blocks)
 			r = append_file(dir, f);
+	if (!r)
+		r = store_manifest(dir);
 	if (!r)
 		r = append_file(dir, dir->files);
 	return r ? r : sink_commit(dir->sink);
@@ -393,15 +490,10 @@ int image_dir_commit(struct image_dir *dir)
 		workers_wait(dir->workers);
 	for (struct image_file *f = dir->files; f && !r; f = f->next)
 		r = f->result;
-	if (!r)
-		r = write_manifest(dir);
-	if (dir->workers)
-		workers_wait(dir->workers);
-	if (!r)
-		r = dir->files->result; /* the manifest's */
-
 	if (dir->sink)
 		return r ? r : commit_archive(dir);
+	if (!r)
+		r = store_manifest(dir);
 	for (int last = 0; last < 2; last++)
 		for (struct image_file *f = dir->files; f && !r; f = f->next)
 			if ((strcmp(f->name, "inventory.img") == 0) == last)

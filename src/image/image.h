@@ -91,6 +91,9 @@ void image_dir_set_workers(struct image_dir *dir, struct workers *workers);
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret);
 int image_write_message(struct image_file *file, const ProtobufCMessage *message);
 int image_write_bytes(struct image_file *file, const void *data, size_t size);
+/* `size` bytes of another file from `at` on. Where that may, they are read only at the commit, until when they must not change. -EIO: there
+ * are fewer. `fd` stays the caller's. */
+int image_write_from(struct image_file *file, int fd, uint64_t at, uint64_t size);
 /*
  * A raw file written in blocks of IMAGE_BLOCK bytes, the last one shorter, by the workers. Its checksum is that of its only block, or of
  * the checksums of all (16 bytes each, high word first): the manifest says so by "block".

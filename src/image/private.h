@@ -10,6 +10,13 @@
 
 #define BUFFER_SIZE (256u << 10)
 
+/* Part of a file that is written, whose bytes are another file's until the commit. */
+struct borrowed {
+	int fd;
+	uint64_t at, size;
+	size_t before; /* bytes of the buffer that go in front */
+};
+
 struct image_file {
 	struct image_dir *dir;
 	char name[64];
@@ -24,6 +31,7 @@ struct image_file {
 	char digest[33];
 	XXH128_canonical_t *blocks; /* their digests, of a file that is written in blocks */
 	size_t n_blocks;
+	VEC(struct borrowed) borrowed;
 	uint64_t ticket; /* of the first of them, in an archive */
 	struct source_reader *reader; /* of an archive's member that is too large to be kept in the buffer */
 	uint64_t offset;	      /* of the member, in the archive's stream */
