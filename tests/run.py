@@ -20,7 +20,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
-MODES = ("stop", "leave", "rounds")
+MODES = ("stop", "leave", "rounds", "lazy")
 # Through an archive as well: what there is to bring back from other places than small images.
 PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
@@ -197,7 +197,7 @@ def packed_round(name, pid, binary, work, log):
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range(3 if mode == "rounds" else 1):
+    for number in range({"rounds": 3, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
@@ -211,7 +211,7 @@ def rounds(name, pid, mode, binary, work, log):
         if name in ALTER:
             ALTER[name](images, work)
         try:
-            log.append(criu(binary, work, ["restore", "-d", "-D", images]))
+            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else [])))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise

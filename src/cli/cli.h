@@ -32,7 +32,8 @@ struct command_line {
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;
-	const char *gpu;
+	const char *gpu, *lazy;
+	bool lazy_pages;
 	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
 };

@@ -11,6 +11,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -221,7 +222,9 @@ static int capture_task(struct dump *d, struct task *t)
 	int r = proc_read_smaps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
-	r = dump_part(d, find_shared(d, t));
+	r = lazy_settle(d, t);
+	if (!r)
+		r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
 		r = refuse_namespaces(d, t);

@@ -135,7 +135,8 @@ static int load_pages(struct restore *s, struct rtask *t)
 		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
 		pagemap_head__free_unpacked(head, NULL);
 		r = image_raw_open(s->dir, pages, &t->stored);
-		r = r ? r : 1;
+		t->pages_name = strdup(pages);
+		r = r ? r : t->pages_name ? 1 : -ENOMEM;
 	} else {
 		r = r ? r : -EBADMSG;
 	}
@@ -314,6 +315,7 @@ static void task_free(struct rtask *t)
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);
 	image_raw_close(t->stored);
+	free(t->pages_name);
 	if (t->pages_fd >= 0)
 		close(t->pages_fd);
 	if (t->mem_fd >= 0)

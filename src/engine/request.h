@@ -48,6 +48,9 @@ struct profile {
 	uint64_t pages_restored, bytes; /* bytes: in the files of the checkpoint */
 };
 
+/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
+enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself; the archive, or the directory of its parts */
@@ -68,5 +71,6 @@ struct request {
 	size_t n_gpu_map;
 	struct request_watcher progress; /* .call NULL: none */
 	struct profile *profile;	/* NULL: it is not asked for */
+	enum request_lazy lazy;
 	bool skip_verify; /* restore: do not compare checksums first */
 };

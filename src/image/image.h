@@ -81,6 +81,14 @@ void image_verification_note(struct image_verification *v, const char *name, siz
 /* Whether it would be of use. */
 bool image_verification_wants(struct image_verification *v, const char *name);
 /* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
+/* Leaves a large file out, which the caller will compare himself, in time. False: it is not one of those that are under way. */
+struct image_digest {
+	uint64_t offset, size, block; /* of the file: where it begins in its descriptor, how much it is; of what each checksum is of, 0: of the whole */
+	char text[33];
+};
+bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
+/* -EBADMSG: the file is another. -EIO, -ENOMEM. */
+int image_digest_check(int fd, const struct image_digest *digest);
 bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);

@@ -117,7 +117,7 @@ int image_raw_read(const struct image_raw *raw, struct image_reader *reader, voi
 	if (raw->fd < 0)
 		return source_read(reader ? reader->source : raw->dir->reader, to, size, raw->offset + at);
 	while (size) {
-		ssize_t n = pread(raw->fd, into, size, (off_t)at);
+		ssize_t n = pread(raw->fd, into, size, (off_t)(raw->offset + at));
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)

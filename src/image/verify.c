@@ -5,26 +5,24 @@
  * Pages that are packed are unpacked only once: whoever does it for another reason says what the checksum of each block was
  * (image_verification_note), and only what is then left is read here.
  */
-#include "image/image.h"
+#include "image/private.h"
 
 #include <jansson.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <xxhash.h>
 
-#define BUFFER_SIZE (256u << 10)
 #define MANIFEST_MAX (64 << 20)
 #define SMALL_MAX (64 << 10) /* larger files are left to the threads */
 #define BLOCK_MIN (64 << 10)
 #define KEPT_MAX (4UL << 20)
-#define WORKERS_MAX 4
+#define THREADS_MAX 4
 #define STACK_SIZE (256UL << 10) /* inflate and LZ4 want some */
 
 struct item {
 	const char *name, *digest; /* the manifest's */
 	struct image_raw *raw;
-	bool unreadable;
+	bool unreadable, left;
 	uint64_t size, block; /* the checksum is that of the checksums of blocks of this size; 0: of the whole */
 	size_t first_unit, n_units; /* what a thread reads at a time: a block, or the whole */
 	XXH128_canonical_t *units;
@@ -44,7 +42,7 @@ struct image_verification {
 	json_t *manifest;
 	struct item *items; /* large files */
 	size_t count, n_units, next;
-	struct worker workers[WORKERS_MAX];
+	struct worker workers[THREADS_MAX];
 	size_t n_workers;
 	bool cancelled;
 };
@@ -61,7 +59,7 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 {
 	uint64_t length = item->block ? item->block : item->size, at = unit * length, end = MIN(at + length, item->size);
 
-	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE))
+	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE) || __atomic_load_n(&item->left, __ATOMIC_RELAXED))
 		return;
 	XXH3_128bits_reset(w->hash);
 	while (at < end && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
@@ -129,7 +127,7 @@ static size_t workers_wanted(const struct image_verification *v)
 	cpu_set_t set;
 	int processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 
-	return MIN(MIN(v->n_units, WORKERS_MAX), (size_t)MAX(processors, 1));
+	return MIN(MIN(v->n_units, THREADS_MAX), (size_t)MAX(processors, 1));
 }
 
 static bool prepare_worker(struct image_verification *v, struct worker *w)
@@ -288,7 +286,7 @@ static bool is_left(const struct image_verification *v)
 {
 	for (size_t i = 0; i < v->count; i++)
 		for (size_t k = 0; k < v->items[i].n_units; k++)
-			if (!v->items[i].known[k])
+			if (!v->items[i].known[k] && !v->items[i].left)
 				return true;
 	return false;
 }
@@ -339,9 +337,11 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 		release_worker(&v->workers[i]);
 	}
 	for (size_t i = 0; i < v->count; i++) {
-		if (!r && !v->cancelled && v->items[i].unreadable)
+		if (v->items[i].left)
+			v->items[i].unreadable = false;
+		else if (!r && !v->cancelled && v->items[i].unreadable)
 			r = unreadable(v->items[i].name, e);
-		if (!r && !v->cancelled && is_altered(&v->items[i]))
+		if (!r && !v->cancelled && !v->items[i].left && is_altered(&v->items[i]))
 			r = altered(v->items[i].name, e);
 		image_raw_close(v->items[i].raw);
 		free(v->items[i].units);
@@ -350,6 +350,44 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 	json_decref(v->manifest);
 	free(v->items);
 	free(v);
+	return r;
+}
+
+bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret)
+{
+	for (size_t i = 0; v && i < v->count; i++) {
+		struct item *item = &v->items[i];
+		if (strcmp(item->name, name))
+			continue;
+		*ret = (struct image_digest){ .size = item->size, .block = item->block, .offset = item->raw->offset };
+		snprintf(ret->text, sizeof(ret->text), "%s", item->digest);
+		__atomic_store_n(&item->left, true, __ATOMIC_RELAXED);
+		return true;
+	}
+	return false;
+}
+
+int image_digest_check(int fd, const struct image_digest *digest)
+{
+	struct image_verification v = {};
+	struct worker w = { .v = &v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
+	struct image_raw raw = { .fd = fd, .offset = digest->offset, .size = digest->size };
+	struct item item = { .name = "", .digest = digest->text, .raw = &raw, .size = digest->size, .block = digest->block };
+	int r = 0;
+
+	item.n_units = item.block ? (size_t)((item.size + item.block - 1) / item.block) : 1;
+	item.units = calloc(item.n_units, sizeof(*item.units));
+	item.known = calloc(item.n_units, sizeof(*item.known));
+	if (!w.buffer || !w.hash || !item.units || !item.known)
+		r = -ENOMEM;
+	for (size_t i = 0; !r && i < item.n_units; i++)
+		verify_unit(&w, &item, i);
+	if (!r)
+		r = item.unreadable ? -EIO : is_altered(&item) ? -EBADMSG : 0;
+	free(w.buffer);
+	XXH3_freeState(w.hash);
+	free(item.units);
+	free(item.known);
 	return r;
 }
 
