@@ -965,11 +965,7 @@ def test_restore_file_gone(w):
 
 
 def tests_of(names):
-    found = [(name[5:], function) for name, function in names.items() if name.startswith("test_")]
-    return sorted(found, key=lambda item: item[1].__code__.co_firstlineno)
-
-
-TESTS = tests_of(globals())
+    return sorted(((name[5:], test) for name, test in names.items() if name.startswith("test_")), key=lambda item: item[1].__code__.co_firstlineno)
 
 
 def main(tests):
@@ -1001,4 +997,4 @@ def main(tests):
 
 
 if __name__ == "__main__":
-    main(TESTS)
+    main(tests_of(globals()))
