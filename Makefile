@@ -29,6 +29,7 @@ check-gpu: all
 
 bench: all
 	bench/bench.py
+	bench/packed.py
 
 docs: all
 	scripts/docs.py

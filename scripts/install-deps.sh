@@ -2,12 +2,12 @@
 # Install what the build needs; with the argument "check", what `make check` needs as well.
 # Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
 set -eu
-packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev python3"
+packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev liblz4-dev libzstd-dev zlib1g-dev python3"
 optional=""
 case "${1:-}" in
   "") ;;
-  check) packages="$packages clang python3-protobuf strace tmux"
-    optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql zstd" ;;
+  check) packages="$packages clang python3-protobuf strace tmux lz4 zstd"
+    optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
   *) echo "usage: $0 [check]" >&2; exit 2 ;;
 esac
 

@@ -3,6 +3,7 @@
 
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
+--packed     runs all live programs through an archive only, each by another kind in turn
 
 LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
 import ctypes
@@ -20,6 +21,11 @@ DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds", "lazy")
+# Through an archive as well: what there is to bring back from other places than small images.
+PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
+          "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
+          "unix_tree", "wide", "zero_pages", "zombies")
+KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
     "fd_inherited": ["--file-locks"],
@@ -186,6 +192,18 @@ def alter_vdso(images, work):
 ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 
+def packed_round(name, pid, binary, work, log):
+    kind = KINDS[sum(name.encode()) % len(KINDS)]
+    fermata = os.path.join(os.path.dirname(binary), "fermata")
+    images = os.path.join(work, "images0")
+    os.mkdir(images)
+    log.append(criu(fermata, work, ["dump", "process", str(pid), "--dir", images, "--name", "packed", "--compression", kind.rstrip("+"),
+                                    "--streams", "3" if kind[-1] == "+" else "0"] + DUMP_OPTIONS.get(name, [])))
+    wait_dead(pid)
+    reap_all(kill=False)
+    log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1]]))
+
+
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
     for number in range({"rounds": 3, "lazy": 2}.get(mode, 1)):
@@ -228,7 +246,9 @@ def live(path, mode, binary, work):
         raise Failure(f"before the dump: {first}")
     time.sleep(0.01)  # let it go from the line into its wait
     try:
-        if mode != NO_DUMP:
+        if mode == "packed":
+            packed_round(os.path.basename(path).partition("_")[2], pid, binary, work, log)
+        elif mode != NO_DUMP:
             rounds(os.path.basename(path).partition("_")[2], pid, mode, binary, work, log)
         if len(lines_of(verdict)) != 1:
             raise Failure(f"before the signal: {lines_of(verdict)[1:]}")
@@ -294,8 +314,9 @@ def run_lives(lives, modes, select, wanted):
     with tempfile.TemporaryDirectory(prefix="fermata-bin-") as bin_dir:
         link = os.path.join(bin_dir, "criu")
         os.symlink(binary, link)
+        os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
-            for mode in modes:
+            for mode in modes + (("packed",) if modes is MODES and os.path.basename(path).partition("_")[2] in PACKED else ()):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name):
                     continue
@@ -308,14 +329,14 @@ def run_lives(lives, modes, select, wanted):
 def main():
     wanted = [word for word in sys.argv[1:] if not word.startswith("--")]
     options = [word for word in sys.argv[1:] if word.startswith("--")]
-    if not set(options) <= {"--no-dump", "--pending"}:
+    if not set(options) <= {"--no-dump", "--pending", "--packed"}:
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
     select = lambda name: not wanted or any(word in name for word in wanted)
-    modes = (NO_DUMP,) if "--no-dump" in options else MODES
+    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else MODES
     lives = [] if "--pending" in options else programs("build/tests/live_*")
-    pending = programs("build/tests/pending_*") if options else []
+    pending = programs("build/tests/pending_*") if options and "--packed" not in options else []
     if not options:
         run_units(select, wanted)
     run_lives(lives + pending, modes, select, wanted)

@@ -49,6 +49,15 @@ struct fermata_error {
  * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */
 typedef int (*fermata_hook)(void *data, const char *moment, pid_t pid);
 
+/* How far a dump or restore is. Called about ten times a second, from another thread than the caller's; it must not call this library. */
+struct fermata_progress {
+	size_t size; /* of the struct as the library knows it */
+	const char *stage; /* "freeze", "capture", "memory", …; not kept */
+	double seconds;	   /* since it began */
+	uint64_t done, total; /* bytes of memory, as far as is known: `total` may grow */
+};
+typedef void (*fermata_progress_call)(void *data, const struct fermata_progress *progress);
+
 /* Begin with struct fermata_options options = FERMATA_OPTIONS_INIT. NULL in its place means just that. */
 struct fermata_options {
 	size_t size; /* of the struct as the caller knows it: later versions may have more in it */
@@ -58,14 +67,20 @@ struct fermata_options {
 	/* What lies outside the tree, as criu's options have it, each list with NULL at its end; NULL: nothing. */
 	const char *const *external; /* dump, check: "tty[8801:18]", "unix[1234]", "pipe[1234]", "file[1f:2a]" */
 	const char *const *inherit;  /* restore: "fd[3]:pipe[1234]", the caller's descriptor 3 for it */
+	/* dump: "tar", "gzip", "lz4", "zlib" or "zstd", where a level may follow ("zstd:3"): then `dir` is the archive to be. NULL or "none": a
+	 * directory of images. */
+	const char *compression;
+	unsigned streams; /* dump: with 2 and more the archive is in so many files, and `dir` an empty directory for them */
+	fermata_progress_call progress; /* NULL: none */
+	void *progress_data;
 };
-#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL }
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL }
 
 /* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */
 FERMATA_API int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *options, struct fermata_error *error);
 
-/* Starts what `dir` holds, under the pids it had. *ret_pid (may be NULL): the root, a child of the caller, to be waited for with waitpid(2).
+/* Starts what `dir` holds (a directory or an archive of any kind), under the pids it had. *ret_pid (may be NULL): the root, a child of the caller, to be waited for with waitpid(2).
  * After an error nothing of it is left. */
 FERMATA_API int fermata_restore(const char *dir, const struct fermata_options *options, pid_t *ret_pid, struct fermata_error *error);
 

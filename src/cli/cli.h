@@ -8,6 +8,10 @@
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
 
+struct progress_bar {
+	bool shown;
+};
+
 struct command_line {
 	struct request request;
 	const struct program *program;
@@ -24,8 +28,12 @@ struct command_line {
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
-	const char *dir, *name, *path;
-	bool json, markdown, no_server;
+	const char *dir, *name, *path, *compression;
+	int streams;
+	bool json, markdown, no_server, quiet, profiling;
+	const char *log_format, *log_level;
+	struct progress_bar bar;
+	struct profile profile;
 	const char *gpu, *lazy;
 	bool lazy_pages;
 	int gpu_timeout_s, gpu_deadline_s;
@@ -51,6 +59,13 @@ int cli_restore(struct command_line *c, bool announce);
 int cli_gpu_options(struct command_line *c, struct error *e);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
 
+/* progress.c. Around a call of the engine: a bar where it is wanted, and the profile. */
+void progress_begin(struct command_line *c);
+void progress_end(struct command_line *c);
+/* Nothing where it was not asked for; NULL. */
+void profile_print(const struct command_line *c, bool dump);
+struct json_t *profile_json(const struct command_line *c, bool dump);
+
 /* One file a verb. */
 int verb_dump_process(struct command_line *c);
 int verb_restore_process(struct command_line *c);
@@ -58,6 +73,7 @@ int verb_check(struct command_line *c);
 int verb_check_process(struct command_line *c);
 int verb_features(struct command_line *c);
 int verb_inspect(struct command_line *c);
+int verb_verify(struct command_line *c);
 
 /* check.c: criu's `check`. */
 int criu_check(struct command_line *c);

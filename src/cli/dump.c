@@ -1,47 +1,96 @@
-/* fermata dump process: a checkpoint directory of its own for each dump; none is left behind by one that failed. */
+/*
+ * fermata dump process: a checkpoint of its own for each dump, a directory or an archive; none is left behind by one that failed. What is
+ * asked for is looked at before the target is.
+ */
 #include "cli/cli.h"
 
+#include <jansson.h>
 #include <limits.h>
 #include <sys/stat.h>
 #include <time.h>
 
-static int make_directory(const struct command_line *c, char path[PATH_MAX], struct error *e)
+static int read_packing(struct command_line *c, struct error *e)
+{
+	struct packing *packing = &c->request.packing;
+	int r = c->compression ? packing_parse(c->compression, packing, e) : 0;
+
+	if (r)
+		return error_prefix(e, r, "option --compression");
+	if (c->streams == 1 || c->streams > PACKING_STREAMS_MAX)
+		return error_set(e, -EINVAL, "option --streams: there can be 2 to %d, or 0 for one file", PACKING_STREAMS_MAX);
+	packing->streams = (unsigned)c->streams;
+	return 0;
+}
+
+static int choose_path(const struct command_line *c, char path[PATH_MAX], struct error *e)
 {
 	const char *dir = c->dir ? c->dir : "/tmp";
+	const struct packing *packing = &c->request.packing;
 	char unique[64];
 	struct timespec now;
+	struct stat st;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	snprintf(unique, sizeof(unique), "dump-process-%lld%09ld", (long long)now.tv_sec, now.tv_nsec);
 	const char *name = c->name ? c->name : unique;
-	if (snprintf(path, PATH_MAX, "%s/%s", dir, name) >= PATH_MAX)
+	const char *ending = packing->streams ? "" : packing_ending(packing->kind, false);
+	if (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+		return error_set(e, -EINVAL, "%s is no name for a checkpoint; --dir is for the directory", *name ? name : "nothing");
+	if (snprintf(path, PATH_MAX, "%s/%s%s", dir, name, ending) >= PATH_MAX)
 		return error_set(e, -ENAMETOOLONG, "the path %s/%s is too long", dir, name);
+	if (stat(dir, &st) < 0 && errno == ENOENT)
+		return error_set(e, -ENOENT, "there is no directory %s to make the checkpoint %s in; make it first", dir, name);
+	if (lstat(path, &st) == 0)
+		return error_set(e, -EEXIST, "%s is there already; choose another --name or remove it", path);
+	return 0;
+}
+
+/* For images, and for the parts of an archive. */
+static int make_directory(const char *path, struct error *e)
+{
 	if (mkdir(path, 0700) == 0)
 		return 0;
 	if (errno == EEXIST)
 		return error_set(e, -EEXIST, "%s is there already; choose another --name or remove it", path);
-	if (errno == ENOENT)
-		return error_set(e, -ENOENT, "there is no directory %s to make the checkpoint %s in; make it first", dir, name);
 	return error_errno(e, -errno, "cannot make the checkpoint %s", path);
+}
+
+static void announce(const struct command_line *c, const char *path)
+{
+	if (c->json) {
+		json_t *root = json_pack("{s:s, s:o*}", "checkpoint", path, "profile", profile_json(c, true));
+		json_dumpf(root, stdout, JSON_INDENT(1));
+		puts("");
+		json_decref(root);
+		return;
+	}
+	profile_print(c, true);
+	printf("Dumped to %s\n", path);
 }
 
 int verb_dump_process(struct command_line *c)
 {
+	const struct packing *packing = &c->request.packing;
 	char path[PATH_MAX];
 	struct error e = {};
 	int r = cli_parse_pid(c->words[0], &c->request.pid, &e);
 
 	if (!r)
-		r = make_directory(c, path, &e);
+		r = read_packing(c, &e);
+	if (!r)
+		r = choose_path(c, path, &e);
+	const bool directory = packing->kind == PACKING_NONE || packing->streams;
+	if (!r && directory)
+		r = make_directory(path, &e);
 	if (r) {
 		error_prefix(&e, r, "cannot dump process %s", c->words[0]);
 		return cli_report(c, &e);
 	}
 	c->request.images_dir = path;
 	int status = cli_dump(c);
-	if (status)
+	if (!status)
+		announce(c, path);
+	else if (directory)
 		rmdir(path);
-	else
-		printf("Dumped to %s\n", path);
 	return status;
 }

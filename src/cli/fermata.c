@@ -2,7 +2,7 @@
 #include "cli/cli.h"
 
 enum {
-	DUMP_PROCESS, RESTORE_PROCESS, CHECK, CHECK_PROCESS, INSPECT, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
+	DUMP_PROCESS, RESTORE_PROCESS, CHECK, CHECK_PROCESS, INSPECT, VERIFY, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
 
 static int run_completion(struct command_line *c)
@@ -56,7 +56,8 @@ static const struct verb verbs[] = {
 	[RESTORE_PROCESS] = VERB("restore process", "", 0, 0, "Start again what a checkpoint holds", verb_restore_process),
 	[CHECK] = VERB("check", "", 0, 0, "Say what this machine has of what dump and restore need", verb_check),
 	[CHECK_PROCESS] = VERB("check process", "PID", 1, 1, "Say whether a process and its descendants can be saved, and what is in the way", verb_check_process),
-	[INSPECT] = VERB("inspect", "DIR", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
+	[INSPECT] = VERB("inspect", "CHECKPOINT", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
+	[VERIFY] = VERB("verify", "CHECKPOINT", 1, 1, "Compare a checkpoint with its checksums", verb_verify),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
 	[COMPLETION] = VERB("completion", "bash", 1, 1, "Print the completion for a shell", run_completion),
 	[MANUAL] = VERB("manual", "fermata|criu", 1, 1, "Print a manual page (troff)", run_manual),
@@ -77,7 +78,7 @@ static const struct option_row rows[] = {
 	OPTION("dir", 'd', STRING, "DIR", ON(DUMP_PROCESS) | ON(CHECK), dir,
 	       "The folder that checkpoints go to; /tmp when not given"),
 	OPTION("name", 0, STRING, "NAME", ON(DUMP_PROCESS), name, "The name of the checkpoint; dump-process-TIME when not given"),
-	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint's directory"),
+	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint: a directory or an archive of any kind"),
 	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
@@ -101,9 +102,9 @@ static const struct option_row rows[] = {
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE_PROCESS), inherit,
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
-	OPTION_MISSING_BUT("compression", 0, STRING, "KIND", ON(DUMP_PROCESS),
-	       "How the checkpoint is packed", "compression", "none"),
-	OPTION_MISSING_BUT("streams", 0, INT, "N", ON(DUMP_PROCESS), "Write this many files at once", "streams", "0"),
+	OPTION("compression", 0, STRING, "KIND[:LEVEL]", ON(DUMP_PROCESS), compression,
+	       "none: a directory; or one file: tar, gzip, lz4, zlib, zstd, where a level may follow"),
+	OPTION("streams", 0, INT, "N", ON(DUMP_PROCESS), streams, "Spread the archive over this many files, in a directory; 0: one"),
 	OPTION("gpu", 0, STRING, "USE", BOTH | SAVES, gpu, "Look for CUDA processes: auto (where there is NVIDIA's driver), on, off"),
 	OPTION("gpu-timeout", 0, INT, "SECONDS", SAVES, gpu_timeout_s, "How long work under way on a GPU may take to end; 10 when not given"),
 	OPTION("gpu-deadline", 0, INT, "SECONDS", BOTH | SAVES, gpu_deadline_s, "How long a call of the GPU's driver may take; 600 when not given"),
@@ -119,7 +120,11 @@ static const struct option_row rows[] = {
 	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,
 	       "Write the pid of the restored process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
-	OPTION("json", 0, BOOL, NULL, ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("json", 0, BOOL, NULL, BOTH | ON(INSPECT) | ON(VERIFY) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
+	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
+	OPTION("log-level", 0, STRING, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };

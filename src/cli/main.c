@@ -80,10 +80,31 @@ static const char *in_work_dir(const struct command_line *c, const char *path, c
 	return buffer;
 }
 
+static int choose_log(struct command_line *c, struct error *e)
+{
+	static const char *const levels[] = { "disabled", "error", "warning", "info", "debug" };
+	size_t i = 0;
+
+	if (c->log_format && strcmp(c->log_format, "text") && strcmp(c->log_format, "json"))
+		return error_set(e, -EINVAL, "option --log-format: %s is no format; there are text and json", c->log_format);
+	log_set_json(c->log_format && !strcmp(c->log_format, "json"));
+	if (!c->log_level)
+		return 0;
+	while (i < ARRAY_SIZE(levels) && strcmp(c->log_level, levels[i]))
+		i++;
+	if (i == ARRAY_SIZE(levels))
+		return error_set(e, -EINVAL, "option --log-level: %s is no level; there are disabled, error, warning, info and debug", c->log_level);
+	c->verbosity = (int)i;
+	return 0;
+}
+
 static int open_log(struct command_line *c, struct error *e)
 {
 	char buffer[PATH_MAX];
+	int r = choose_log(c, e);
 
+	if (r)
+		return r;
 	if (!c->log_file || !strcmp(c->log_file, "-")) {
 		log_setup(c->verbosity, c->log_file ? STDOUT_FILENO : -1);
 		c->log_file = NULL;

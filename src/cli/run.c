@@ -1,7 +1,9 @@
 /* Dump and restore as both programs do them. See cli.h. */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "engine/stats.h"
 
+#include <jansson.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -99,6 +101,15 @@ int cli_require_root(struct error *e)
 	return geteuid() == 0 ? 0 : error_set(e, -EPERM, "this needs root (CAP_SYS_ADMIN and more); run it with sudo");
 }
 
+/* As criu does; what was asked for is done already, so a failure is only told. */
+static void write_stats(const struct command_line *c, bool restore)
+{
+	struct error e = {};
+
+	if (c->program->configured && stats_write(c->work_dir ? c->work_dir : c->request.images_dir, restore, &c->profile, &e))
+		log_warning("%s", e.text);
+}
+
 int cli_dump(struct command_line *c)
 {
 	struct error e = {};
@@ -112,10 +123,13 @@ int cli_dump(struct command_line *c)
 		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
+	progress_begin(c);
 	if (!r)
 		r = engine_dump(&c->request, &e);
+	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
+	write_stats(c, false);
 	print_time(c, "Dump", &start);
 	return 0;
 }
@@ -129,6 +143,20 @@ static int become(const struct command_line *c)
 	execvp(c->rest[0], c->rest);
 	error_errno(&e, -errno, "cannot run %s", c->rest[0]);
 	return cli_report(c, &e);
+}
+
+static void announce_restored(const struct command_line *c, pid_t pid)
+{
+	if (c->json) {
+		json_t *root = json_pack("{s:i, s:o*}", "pid", pid, "profile", profile_json(c, false));
+		json_dumpf(root, stdout, JSON_INDENT(1));
+		puts("");
+		json_decref(root);
+	} else {
+		profile_print(c, false);
+		printf("Restored successfully, PID: %d\n", pid);
+	}
+	fflush(stdout);
 }
 
 static int lazy_options(struct command_line *c, struct error *e)
@@ -157,19 +185,20 @@ int cli_restore(struct command_line *c, bool announce)
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
 	c->request.ends = c->request.detach;
+	progress_begin(c);
 	if (!r)
 		r = engine_restore(&c->request, &pid, &e);
+	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
+	write_stats(c, true);
 	print_time(c, "Restore", &start);
 	if (c->request.pidfile)
 		r = write_pidfile(c->request.pidfile, pid, &e);
 	if (r)
 		cli_report(c, &e);
-	if (announce) {
-		printf("Restored successfully, PID: %d\n", pid);
-		fflush(stdout);
-	}
+	if (announce)
+		announce_restored(c, pid);
 	if (c->exec_command)
 		return become(c);
 	return !c->request.detach ? wait_for_end(c, pid) : r ? 1 : 0;

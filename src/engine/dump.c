@@ -17,6 +17,7 @@
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
+#include "engine/watch.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -283,6 +284,12 @@ static void reserve_descriptors(struct dump *d)
 	descriptors_reserve(64 + threads + 10 * d->tasks.count);
 }
 
+static void enter(struct dump *d, enum stage stage)
+{
+	if (d->watch)
+		watch_enter(d->watch, stage);
+}
+
 static int capture_all(struct dump *d)
 {
 	reserve_descriptors(d);
@@ -291,6 +298,7 @@ static int capture_all(struct dump *d)
 
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
+	enter(d, STAGE_DISCOVER);
 	r = check_shared(d, KCMP_VM, "memory");
 	if (!r)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
@@ -298,11 +306,14 @@ static int capture_all(struct dump *d)
 		r = check_shared(d, KCMP_FS, "current directory");
 	if (!r)
 		r = examine_all(d);
+	enter(d, STAGE_CAPTURE);
 	for (size_t i = 0; !r && i < d->tasks.count; i++)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
+	enter(d, STAGE_MEMORY);
 	int s = pages_finish(d);
 	r = r ? r : s;
+	enter(d, STAGE_WRITE);
 	s = files_finish(d, !r);
 	r = r ? r : s;
 	s = shmem_finish(d, !r);
@@ -312,6 +323,8 @@ static int capture_all(struct dump *d)
 	s = r ? 0 : sysv_ipc_capture(d);
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
+	r = r ? r : s;
+	s = shmem_pages_finish(d);
 	r = r ? r : s;
 	s = image_close(d->files);
 	return r ? r : s ? error_errno(d->e, s, "cannot write files.img") : 0;
@@ -344,8 +357,11 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
+	enter(d, STAGE_FREEZE);
+	watch_frozen(d->watch);
 	if (!r)
 		r = stop_tree(d);
+	enter(d, STAGE_DISCOVER);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -354,6 +370,7 @@ static int dump_run(struct dump *d)
 		r = write_tree(d);
 	if (!r)
 		r = write_inventory(d);
+	enter(d, STAGE_COMMIT);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
 	if (!r && (r = tell(d, "post-dump")))
@@ -386,8 +403,16 @@ static void raise_descriptor_limit(void)
 static int open_directory(struct dump *d)
 {
 	const char *path = d->request->images_dir;
-	int r = image_dir_create(path, &d->dir);
+	const struct packing *packing = &d->request->packing;
+	const bool archive = packing->kind != PACKING_NONE || packing->streams;
+	int r = archive ? image_archive_create(path, packing, &d->dir) : image_dir_create(path, &d->dir);
 
+	if (r == -EEXIST && archive)
+		return error_set(d->e, r, "%s is there already; choose another name or remove it", path);
+	if (r == -ENOENT && archive)
+		return error_set(d->e, r, "there is no directory to make %s in; make it first", path);
+	if (r && archive)
+		return error_errno(d->e, r, "cannot make %s", path);
 	if (r == -EEXIST)
 		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
 	if (r == -ENOENT)
@@ -412,12 +437,36 @@ static int let_gpus_go_on(struct dump *d, int r)
 	return r;
 }
 
+static void count_bytes(void *data, uint64_t *ret_done, uint64_t *ret_total)
+{
+	const struct dump *d = data;
+
+	*ret_done = *ret_total = 0;
+	if (d->dir)
+		image_dir_progress(d->dir, ret_done, ret_total);
+}
+
+static void fill_profile(struct dump *d)
+{
+	struct profile *p = d->watch->profile;
+	const struct dump_counts *c = d->counts;
+
+	p->pages_scanned = c->pages_scanned;
+	p->pages_written = c->pages_written;
+	p->shared_written = c->shared_written;
+	p->memory_ns = c->memory_to > c->memory_from ? c->memory_to - c->memory_from : 0;
+	p->bytes = d->dir ? image_dir_written(d->dir) : 0;
+}
+
 static int dump_traced(const struct request *request, struct error *e)
 {
-	struct dump d = { .request = request, .e = e };
+	struct watch watch;
+	struct dump_counts counts = {};
+	struct dump d = { .request = request, .e = e, .watch = &watch, .counts = &counts };
 	char comm[70] = "";
 
 	raise_descriptor_limit();
+	watch_begin(&watch, request, STAGE_PREPARE, count_bytes, &d);
 	int r = open_directory(&d);
 	d.workers = workers_new();
 	if (!r && !d.workers)
@@ -427,6 +476,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	if (!r)
 		r = dump_run(&d);
 	workers_free(TAKE_PTR(d.workers));
+	enter(&d, STAGE_RESUME);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped) {
@@ -440,6 +490,8 @@ static int dump_traced(const struct request *request, struct error *e)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	watch_end(&watch);
+	fill_profile(&d);
 	image_dir_free(d.dir);
 	if (r)
 		return error_prefix(e, r, "cannot dump process %d%s", request->pid, comm);

@@ -15,6 +15,13 @@ struct file_table;
 struct page_job;
 struct workers;
 struct lock_table;
+struct watch;
+
+/* What was counted, by any thread. */
+struct dump_counts {
+	uint64_t pages_scanned, pages_written, shared_written;
+	uint64_t memory_from, memory_to; /* ns: of copying */
+};
 struct cuda_dump;
 
 struct dump {
@@ -31,6 +38,9 @@ struct dump {
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
 	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
+	struct watch *watch; /* NULL: a check */
+	struct dump_counts *counts; /* shared with the copies that workers have */
+	struct shmem_job *shmem_jobs; /* memory/shmem.c */
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */

@@ -135,9 +135,9 @@ static int load_pages(struct restore *s, struct rtask *t)
 		char pages[40];
 		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
 		pagemap_head__free_unpacked(head, NULL);
-		t->pages_fd = image_open_raw(s->dir, pages);
+		r = image_raw_open(s->dir, pages, &t->stored);
 		t->pages_name = strdup(pages);
-		r = t->pages_fd < 0 ? t->pages_fd : t->pages_name ? 1 : -ENOMEM;
+		r = r ? r : t->pages_name ? 1 : -ENOMEM;
 	} else {
 		r = r ? r : -EBADMSG;
 	}
@@ -286,9 +286,11 @@ int restore_open(const char *path, struct image_dir **ret, struct error *e)
 	int r = image_dir_open(path, ret);
 
 	if (r == -ENOENT)
-		return error_set(e, r, "there is no such directory; give the directory that a dump went to");
-	if (r == -ENOTDIR)
-		return error_set(e, r, "it is a file; give the directory that a dump went to");
+		return error_set(e, r, "there is no such directory or file; give what a dump was written to");
+	if (r == -EMEDIUMTYPE || r == -ENOTDIR)
+		return error_set(e, r, "it is neither a directory nor an archive (tar, gzip, lz4, zlib, zstd); give what a dump was written to");
+	if (r == -EBADMSG)
+		return error_set(e, r, "the archive is damaged, or was cut off");
 	return r ? error_errno(e, r, "cannot open it") : 0;
 }
 
@@ -363,6 +365,7 @@ static void task_free(struct rtask *t)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);
+	image_raw_close(t->stored);
 	free(t->pages_name);
 	if (t->pages_fd >= 0)
 		close(t->pages_fd);

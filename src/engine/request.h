@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/base.h"
+#include "image/packing.h"
 
 struct error;
 struct external_list;
@@ -22,12 +23,39 @@ struct request_gpu_pair {
 	const char *from, *to; /* "GPU-…" */
 };
 
+/* How far it is. Told about ten times a second while it lasts, from a thread of its own. */
+struct request_progress {
+	const char *stage;
+	uint64_t elapsed_ns, done, total; /* bytes of memory; as far as is known, so `total` may grow */
+};
+struct request_watcher {
+	void (*call)(void *data, const struct request_progress *p);
+	void *data;
+};
+
+/* Where the time went: filled also after a failure, as far as it came. */
+#define PROFILE_STAGES_MAX 12
+struct profile_stage {
+	const char *name;
+	uint64_t ns;
+};
+struct profile {
+	struct profile_stage stages[PROFILE_STAGES_MAX]; /* in their order; they add up to the total */
+	size_t count;
+	uint64_t total_ns;
+	uint64_t pause_ns; /* dump: the tree stood still */
+	uint64_t memory_ns; /* dump: from the first page that was copied to the last */
+	uint64_t pages_scanned, pages_written, shared_written; /* dump */
+	uint64_t pages_restored, bytes; /* bytes: in the files of the checkpoint */
+};
+
 /* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
 enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
 
 struct request {
 	pid_t pid;
-	const char *images_dir; /* the directory of images itself */
+	const char *images_dir; /* the directory of images itself; the archive, or the directory of its parts */
+	struct packing packing; /* dump: all zero: images in the directory */
 	int timeout_s;          /* dump: how long the stop of all may take; 0: the usual 10 */
 	bool sibling;           /* restore: the root is a child of the caller's parent, who waits for it */
 	bool shell_job;         /* the session and terminal of the caller are the target's */
@@ -51,6 +79,8 @@ struct request {
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;
+	struct request_watcher progress; /* .call NULL: none */
+	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
 	bool skip_verify; /* restore: do not compare checksums first */
 };

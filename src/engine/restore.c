@@ -15,6 +15,7 @@
 #include "engine/kinds/locks.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
@@ -25,6 +26,7 @@
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
+#include "engine/watch.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -135,6 +137,12 @@ static int make_plan(struct restore *s)
 	return r ? r : spawn_plan(s);
 }
 
+static void enter(struct restore *s, enum stage stage)
+{
+	if (s->watch)
+		watch_enter(s->watch, stage);
+}
+
 int restore_prepare(struct restore *s)
 {
 	int r = restore_open(s->request->images_dir, &s->dir, s->e);
@@ -145,8 +153,11 @@ int restore_prepare(struct restore *s)
 		r = external_check(s);
 	if (!r)
 		r = cuda_prepare(s);
-	if (!r && s->request->hook.call)
+	if (!r && s->request->hook.call) {
+		enter(s, STAGE_VERIFY);
 		r = restore_verified(s, r);
+	}
+	enter(s, STAGE_PLAN);
 	if (!r)
 		r = tell(s, "pre-restore");
 	return r ? r : make_plan(s);
@@ -216,6 +227,9 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 			return 0;
 		if (__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
 			return failure(s);
+		int fed = feed_failure(s);
+		if (fed)
+			return fed;
 		if (syscall(__NR_futex, &s->status->change, FUTEX_WAIT, change, &look, NULL, 0) < 0 && errno == ETIMEDOUT) {
 			int r = look_for_dead(s);
 			if (r && !__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
@@ -290,6 +304,8 @@ static int restore_build(struct restore *s)
 	int r = birth(s);
 
 	rest_remove(s);
+	if (!r)
+		r = feed_start(s);
 	if (!r)
 		r = lazy_start(s);
 	if (!r && s->seccomp) {
@@ -495,6 +511,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	feed_stop(s);
 	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
@@ -512,26 +529,81 @@ void restore_finish(struct restore *s)
 		munmap(s->arena.start, s->arena.size);
 	proc_maps_finish(&s->self);
 	image_dir_free(s->dir);
+	VEC_FREE(&s->fillings);
+	VEC_FREE(&s->memory_times);
+}
+
+/* For the thread that tells of progress. */
+static void count_bytes(void *data, uint64_t *ret_done, uint64_t *ret_total)
+{
+	const struct restore *s = data;
+
+	*ret_done = __atomic_load_n(&s->pages_done, __ATOMIC_RELAXED);
+	*ret_total = __atomic_load_n(&s->pages_total, __ATOMIC_RELAXED);
+	if (!__atomic_load_n(&s->building, __ATOMIC_ACQUIRE))
+		return;
+	VEC_FOREACH(&s->fillings, f) {
+		uint64_t next = __atomic_load_n(&f->fill->next, __ATOMIC_RELAXED);
+		*ret_done += f->size * MIN(next, f->fill->count) / MAX(f->fill->count, 1U);
+	}
+}
+
+static uint64_t nanoseconds(const struct timespec *t)
+{
+	return (uint64_t)t->tv_sec * 1000000000 + (uint64_t)t->tv_nsec;
+}
+
+/* What of the building was pages that came: from the first of all to the last. */
+static void part_memory(struct restore *s)
+{
+	uint64_t first = UINT64_MAX, last = 0;
+
+	VEC_FOREACH(&s->memory_times, t) {
+		if (!t->from || !t->to || !t->to->tv_sec)
+			continue;
+		first = MIN(first, nanoseconds(t->from));
+		last = MAX(last, nanoseconds(t->to));
+	}
+	if (last > first)
+		watch_move(s->watch, STAGE_BUILD, STAGE_MEMORY, last - first);
+	s->watch->profile->pages_restored = s->pages_total / PAGE_SIZE;
+}
+
+static int build_and_verify(struct restore *s)
+{
+	enter(s, STAGE_BUILD);
+	__atomic_store_n(&s->building, true, __ATOMIC_RELEASE);
+	int r = restore_build(s);
+
+	feed_stop(s);
+	enter(s, STAGE_MEMORY);
+	part_memory(s);
+	enter(s, STAGE_VERIFY);
+	return restore_verified(s, r);
 }
 
 static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
-	struct restore s = { .request = request, .e = e, .tty = -1 };
+	struct watch watch;
+	struct restore s = { .request = request, .e = e, .tty = -1, .watch = &watch };
 	int r;
 
 	descriptors_reserve(USUAL_DESCRIPTORS);
+	watch_begin(&watch, request, STAGE_OPEN, count_bytes, &s);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
 	r = restore_prepare(&s);
 	if (!r)
-		r = restore_build(&s);
-	r = restore_verified(&s, r);
+		r = build_and_verify(&s);
+	enter(&s, STAGE_SWITCH);
 	if (!r)
 		r = restore_switch(&s);
 	if (r)
 		restore_kill(&s);
 	s.succeeded = !r;
+	watch_quiet(&watch);
 	restore_finish(&s);
+	watch_end(&watch);
 	if (r)
 		return error_prefix(e, r, "cannot restore from %s", request->images_dir);
 	*ret_pid = s.pid;

@@ -21,7 +21,10 @@
 #include "seccomp.pb-c.h"
 #include "tty.pb-c.h"
 
+#include <time.h>
+
 struct kind;
+struct watch;
 struct cuda_restore;
 
 /* In place of a descriptor: it is made in the task that holds it. No errno is so large. */
@@ -90,7 +93,9 @@ struct rtask {
 	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
 	uint32_t *table_ready, *sharers_done, sharers;
 	uint32_t *threads_made; /* in the arena: kinds/procfile.c; or NULL */
+	struct image_raw *stored; /* its pages */
 	int pages_fd, mem_fd;
+	uint64_t pages_offset; /* where they begin in pages_fd */
 };
 
 /* What the coordinator has of the state that processes are born with. */
@@ -106,6 +111,17 @@ struct own {
 struct rest {
 	uint64_t own, offset; /* its address here while it is there; from the start of vvar and vdso, 0: there is none */
 	long saved[2];	      /* what was there */
+};
+
+/* Pages that a task reads itself. */
+struct filling {
+	const struct agent_fill *fill; /* in the arena */
+	uint64_t size;
+};
+
+/* In the arena: when the pages of a task began to come, and when all were there. CLOCK_MONOTONIC. */
+struct memory_times {
+	struct timespec *from, *to;
 };
 
 struct restore {
@@ -144,11 +160,18 @@ struct restore {
 	struct sysv_ipc_table *sysv_ipc;
 	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
+	struct feeder *feeder; /* memory/feed.c; NULL: no pages are packed */
+	struct watch *watch; /* NULL: an inspection */
+	uint64_t pages_done, pages_total; /* bytes: that the feeder brought, and of all */
+	bool building; /* `fillings` does not change any more */
+	VEC(struct filling) fillings; /* what tasks read themselves; memory/fill.c */
+	VEC(struct memory_times) memory_times; /* of each task, where a profile is asked for */
 };
 
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t feed;	/* counts tasks that wait for pages; memory/feed.c */
 	uint32_t watched, taken; /* tasks whose lazy memory is watched; the coordinator has what it needs for that */
 	uint32_t leave; /* leaders that are to have ended may do so */
 };

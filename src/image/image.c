@@ -1,69 +1,42 @@
-/* See image.h. */
-#include "image/image.h"
-
-#include "base/workers.h"
+/* The writing side of image.h. */
+#include "image/private.h"
 
 #include <fcntl.h>
 #include <jansson.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
-#define BUFFER_SIZE (256u << 10)
-/* What the message of one record may take in memory: its parts are larger than their encoding. */
-#define MESSAGE_MAX (512UL << 20)
+#define BORROWED_MIN (256UL << 10)
+#define BORROWED_MAX 1000 /* descriptors */
 
-struct image_file {
-	struct image_dir *dir;
-	char name[64];
-	int fd;
-	bool writing;
-	unsigned char *buffer;
-	size_t used, at, room; /* of the buffer */
-	int result;	       /* of a file that was written, once it is stored */
-	uint64_t size; /* written so far, or the whole of one that is read */
-	uint64_t position;
-	XXH3_state_t *hash;
-	char digest[33];
-	XXH128_canonical_t *blocks; /* their digests, of a file that is written in blocks */
-	size_t n_blocks;
-	struct image_file *next;
-};
-
-/* A file that was read as a whole. */
-struct kept {
-	char name[64];
-	unsigned char *data;
-	size_t size;
-};
-
-struct image_dir {
-	int fd;
-	bool nowhere, sorted;
-	struct workers *workers; /* or NULL */
-	VEC(struct kept) kept;
-	struct image_file *files; /* written ones, newest first */
-};
-
-static int dir_new(const char *path, struct image_dir **ret)
+static struct image_dir *dir_new(int fd)
 {
 	struct image_dir *dir = calloc(1, sizeof(*dir));
 
 	if (!dir)
-		return -ENOMEM;
-	dir->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (dir->fd < 0) {
-		int r = -errno;
-		free(dir);
-		return r;
-	}
-	*ret = dir;
-	return 0;
+		return NULL;
+	dir->fd = fd;
+	pthread_mutex_init(&dir->lock, NULL);
+	return dir;
+}
+
+static int dir_new_at(const char *path, struct image_dir **ret)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	*ret = dir_new(fd);
+	if (*ret)
+		return 0;
+	close(fd);
+	return -ENOMEM;
 }
 
 int image_dir_create(const char *path, struct image_dir **ret)
 {
 	struct image_dir *dir = NULL;
-	int r = dir_new(path, &dir);
+	int r = dir_new_at(path, &dir);
 
 	if (r)
 		return r;
@@ -80,26 +53,68 @@ int image_dir_create(const char *path, struct image_dir **ret)
 	return r;
 }
 
+int image_archive_create(const char *path, const struct packing *packing, struct image_dir **ret)
+{
+	struct image_dir *dir = dir_new(-1);
+	int r = dir ? sink_new(path, packing, &dir->sink) : -ENOMEM;
+
+	if (r)
+		image_dir_free(dir);
+	else
+		*ret = dir;
+	return r;
+}
+
+/* A directory, or an archive in parts that it holds; a file is an archive. */
 int image_dir_open(const char *path, struct image_dir **ret)
 {
-	return dir_new(path, ret);
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	struct stat st;
+
+	if (fd < 0)
+		return -errno;
+	struct image_dir *dir = dir_new(fd);
+	int r = dir && fstat(fd, &st) == 0 ? 0 : dir ? -errno : -ENOMEM;
+	if (!r && S_ISDIR(st.st_mode)) {
+		r = source_open_parts(fd, &dir->source);
+		r = r == -ENOENT ? 0 : r;
+	} else if (!r) {
+		r = S_ISREG(st.st_mode) ? source_open(fd, &dir->source) : -EMEDIUMTYPE;
+		if (!r)
+			dir->fd = -1;
+	}
+	if (!r && dir->source && !(dir->reader = source_reader_new(dir->source)))
+		r = -ENOMEM;
+	if (!r) {
+		*ret = dir;
+		return 0;
+	}
+	if (dir)
+		image_dir_free(dir);
+	else
+		close(fd);
+	return r;
 }
 
 int image_dir_create_nowhere(struct image_dir **ret)
 {
-	int r = dir_new("/", ret);
+	int r = dir_new_at("/", ret);
 
 	if (!r)
 		(*ret)->nowhere = true;
 	return r;
 }
 
-static void file_free(struct image_file *file)
+void image_file_free(struct image_file *file)
 {
 	if (file->fd >= 0)
 		close(file->fd);
 	if (file->hash)
 		XXH3_freeState(file->hash);
+	source_reader_free(file->reader);
+	VEC_FOREACH(&file->borrowed, b)
+		close(b->fd);
+	VEC_FREE(&file->borrowed);
 	free(file->buffer);
 	free(file->blocks);
 	free(file);
@@ -114,10 +129,16 @@ void image_dir_free(struct image_dir *dir)
 	VEC_FREE(&dir->kept);
 	while (dir->files) {
 		struct image_file *next = dir->files->next;
-		file_free(dir->files);
+		image_file_free(dir->files);
 		dir->files = next;
 	}
-	close(dir->fd);
+	VEC_FREE(&dir->pending);
+	sink_free(dir->sink);
+	source_reader_free(dir->reader);
+	source_free(dir->source);
+	if (dir->fd >= 0)
+		close(dir->fd);
+	pthread_mutex_destroy(&dir->lock);
 	free(dir);
 }
 
@@ -148,18 +169,23 @@ static int write_all(int fd, const void *data, size_t size)
 	return 0;
 }
 
-static int file_open(struct image_file *file)
+int image_file_open(struct image_file *file)
 {
+	struct image_dir *dir = file->dir;
+
 	if (file->fd >= 0)
 		return 0;
-	file->fd = file->dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) :
-					openat(file->dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	file->fd = dir->nowhere ? open("/dev/null", O_WRONLY | O_CLOEXEC) :
+				  openat(dir->sink ? sink_directory(dir->sink) : dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+	/* It is copied at the commit, so it may be anywhere. */
+	if (file->fd < 0 && dir->sink)
+		file->fd = memfd_create("image", MFD_CLOEXEC);
 	return file->fd < 0 ? -errno : 0;
 }
 
 static int file_flush(struct image_file *file)
 {
-	int r = file_open(file);
+	int r = image_file_open(file);
 
 	if (!r)
 		r = write_all(file->fd, file->buffer, file->used);
@@ -188,7 +214,10 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 {
 	int r = 0;
 
-	if (file->used + size > BUFFER_SIZE) { /* too large to be written as one */
+	if (!size)
+		return 0;
+	/* What has borrowed parts stays together, in memory. */
+	if (file->used + size > BUFFER_SIZE && !file->borrowed.count) { /* too large to be written as one */
 		if (!file->hash) {
 			if (!(file->hash = XXH3_createState()))
 				return -ENOMEM;
@@ -200,7 +229,7 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 	file->size += size;
 	if (r)
 		return r;
-	if (size > BUFFER_SIZE) {
+	if (size > BUFFER_SIZE && !file->borrowed.count) {
 		XXH3_128bits_update(file->hash, data, size);
 		return write_all(file->fd, data, size);
 	}
@@ -212,51 +241,38 @@ int image_write_bytes(struct image_file *file, const void *data, size_t size)
 	return 0;
 }
 
-int image_blocks_begin(struct image_file *file, uint64_t size)
+static int copy_from(struct image_file *file, int fd, uint64_t at, uint64_t size)
 {
-	file->n_blocks = (size_t)MAX((size + IMAGE_BLOCK - 1) / IMAGE_BLOCK, 1UL);
-	file->blocks = calloc(file->n_blocks, sizeof(*file->blocks));
-	file->size = size;
-	if (!file->blocks)
-		return -ENOMEM;
-	int r = file_open(file);
-	if (r)
-		return r;
-	XXH128_canonicalFromHash(&file->blocks[0], XXH3_128bits(NULL, 0));
-	return 0;
-}
+	_cleanup_free_ char *buffer = malloc(BUFFER_SIZE);
+	int r = buffer ? 0 : -ENOMEM;
 
-int image_block_begin(struct image_block *b, struct image_file *file, size_t index)
-{
-	*b = (struct image_block){ .file = file, .index = index, .position = index * IMAGE_BLOCK, .hash = XXH3_createState() };
-	if (!b->hash)
-		return -ENOMEM;
-	XXH3_128bits_reset(b->hash);
-	return 0;
-}
-
-int image_block_write(struct image_block *b, const void *data, size_t size)
-{
-	const char *at = data;
-
-	XXH3_128bits_update(b->hash, data, size);
-	while (size) {
-		ssize_t n = pwrite(b->file->fd, at, size, (off_t)b->position);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0) {
-			at += n;
-			size -= (size_t)n;
-			b->position += (uint64_t)n;
-		}
+	while (!r && size) {
+		ssize_t n = pread(fd, buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, size), (off_t)at);
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		r = image_write_bytes(file, buffer, (size_t)n);
+		at += (uint64_t)n;
+		size -= (uint64_t)n;
 	}
-	return 0;
+	return r;
 }
 
-void image_block_end(struct image_block *b)
+/* Much of it into an archive need not be kept anywhere until it is there. */
+int image_write_from(struct image_file *file, int fd, uint64_t at, uint64_t size)
 {
-	XXH128_canonicalFromHash(&b->file->blocks[b->index], XXH3_128bits_digest(b->hash));
-	XXH3_freeState(b->hash);
+	struct borrowed *b;
+
+	if (!file->dir->sink || file->fd >= 0 || size < BORROWED_MIN || file->borrowed.count == BORROWED_MAX)
+		return copy_from(file, fd, at, size);
+	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	if (own < 0 || !(b = VEC_PUSH(&file->borrowed))) {
+		if (own >= 0)
+			close(own);
+		return copy_from(file, fd, at, size);
+	}
+	*b = (struct borrowed){ own, at, size, file->used };
+	file->size += size;
+	return 0;
 }
 
 static XXH128_hash_t digest_of(const struct image_file *file)
@@ -302,6 +318,11 @@ int image_write_message(struct image_file *file, const ProtobufCMessage *message
 	return image_write_bytes(file, packed, size + 4UL);
 }
 
+static void set_digest(struct image_file *file, XXH128_hash_t digest)
+{
+	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64, (unsigned long long)digest.low64);
+}
+
 /* The end of a file: what is in the buffer goes out, the checksum is known. Runs in a worker. */
 static void store(void *argument)
 {
@@ -309,9 +330,10 @@ static void store(void *argument)
 
 	if (file->hash)
 		XXH3_128bits_update(file->hash, file->buffer, file->used);
-	XXH128_hash_t digest = digest_of(file);
-	snprintf(file->digest, sizeof(file->digest), "%016llx%016llx", (unsigned long long)digest.high64,
-		 (unsigned long long)digest.low64);
+	set_digest(file, digest_of(file));
+	/* A small one of an archive stays in memory until the commit. */
+	if (file->dir->sink && file->fd < 0)
+		return;
 	file->result = file_flush(file);
 	free(file->buffer);
 	file->buffer = NULL;
@@ -320,7 +342,7 @@ static void store(void *argument)
 int image_close(struct image_file *file)
 {
 	if (!file->writing) {
-		file_free(file);
+		image_file_free(file);
 		return 0;
 	}
 	/* Small files by a worker, which tells at the commit. */
@@ -376,6 +398,90 @@ static int write_manifest(struct image_dir *dir)
 	return r ? r : image_close(manifest);
 }
 
+static int append_borrowed_part(struct image_file *file, const struct borrowed *b, char *buffer)
+{
+	int r = 0;
+
+	for (uint64_t done = 0; !r && done < b->size;) {
+		ssize_t n = pread(b->fd, buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, b->size - done), (off_t)(b->at + done));
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		XXH3_128bits_update(file->hash, buffer, (size_t)n);
+		r = sink_append(file->dir->sink, buffer, (size_t)n);
+		done += (uint64_t)n;
+	}
+	return r;
+}
+
+/* The checksum is taken on the way: it is needed only by the manifest, which follows. */
+static int append_borrowed(struct image_dir *dir, struct image_file *file)
+{
+	_cleanup_free_ char *buffer = malloc(BUFFER_SIZE);
+	size_t done = 0;
+	int r = buffer && (file->hash = XXH3_createState()) ? sink_member(dir->sink, file->name, file->size) : -ENOMEM;
+
+	if (!r)
+		XXH3_128bits_reset(file->hash);
+	for (size_t i = 0; !r && i <= file->borrowed.count; i++) {
+		const struct borrowed *b = i < file->borrowed.count ? &file->borrowed.data[i] : NULL;
+		size_t until = b ? b->before : file->used;
+		XXH3_128bits_update(file->hash, file->buffer + done, until - done);
+		r = sink_append(dir->sink, file->buffer + done, until - done);
+		done = until;
+		if (!r && b)
+			r = append_borrowed_part(file, b, buffer);
+	}
+	if (!r)
+		set_digest(file, XXH3_128bits_digest(file->hash));
+	return r;
+}
+
+/* What was kept until the end: in memory, or in a file without a name. */
+static int append_file(struct image_dir *dir, struct image_file *file)
+{
+	_cleanup_free_ char *buffer = NULL;
+
+	if (file->borrowed.count)
+		return append_borrowed(dir, file);
+	buffer = file->fd >= 0 ? malloc(BUFFER_SIZE) : NULL;
+	int r = sink_member(dir->sink, file->name, file->size);
+
+	if (!r && file->fd < 0)
+		return sink_append(dir->sink, file->buffer, file->size);
+	if (!r && !buffer)
+		r = -ENOMEM;
+	for (uint64_t at = 0; !r && at < file->size;) {
+		ssize_t n = pread(file->fd, buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, file->size - at), (off_t)at);
+		r = n > 0 ? sink_append(dir->sink, buffer, (size_t)n) : n ? -errno : -EIO;
+		at += (uint64_t)MAX(n, 0);
+	}
+	return r;
+}
+
+static int store_manifest(struct image_dir *dir)
+{
+	int r = write_manifest(dir);
+
+	if (dir->workers)
+		workers_wait(dir->workers);
+	return r ? r : dir->files->result; /* the manifest's */
+}
+
+/* The manifest last: some checksums are known only when their files are written. */
+static int commit_archive(struct image_dir *dir)
+{
+	int r = 0;
+
+	for (struct image_file *f = dir->files; f && !r; f = f->next)
+		if (!f->blocks)
+			r = append_file(dir, f);
+	if (!r)
+		r = store_manifest(dir);
+	if (!r)
+		r = append_file(dir, dir->files);
+	return r ? r : sink_commit(dir->sink);
+}
+
 int image_dir_commit(struct image_dir *dir)
 {
 	int r = 0;
@@ -384,13 +490,10 @@ int image_dir_commit(struct image_dir *dir)
 		workers_wait(dir->workers);
 	for (struct image_file *f = dir->files; f && !r; f = f->next)
 		r = f->result;
+	if (dir->sink)
+		return r ? r : commit_archive(dir);
 	if (!r)
-		r = write_manifest(dir);
-	if (dir->workers)
-		workers_wait(dir->workers);
-	if (!r)
-		r = dir->files->result; /* the manifest's */
-
+		r = store_manifest(dir);
 	for (int last = 0; last < 2; last++)
 		for (struct image_file *f = dir->files; f && !r; f = f->next)
 			if ((strcmp(f->name, "inventory.img") == 0) == last)
@@ -400,175 +503,23 @@ int image_dir_commit(struct image_dir *dir)
 	return r;
 }
 
+uint64_t image_dir_written(const struct image_dir *dir)
+{
+	uint64_t total = dir->sink ? sink_written(dir->sink) : 0;
+
+	for (const struct image_file *f = dir->files; f && !dir->sink; f = f->next)
+		total += f->size;
+	return total;
+}
+
 void image_dir_withdraw(struct image_dir *dir)
 {
+	if (dir->sink) {
+		sink_withdraw(dir->sink);
+		return;
+	}
 	unlinkat(dir->fd, "inventory.img", 0);
 	for (struct image_file *f = dir->files; f; f = f->next)
 		unlinkat(dir->fd, f->name, 0);
 }
 
-int image_open_raw(struct image_dir *dir, const char *name)
-{
-	int fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	struct stat st;
-	int r = fd < 0 || fstat(fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? fd : -EBADMSG;
-
-	if (r < 0 && fd >= 0)
-		close(fd);
-	return r;
-}
-
-int image_read_bytes(struct image_file *file, void *data, size_t size)
-{
-	char *to = data;
-
-	while (size) {
-		if (file->at == file->used) {
-			ssize_t n = file->fd < 0 ? 0 : read(file->fd, file->buffer, BUFFER_SIZE);
-			if (n <= 0)
-				return n < 0 ? -errno : -EBADMSG;
-			file->used = (size_t)n;
-			file->at = 0;
-		}
-		size_t n = MIN(size, file->used - file->at);
-		memcpy(to, file->buffer + file->at, n);
-		file->at += n;
-		file->position += n;
-		to += n;
-		size -= n;
-	}
-	return 0;
-}
-
-size_t image_read_some(struct image_file *file, void *data, size_t size)
-{
-	uint64_t left = file->size - file->position;
-	size_t n = (size_t)MIN((uint64_t)size, left);
-
-	return n && image_read_bytes(file, data, n) == 0 ? n : 0;
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(((const struct kept *)a)->name, ((const struct kept *)b)->name);
-}
-
-bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size)
-{
-	struct kept *k = strlen(name) < sizeof(k->name) ? VEC_PUSH(&dir->kept) : NULL;
-
-	if (!k)
-		return false;
-	snprintf(k->name, sizeof(k->name), "%s", name);
-	k->data = data;
-	k->size = size;
-	dir->sorted = false;
-	return true;
-}
-
-/* The first time it is opened: it is seldom opened again. */
-static bool take_kept(struct image_dir *dir, struct image_file *file)
-{
-	struct kept key, *k;
-
-	if (!dir->kept.count)
-		return false;
-	if (!dir->sorted)
-		qsort(dir->kept.data, dir->kept.count, sizeof(*dir->kept.data), by_name);
-	dir->sorted = true;
-	memcpy(key.name, file->name, sizeof(key.name));
-	k = bsearch(&key, dir->kept.data, dir->kept.count, sizeof(*dir->kept.data), by_name);
-	if (!k || !k->data)
-		return false;
-	file->buffer = TAKE_PTR(k->data);
-	file->size = file->used = k->size;
-	return true;
-}
-
-static int open_for_reading(struct image_dir *dir, const char *name, struct image_file **ret)
-{
-	struct image_file *file = calloc(1, sizeof(*file));
-	struct stat st;
-
-	if (!file)
-		return -ENOMEM;
-	*file = (struct image_file){ .dir = dir, .fd = -1 };
-	snprintf(file->name, sizeof(file->name), "%s", name);
-	*ret = file;
-	if (take_kept(dir, file))
-		return 0;
-	file->fd = image_open_raw(dir, name);
-	int r = file->fd < 0 ? file->fd : fstat(file->fd, &st) < 0 ? -errno : 0;
-	if (!r) {
-		file->size = (uint64_t)st.st_size;
-		file->buffer = malloc(BUFFER_SIZE);
-		r = file->buffer ? 0 : -ENOMEM;
-	}
-	if (r)
-		file_free(file);
-	return r;
-}
-
-int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
-{
-	struct image_file *file;
-	uint32_t word = 0;
-	int r = open_for_reading(dir, name, &file);
-
-	if (r)
-		return r;
-	r = image_read_bytes(file, &word, 4);
-	if (!r && magic != IMAGE_MAGIC_INVENTORY) {
-		if (word != IMAGE_MAGIC_COMMON)
-			r = -EBADMSG;
-		else
-			r = image_read_bytes(file, &word, 4);
-	}
-	if (!r && word != magic)
-		r = -EBADMSG;
-	if (r) {
-		file_free(file);
-		return r;
-	}
-	*ret = file;
-	return 0;
-}
-
-/* Memory as malloc gives it, so that messages are freed as any other. */
-static void *take_of_budget(void *budget, size_t size)
-{
-	size_t *left = budget;
-
-	if (size > *left)
-		return NULL;
-	*left -= size;
-	return malloc(size);
-}
-
-static void give_back(void *budget, void *p)
-{
-	free(p);
-}
-
-int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret)
-{
-	uint32_t size;
-
-	if (file->position == file->size)
-		return 0;
-	int r = image_read_bytes(file, &size, 4);
-	if (r)
-		return r;
-	if (size > IMAGE_RECORD_MAX || size > file->size - file->position)
-		return -EBADMSG;
-	_cleanup_free_ unsigned char *packed = malloc(size + 1UL);
-	if (!packed)
-		return -ENOMEM;
-	r = image_read_bytes(file, packed, size);
-	if (r)
-		return r;
-	size_t budget = MESSAGE_MAX;
-	ProtobufCAllocator allocator = { take_of_budget, give_back, &budget };
-	*ret = protobuf_c_message_unpack(descriptor, &allocator, size, packed);
-	return *ret ? 1 : -EBADMSG;
-}

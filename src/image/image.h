@@ -1,5 +1,6 @@
 /*
- * A checkpoint directory and its files, as CRIU lays them out: a magic, then records of a size and a protobuf message.
+ * A checkpoint and its files, as CRIU lays them out: a magic, then records of a size and a protobuf message. They are files of a
+ * directory or members of an archive (archive.h), which makes no difference to who writes and reads them.
  *
  * A directory being written shows nothing until image_dir_commit: each file has no name (O_TMPFILE) until then, and
  * inventory.img, without which no one takes the directory for a checkpoint, is named last. A coordinator that is killed
@@ -10,6 +11,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "image/packing.h"
 
 #include <protobuf-c/protobuf-c.h>
 
@@ -49,7 +51,17 @@ struct image_file;
 /* Opens an existing directory to write a checkpoint into. -EEXIST when it holds one, -EOPNOTSUPP when there
  * can't be files without a name (O_TMPFILE). */
 int image_dir_create(const char *path, struct image_dir **ret);
+/* An archive to be: nothing shows at `path` until the commit. With streams `path` is an empty directory. -EEXIST: it is there already. */
+int image_archive_create(const char *path, const struct packing *packing, struct image_dir **ret);
+/* What was written by either, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
+ * damaged or was cut off. */
 int image_dir_open(const char *path, struct image_dir **ret);
+/* Each file with its size; what `found` returns other than 0 ends it. */
+int image_dir_list(struct image_dir *dir, int (*found)(void *data, const char *name, uint64_t size), void *data);
+/* Its bytes must be unpacked to be read; and only one after the other. */
+bool image_is_packed(const struct image_dir *dir);
+bool image_is_sequential(const struct image_dir *dir);
+const char *image_packing_name(const struct image_dir *dir);
 /* Takes what is written as a directory does, and keeps none of it; not to be committed. */
 int image_dir_create_nowhere(struct image_dir **ret);
 /* Gives the files their names. Every file must have been closed. */
@@ -67,10 +79,14 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 int image_dir_verified(struct image_verification *v, struct error *e);
 /* In place of the second: nobody wants to know. Takes NULL. */
 void image_dir_verify_cancel(struct image_verification *v);
+/* The caller has read a block of IMAGE_BLOCK bytes of a packed file, and computed this: it need not be read once more. */
+void image_verification_note(struct image_verification *v, const char *name, size_t index, const unsigned char digest[16]);
+/* Whether it would be of use. */
+bool image_verification_wants(struct image_verification *v, const char *name);
 /* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
 /* Leaves a large file out, which the caller will compare himself, in time. False: it is not one of those that are under way. */
 struct image_digest {
-	uint64_t size, block; /* of the file; of what each checksum is of, 0: of the whole */
+	uint64_t offset, size, block; /* of the file: where it begins in its descriptor, how much it is; of what each checksum is of, 0: of the whole */
 	char text[33];
 };
 bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
@@ -86,21 +102,35 @@ void image_dir_set_workers(struct image_dir *dir, struct workers *workers);
 int image_create_raw(struct image_dir *dir, const char *name, struct image_file **ret);
 int image_write_message(struct image_file *file, const ProtobufCMessage *message);
 int image_write_bytes(struct image_file *file, const void *data, size_t size);
+/* `size` bytes of another file from `at` on. Where that may, they are read only at the commit, until when they must not change. -EIO: there
+ * are fewer. `fd` stays the caller's. */
+int image_write_from(struct image_file *file, int fd, uint64_t at, uint64_t size);
 /*
- * A raw file written in blocks of IMAGE_BLOCK bytes, the last one shorter, by several threads at once. Its checksum is that of
- * its only block, or of the checksums of all (16 bytes each, high word first): the manifest says so by "block".
+ * A raw file written in blocks of IMAGE_BLOCK bytes, the last one shorter, by the workers. Its checksum is that of its only block, or of
+ * the checksums of all (16 bytes each, high word first): the manifest says so by "block".
  */
 #define IMAGE_BLOCK (4UL << 20)
 struct image_block {
 	struct image_file *file;
-	size_t index;
+	size_t index; /* it begins at index * IMAGE_BLOCK */
 	uint64_t position;
 	struct XXH3_state_s *hash;
+	struct sink_piece *piece;
 };
-int image_blocks_begin(struct image_file *file, uint64_t size);
-int image_block_begin(struct image_block *b, struct image_file *file, size_t index);
+/* Called in any thread: `fill` for each block that has bytes, to write all of them; `filled` for each, with what became of it. */
+struct image_filler {
+	int (*fill)(void *owner, struct image_block *b);
+	void (*filled)(void *owner, int r);
+};
+/* How many there will be: one where there are no bytes. */
+size_t image_blocks_count(uint64_t size);
+/* Submits them. A failure here: none is. */
+int image_blocks_fill(struct image_file *file, uint64_t size, const struct image_filler *filler, void *owner);
 int image_block_write(struct image_block *b, const void *data, size_t size);
-void image_block_end(struct image_block *b);
+/* Bytes of such files that were written, and that there are as far as is known. */
+/* Bytes in all files, once they are written. */
+uint64_t image_dir_written(const struct image_dir *dir);
+void image_dir_progress(struct image_dir *dir, uint64_t *ret_done, uint64_t *ret_total);
 
 /* Ends a written file (it stays the directory's) or releases one that was read. */
 int image_close(struct image_file *file);
@@ -112,5 +142,20 @@ int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor
 /* Raw bytes between or behind the messages: exactly `size` (-EBADMSG: there are fewer), or as many as there are up to `size`. */
 int image_read_bytes(struct image_file *file, void *data, size_t size);
 size_t image_read_some(struct image_file *file, void *data, size_t size);
-/* A descriptor of a file in the directory, the caller's. */
-int image_open_raw(struct image_dir *dir, const char *name);
+
+/* A file as it is, to be read at any place. */
+struct image_raw;
+int image_raw_open(struct image_dir *dir, const char *name, struct image_raw **ret);
+void image_raw_close(struct image_raw *raw);
+const char *image_raw_name(const struct image_raw *raw);
+uint64_t image_raw_size(const struct image_raw *raw);
+/* A descriptor that holds it from *ret_offset on, which stays the image's; -1: it is packed. */
+int image_raw_fd(const struct image_raw *raw, uint64_t *ret_offset);
+/* What a thread needs for reading packed ones; the directory's own, for one thread, where NULL is given instead. */
+struct image_reader;
+int image_reader_new(struct image_dir *dir, struct image_reader **ret);
+void image_reader_free(struct image_reader *reader);
+/* Exactly `size` bytes. -EBADMSG: there are fewer, or they are damaged. */
+int image_raw_read(const struct image_raw *raw, struct image_reader *reader, void *to, size_t size, uint64_t at);
+/* XXH3-128 (16 bytes, high word first) of a block, or of the whole where `block` is 0; NULL: not known without reading. */
+const unsigned char *image_raw_digest(const struct image_raw *raw, uint64_t block, size_t index);

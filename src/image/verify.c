@@ -1,32 +1,32 @@
 /*
  * Checking a checkpoint against its manifest. Sizes and small files at once, and what was read of these is kept for image_open;
  * large ones (pages) in threads of their own, while the caller goes on until image_dir_verified.
+ *
+ * Pages that are packed are unpacked only once: whoever does it for another reason says what the checksum of each block was
+ * (image_verification_note), and only what is then left is read here.
  */
-#include "image/image.h"
+#include "image/private.h"
 
-#include <fcntl.h>
 #include <jansson.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <sys/stat.h>
 #include <xxhash.h>
 
-#define BUFFER_SIZE (256u << 10)
 #define MANIFEST_MAX (64 << 20)
 #define SMALL_MAX (64 << 10) /* larger files are left to the threads */
 #define BLOCK_MIN (64 << 10)
 #define KEPT_MAX (4UL << 20)
-#define WORKERS_MAX 4
-#define STACK_SIZE (64UL << 10)
+#define THREADS_MAX 4
+#define STACK_SIZE (256UL << 10) /* inflate and LZ4 want some */
 
 struct item {
 	const char *name, *digest; /* the manifest's */
-	int fd;
+	struct image_raw *raw;
 	bool unreadable, left;
 	uint64_t size, block; /* the checksum is that of the checksums of blocks of this size; 0: of the whole */
 	size_t first_unit, n_units; /* what a thread reads at a time: a block, or the whole */
 	XXH128_canonical_t *units;
+	bool *known; /* of each */
 };
 
 struct worker {
@@ -34,13 +34,15 @@ struct worker {
 	pthread_t thread;
 	unsigned char *buffer;
 	XXH3_state_t *hash;
+	struct image_reader *reader;
 };
 
 struct image_verification {
+	struct image_dir *dir;
 	json_t *manifest;
 	struct item *items; /* large files */
 	size_t count, n_units, next;
-	struct worker workers[WORKERS_MAX];
+	struct worker workers[THREADS_MAX];
 	size_t n_workers;
 	bool cancelled;
 };
@@ -57,17 +59,17 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 {
 	uint64_t length = item->block ? item->block : item->size, at = unit * length, end = MIN(at + length, item->size);
 
-	if (__atomic_load_n(&item->left, __ATOMIC_RELAXED))
+	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE) || __atomic_load_n(&item->left, __ATOMIC_RELAXED))
 		return;
 	XXH3_128bits_reset(w->hash);
 	while (at < end && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
-		ssize_t n = pread(item->fd, w->buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, end - at), (off_t)at);
-		if (n <= 0) {
+		size_t n = (size_t)MIN((uint64_t)BUFFER_SIZE, end - at);
+		if (image_raw_read(item->raw, w->reader, w->buffer, n, at)) {
 			__atomic_store_n(&item->unreadable, true, __ATOMIC_RELAXED);
 			return;
 		}
-		XXH3_128bits_update(w->hash, w->buffer, (size_t)n);
-		at += (uint64_t)n;
+		XXH3_128bits_update(w->hash, w->buffer, n);
+		at += n;
 	}
 	XXH128_canonicalFromHash(&item->units[unit], XXH3_128bits_digest(w->hash));
 }
@@ -103,8 +105,18 @@ static int add_large(struct image_verification *v, const struct item *item)
 	to->n_units = item->block ? (size_t)((item->size + item->block - 1) / item->block) : 1;
 	to->first_unit = v->n_units;
 	to->units = calloc(to->n_units, sizeof(*to->units));
-	if (!to->units)
+	to->known = calloc(to->n_units, sizeof(*to->known));
+	if (!to->units || !to->known) {
+		free(to->units);
+		free(to->known);
 		return -ENOMEM;
+	}
+	for (size_t i = 0; i < to->n_units; i++) {
+		const unsigned char *digest = image_raw_digest(to->raw, to->block, i);
+		to->known[i] = digest != NULL;
+		if (digest)
+			memcpy(&to->units[i], digest, sizeof(to->units[i]));
+	}
 	v->n_units += to->n_units;
 	v->count++;
 	return 0;
@@ -115,7 +127,20 @@ static size_t workers_wanted(const struct image_verification *v)
 	cpu_set_t set;
 	int processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 
-	return MIN(MIN(v->n_units, WORKERS_MAX), (size_t)MAX(processors, 1));
+	return MIN(MIN(v->n_units, THREADS_MAX), (size_t)MAX(processors, 1));
+}
+
+static bool prepare_worker(struct image_verification *v, struct worker *w)
+{
+	*w = (struct worker){ .v = v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
+	return w->buffer && w->hash && image_reader_new(v->dir, &w->reader) == 0;
+}
+
+static void release_worker(struct worker *w)
+{
+	free(w->buffer);
+	XXH3_freeState(w->hash);
+	image_reader_free(w->reader);
 }
 
 /* What can't be done by threads is done by the caller, in image_dir_verified. */
@@ -131,10 +156,8 @@ static void start_workers(struct image_verification *v)
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	while (v->n_workers < wanted) {
 		struct worker *w = &v->workers[v->n_workers];
-		*w = (struct worker){ .v = v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
-		if (!w->buffer || !w->hash || pthread_create(&w->thread, &attr, work, w)) {
-			free(w->buffer);
-			XXH3_freeState(w->hash);
+		if (!prepare_worker(v, w) || pthread_create(&w->thread, &attr, work, w)) {
+			release_worker(w);
 			break;
 		}
 		v->n_workers++;
@@ -158,27 +181,13 @@ static int wrong_size(const char *name, long long is, long long size, struct err
 	return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name, is, size);
 }
 
-/* All of a file that is not large. */
-static ssize_t read_whole(int fd, unsigned char *to, size_t size)
-{
-	size_t done = 0;
-	ssize_t n = 1;
-
-	while (done < size && (n = read(fd, to + done, size - done)) > 0)
-		done += (size_t)n;
-	return n < 0 ? -1 : (ssize_t)done;
-}
-
-static int verify_small(struct image_dir *dir, const struct item *item, int fd, size_t size, size_t *kept, struct error *e)
+static int verify_small(struct image_dir *dir, const struct item *item, struct image_raw *raw, size_t size, size_t *kept, struct error *e)
 {
 	unsigned char *data = malloc(size + 1);
-	ssize_t n = data ? read_whole(fd, data, size) : -1;
 	int r = 0;
 
-	if (n < 0)
+	if (!data || image_raw_read(raw, NULL, data, size, 0))
 		r = unreadable(item->name, e);
-	else if ((size_t)n != size)
-		r = wrong_size(item->name, n, (long long)size, e);
 	else if (!digest_is(XXH3_128bits(data, size), item->digest))
 		r = altered(item->name, e);
 	if (!r && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
@@ -192,40 +201,40 @@ static int verify_small(struct image_dir *dir, const struct item *item, int fd, 
 static int verify_one(struct image_dir *dir, struct image_verification *v, struct item *item, long long size, size_t *kept,
 		      struct error *e)
 {
-	int fd = image_open_raw(dir, item->name);
-	struct stat st;
-	int r = 0;
+	struct image_raw *raw = NULL;
+	int r = image_raw_open(dir, item->name, &raw);
 
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (r)
 		r = unreadable(item->name, e);
-	else if (st.st_size != size)
-		r = wrong_size(item->name, (long long)st.st_size, size, e);
+	else if (size < 0 || image_raw_size(raw) != (uint64_t)size)
+		r = wrong_size(item->name, (long long)image_raw_size(raw), size, e);
 	else if (size <= SMALL_MAX)
-		r = verify_small(dir, item, fd, (size_t)size, kept, e);
+		r = verify_small(dir, item, raw, (size_t)size, kept, e);
 	else {
-		item->fd = fd;
+		item->raw = raw;
 		item->size = (uint64_t)size;
 		if (add_large(v, item) == 0)
 			return 0;
 		r = error_set(e, -ENOMEM, "out of memory");
 	}
-	if (fd >= 0)
-		close(fd);
+	image_raw_close(raw);
 	return r;
 }
 
 static json_t *read_manifest(struct image_dir *dir, int *ret)
 {
-	_cleanup_close_ int fd = image_open_raw(dir, IMAGE_MANIFEST);
-	struct stat st;
+	struct image_raw *raw;
+	int r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
 
-	*ret = fd == -ENOENT ? 1 : 0;
-	if (fd < 0 || fstat(fd, &st) < 0 || st.st_size > MANIFEST_MAX)
+	*ret = r == -ENOENT ? 1 : 0;
+	if (r)
 		return NULL;
 	/* Not json_loadfd, which reads byte by byte. */
-	_cleanup_free_ unsigned char *text = malloc((size_t)st.st_size + 1);
-	ssize_t n = text ? read_whole(fd, text, (size_t)st.st_size) : -1;
-	return n < 0 ? NULL : json_loadb((char *)text, (size_t)n, 0, NULL);
+	size_t size = image_raw_size(raw) <= MANIFEST_MAX ? (size_t)image_raw_size(raw) : 0;
+	_cleanup_free_ unsigned char *text = size ? malloc(size + 1) : NULL;
+	r = text ? image_raw_read(raw, NULL, text, size, 0) : -EBADMSG;
+	image_raw_close(raw);
+	return r ? NULL : json_loadb((char *)text, size, 0, NULL);
 }
 
 int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e)
@@ -237,6 +246,7 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 
 	if (!v)
 		return error_set(e, -ENOMEM, "out of memory");
+	v->dir = dir;
 	v->manifest = read_manifest(dir, &r);
 	if (r) {
 		free(v);
@@ -250,7 +260,7 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 		r = error_set(e, -ENOMEM, "out of memory");
 	json_array_foreach(files, i, entry) {
 		struct item item = { .name = json_string_value(json_object_get(entry, "name")),
-				     .digest = json_string_value(json_object_get(entry, "xxh128")), .fd = -1 };
+				     .digest = json_string_value(json_object_get(entry, "xxh128")) };
 		json_int_t block = json_integer_value(json_object_get(entry, "block"));
 		if (r)
 			break;
@@ -265,9 +275,45 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 		image_dir_verified(v, e);
 		return r;
 	}
-	start_workers(v);
+	if (!image_is_packed(dir))
+		start_workers(v);
 	*ret = v;
 	return 0;
+}
+
+/* Where nobody has said anything of it. */
+static bool is_left(const struct image_verification *v)
+{
+	for (size_t i = 0; i < v->count; i++)
+		for (size_t k = 0; k < v->items[i].n_units; k++)
+			if (!v->items[i].known[k] && !v->items[i].left)
+				return true;
+	return false;
+}
+
+static struct item *find_item(struct image_verification *v, const char *name)
+{
+	for (size_t i = 0; i < v->count; i++)
+		if (!strcmp(v->items[i].name, name))
+			return &v->items[i];
+	return NULL;
+}
+
+bool image_verification_wants(struct image_verification *v, const char *name)
+{
+	const struct item *item = v ? find_item(v, name) : NULL;
+
+	return item && (item->block == IMAGE_BLOCK || item->size <= IMAGE_BLOCK) && !item->known[0];
+}
+
+void image_verification_note(struct image_verification *v, const char *name, size_t index, const unsigned char digest[16])
+{
+	struct item *item = find_item(v, name);
+
+	if (!item || index >= item->n_units || (item->n_units > 1 && item->block != IMAGE_BLOCK))
+		return;
+	memcpy(&item->units[index], digest, sizeof(item->units[index]));
+	__atomic_store_n(&item->known[index], true, __ATOMIC_RELEASE);
 }
 
 int image_dir_verified(struct image_verification *v, struct error *e)
@@ -276,19 +322,19 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 
 	if (!v)
 		return 0;
+	if (!v->cancelled && !v->n_workers && is_left(v))
+		start_workers(v);
 	if (!v->n_workers && v->count && !v->cancelled) {
-		struct worker own = { .v = v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
-		if (own.buffer && own.hash)
+		struct worker own;
+		if (prepare_worker(v, &own))
 			work(&own);
 		else
 			r = error_set(e, -ENOMEM, "out of memory");
-		free(own.buffer);
-		XXH3_freeState(own.hash);
+		release_worker(&own);
 	}
 	for (size_t i = 0; i < v->n_workers; i++) {
 		pthread_join(v->workers[i].thread, NULL);
-		free(v->workers[i].buffer);
-		XXH3_freeState(v->workers[i].hash);
+		release_worker(&v->workers[i]);
 	}
 	for (size_t i = 0; i < v->count; i++) {
 		if (v->items[i].left)
@@ -297,8 +343,9 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 			r = unreadable(v->items[i].name, e);
 		if (!r && !v->cancelled && !v->items[i].left && is_altered(&v->items[i]))
 			r = altered(v->items[i].name, e);
-		close(v->items[i].fd);
+		image_raw_close(v->items[i].raw);
 		free(v->items[i].units);
+		free(v->items[i].known);
 	}
 	json_decref(v->manifest);
 	free(v->items);
@@ -312,7 +359,7 @@ bool image_dir_verify_leave(struct image_verification *v, const char *name, stru
 		struct item *item = &v->items[i];
 		if (strcmp(item->name, name))
 			continue;
-		*ret = (struct image_digest){ .size = item->size, .block = item->block };
+		*ret = (struct image_digest){ .size = item->size, .block = item->block, .offset = item->raw->offset };
 		snprintf(ret->text, sizeof(ret->text), "%s", item->digest);
 		__atomic_store_n(&item->left, true, __ATOMIC_RELAXED);
 		return true;
@@ -324,12 +371,14 @@ int image_digest_check(int fd, const struct image_digest *digest)
 {
 	struct image_verification v = {};
 	struct worker w = { .v = &v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
-	struct item item = { .name = "", .digest = digest->text, .fd = fd, .size = digest->size, .block = digest->block };
+	struct image_raw raw = { .fd = fd, .offset = digest->offset, .size = digest->size };
+	struct item item = { .name = "", .digest = digest->text, .raw = &raw, .size = digest->size, .block = digest->block };
 	int r = 0;
 
 	item.n_units = item.block ? (size_t)((item.size + item.block - 1) / item.block) : 1;
 	item.units = calloc(item.n_units, sizeof(*item.units));
-	if (!w.buffer || !w.hash || !item.units)
+	item.known = calloc(item.n_units, sizeof(*item.known));
+	if (!w.buffer || !w.hash || !item.units || !item.known)
 		r = -ENOMEM;
 	for (size_t i = 0; !r && i < item.n_units; i++)
 		verify_unit(&w, &item, i);
@@ -338,6 +387,7 @@ int image_digest_check(int fd, const struct image_digest *digest)
 	free(w.buffer);
 	XXH3_freeState(w.hash);
 	free(item.units);
+	free(item.known);
 	return r;
 }
 

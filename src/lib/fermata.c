@@ -39,6 +39,15 @@ static int call_hook(void *data, const char *moment, pid_t pid, struct error *e)
 	return r < 0 ? error_errno(e, r, "the caller's hook ended it at %s", moment) : 0;
 }
 
+static void tell(void *data, const struct request_progress *p)
+{
+	const struct call *c = data;
+	struct fermata_progress progress = { .size = sizeof(progress), .stage = p->stage, .seconds = (double)p->elapsed_ns / 1e9, .done = p->done,
+					     .total = p->total };
+
+	c->options.progress(c->options.progress_data, &progress);
+}
+
 static int take_externals(struct call *c)
 {
 	int r = 0;
@@ -77,6 +86,16 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
 		.skip_verify = flags & FERMATA_SKIP_VERIFY,
 	};
+	c->request.packing.streams = c->options.streams;
+	if (c->options.streams == 1 || c->options.streams > PACKING_STREAMS_MAX)
+		return error_set(&c->e, -EINVAL, "there can be 2 to %d streams, or 0 for one file", PACKING_STREAMS_MAX);
+	if (c->options.compression) {
+		int r = packing_parse(c->options.compression, &c->request.packing, &c->e);
+		if (r)
+			return r;
+	}
+	if (c->options.progress)
+		c->request.progress = (struct request_watcher){ tell, c };
 	if (c->options.hook)
 		c->request.hook = (struct request_hook){ call_hook, c };
 	return take_externals(c);

@@ -36,6 +36,11 @@ static void note(void *data, const struct fermata_error *obstacle)
 	found++;
 }
 
+static void told(void *data, const struct fermata_progress *progress)
+{
+	CHECK(data == &found && progress->size >= sizeof(*progress) && progress->stage && progress->seconds > 0);
+}
+
 /* `out`: a descriptor that it has as number 3 and writes to once it is continued. -1: none. */
 static pid_t start_with(int obstacle, int out)
 {
@@ -134,6 +139,24 @@ int main(int argc, char **argv)
 	CHECK(fermata_dump(pid, second, &options, &error) == 0);
 	CHECK(fermata_restore(second, NULL, &back, &error) == -EEXIST && strstr(error.text, "is taken by another process"));
 	end(pid);
+
+	/* In an archive, and from one. */
+	pid = start(0);
+	snprintf(first, sizeof(first), "%s/an.archive", argv[1]);
+	options.flags = 0;
+	options.hook = NULL;
+	options.compression = "zstd:3";
+	options.progress = told;
+	options.progress_data = &found;
+	CHECK(fermata_dump(pid, first, &options, &error) == 0);
+	CHECK(fermata_dump(pid, first, &options, &error) == -EEXIST && strstr(error.text, "there already"));
+	CHECK(fermata_restore(first, &options, &back, &error) == 0 && back == pid);
+	options.compression = "rar";
+	CHECK(fermata_dump(pid, second, &options, &error) == -EINVAL && strstr(error.text, "no compression"));
+	end(pid);
+	options = (struct fermata_options)FERMATA_OPTIONS_INIT;
+	options.hook = hook;
+	options.hook_data = &moments;
 
 	/* Refused by the caller's hook, by the state of the process, by wrong use. */
 	pid = start(1);

@@ -5,6 +5,7 @@ kill     the coordinator gets SIGKILL at KILLS moments of a dump
 inject   each system call of a dump fails, once per run (needs strace)
 space    disk full, a directory that can't be written, a target that dies half-way
 damage   each file of a checkpoint truncated, altered, removed; with and without checksums
+Those named …_lz4 and …_tar are the same for dumps into archives.
 
 Arguments select tests by a part of these names. FAULT_CRIU=PATH takes another binary that takes criu's options,
 FAULT_SEED another order of random moments. Runs as root."""
@@ -240,9 +241,12 @@ class Criu:
     def dump(self, target, images, *more):
         return ["dump", "-t", str(target.pid), "-D", images] + list(more)
 
+    def restore(self, images):
+        return ["restore", "-d", "-D", images]
+
     def verify(self, target, images):
         """A whole checkpoint of a target that still runs: restore reads all of it and stops at the ids."""
-        status = self.run(["restore", "-d", "-D", images])
+        status = self.run(self.restore(images))
         if status != 1 or "is taken by" not in self.text():
             raise Failure(f"the checkpoint does not verify: {status} {self.text()}")
 
@@ -254,8 +258,24 @@ class Criu:
             raise Failure(f"criu ended with {status} and said nothing")
 
 
+class Packed(Criu):
+    """The same into archives, which fermata's own command line has."""
+
+    def __init__(self, work, kind="lz4"):
+        super().__init__(work)
+        self.kind = kind
+        self.binary = os.path.join(work, "fermata")
+        os.symlink(os.readlink(os.path.join(work, "criu")), self.binary)
+
+    def dump(self, target, images, *more):
+        return ["dump", "process", str(target.pid), "--dir", images, "--name", "a", "--compression", self.kind] + list(more)
+
+    def restore(self, images):
+        return ["restore", "process", "--detach", "--path", *glob.glob(os.path.join(images, "a.*"))]
+
+
 def has_checkpoint(images):
-    return os.path.exists(os.path.join(images, "inventory.img"))
+    return os.path.exists(os.path.join(images, "inventory.img")) or bool(glob.glob(os.path.join(images, "a.tar*")))
 
 
 # ---- kill ----
@@ -274,7 +294,7 @@ def measure_dump(criu, target):
 
 def restore_all(criu, images, target, victim=None):
     """Without the workers of the victim, should it not be there."""
-    if criu.run(["restore", "-d", "-D", images]):
+    if criu.run(criu.restore(images)):
         raise Failure(f"restore fails: {criu.text()}")
     gone = target.pids.get(victim) if victim and state_of(victim) in (None, "Z", "X") else None
     since = [slot for slot in target.slots() if slot[0].partition(".")[0] != gone]
@@ -322,14 +342,14 @@ def kill_once(criu, target, delay):
     return outcome
 
 
-def test_kill(work):
-    criu, target = Criu(work), Target(work)
+def test_kill(work, criu=None, kills=KILLS):
+    criu, target = criu or Criu(work), Target(work)
     target.check()
     seen, failed = {"before": 0, "after": 0, "finished": 0}, 0
-    for i in range(KILLS):
+    for i in range(kills):
         if i % 20 == 0:
             duration = measure_dump(criu, target)
-        delay = duration * (i + 0.5) / KILLS
+        delay = duration * (i + 0.5) / kills
         try:
             seen[kill_once(criu, target, delay)] += 1
         except (Failure, OSError) as failure:
@@ -337,10 +357,10 @@ def test_kill(work):
             note(f"kill {i}, {delay * 1000:.2f} ms: {failure}")
             kill_all()
             target = Target(work)
-    note(f"{KILLS} kills over dumps of about {duration * 1000:.1f} ms: {seen['before']} before the commit, {seen['after']} after it, "
+    note(f"{kills} kills over dumps of about {duration * 1000:.1f} ms: {seen['before']} before the commit, {seen['after']} after it, "
          f"{seen['finished']} dumps had finished, {failed} bad")
     if failed:
-        raise Failure(f"{failed} of {KILLS} kills")
+        raise Failure(f"{failed} of {kills} kills")
     if not seen["before"]:
         raise Failure("no kill came before the commit")
     images = criu.images()
@@ -348,6 +368,14 @@ def test_kill(work):
         raise Failure(f"afterwards a dump fails: {criu.text()}")
     wait_gone(target)
     restore_all(criu, images, target)
+
+
+def test_kill_lz4(work):
+    test_kill(work, Packed(work), KILLS // 3)
+
+
+def test_kill_tar(work):
+    test_kill(work, Packed(work, "tar"), KILLS // 5)
 
 
 # ---- inject ----
@@ -369,14 +397,14 @@ def trace_calls(criu, target, work):
     return calls
 
 
-def plan_injections(calls):
+def plan_injections(calls, injections=INJECTIONS):
     """(call, when): the first and the last of each, and some in between, more where there are more calls."""
     # brk gives the break when it fails, never an error, which the C library would take for the break; it ends a program whose
     # futex gives an error that there is none of.
     never = {"execve", "exit_group", "exit", "rt_sigreturn", "brk", "futex"}
     first = {name: loader for name, (loader, _) in calls.items()}
     calls = {name: count - loader for name, (loader, count) in calls.items() if name not in never and count > loader}
-    room = max(1, INJECTIONS - sum(min(count, 2) for count in calls.values()))
+    room = max(1, injections - sum(min(count, 2) for count in calls.values()))
     weight = sum(count ** 0.5 for count in calls.values() if count > 2)
     for name, count in sorted(calls.items()):
         when = {1, count}
@@ -404,14 +432,14 @@ def inject_once(criu, target, work, name, when):
     return status != 0
 
 
-def test_inject(work):
+def test_inject(work, criu=None, injections=INJECTIONS, label="inject"):
     if not shutil.which("strace"):
         raise Skip("needs strace")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
         raise Skip("strace can't trace here")
-    criu, target = Criu(work), Target(work)
+    criu, target = criu or Criu(work), Target(work)
     runs = refused = 0
-    for name, moments_of in plan_injections(trace_calls(criu, target, work)):
+    for name, moments_of in plan_injections(trace_calls(criu, target, work), injections):
         bad = []
         for when in moments_of:
             runs += 1
@@ -421,8 +449,12 @@ def test_inject(work):
                 bad.append(f"number {when}: {failure}")
                 kill_all()
                 target = Target(work)
-        report("failed" if bad else "passed", f"inject_{name}", " | ".join(bad))
+        report("failed" if bad else "passed", f"{label}_{name}", " | ".join(bad))
     note(f"{runs} injected failures: {refused} dumps failed, {runs - refused} succeeded all the same")
+
+
+def test_inject_lz4(work):
+    test_inject(work, Packed(work), INJECTIONS // 2, "inject_lz4")
 
 
 # ---- space ----
@@ -438,8 +470,8 @@ def no_checkpoint(criu, target, images, status, what):
     target.check()
 
 
-def test_space_full(work):
-    criu, target = Criu(work), Target(work)
+def test_space_full(work, criu=None):
+    criu, target = criu or Criu(work), Target(work)
     images = criu.images()
     if criu.run(criu.dump(target, images, "-R")):
         raise Failure(f"a dump with no fault fails: {criu.text()}")
@@ -453,6 +485,14 @@ def test_space_full(work):
             no_checkpoint(criu, target, images, criu.run(criu.dump(target, images)), f"the disk has {size}")
         finally:
             subprocess.run(["umount", images], check=True)
+
+
+def test_space_full_lz4(work):
+    test_space_full(work, Packed(work))
+
+
+def test_space_full_tar(work):
+    test_space_full(work, Packed(work, "tar"))
 
 
 def test_space_read_only(work):
@@ -576,7 +616,7 @@ def test_damage(work):
     restore_all(criu, good, target)
     kill_all()
     done, harmless, bad = 0, 0, {}
-    for path in sorted(glob.glob(os.path.join(good, "*"))):
+    for path in sorted(set(glob.glob(os.path.join(good, "*"))) - {os.path.join(good, "stats-dump")}):
         name = os.path.basename(path)
         with open(path, "rb") as file:
             data = file.read()
@@ -608,10 +648,12 @@ def test_damage(work):
     note(f"{done} restores of damaged checkpoints, {harmless} of which succeeded")
 
 
-TESTS = [("kill", test_kill), ("inject", test_inject), ("space_full", test_space_full),
+TESTS = [("kill", test_kill), ("kill_lz4", test_kill_lz4), ("kill_tar", test_kill_tar), ("inject", test_inject),
+         ("inject_lz4", test_inject_lz4), ("space_full", test_space_full), ("space_full_lz4", test_space_full_lz4),
+         ("space_full_tar", test_space_full_tar),
          ("space_read_only", test_space_read_only), ("space_missing", test_space_missing),
          ("space_death", test_space_death), ("damage", test_damage)]
-GROUPS = {"inject", "damage"}  # these report on their parts themselves
+GROUPS = {"inject", "inject_lz4", "damage"}  # these report on their parts themselves
 
 
 def main():

@@ -5,7 +5,6 @@
 #include "engine/task/task.h"
 #include "pipe_data.pb-c.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -174,27 +173,25 @@ static bool is_image(const char *name)
 	return !strcmp(name, "fermata.json") || (length > 4 && length < sizeof(((struct view_image *)0)->name) && !strcmp(name + length - 4, ".img"));
 }
 
+static int take_image(void *data, const char *name, uint64_t size)
+{
+	struct view *v = data;
+
+	if (!is_image(name))
+		return 0;
+	struct view_image *image = VEC_PUSH(&v->files);
+	if (!image)
+		return -ENOMEM;
+	snprintf(image->name, sizeof(image->name), "%s", name);
+	image->size = size;
+	v->size += size;
+	return 0;
+}
+
 static int list_images(struct view *v)
 {
-	DIR *dir = opendir(v->request.images_dir);
-	struct dirent *entry;
-	struct stat st;
-	int r = dir ? 0 : -errno;
+	int r = image_dir_list(v->images.dir, take_image, v);
 
-	while (!r && (entry = readdir(dir))) {
-		if (!is_image(entry->d_name) || fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-			continue;
-		struct view_image *image = VEC_PUSH(&v->files);
-		if (!image) {
-			r = -ENOMEM;
-			break;
-		}
-		snprintf(image->name, sizeof(image->name), "%s", entry->d_name);
-		image->size = (uint64_t)st.st_size;
-		v->size += image->size;
-	}
-	if (dir)
-		closedir(dir);
 	if (v->files.count)
 		qsort(v->files.data, v->files.count, sizeof(*v->files.data), by_size);
 	return r;
@@ -232,6 +229,14 @@ int view_read(struct view *v, struct error *e)
 	for (size_t i = 0; !r && i < v->images.tasks.count; i++)
 		add_task(v, v->images.tasks.data[i], &v->memory[i]);
 	return r;
+}
+
+bool view_has_manifest(const struct view *v)
+{
+	VEC_FOREACH(&v->files, f)
+		if (!strcmp(f->name, IMAGE_MANIFEST))
+			return true;
+	return false;
 }
 
 void view_finish(struct view *v)

@@ -37,6 +37,7 @@ struct view {
 /* view_finish in any case. */
 int view_read(struct view *v, struct error *e);
 void view_finish(struct view *v);
+bool view_has_manifest(const struct view *v);
 
 const char *task_state_name(const struct rtask *t);
 const char *task_name(const struct rtask *t);

@@ -22,8 +22,7 @@
 
 static int write_data(int fd, uint64_t size, struct image_file *file)
 {
-	_cleanup_free_ char *buffer = malloc(COPY_SIZE);
-	int r = buffer ? 0 : -ENOMEM;
+	int r = 0;
 
 	for (off_t at = 0; !r && (uint64_t)at < size;) {
 		off_t data = lseek(fd, at, SEEK_DATA);
@@ -34,13 +33,8 @@ static int write_data(int fd, uint64_t size, struct image_file *file)
 		chunk.off = (uint64_t)data;
 		chunk.len = (uint64_t)(MIN(hole < 0 ? (off_t)size : hole, (off_t)size) - data);
 		r = image_write_message(file, &chunk.base);
-		for (uint64_t done = 0; !r && done < chunk.len;) {
-			ssize_t n = pread(fd, buffer, MIN(COPY_SIZE, chunk.len - done), (off_t)(chunk.off + done));
-			if (n <= 0)
-				return n ? -errno : -EIO;
-			r = image_write_bytes(file, buffer, (size_t)n);
-			done += (uint64_t)n;
-		}
+		if (!r)
+			r = image_write_from(file, fd, chunk.off, chunk.len);
 		at = data + (off_t)chunk.len;
 	}
 	return r;

@@ -202,9 +202,10 @@ static int plan_table(struct restore *s, struct rtask *t)
 	return r;
 }
 
+/* `t`: the task whose leader it is, or NULL for another thread. */
 static int plan_directories(struct restore *s, struct rtask *t, struct batch *b, const FsEntry *fs, pid_t tid)
 {
-	const bool leader = b == &t->threads.data[0].batch;
+	const bool leader = t != NULL;
 	int cwd = file_fd(s, fs->cwd_id), root = file_fd_early(s, fs->root_id);
 	uint64_t opened = 0;
 
@@ -228,7 +229,7 @@ static int plan_directories(struct restore *s, struct rtask *t, struct batch *b,
 int files_plan_thread(struct restore *s, struct rthread *th)
 {
 	OP(&th->batch, __NR_unshare, CLONE_FS);
-	return plan_directories(s, t, &th->batch, th->fs, th->tid);
+	return plan_directories(s, NULL, &th->batch, th->fs, th->tid);
 }
 
 static int by_number(const void *a, const void *b)

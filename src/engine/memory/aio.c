@@ -123,7 +123,7 @@ static int load_head(struct restore *s, struct rtask *t, uint64_t at, uint64_t s
 		if (p->has_forked && p->forked)
 			continue;
 		if (at >= p->vaddr && at < p->vaddr + length &&
-		    pread(t->pages_fd, ret, sizeof(*ret), (off_t)(offset + at - p->vaddr)) == sizeof(*ret) && is_sound(ret, size))
+		    image_raw_read(t->stored, NULL, ret, sizeof(*ret), offset + at - p->vaddr) == 0 && is_sound(ret, size))
 			return 0;
 		offset += length;
 	}

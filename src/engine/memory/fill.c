@@ -5,6 +5,7 @@
  * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
  * the others do its part.
  */
+#include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 
@@ -157,22 +158,40 @@ static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fi
 	return r || !stack || !args.set_tid ? error_set(s->e, -ENOMEM, "out of memory") : 0;
 }
 
-int fill_plan(struct restore *s, struct rtask *t)
+static int plan_time(struct restore *s, struct rtask *t, struct timespec **ret)
+{
+	*ret = arena_take(&s->arena, sizeof(**ret));
+	if (!*ret)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	OP(&t->threads.data[0].batch, __NR_clock_gettime, CLOCK_MONOTONIC, (uint64_t)*ret);
+	return 0;
+}
+
+static int plan_reading(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	struct cutter c = {};
-
-	t->pages_fd = restore_hold(s, t->pages_fd);
+	int fd = image_raw_fd(t->stored, &c.offset);
+	const uint64_t from = t->pages_offset = c.offset;
+	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	t->pages_fd = fd < 0 ? -errno : restore_hold(s, fd);
 	if (t->pages_fd < 0)
 		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
 	int r = cut(s, t, &c);
+	/* In an archive another file follows. */
+	if (!r && c.offset - from > image_raw_size(t->stored))
+		r = error_set(s->e, -EBADMSG, "cannot read the memory of process %d: the image has too few pages", t->pid);
+	image_raw_close(TAKE_PTR(t->stored));
 	if (r || !c.n_pieces)
 		return r;
-	const size_t helpers = helpers_wanted(c.offset);
+	const size_t helpers = helpers_wanted(c.offset - from);
 	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
 	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
-	if (!fill || !ids)
+	struct filling *filling = VEC_PUSH(&s->fillings);
+	if (!fill || !ids || !filling)
 		return error_set(s->e, -ENOMEM, "out of memory");
+	*filling = (struct filling){ fill, c.offset - from };
+	s->pages_total += c.offset - from;
 	*fill = (struct agent_fill){ .count = (uint32_t)c.n_pieces, .pieces = (uint64_t)c.pieces };
 	batch_what(b, "read the memory of process %d", t->pid);
 	for (size_t i = 0; !r && i < helpers; i++)
@@ -180,4 +199,17 @@ int fill_plan(struct restore *s, struct rtask *t)
 	OP(b, AGENT_OP_FILL, (uint64_t)fill, t->pages_fd);
 	OP(b, AGENT_OP_FILLED, (uint64_t)fill, (uint64_t)ids, helpers);
 	return r;
+}
+
+int fill_plan(struct restore *s, struct rtask *t)
+{
+	struct memory_times *times = NULL;
+	uint64_t offset;
+
+	if (s->request->profile && !(times = VEC_PUSH(&s->memory_times)))
+		return error_set(s->e, -ENOMEM, "out of memory");
+	int r = times ? plan_time(s, t, &times->from) : 0;
+	if (!r)
+		r = image_raw_fd(t->stored, &offset) < 0 ? feed_plan(s, t) : plan_reading(s, t);
+	return r || !times ? r : plan_time(s, t, &times->to);
 }

@@ -75,6 +75,10 @@ int lazy_choose(struct restore *s)
 
 	if (s->request->lazy == LAZY_NOT)
 		return 0;
+	if (image_is_packed(s->dir)) {
+		log_warning("The checkpoint is compressed: all memory is read before it runs");
+		return 0;
+	}
 	if (!kernel_can()) {
 		log_warning("This kernel has no userfaultfd that can follow a process (Linux 4.11): all memory is read before it runs");
 		return 0;
@@ -154,7 +158,7 @@ static int make_space(struct restore *s, struct rtask *t, struct pager_space *sp
 	const struct agent_op *op = &agent_batch_ops(t->threads.data[0].batch.final)[t->uffd_op];
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
 	size_t capacity = 0;
-	uint64_t offset = 0;
+	uint64_t offset = t->pages_offset;
 	int r = 0;
 
 	*space = (struct pager_space){ .uffd = -1, .pages_fd = t->pages_fd, .pid = t->pid };

@@ -13,6 +13,7 @@
 #include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
+#include "engine/watch.h"
 #include "pagemap.pb-c.h"
 
 #include <sys/uio.h>
@@ -33,11 +34,6 @@ struct page_job {
 	size_t blocks_left;
 	int result;
 	struct page_job *next;
-};
-
-struct page_block {
-	struct page_job *job;
-	size_t index;
 };
 
 static void note_failure(struct page_job *p, int r)
@@ -139,6 +135,15 @@ static int copy_block(struct page_job *p, struct image_block *b, unsigned char *
 	return r;
 }
 
+/* The time from the first page to the last. */
+static void note_time(struct dump_counts *c)
+{
+	uint64_t now = watch_now(), none = 0;
+
+	__atomic_compare_exchange_n(&c->memory_from, &none, now, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	__atomic_store_n(&c->memory_to, now, __ATOMIC_RELAXED);
+}
+
 static void finish_job(struct page_job *p)
 {
 	int r = image_close(p->data);
@@ -151,31 +156,45 @@ static void finish_job(struct page_job *p)
 		note_failure(p, aio_recheck(&p->d, p->t));
 }
 
-static void run_block(void *argument)
+static void note_block(struct page_job *p, int r, const struct error *why)
 {
-	struct page_block *block = argument;
-	struct page_job *p = block->job;
+	int none = 0;
+
+	if (r && __atomic_compare_exchange_n(&p->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		p->why = *why;
+}
+
+static int fill_block(void *owner, struct image_block *b)
+{
+	struct page_job *p = owner;
 	struct error why = {};
 	struct page_job own = *p; /* errors of blocks must not mix */
-	struct image_block b;
 
+	if (p->result)
+		return 0;
+	note_time(p->d.counts);
 	own.d.e = &why;
 	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
-	int r = buffer ? image_block_begin(&b, p->data, block->index) : -ENOMEM;
+	int r = buffer ? copy_block(&own, b, buffer) : error_set(&why, -ENOMEM, "out of memory");
+	note_block(p, r, &why);
+	return r;
+}
+
+static void block_filled(void *owner, int r)
+{
+	struct page_job *p = owner;
+	struct error why = {};
+
 	if (r) {
-		error_set(&why, r, "out of memory");
-	} else {
-		if (!p->result)
-			r = copy_block(&own, &b, buffer);
-		image_block_end(&b);
+		error_errno(&why, r, "cannot write the pages of process %d", p->t->pid);
+		note_block(p, r, &why);
 	}
-	int none = 0;
-	if (r && __atomic_compare_exchange_n(&p->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		p->why = why;
-	free(block);
+	note_time(p->d.counts);
 	if (__atomic_sub_fetch(&p->blocks_left, 1, __ATOMIC_SEQ_CST) == 0)
 		finish_job(p);
 }
+
+static const struct image_filler page_filler = { fill_block, block_filled };
 
 static int write_run(struct page_job *p, const struct page_run *run)
 {
@@ -235,47 +254,33 @@ static int lay_out(struct page_job *p)
 	p->offsets = r ? NULL : calloc(p->runs.count + 1, sizeof(*p->offsets));
 	if (!r && !p->offsets)
 		r = error_set(p->d.e, -ENOMEM, "out of memory");
+	uint64_t scanned = 0;
 	for (size_t i = 0; !r && i < p->runs.count; i++) {
 		const struct page_run *run = &p->runs.data[i];
 		p->offsets[i] = p->size;
 		p->size += run->shared ? 0 : run->end - run->start;
+		scanned += run->end - run->start;
 		r = write_run(p, run);
 	}
 	int s = image_close(p->map);
 	if (!r && s)
 		r = error_errno(p->d.e, s, "cannot write the pagemap of process %d", t->pid);
-	if (!r && image_blocks_begin(p->data, p->size))
-		r = error_set(p->d.e, -ENOMEM, "out of memory");
+	p->blocks_left = image_blocks_count(p->size);
+	__atomic_add_fetch(&p->d.counts->pages_scanned, scanned / PAGE_SIZE, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&p->d.counts->pages_written, p->size / PAGE_SIZE, __ATOMIC_RELAXED);
 	return r;
 }
 
 static void run_job(void *argument)
 {
 	struct page_job *p = argument;
-	size_t count = 0;
 	int r = lay_out(p);
 
+	if (!r && (r = image_blocks_fill(p->data, p->size, &page_filler, p)))
+		error_errno(p->d.e, r, "cannot write the pages of process %d", p->t->pid);
 	if (r) {
 		note_failure(p, r);
 		image_close(p->data);
-		return;
-	}
-	count = p->blocks_left = (size_t)((p->size + IMAGE_BLOCK - 1) / IMAGE_BLOCK);
-	if (!count)
-		finish_job(p);
-	for (size_t i = 0; i < count; i++) {
-		struct page_block *b = malloc(sizeof(*b));
-		if (!b) {
-			note_failure(p, error_set(&p->why, -ENOMEM, "out of memory"));
-			if (__atomic_sub_fetch(&p->blocks_left, count - i, __ATOMIC_SEQ_CST) == 0)
-				finish_job(p);
-			return;
-		}
-		*b = (struct page_block){ p, i };
-		if (count == 1)
-			run_block(b);
-		else
-			workers_submit_large(p->d.workers, run_block, b);
 	}
 }
 

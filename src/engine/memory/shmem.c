@@ -1,6 +1,7 @@
 /* See shmem.h. */
 #include "engine/memory/shmem.h"
 
+#include "base/workers.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
 
@@ -54,63 +55,169 @@ int shmem_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	return 0;
 }
 
-static int write_range(struct dump *d, int fd, uint64_t start, uint64_t end, struct image_file *map, struct image_file *pages,
-		       unsigned char *buffer)
+/* ---- the pages of one file, written by the workers ---- */
+
+struct shmem_run {
+	uint64_t start, size, offset; /* in the file, and in the image */
+};
+
+struct shmem_job {
+	int fd;
+	char name[64];
+	struct image_file *pages;
+	VEC(struct shmem_run) runs;
+	uint64_t size;
+	size_t blocks_left;
+	int result;
+	struct shmem_job *next;
+};
+
+static int write_run(struct shmem_job *job, struct image_file *map, uint64_t start, uint64_t end)
 {
 	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
+	struct shmem_run *run = VEC_PUSH(&job->runs);
 
+	if (!run)
+		return -ENOMEM;
+	*run = (struct shmem_run){ start, end - start, job->size };
+	job->size += run->size;
 	entry.vaddr = start;
 	entry.nr_pages = (uint32_t)((end - start) / PAGE_SIZE);
 	entry.has_flags = 1;
 	entry.flags = 4;
-	int r = image_write_message(map, &entry.base);
-	for (uint64_t at = start; at < end && !r;) {
-		size_t want = MIN(COPY_SIZE, end - at);
-		ssize_t n = pread(fd, buffer, want, (off_t)at);
-		if (n < 0)
-			return -errno;
-		memset(buffer + n, 0, want - (size_t)n);
-		r = image_write_bytes(pages, buffer, want);
-		at += want;
+	return image_write_message(map, &entry.base);
+}
+
+/* What is there, in whole pages. */
+static int lay_out(struct shmem_job *job, struct image_file *map, uint64_t size)
+{
+	uint64_t limit = ALIGN_UP(size, PAGE_SIZE);
+	int r = 0;
+
+	for (off_t at = 0; !r && (uint64_t)at < size;) {
+		off_t data = lseek(job->fd, at, SEEK_DATA);
+		if (data < 0)
+			return errno == ENXIO ? 0 : -errno;
+		off_t hole = lseek(job->fd, data, SEEK_HOLE);
+		if (hole < 0)
+			hole = (off_t)limit;
+		uint64_t start = (uint64_t)data & PAGE_MASK, end = MIN(ALIGN_UP((uint64_t)hole, PAGE_SIZE), limit);
+		end = MIN(end, start + PAGES_PER_ENTRY_MAX * PAGE_SIZE);
+		r = write_run(job, map, start, end);
+		at = (off_t)end;
 	}
 	return r;
 }
 
+static int fill_block(void *owner, struct image_block *b)
+{
+	struct shmem_job *job = owner;
+	uint64_t at = b->index * IMAGE_BLOCK, end = MIN(at + IMAGE_BLOCK, job->size);
+	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
+	size_t i = 0;
+	int r = buffer ? 0 : -ENOMEM;
+
+	while (job->runs.data[i].offset + job->runs.data[i].size <= at)
+		i++;
+	while (!r && at < end) {
+		const struct shmem_run *run = &job->runs.data[i];
+		uint64_t within = at - run->offset;
+		size_t want = (size_t)MIN(MIN(COPY_SIZE, run->size - within), end - at);
+		ssize_t n = pread(job->fd, buffer, want, (off_t)(run->start + within));
+		if (n < 0)
+			return -errno;
+		memset(buffer + n, 0, want - (size_t)n);
+		r = image_block_write(b, buffer, want);
+		at += want;
+		i += at == run->offset + run->size;
+	}
+	return r;
+}
+
+static void block_filled(void *owner, int r)
+{
+	struct shmem_job *job = owner;
+	int none = 0;
+
+	if (r)
+		__atomic_compare_exchange_n(&job->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	if (__atomic_sub_fetch(&job->blocks_left, 1, __ATOMIC_SEQ_CST))
+		return;
+	r = image_close(job->pages);
+	job->result = job->result ? job->result : r;
+}
+
+static const struct image_filler shmem_filler = { fill_block, block_filled };
+
+static void job_free(struct shmem_job *job)
+{
+	if (!job)
+		return;
+	if (job->fd >= 0)
+		close(job->fd);
+	VEC_FREE(&job->runs);
+	free(job);
+}
+
+static struct shmem_job *job_new(int fd, const char *name)
+{
+	struct shmem_job *job = calloc(1, sizeof(*job));
+
+	if (!job)
+		return NULL;
+	job->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	snprintf(job->name, sizeof(job->name), "%s", name);
+	return job;
+}
+
 int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name)
 {
-	_cleanup_free_ unsigned char *buffer = malloc(COPY_SIZE);
-	struct image_file *map, *pages;
+	struct image_file *map = NULL;
 	PagemapHead head = PAGEMAP_HEAD__INIT;
 	char pages_name[32];
 
 	if (d->obstacles) /* a check takes no memory */
 		return 0;
+	struct shmem_job *job = job_new(fd, name);
 	head.pages_id = ++d->next_pages_id;
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head.pages_id);
-	int r = buffer ? image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &map) : -ENOMEM;
-	if (!r && (r = image_create_raw(d->dir, pages_name, &pages)))
+	int r = !job ? -ENOMEM : job->fd < 0 ? -EMFILE : image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &map);
+	if (!r && (r = image_create_raw(d->dir, pages_name, &job->pages)))
 		image_close(map);
-	if (r)
+	if (r) {
+		job_free(job);
 		return error_errno(d->e, r, "cannot create %s", name);
-	r = image_write_message(map, &head.base);
-	uint64_t limit = ALIGN_UP(size, PAGE_SIZE);
-	for (off_t at = 0; !r && (uint64_t)at < size;) {
-		off_t data = lseek(fd, at, SEEK_DATA);
-		if (data < 0) {
-			r = errno == ENXIO ? 0 : -errno;
-			break;
-		}
-		off_t hole = lseek(fd, data, SEEK_HOLE);
-		if (hole < 0)
-			hole = (off_t)limit;
-		uint64_t start = (uint64_t)data & PAGE_MASK, end = MIN(ALIGN_UP((uint64_t)hole, PAGE_SIZE), limit);
-		end = MIN(end, start + PAGES_PER_ENTRY_MAX * PAGE_SIZE);
-		r = write_range(d, fd, start, end, map, pages, buffer);
-		at = (off_t)end;
 	}
-	int a = image_close(map), b = image_close(pages);
-	r = r ? r : a ? a : b;
+	r = image_write_message(map, &head.base);
+	if (!r)
+		r = lay_out(job, map, size);
+	int s = image_close(map);
+	r = r ? r : s;
+	job->next = d->shmem_jobs;
+	d->shmem_jobs = job;
+	job->blocks_left = image_blocks_count(job->size);
+	d->counts->shared_written += job->size / PAGE_SIZE;
+	if (!r)
+		r = image_blocks_fill(job->pages, job->size, &shmem_filler, job);
+	if (r)
+		image_close(job->pages);
 	return r ? error_errno(d->e, r, "cannot write %s", name) : 0;
+}
+
+int shmem_pages_finish(struct dump *d)
+{
+	int r = 0;
+
+	if (d->workers)
+		workers_wait(d->workers);
+	while (d->shmem_jobs) {
+		struct shmem_job *job = d->shmem_jobs;
+		d->shmem_jobs = job->next;
+		if (job->result && !r)
+			r = error_errno(d->e, job->result, "cannot write %s", job->name);
+		job_free(job);
+	}
+	return r;
 }
 
 int shmem_finish(struct dump *d, bool success)
@@ -135,18 +242,18 @@ int shmem_finish(struct dump *d, bool success)
 /* ---- restore ---- */
 
 /* `mapped`: the file, which write(2) does not work on; or NULL. */
-static int copy_pages(int from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
+static int copy_pages(const struct image_raw *from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
 {
 	while (size) {
 		size_t want = MIN(COPY_SIZE, size);
-		ssize_t n = pread(from, mapped ? mapped + to_at : buffer, want, (off_t)from_at);
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		if (!mapped && pwrite(to, buffer, (size_t)n, (off_t)to_at) != n)
+		int r = image_raw_read(from, NULL, mapped ? mapped + to_at : buffer, want, from_at);
+		if (r)
+			return r;
+		if (!mapped && pwrite(to, buffer, want, (off_t)to_at) != (ssize_t)want)
 			return -errno;
-		from_at += (uint64_t)n;
-		to_at += (uint64_t)n;
-		size -= (uint64_t)n;
+		from_at += want;
+		to_at += want;
+		size -= want;
 	}
 	return 0;
 }
@@ -190,8 +297,8 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 	}
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head->pages_id);
 	pagemap_head__free_unpacked(head, NULL);
-	_cleanup_close_ int pages = image_open_raw(s->dir, pages_name);
-	r = pages < 0 ? pages : 0;
+	struct image_raw *pages = NULL;
+	r = image_raw_open(s->dir, pages_name, &pages);
 	while (!r && (r = image_read_message(map, &pagemap_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
 		uint64_t size = (uint64_t)entry->nr_pages * PAGE_SIZE;
 		uint64_t room = ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE);
@@ -202,6 +309,7 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		pagemap_entry__free_unpacked(entry, NULL);
 	}
 	image_close(map);
+	image_raw_close(pages);
 	if (mapped)
 		munmap(mapped, (size_t)st.st_size);
 	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;

@@ -14,6 +14,8 @@ int shmem_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 int shmem_finish(struct dump *d, bool success);
 /* Writes the data of a file, without its holes, as pages: pagemap NAME and a pages file of its own. For memfds too. */
 int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name);
+/* Until all of those are written: gives their first failure. In any case, also after one. */
+int shmem_pages_finish(struct dump *d);
 
 /* A descriptor of a segment, made and filled when it is first asked for; the restore's. `size` bytes at least. */
 int shmem_fd(struct restore *s, uint64_t id);

@@ -1,0 +1,321 @@
+/*
+ * The pages of address spaces whose image is packed: a task can't unpack them. It maps its memory, says that it has, and waits; threads
+ * of the coordinator unpack block by block and write what comes out to where it belongs (process_vm_writev(2)). The checksum of each
+ * block is taken on the way, so that the verification need not unpack it again.
+ */
+#include "engine/memory/feed.h"
+
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <xxhash.h>
+
+#define STEP (256UL << 10) /* what is unpacked at a time stays in a processor's cache */
+#define SEGMENTS 64
+#define THREADS_MAX 16
+
+/* Memory in the order of the image. */
+struct feed_run {
+	uint64_t address, size, offset;
+};
+
+struct feed {
+	struct rtask *t;
+	VEC(struct feed_run) runs;
+	uint64_t size;
+	size_t n_blocks, next, left;
+	bool notes; /* the verification wants to know */
+	uint32_t *ready, *done; /* in the arena */
+};
+
+struct feeder {
+	struct restore *s;
+	VEC(struct feed *) feeds;
+	size_t n_threads, left; /* feeds that are not done */
+	pthread_t threads[THREADS_MAX];
+	pthread_mutex_t lock;
+	bool over, failed;
+	struct error why;
+};
+
+static void wake(uint32_t *word)
+{
+	syscall(__NR_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+/* ---- plan ---- */
+
+static struct feeder *feeder_of(struct restore *s)
+{
+	if (!s->feeder && (s->feeder = calloc(1, sizeof(*s->feeder)))) {
+		s->feeder->s = s;
+		pthread_mutex_init(&s->feeder->lock, NULL);
+	}
+	return s->feeder;
+}
+
+static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
+{
+	for (size_t i = 0; i < t->pages.count; i++) {
+		const PagemapEntry *p = t->pages.data[i];
+		if (!p->nr_pages || (p->has_forked && p->forked))
+			continue;
+		if (p->in_parent || (p->has_flags && p->flags & 1))
+			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
+		struct feed_run *run = VEC_PUSH(&f->runs);
+		if (!run)
+			return error_set(s->e, -ENOMEM, "out of memory");
+		*run = (struct feed_run){ p->vaddr, (uint64_t)p->nr_pages * PAGE_SIZE, f->size };
+		f->size += run->size;
+	}
+	if (f->size > image_raw_size(t->stored))
+		return error_set(s->e, -EBADMSG, "the pages of process %d: the image has too few", t->pid);
+	return 0;
+}
+
+int feed_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	struct feeder *all = feeder_of(s);
+	struct feed **slot = all ? VEC_PUSH(&all->feeds) : NULL;
+	struct feed *f = slot ? calloc(1, sizeof(*f)) : NULL;
+
+	if (!f)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	*slot = f;
+	f->t = t;
+	int r = list_runs(s, t, f);
+	if (r || !f->size)
+		return r;
+	f->n_blocks = f->left = (size_t)((f->size + IMAGE_BLOCK - 1) / IMAGE_BLOCK);
+	f->ready = arena_take(&s->arena, sizeof(*f->ready));
+	f->done = arena_take(&s->arena, sizeof(*f->done));
+	if (!f->ready || !f->done)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	batch_what(b, "wait for the memory of process %d", t->pid);
+	OP(b, AGENT_OP_STORE, (uint64_t)f->ready, 1);
+	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->feed, 1);
+	OP(b, AGENT_OP_AWAIT, (uint64_t)f->done, 1);
+	s->pages_total += f->size;
+	return 0;
+}
+
+/* ---- work ---- */
+
+static void note_failure(struct feeder *all, const struct error *why)
+{
+	pthread_mutex_lock(&all->lock);
+	if (!all->failed)
+		all->why = *why;
+	__atomic_store_n(&all->failed, true, __ATOMIC_SEQ_CST);
+	all->over = true;
+	pthread_mutex_unlock(&all->lock);
+	__atomic_add_fetch(&all->s->words->feed, 1, __ATOMIC_SEQ_CST);
+	wake(&all->s->words->feed);
+	__atomic_add_fetch(&all->s->status->change, 1, __ATOMIC_SEQ_CST);
+	wake(&all->s->status->change);
+}
+
+static size_t find_run(const struct feed *f, uint64_t offset)
+{
+	size_t low = 0, high = f->runs.count;
+
+	while (low + 1 < high) {
+		size_t middle = (low + high) / 2;
+		if (f->runs.data[middle].offset <= offset)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+static int write_memory(struct feed *f, const unsigned char *from, uint64_t offset, size_t size, struct error *e)
+{
+	for (size_t i = find_run(f, offset); size;) {
+		struct iovec remote[SEGMENTS], local = { (void *)from, 0 };
+		size_t count = 0;
+		for (; count < SEGMENTS && local.iov_len < size; i++) {
+			const struct feed_run *run = &f->runs.data[i];
+			uint64_t within = offset + local.iov_len - run->offset;
+			size_t n = (size_t)MIN(run->size - within, size - local.iov_len);
+			remote[count++] = (struct iovec){ (void *)(run->address + within), n };
+			local.iov_len += n;
+			if (within + n < run->size)
+				break;
+		}
+		ssize_t n = process_vm_writev(f->t->pid, &local, 1, remote, count, 0);
+		if (n <= 0)
+			return error_errno(e, n ? -errno : -EIO, "cannot fill the memory of process %d at %lx", f->t->pid,
+					   (unsigned long)remote[0].iov_base);
+		/* Cut short at a place that failed: the next call says why. */
+		from += n;
+		offset += (uint64_t)n;
+		size -= (size_t)n;
+		i = size ? find_run(f, offset) : i;
+	}
+	return 0;
+}
+
+static int feed_block(struct feeder *all, struct feed *f, size_t index, struct image_reader *reader, unsigned char *buffer, XXH3_state_t *hash,
+		      struct error *e)
+{
+	uint64_t at = index * IMAGE_BLOCK, end = MIN(at + IMAGE_BLOCK, f->size);
+	bool whole = end == MIN(at + IMAGE_BLOCK, image_raw_size(f->t->stored));
+	XXH128_canonical_t digest;
+	int r = 0;
+
+	XXH3_128bits_reset(hash);
+	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
+		size_t n = (size_t)MIN(STEP, end - at);
+		r = image_raw_read(f->t->stored, reader, buffer, n, at);
+		if (r)
+			return error_set(e, r, "the pages of process %d can't be unpacked: the checkpoint is damaged", f->t->pid);
+		if (f->notes)
+			XXH3_128bits_update(hash, buffer, n);
+		r = write_memory(f, buffer, at, n, e);
+		at += n;
+		__atomic_add_fetch(&all->s->pages_done, n, __ATOMIC_RELAXED);
+	}
+	if (!r && f->notes && whole && at == end) {
+		XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(hash));
+		image_verification_note(all->s->verification, image_raw_name(f->t->stored), index, digest.digest);
+	}
+	return r;
+}
+
+/* Of the tasks that wait: the one whose pages come first. */
+static struct feed *take_block(struct feeder *all, size_t *ret_index)
+{
+	for (size_t i = 0; i < all->feeds.count && !all->over; i++) {
+		struct feed *f = all->feeds.data[i];
+		if (f->next < f->n_blocks && __atomic_load_n(f->ready, __ATOMIC_SEQ_CST)) {
+			*ret_index = f->next++;
+			return f;
+		}
+	}
+	return NULL;
+}
+
+static void count_block(struct feeder *all, struct feed *f)
+{
+	pthread_mutex_lock(&all->lock);
+	bool done = --f->left == 0;
+	bool last = done && --all->left == 0;
+	pthread_mutex_unlock(&all->lock);
+	if (done) {
+		__atomic_store_n(f->done, 1, __ATOMIC_SEQ_CST);
+		wake(f->done);
+	}
+	if (last) {
+		__atomic_add_fetch(&all->s->words->feed, 1, __ATOMIC_SEQ_CST);
+		wake(&all->s->words->feed);
+	}
+}
+
+static void *work(void *argument)
+{
+	struct feeder *all = argument;
+	struct image_reader *reader = NULL;
+	unsigned char *buffer = malloc(STEP);
+	XXH3_state_t *hash = XXH3_createState();
+	struct error why = {};
+	int r = buffer && hash ? image_reader_new(all->s->dir, &reader) : -ENOMEM;
+
+	if (r)
+		error_set(&why, r, "out of memory");
+	while (!r) {
+		uint32_t change = __atomic_load_n(&all->s->words->feed, __ATOMIC_SEQ_CST);
+		size_t index;
+		pthread_mutex_lock(&all->lock);
+		bool over = all->over || !all->left;
+		struct feed *f = over ? NULL : take_block(all, &index);
+		pthread_mutex_unlock(&all->lock);
+		if (over)
+			break;
+		if (!f) {
+			syscall(__NR_futex, &all->s->words->feed, FUTEX_WAIT, change, NULL, NULL, 0);
+			continue;
+		}
+		r = feed_block(all, f, index, reader, buffer, hash, &why);
+		if (!r)
+			count_block(all, f);
+	}
+	if (r)
+		note_failure(all, &why);
+	image_reader_free(reader);
+	XXH3_freeState(hash);
+	free(buffer);
+	return NULL;
+}
+
+static size_t threads_wanted(const struct restore *s, size_t blocks)
+{
+	cpu_set_t set;
+	size_t processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
+
+	return image_is_sequential(s->dir) ? 1 : MIN(MIN(processors, THREADS_MAX), blocks);
+}
+
+int feed_start(struct restore *s)
+{
+	struct feeder *all = s->feeder;
+	sigset_t every, before;
+	size_t blocks = 0;
+
+	if (!all)
+		return 0;
+	for (size_t i = 0; i < all->feeds.count; i++) {
+		struct feed *f = all->feeds.data[i];
+		f->notes = image_verification_wants(s->verification, image_raw_name(f->t->stored));
+		all->left += f->n_blocks > 0;
+		blocks += f->n_blocks;
+	}
+	sigfillset(&every);
+	pthread_sigmask(SIG_SETMASK, &every, &before);
+	for (size_t wanted = threads_wanted(s, blocks); all->n_threads < wanted; all->n_threads++)
+		if (pthread_create(&all->threads[all->n_threads], NULL, work, all))
+			break;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return blocks && !all->n_threads ? error_set(s->e, -EAGAIN, "no thread can be made") : 0;
+}
+
+int feed_failure(struct restore *s)
+{
+	struct feeder *all = s->feeder;
+
+	if (!all || !__atomic_load_n(&all->failed, __ATOMIC_SEQ_CST))
+		return 0;
+	pthread_mutex_lock(&all->lock);
+	*s->e = all->why;
+	pthread_mutex_unlock(&all->lock);
+	return s->e->code;
+}
+
+void feed_stop(struct restore *s)
+{
+	struct feeder *all = s->feeder;
+
+	if (!all)
+		return;
+	pthread_mutex_lock(&all->lock);
+	all->over = true;
+	pthread_mutex_unlock(&all->lock);
+	if (all->n_threads) {
+		__atomic_add_fetch(&s->words->feed, 1, __ATOMIC_SEQ_CST);
+		wake(&s->words->feed);
+	}
+	while (all->n_threads)
+		pthread_join(all->threads[--all->n_threads], NULL);
+	for (size_t i = 0; i < all->feeds.count; i++) {
+		VEC_FREE(&all->feeds.data[i]->runs);
+		free(all->feeds.data[i]);
+	}
+	VEC_FREE(&all->feeds);
+	pthread_mutex_destroy(&all->lock);
+	free(all);
+	s->feeder = NULL;
+}
