@@ -24,6 +24,7 @@ struct command_line {
 	/* fermata */
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;
+	bool live; /* --no-live makes it false */
 };
 
 extern const struct program program_criu, program_fermata;

@@ -10,6 +10,7 @@
 #include "base/workers.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -209,9 +210,9 @@ static int capture_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return core_capture(d, t);
-	int r = proc_read_smaps(t->proc, &t->maps);
+	int r = live_read_maps(d, t);
 	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
+		return r;
 	r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
@@ -261,6 +262,7 @@ static int capture_all(struct dump *d)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
 	}
+	r = live_paused(d, r);
 	int s = pages_finish(d);
 	r = r ? r : s;
 	s = files_finish(d, !r);
@@ -282,20 +284,78 @@ static int tell(struct dump *d, const char *moment)
 	return hook->call ? hook->call(hook->data, moment, d->request->pid, d->e) : 0;
 }
 
-static int dump_run(struct dump *d)
+static int open_directory(struct dump *d)
 {
-	int r = tell(d, "pre-dump");
+	const char *path = d->request->images_dir;
+	int r = image_dir_create(path, &d->dir);
 
-	if (!r)
-		r = tree_freeze(d);
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
+	if (r == -ENOENT)
+		return error_set(d->e, r, "there is no directory %s; make it first", path);
+	if (r == -EOPNOTSUPP || r == -EISDIR)
+		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
+	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
+}
+
+/* All that is done while the tree stands still. */
+static int dump_stopped(struct dump *d)
+{
+	int r = tree_freeze(d);
+
 	if (!r)
 		r = check_births(d);
 	if (!r)
 		r = capture_all(d);
 	if (!r)
 		r = write_tree(d);
+	return r ? r : write_inventory(d);
+}
+
+/* The pause of a live dump is over: the tree goes on while the checkpoint is finished. 1: it must be stopped once more. */
+static int dump_go_on(struct dump *d)
+{
+	if (!d->live)
+		return 0;
+	tree_let_go(d);
+	log_info("The tree goes on");
+	return live_settle(d);
+}
+
+static int dump_again(struct dump *d)
+{
+	live_slowly(d);
+	tree_thaw(d);
+	workers_wait(d->workers);
+	image_dir_free(d->dir);
+	d->dir = NULL;
+	d->next_file_id = d->next_pages_id = 0;
+	int r = open_directory(d);
+	if (r)
+		return r;
+	image_dir_set_workers(d->dir, d->workers);
+	r = dump_stopped(d);
+	return r ? r : dump_go_on(d);
+}
+
+/* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
+static bool wants_live(const struct request *r)
+{
+	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
+}
+
+static int dump_run(struct dump *d)
+{
+	int r = tell(d, "pre-dump");
+
+	if (!r && wants_live(d->request))
+		r = live_begin(d);
 	if (!r)
-		r = write_inventory(d);
+		r = dump_stopped(d);
+	if (!r)
+		r = dump_go_on(d);
+	if (r == 1)
+		r = dump_again(d);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
 	if (!r && (r = tell(d, "post-dump")))
@@ -323,20 +383,6 @@ static void raise_descriptor_limit(void)
 	}
 }
 
-static int open_directory(struct dump *d)
-{
-	const char *path = d->request->images_dir;
-	int r = image_dir_create(path, &d->dir);
-
-	if (r == -EEXIST)
-		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
-	if (r == -ENOENT)
-		return error_set(d->e, r, "there is no directory %s; make it first", path);
-	if (r == -EOPNOTSUPP || r == -EISDIR)
-		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
-	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
-}
-
 static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
@@ -351,6 +397,9 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
+	if (d.live)
+		tree_let_go(&d);
+	live_end(&d);
 	workers_free(d.workers);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);

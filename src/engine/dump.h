@@ -11,6 +11,7 @@ struct task;
 struct obstacles;
 struct file_table;
 struct page_job;
+struct live;
 struct workers;
 struct lock_table;
 
@@ -28,6 +29,7 @@ struct dump {
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
+	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
 	uint32_t next_file_id, next_pages_id;
 	char own_namespaces[8][64]; /* the coordinator's, as they were needed */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */

@@ -373,8 +373,9 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
 }
 
-/* Up to the signal that ends the batch. One that comes from elsewhere has no effect on the task, or it was not quiet. */
-static int wait_for_signal(struct agent_run *run, uint64_t at)
+/* Up to the signal that the operation before number `count` sends. One that comes from elsewhere has no effect on the task, or it was not
+ * quiet. */
+static int wait_for_signal(struct agent_run *run, uint64_t at, uint32_t count)
 {
 	struct tracee *t = run->tracee;
 	struct agent_batch head;
@@ -383,7 +384,7 @@ static int wait_for_signal(struct agent_run *run, uint64_t at)
 		int status, r = wait_status(t, &status);
 		if (!r && status >> 16 == 0 && WSTOPSIG(status) == t->quiet_signal) {
 			r = read_mem(run->seat->mem_fd, at, &head, sizeof(head));
-			if (!r && head.done + 1 >= head.count)
+			if (!r && head.done + 1 >= count)
 				return 0;
 		}
 		if (!r && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
@@ -393,20 +394,43 @@ static int wait_for_signal(struct agent_run *run, uint64_t at)
 	}
 }
 
-int agent_run_finish(struct agent_run *run, struct error *e)
+/* Until `count` operations have ended. */
+static int run_until(struct agent_run *run, uint64_t at, uint32_t count)
 {
 	struct tracee *t = run->tracee;
 	struct user_regs_struct regs;
-	size_t room;
-	uint64_t at = agent_seat_place(run->seat, run->number, &room);
-	uint32_t outside = 0;
 	int r = 0;
 
 	if (t->quiet_signal)
-		r = wait_for_signal(run, at);
-	else /* Every signal has an effect: count the calls instead. */
-		for (uint32_t i = 0; !r && i < run->batch->count; i++)
-			r = run_to_syscall_exit(t, &regs);
+		return wait_for_signal(run, at, count);
+	/* Every signal has an effect: count the calls instead. */
+	for (; !r && run->passed < count; run->passed++)
+		r = run_to_syscall_exit(t, &regs);
+	return r;
+}
+
+int agent_run_until(struct agent_run *run, uint32_t count, struct error *e)
+{
+	size_t room;
+	uint64_t at = agent_seat_place(run->seat, run->number, &room);
+	int r = run_until(run, at, count);
+
+	if (!r)
+		r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+	run->passed = count;
+	return r ? error_errno(e, r, "the agent in task %d did not answer", run->tracee->tid) : 0;
+}
+
+int agent_run_finish(struct agent_run *run, struct error *e)
+{
+	struct tracee *t = run->tracee;
+	size_t room;
+	uint64_t at = agent_seat_place(run->seat, run->number, &room);
+	uint32_t outside = 0;
+	int r = run->passed && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
+
+	if (!r)
+		r = run_until(run, at, run->batch->count);
 	if (!r)
 		r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
 	/* In this order: from here on, when the coordinator dies, the thread has only a few instructions to go in the area. */

@@ -157,6 +157,21 @@ static int file_open(struct image_file *file)
 	return file->fd < 0 ? -errno : 0;
 }
 
+int image_scratch(struct image_dir *dir)
+{
+	int fd = dir->nowhere ? -1 : openat(dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	return fd >= 0 ? fd : dir->nowhere ? -EOPNOTSUPP : -errno;
+}
+
+int image_take_fd(struct image_file *file, int fd)
+{
+	if (file->dir->nowhere || file->fd >= 0)
+		return -EOPNOTSUPP;
+	file->fd = fd;
+	return 0;
+}
+
 static int file_flush(struct image_file *file)
 {
 	int r = file_open(file);
@@ -251,6 +266,12 @@ int image_block_write(struct image_block *b, const void *data, size_t size)
 		}
 	}
 	return 0;
+}
+
+void image_block_known(struct image_block *b, const void *data, size_t size)
+{
+	XXH3_128bits_update(b->hash, data, size);
+	b->position += size;
 }
 
 void image_block_end(struct image_block *b)

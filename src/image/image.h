@@ -90,6 +90,12 @@ int image_blocks_begin(struct image_file *file, uint64_t size);
 int image_block_begin(struct image_block *b, struct image_file *file, size_t index);
 int image_block_write(struct image_block *b, const void *data, size_t size);
 void image_block_end(struct image_block *b);
+/* The same for what stands in the file already: image_block_known in place of image_block_write. */
+void image_block_known(struct image_block *b, const void *data, size_t size);
+/* A file without a name in the directory, to be filled in any order; the caller's. image_take_fd: that is what a raw file holds, from now on
+ * its own; before image_blocks_begin. -EOPNOTSUPP where no file can be taken as it is: write it in blocks. */
+int image_scratch(struct image_dir *dir);
+int image_take_fd(struct image_file *file, int fd);
 
 /* Ends a written file (it stays the directory's) or releases one that was read. */
 int image_close(struct image_file *file);

@@ -115,13 +115,13 @@ struct asking {
 
 static int start_all(struct dump *d, struct task *t, struct asking *a)
 {
-	a->runs[0] = (struct agent_run){ &a->seat, &t->threads.data[0]->tracee, 0, &a->leader.head, sizeof(a->leader) };
+	a->runs[0] = (struct agent_run){ .seat = &a->seat, .tracee = &t->threads.data[0]->tracee, .batch = &a->leader.head, .size = sizeof(a->leader) };
 	int r = start_leader(d, t, &a->runs[0], &a->leader, a->results);
 	for (size_t i = 1; !r && i < t->threads.count; i++) {
 		struct thread_job *job = &a->jobs[i];
 		size_t room;
 		a->started = i;
-		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job) };
+		a->runs[i] = (struct agent_run){ .seat = &a->seat, .tracee = &t->threads.data[i]->tracee, .number = i, .batch = &job->head, .size = sizeof(*job) };
 		ask_thread(&job->head, agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out));
 		r = agent_run_start(&a->runs[i], d->e);
 	}

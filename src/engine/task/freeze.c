@@ -381,14 +381,20 @@ static void task_free(struct task *t)
 	free(t);
 }
 
-void tree_thaw(struct dump *d)
+void tree_let_go(struct dump *d)
 {
 	for (size_t i = d->tasks.count; i-- > 0;) {
 		struct task *t = d->tasks.data[i];
 		for (size_t k = t->threads.count; k-- > 0;)
 			tracee_detach(&t->threads.data[k]->tracee);
-		task_free(t);
 	}
+}
+
+void tree_thaw(struct dump *d)
+{
+	tree_let_go(d);
+	for (size_t i = d->tasks.count; i-- > 0;)
+		task_free(d->tasks.data[i]);
 	VEC_FREE(&d->tasks);
 }
 
