@@ -21,6 +21,7 @@
 #include <linux/kcmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m)
 {
@@ -298,9 +299,18 @@ static int open_directory(struct dump *d)
 	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
 }
 
+static double ms_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - start->tv_sec) * 1e3 + (double)(now.tv_nsec - start->tv_nsec) / 1e6;
+}
+
 /* All that is done while the tree stands still. */
 static int dump_stopped(struct dump *d)
 {
+	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = tree_freeze(d);
 
 	if (!r)
@@ -318,7 +328,7 @@ static int dump_go_on(struct dump *d)
 	if (!d->live)
 		return 0;
 	tree_let_go(d);
-	log_info("The tree goes on");
+	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
 	return live_settle(d);
 }
 

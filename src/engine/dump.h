@@ -7,6 +7,8 @@
 #include "engine/request.h"
 #include "image/image.h"
 
+#include <time.h>
+
 struct task;
 struct obstacles;
 struct file_table;
@@ -29,6 +31,7 @@ struct dump {
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
+	struct timespec stopped;    /* when the tree was */
 	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
 	uint32_t next_file_id, next_pages_id;
 	char own_namespaces[8][64]; /* the coordinator's, as they were needed */
