@@ -313,6 +313,7 @@ static int dump_stopped(struct dump *d)
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = tree_freeze(d);
 
+	live_give_calls(d);
 	if (!r)
 		r = check_births(d);
 	if (!r)

@@ -68,7 +68,8 @@ static int watch_tree(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		int fd = track_open(d, t);
+		r = live_note_calls(d, t);
+		int fd = r ? r : track_open(d, t);
 		r = fd < 0 ? fd : add_task(d, t);
 		if (r && fd >= 0)
 			close(fd);
@@ -174,6 +175,30 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 	return r ? error_errno(d->e, r, "process %d (%s): cannot read its pagemap", lt->pid, lt->comm) : 0;
 }
 
+static void unwatch(struct live_task *lt)
+{
+	for (size_t i = 0; i < lt->watched.count; i++)
+		track_unwatch(lt->uffd, lt->watched.data[i].start, lt->watched.data[i].end);
+	lt->watched.count = 0;
+}
+
+/* The places of a run. */
+static int find_places(const struct extents *known, const struct extent *run, struct extents *copies)
+{
+	int r = 0;
+
+	for (size_t i = extents_find(known, run->start); !r && i < known->count && known->data[i].start < run->end; i++) {
+		struct extent x = known->data[i];
+		uint64_t start = MAX(x.start, run->start);
+		x.slot += start - x.start;
+		x.start = start;
+		x.end = MIN(x.end, run->end);
+		if (!x.shared)
+			r = extents_add(copies, x);
+	}
+	return r;
+}
+
 /* In this order: all are protected, then looked at who may write unseen, then copied. */
 static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f)
 {
@@ -181,24 +206,29 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 	int r = 0;
 
 	lt->copied = 0;
-	if (!lt->given_up && !lt->gone && (lt->given_up = pinned_by(lt->proc, &lt->maps)))
+	if (!lt->given_up && !lt->gone && (lt->given_up = pinned_by(lt->proc, &lt->maps))) {
 		log_info("Process %d (%s): its memory is copied while it is stopped, since %s may write to it", lt->pid, lt->comm, lt->given_up);
+		unwatch(lt);
+	}
 	if (lt->given_up || lt->gone)
 		return 0;
 	if (lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
 		return error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
 	if (d->live->tree)
 		r = split(d, lt, first, &f->runs);
-	/* In one list, so that places are in the order of addresses. */
-	struct extents all = {};
+	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
+	struct extents all = {}, ignored = {};
 	for (size_t i = 0, k = 0; !r && (i < f->runs.count || k < f->places.count);) {
 		bool run = k == f->places.count || (i < f->runs.count && f->runs.data[i].start < f->places.data[k].start);
 		r = extents_add(&all, run ? f->runs.data[i++] : f->places.data[k++]);
 	}
 	if (!r)
-		r = slots_place(&lt->slots, &all, &copies);
+		r = slots_place(&lt->slots, &all, first ? &ignored : &copies);
+	for (size_t i = 0; !r && first && i < f->runs.count; i++)
+		r = find_places(&lt->slots.known, &f->runs.data[i], &copies);
 	VEC_FREE(&all);
-	if (!r && !first)
+	VEC_FREE(&ignored);
+	if (!r && !first && d->live->tree)
 		r = extents_join(&lt->touched, &f->runs);
 	if (r && !d->e->text[0])
 		error_set(d->e, r, "out of memory");
@@ -254,8 +284,10 @@ static int run_rounds(struct dump *d)
 	log_info("Round 1: %llu KiB", (unsigned long long)now >> 10);
 	for (int n = 2; !r && n <= ROUNDS_MAX; n++) {
 		last = now;
-		if (n == 3)
+		if (n == 3) {
 			read_flags(d);
+			live_name_calls(d);
+		}
 		r = run_round(d, false, &now);
 		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
 		/* The third at least, so that the flags are known. */
@@ -353,7 +385,7 @@ int live_read_maps(struct dump *d, struct task *t)
 		return r ? task_errno(d, t, r, "cannot read its maps") : 0;
 	}
 	lt->t = lt->gone ? NULL : t;
-	return r;
+	return r || !lt->t ? r : live_look(d, lt);
 }
 
 int live_capture(struct dump *d, struct task *t)
@@ -374,7 +406,14 @@ int live_paused(struct dump *d, int r)
 {
 	struct extents none = {};
 
-	for (size_t i = 0; d->live && i < d->live->tasks.count; i++) {
+	if (!d->live)
+		return r;
+	workers_wait(d->workers);
+	if (!r && d->live->result) {
+		*d->e = d->live->why;
+		r = d->live->result;
+	}
+	for (size_t i = 0; i < d->live->tasks.count; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		if (!lt->map || r)
 			continue;
@@ -384,8 +423,6 @@ int live_paused(struct dump *d, int r)
 		if (!r)
 			live_copy_late(d, lt);
 	}
-	if (!d->live)
-		return r;
 	workers_wait(d->workers);
 	if (!r && d->live->result) {
 		*d->e = d->live->why;
@@ -439,6 +476,7 @@ static void drop_images(struct live_task *lt)
 	lt->map = lt->data = NULL;
 	lt->settled = false;
 	lt->t = NULL;
+	live_forget_looks(lt);
 	lt->pieces.count = lt->late.count = lt->held.count = 0;
 	lt->pieces.size = 0;
 }
@@ -454,8 +492,7 @@ void live_slowly(struct dump *d)
 static void live_task_free(struct live_task *lt)
 {
 	drop_images(lt);
-	for (size_t i = 0; lt->uffd >= 0 && i < lt->watched.count; i++)
-		track_unwatch(lt->uffd, lt->watched.data[i].start, lt->watched.data[i].end);
+	unwatch(lt);
 	for (int i = 0; i < 4; i++) {
 		int fd = (int[]){ lt->uffd, lt->pagemap_fd, lt->mem_fd, lt->store_fd }[i];
 		if (fd >= 0)
@@ -482,6 +519,7 @@ void live_end(struct dump *d)
 	for (size_t i = 0; i < l->tasks.count; i++)
 		live_task_free(l->tasks.data[i]);
 	VEC_FREE(&l->tasks);
+	VEC_FREE(&l->calls);
 	if (l->late)
 		munmap(l->late, l->late_room);
 	if (l->spill_fd >= 0)

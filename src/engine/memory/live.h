@@ -17,6 +17,8 @@
 struct task;
 
 int live_begin(struct dump *d);
+/* The tree is stopped again: threads that the first stop interrupted are as they were before it. */
+void live_give_calls(struct dump *d);
 /* Whether this process's pages are saved so. */
 bool live_has(const struct dump *d, const struct task *t);
 int live_read_maps(struct dump *d, struct task *t);

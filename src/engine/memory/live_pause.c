@@ -10,19 +10,6 @@
 #define LOOK_SIZE (256UL << 20)
 #define LOOKS 16 /* that an area is shared out into at most */
 
-/* A part of an area that a worker looks at. */
-struct look {
-	struct dump *d;
-	struct live_task *lt;
-	uint64_t start, end;
-	struct track_runs changes;
-};
-
-struct looks {
-	struct look *data;
-	size_t count, capacity;
-};
-
 static bool is_held(const struct live_task *lt, const struct proc_vma *v)
 {
 	size_t i = extents_find(&lt->held, v->start);
@@ -41,7 +28,7 @@ static void run_look(void *argument)
 	live_note(look->d->live, r, &why);
 }
 
-static int plan_looks(struct dump *d, struct live_task *lt, struct looks *looks)
+int live_look(struct dump *d, struct live_task *lt)
 {
 	struct task *t = lt->t;
 
@@ -49,32 +36,26 @@ static int plan_looks(struct dump *d, struct live_task *lt, struct looks *looks)
 		const struct proc_vma *v = &t->maps.data[i];
 		uint64_t step = MAX(LOOK_SIZE, ALIGN_UP((v->end - v->start) / LOOKS, PAGE_SIZE));
 		for (uint64_t at = v->start; is_held(lt, v) && at < v->end; at += step) {
-			struct look *look = VEC_PUSH(looks);
+			struct look *look = VEC_PUSH(&lt->looks);
 			if (!look)
-				return -ENOMEM;
+				return error_set(d->e, -ENOMEM, "out of memory");
 			*look = (struct look){ .d = d, .lt = lt, .start = at, .end = MIN(v->end, at + step) };
 		}
+	}
+	VEC_FOREACH(&lt->looks, look) {
+		if (look->end - look->start >= LOOK_SIZE)
+			workers_submit_large(d->workers, run_look, look);
+		else
+			run_look(look);
 	}
 	return 0;
 }
 
-static int look_at_all(struct dump *d, struct looks *looks)
+void live_forget_looks(struct live_task *lt)
 {
-	size_t large = 0;
-
-	for (size_t i = 0; i < looks->count; i++)
-		large += looks->data[i].end - looks->data[i].start >= LOOK_SIZE;
-	for (size_t i = 0; i < looks->count; i++)
-		if (large > 1 && looks->data[i].end - looks->data[i].start >= LOOK_SIZE)
-			workers_submit_large(d->workers, run_look, &looks->data[i]);
-	for (size_t i = 0; i < looks->count; i++)
-		if (large <= 1 || looks->data[i].end - looks->data[i].start < LOOK_SIZE)
-			run_look(&looks->data[i]);
-	if (large > 1)
-		workers_wait(d->workers);
-	if (d->live->result)
-		*d->e = d->live->why;
-	return d->live->result;
+	VEC_FOREACH(&lt->looks, look)
+		VEC_FREE(&look->changes);
+	VEC_FREE(&lt->looks);
 }
 
 static bool is_there(const struct track_run *x)
@@ -104,7 +85,8 @@ static int add_piece(struct dump *d, struct live_task *lt, uint64_t start, uint6
 		if (extents_add(&lt->late, (struct extent){ start, end, from, false, several }))
 			return -ENOMEM;
 	}
-	if (last && last->end == start && last->kind == kind && (kind == PIECE_SHARED || last->from + (last->end - last->start) == from))
+	/* What is the parent's is told area by area. */
+	if (last && last->end == start && last->kind == kind && p->count > p->first && (kind == PIECE_SHARED || last->from + (last->end - last->start) == from))
 		last->end = end;
 	else if (!(last = VEC_PUSH(p)))
 		return -ENOMEM;
@@ -164,14 +146,13 @@ static int add_read(struct dump *d, struct live_task *lt, const struct proc_vma 
 	return r;
 }
 
-static int add_held(struct dump *d, struct live_task *lt, const struct proc_vma *v, const struct looks *looks, size_t *look,
-		    struct extents *touched)
+static int add_held(struct dump *d, struct live_task *lt, const struct proc_vma *v, size_t *look, struct extents *touched)
 {
 	uint64_t at = v->start;
 	int r = 0;
 
-	for (; !r && *look < looks->count && looks->data[*look].start < v->end; ++*look) {
-		const struct track_runs *changes = &looks->data[*look].changes;
+	for (; !r && *look < lt->looks.count && lt->looks.data[*look].start < v->end; ++*look) {
+		const struct track_runs *changes = &lt->looks.data[*look].changes;
 		for (size_t i = 0; !r && i < changes->count; i++) {
 			const struct track_run *x = &changes->data[i];
 			if (!is_changed(x))
@@ -206,7 +187,7 @@ static int add_plain(struct dump *d, struct live_task *lt, const struct proc_vma
 	return r ? r : extents_add(touched, (struct extent){ .start = v->start, .end = v->end, .shared = true });
 }
 
-static int add_areas(struct dump *d, struct live_task *lt, const struct looks *looks)
+int live_find_pieces(struct dump *d, struct live_task *lt)
 {
 	struct task *t = lt->t;
 	struct extents touched = {};
@@ -218,27 +199,11 @@ static int add_areas(struct dump *d, struct live_task *lt, const struct looks *l
 		uint32_t status = vma_status(v);
 		if (v->vmflags & PROC_VMF_DP || !(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 			continue;
-		r = is_held(lt, v) ? add_held(d, lt, v, looks, &look, &touched) : add_plain(d, lt, v, &touched);
+		lt->pieces.first = lt->pieces.count;
+		r = is_held(lt, v) ? add_held(d, lt, v, &look, &touched) : add_plain(d, lt, v, &touched);
 	}
-	if (!r)
+	if (!r && d->live->tree)
 		r = extents_join(&lt->touched, &touched);
 	VEC_FREE(&touched);
-	return r;
-}
-
-int live_find_pieces(struct dump *d, struct live_task *lt)
-{
-	struct looks looks = {};
-	int r = plan_looks(d, lt, &looks);
-
-	if (!r)
-		r = look_at_all(d, &looks);
-	if (!r)
-		r = add_areas(d, lt, &looks);
-	if (r && !d->e->text[0])
-		task_errno(d, lt->t, r, "cannot read its pagemap");
-	VEC_FOREACH(&looks, look)
-		VEC_FREE(&look->changes);
-	VEC_FREE(&looks);
-	return r;
+	return r && !d->e->text[0] ? task_errno(d, lt->t, r, "cannot read its pagemap") : r;
 }

@@ -20,7 +20,16 @@ struct piece {
 struct pieces {
 	struct piece *data;
 	size_t count, capacity;
+	size_t first;  /* of the area that is gone through */
 	uint64_t size; /* of the pages image */
+};
+
+/* A part of an area that a worker looks at, in the pause. */
+struct look {
+	struct dump *d;
+	struct live_task *lt;
+	uint64_t start, end;
+	struct track_runs changes;
 };
 
 /* One address space that is watched. */
@@ -42,13 +51,22 @@ struct live_task {
 	/* In the pause and behind it. */
 	struct task *t;
 	struct image_file *map, *data;
+	VEC(struct look) looks;
 	struct pieces pieces;
 	struct extents late; /* the pieces that are copied in the pause, with where they go */
 	struct extents held; /* what is watched, in the pause */
 	bool settled;
 };
 
+/* A call that the first stop interrupted, and that goes on by restart_syscall(2). */
+struct live_call {
+	pid_t pid, tid;
+	uint64_t rip, rsp, rdi;
+	long nr;
+};
+
 struct live {
+	VEC(struct live_call) calls;
 	VEC(struct live_task *) tasks; /* parents before children */
 	bool slowly;
 	bool tree; /* more than one process */
@@ -63,13 +81,19 @@ struct live {
 
 void live_note(struct live *l, int r, const struct error *why);
 
+/* live_calls.c: while the tree is stopped first; once it runs again. */
+int live_note_calls(struct dump *d, struct task *t);
+void live_name_calls(struct dump *d);
+
 /* live_copy.c: copies what runs to its place; waits until all is done. */
 int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies);
 /* The same for the late pieces, from what stands still. Does not wait. */
 void live_copy_late(struct dump *d, struct live_task *lt);
 int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_t size);
 
-/* live_pause.c */
+/* live_pause.c: begins to look what has changed, by the workers; then, when they have, what is where. */
+int live_look(struct dump *d, struct live_task *lt);
+void live_forget_looks(struct live_task *lt);
 int live_find_pieces(struct dump *d, struct live_task *lt);
 
 /* live_settle.c */
