@@ -19,7 +19,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
-MODES = ("stop", "leave", "rounds")
+# leave: saved while it runs; again: the same twice, restored from the second; still: stopped for all of a dump that leaves it running.
+MODES = ("stop", "leave", "again", "still", "rounds")
+RUNS_ON = ("leave", "again", "still")
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 # What a restore must refuse, and the words in its reason.
@@ -179,17 +181,20 @@ ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range(3 if mode == "rounds" else 1):
+    for number in range({"rounds": 3, "again": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
-        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
+        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
+                        (["--no-live"] if mode == "still" else []) +
                         DUMP_OPTIONS.get(name, [])))
-        if mode == "leave":
+        if mode in RUNS_ON:
             if state_of(pid) not in ("R", "S", "D"):
                 raise Failure(f"after dump -R the task is in state {state_of(pid)}")
         else:
             wait_dead(pid)
-        reap_all(kill=mode == "leave")
+        if mode == "again" and number == 0:
+            continue
+        reap_all(kill=mode in RUNS_ON)
         if name in ALTER:
             ALTER[name](images, work)
         try:

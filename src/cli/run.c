@@ -108,6 +108,8 @@ int cli_dump(struct command_line *c)
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
 	int r = cli_require_root(&e);
+	if (!r)
+		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
 	if (!r)
@@ -139,6 +141,8 @@ int cli_restore(struct command_line *c, bool announce)
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
 	int r = cli_require_root(&e);
+	if (!r)
+		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
 	if (!r)

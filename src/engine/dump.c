@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/live.h"
@@ -22,6 +23,8 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
+
+#define STOP_TRIES 5
 
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m)
 {
@@ -203,7 +206,12 @@ static int write_inventory(struct dump *d)
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;
-	return dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	int r = cuda_entry(d, &inventory.fermata_gpu);
+	if (r)
+		return error_set(d->e, r, "out of memory");
+	r = dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	cuda_entry_free(inventory.fermata_gpu);
+	return r;
 }
 
 /* Everything of one task but its pages. */
@@ -285,6 +293,22 @@ static int tell(struct dump *d, const char *moment)
 	return hook->call ? hook->call(hook->data, moment, d->request->pid, d->e) : 0;
 }
 
+/* With CUDA processes that come while the tree is being stopped, once more. */
+static int stop_tree(struct dump *d)
+{
+	for (int tries = 0; tries < STOP_TRIES; tries++) {
+		int r = cuda_lock(d);
+		if (!r)
+			r = tree_freeze(d);
+		if (!r)
+			r = cuda_checkpoint(d);
+		if (r <= 0)
+			return r;
+		tree_thaw(d);
+	}
+	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
+}
+
 static int open_directory(struct dump *d)
 {
 	const char *path = d->request->images_dir;
@@ -311,7 +335,7 @@ static double ms_since(const struct timespec *start)
 static int dump_stopped(struct dump *d)
 {
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
-	int r = tree_freeze(d);
+	int r = stop_tree(d);
 
 	live_give_calls(d);
 	if (!r)
@@ -328,7 +352,8 @@ static int dump_go_on(struct dump *d)
 {
 	if (!d->live)
 		return 0;
-	tree_let_go(d);
+	if (!cuda_used(d)) /* whose threads are still needed */
+		tree_let_go(d);
 	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
 	return live_settle(d);
 }
@@ -376,8 +401,10 @@ static int dump_run(struct dump *d)
 
 static int check_run(struct dump *d)
 {
-	int r = tree_freeze(d);
+	int r = cuda_check(d);
 
+	if (!r)
+		r = tree_freeze(d);
 	if (!r)
 		r = dump_part(d, check_births(d));
 	return r ? r : capture_all(d);
@@ -394,6 +421,21 @@ static void raise_descriptor_limit(void)
 	}
 }
 
+/* A dump that was written stands, even when its tree has lost its GPU. `r`: what became of it. */
+static int let_gpus_go_on(struct dump *d, int r)
+{
+	struct error why = {}, *outer = d->e;
+
+	d->e = &why;
+	int g = cuda_resume(d);
+	d->e = outer;
+	if (g && r)
+		log_error("%s", why.text);
+	else if (g)
+		r = error_set(d->e, g, "the checkpoint is written, but %s", why.text);
+	return r;
+}
+
 static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
@@ -408,18 +450,23 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
-	if (d.live)
+	if (d.live && !cuda_used(&d))
 		tree_let_go(&d);
 	live_end(&d);
 	workers_free(d.workers);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
-	if (!r && !request->leave_running && !request->leave_stopped)
+	if (!r && !request->leave_running && !request->leave_stopped) {
+		cuda_forget(&d);
 		tree_kill(&d);
-	else if (!r && request->leave_stopped)
+	} else {
+		r = let_gpus_go_on(&d, r);
+	}
+	if (!r && request->leave_stopped)
 		for (size_t i = 0; i < d.tasks.count; i++)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	image_dir_free(d.dir);
 	if (r)
 		return error_prefix(e, r, "cannot dump process %d%s", request->pid, comm);
@@ -450,6 +497,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tracing_begin(&tracing);
 	r = check_run(&d);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;

@@ -16,6 +16,7 @@ struct page_job;
 struct live;
 struct workers;
 struct lock_table;
+struct cuda_dump;
 
 struct dump {
 	const struct request *request;
@@ -29,6 +30,7 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	struct timespec stopped;    /* when the tree was */

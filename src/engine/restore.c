@@ -8,6 +8,7 @@
 #include "engine/restore.h"
 
 #include "base/log.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
@@ -126,6 +127,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r)
+		r = cuda_prepare(s);
 	if (!r && s->request->hook.call)
 		r = restore_verified(s, r);
 	if (!r)
@@ -406,6 +409,8 @@ static int restore_switch(struct restore *s)
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
+	if (!r)
+		r = cuda_restore(s);
 	if (r)
 		return r;
 	give_terminal(s);
@@ -461,6 +466,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
 	files_release(s);

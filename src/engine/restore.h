@@ -12,6 +12,7 @@
 #include "file_lock.pb-c.h"
 #include "fs.pb-c.h"
 #include "image/image.h"
+#include "inventory.pb-c.h"
 #include "mm.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "proc/proc.h"
@@ -21,6 +22,7 @@
 #include "tty.pb-c.h"
 
 struct kind;
+struct cuda_restore;
 
 /* In place of a descriptor: it is made in the task that holds it. No errno is so large. */
 #define FILE_IN_TASK (-100000)
@@ -97,6 +99,8 @@ struct restore {
 	struct error *e;
 	struct image_dir *dir;
 	struct image_verification *verification; /* of large images, under way until restore_build ends */
+	InventoryEntry *inventory;
+	struct cuda_restore *cuda; /* cuda/restore.c; NULL: no CUDA process */
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
