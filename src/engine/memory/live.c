@@ -83,39 +83,38 @@ static int watch_tree(struct dump *d)
 
 /* ---- rounds ---- */
 
-static bool can_be_watched(const struct proc_vma *v)
-{
-	return vma_status(v) & VMA_ANON_PRIVATE && !(vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
-}
-
 static int add_run(struct extents *runs, uint64_t start, uint64_t end)
 {
 	return extents_add(runs, (struct extent){ .start = start, .end = end });
 }
 
+/* Pages that were emptied, and then read: what was copied of them no longer holds. */
+static int add_zero(struct live_task *lt, const struct track_run *zero, struct extents *runs)
+{
+	const struct extents *known = &lt->slots.known;
+	int r = 0;
+
+	for (size_t i = extents_find(known, zero->start); !r && i < known->count && known->data[i].start < zero->end; i++)
+		r = add_run(runs, MAX(known->data[i].start, zero->start), MIN(known->data[i].end, zero->end));
+	return r;
+}
+
 /* The pages that were written since the last round; those that can't be watched are given a place in the first. */
-static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *watched, struct extents *runs,
-			struct extents *places)
+static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs, struct extents *places)
 {
 	struct track_runs written = {};
 	struct page_runs plain = {};
-	int r = can_be_watched(v) ? track_watch(lt->uffd, v->start, v->end) : 0;
+	int r = 0;
 
-	if (r == -ESRCH)
-		return r;
-	if (r == 1) {
-		r = extents_add(watched, (struct extent){ .start = v->start, .end = v->end, .shared = true });
-		if (!r)
-			r = track_collect(lt->pagemap_fd, v->start, v->end, &written);
+	if (track_can_watch(v)) {
+		r = track_collect(lt->pagemap_fd, v->start, v->end, &written);
 		for (size_t i = 0; !r && i < written.count; i++)
-			if (!(written.data[i].what & TRACK_ZERO))
-				r = add_run(runs, written.data[i].start, written.data[i].end);
+			r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
+								add_run(runs, written.data[i].start, written.data[i].end);
 	} else if (first && vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !(vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))) {
 		r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, &plain);
 		for (size_t i = 0; !r && i < plain.count; i++)
 			r = add_run(places, plain.data[i].start, plain.data[i].end);
-	} else {
-		r = 0;
 	}
 	VEC_FREE(&written);
 	VEC_FREE(&plain);
@@ -128,18 +127,17 @@ struct found {
 
 static int collect(struct dump *d, struct live_task *lt, bool first, struct found *f)
 {
-	struct extents watched = {};
-	int r;
+	int r = 0;
 
-	proc_maps_finish(&lt->maps);
-	r = proc_read_maps(lt->proc, &lt->maps);
-	if (!r && !lt->maps.count)
-		r = -ESRCH;
+	/* Once to watch them, and once more as they are then. */
+	for (int i = 0; i < 2 && !r; i++) {
+		proc_maps_finish(&lt->maps);
+		r = proc_read_maps(lt->proc, &lt->maps);
+		if (!r)
+			r = !lt->maps.count ? -ESRCH : !i ? track_watch_all(lt->uffd, &lt->maps) : 0;
+	}
 	for (size_t i = 0; !r && i < lt->maps.count; i++)
-		r = collect_area(lt, &lt->maps.data[i], first, &watched, &f->runs, &f->places);
-	if (!r)
-		r = extents_join(&lt->watched, &watched);
-	VEC_FREE(&watched);
+		r = collect_area(lt, &lt->maps.data[i], first, &f->runs, &f->places);
 	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */
 		lt->gone = true;
 		f->runs.count = f->places.count = 0;
@@ -177,9 +175,11 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 
 static void unwatch(struct live_task *lt)
 {
-	for (size_t i = 0; i < lt->watched.count; i++)
-		track_unwatch(lt->uffd, lt->watched.data[i].start, lt->watched.data[i].end);
-	lt->watched.count = 0;
+	struct proc_maps maps = {};
+
+	if (!lt->gone && proc_read_maps(lt->proc, &maps) == 0)
+		track_unwatch_all(lt->uffd, &maps);
+	proc_maps_finish(&maps);
 }
 
 /* The places of a run. */
@@ -352,7 +352,7 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct proc_maps *ma
 
 	for (size_t i = 0; !r && i < maps->count; i++) {
 		struct proc_vma *v = &maps->data[i];
-		int s = can_be_watched(v) ? track_watch(lt->uffd, v->start, v->end) : 0;
+		int s = track_can_watch(v) ? track_watch(lt->uffd, v->start, v->end) : 0;
 		if (s == -ESRCH) {
 			lt->gone = true; /* another program: exec */
 			return 0;
@@ -362,8 +362,6 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct proc_maps *ma
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 		r = extents_add(&lt->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
 	}
-	if (!r)
-		r = extents_join(&lt->watched, &lt->held);
 	return r ? error_set(d->e, r, "out of memory") : 0;
 }
 
@@ -500,7 +498,6 @@ static void live_task_free(struct live_task *lt)
 	}
 	proc_maps_finish(&lt->maps);
 	proc_maps_finish(&lt->flags);
-	VEC_FREE(&lt->watched);
 	VEC_FREE(&lt->slots.known);
 	VEC_FREE(&lt->touched);
 	VEC_FREE(&lt->missing);

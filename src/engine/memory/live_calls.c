@@ -33,11 +33,14 @@ int live_note_calls(struct dump *d, struct task *t)
 /* The kernel's function that a sleeping thread is in, as it is called in Linux 5.14 to 6.18. */
 static long call_of(const char *function, uint64_t rdi)
 {
-	if (strstr(function, "nanosleep"))
-		return rdi < CLOCKS_MAX || rdi > UINT32_MAX - UINT16_MAX ? __NR_clock_nanosleep : __NR_nanosleep;
+	if (!strcmp(function, "0")) /* it does not sleep now */
+		return __NR_restart_syscall;
 	if (strstr(function, "poll"))
 		return __NR_poll;
-	return strstr(function, "futex") ? __NR_futex : __NR_restart_syscall;
+	if (strstr(function, "futex"))
+		return __NR_futex;
+	/* No other call goes on so; this one's function is not always told. */
+	return rdi < CLOCKS_MAX ? __NR_clock_nanosleep : __NR_nanosleep;
 }
 
 void live_name_calls(struct dump *d)

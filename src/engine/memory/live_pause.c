@@ -77,9 +77,10 @@ static int add_piece(struct dump *d, struct live_task *lt, uint64_t start, uint6
 
 	if (start >= end)
 		return 0;
-	if (kind == PIECE_LATE) { /* all of it in memory, or none */
-		if (l->late_size < l->late_room && l->late_room - l->late_size < size)
-			l->late_size = l->late_room;
+	if (kind == PIECE_LATE) {
+		/* All of it in memory, or none; with a gap, so that no two are taken for one across the border. */
+		if (l->late_size <= l->late_room && l->late_room - l->late_size < size)
+			l->late_size = l->late_room + PAGE_SIZE;
 		from = l->late_size;
 		l->late_size += size;
 		if (extents_add(&lt->late, (struct extent){ start, end, from, false, several }))

@@ -41,7 +41,6 @@ struct live_task {
 	int uffd, pagemap_fd, mem_fd, store_fd;
 	struct proc_maps maps;	 /* as they were last */
 	struct proc_maps flags; /* as smaps had them before the pause */
-	struct extents watched;
 	struct slots slots;
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */

@@ -15,6 +15,7 @@
 #define WP_UNPOPULATED (1ULL << 13)
 #define WP_ASYNC (1ULL << 15)
 #define FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+#define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 
 /* linux/fs.h has these since 6.7. */
@@ -119,12 +120,45 @@ int track_watch(int uffd, uint64_t start, uint64_t end)
 	return errno == EBUSY || errno == ESRCH ? -errno : 0;
 }
 
-void track_unwatch(int uffd, uint64_t start, uint64_t end)
+bool track_can_watch(const struct proc_vma *v)
 {
-	for (uint64_t at = start; at < end; at += UNWATCH_SIZE) {
-		struct uffdio_range range = { at, MIN(UNWATCH_SIZE, end - at) };
-		if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 && errno == ESRCH)
-			return;
+	uint32_t status = vma_status(v);
+
+	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
+}
+
+/*
+ * Areas are not given one by one: an area that has grown since would be cut in two at its old end. All that lies between two areas of other
+ * kinds is given at once. What is cut all the same is one area again with the next call.
+ */
+int track_watch_all(int uffd, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++) {
+		uint64_t start = i ? maps->data[i - 1].end : PAGE_SIZE;
+		size_t first = i;
+		while (i < maps->count && track_can_watch(&maps->data[i]))
+			i++;
+		if (i == first)
+			continue;
+		int r = track_watch(uffd, start, i < maps->count ? maps->data[i].start : maps->data[i - 1].end);
+		for (size_t k = first; r != 1 && r != -ESRCH && k < i; k++)
+			r = track_watch(uffd, maps->data[k].start, maps->data[k].end) == -ESRCH ? -ESRCH : 0;
+		if (r == -ESRCH)
+			return r;
+	}
+	return 0;
+}
+
+void track_unwatch_all(int uffd, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++) {
+		const struct proc_vma *v = &maps->data[i];
+		uint64_t step = v->end - v->start > UNWATCH_WHOLE ? UNWATCH_SIZE : v->end - v->start;
+		for (uint64_t at = v->start; track_can_watch(v) && at < v->end; at += step) {
+			struct uffdio_range range = { at, MIN(step, v->end - at) };
+			if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 && errno == ESRCH)
+				return;
+		}
 	}
 }
 

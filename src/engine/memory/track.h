@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/memory/scan.h"
+#include "proc/proc.h"
 
 struct dump;
 struct task;
@@ -19,8 +20,14 @@ int track_open(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
  * space is gone. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
-/* Ends that, a piece at a time: the program waits for none of them long. */
-void track_unwatch(int uffd, uint64_t start, uint64_t end);
+/* The same for all private anonymous memory of a process that runs, after `maps`, which may be old already. */
+bool track_can_watch(const struct proc_vma *v);
+int track_watch_all(int uffd, const struct proc_maps *maps);
+/*
+ * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
+ * milliseconds it is two areas, which mremap(2) takes for none.
+ */
+void track_unwatch_all(int uffd, const struct proc_maps *maps);
 
 /* A run of pages, and what PAGEMAP_SCAN says of them. */
 enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
