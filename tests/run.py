@@ -20,7 +20,7 @@ DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 # leave: saved while it runs; again: the same twice, restored from the second; still: stopped for all of a dump that leaves it running.
-MODES = ("stop", "leave", "again", "still", "rounds")
+MODES = ("stop", "leave", "again", "still", "rounds", "lazy")
 RUNS_ON = ("leave", "again", "still")
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
@@ -181,7 +181,7 @@ ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range({"rounds": 3, "again": 2}.get(mode, 1)):
+    for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
@@ -198,7 +198,7 @@ def rounds(name, pid, mode, binary, work, log):
         if name in ALTER:
             ALTER[name](images, work)
         try:
-            log.append(criu(binary, work, ["restore", "-d", "-D", images]))
+            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else [])))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise

@@ -25,7 +25,8 @@ struct command_line {
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;
 	bool live; /* --no-live makes it false */
-	const char *gpu;
+	const char *gpu, *lazy;
+	bool lazy_pages;
 	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
 };

@@ -103,6 +103,8 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("attach", 'a', BOOL, NULL, ON(RESTORE_PROCESS),
 	       "Stay with the restored process; what is done without --detach anyway"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
+	OPTION("lazy", 0, OPTIONAL, "all", ON(RESTORE_PROCESS), lazy,
+	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),
 	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE_PROCESS) | ON(INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,

@@ -135,7 +135,8 @@ static int load_pages(struct restore *s, struct rtask *t)
 		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
 		pagemap_head__free_unpacked(head, NULL);
 		t->pages_fd = image_open_raw(s->dir, pages);
-		r = t->pages_fd < 0 ? t->pages_fd : 1;
+		t->pages_name = strdup(pages);
+		r = t->pages_fd < 0 ? t->pages_fd : t->pages_name ? 1 : -ENOMEM;
 	} else {
 		r = r ? r : -EBADMSG;
 	}
@@ -311,6 +312,7 @@ static void task_free(struct rtask *t)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);
+	free(t->pages_name);
 	if (t->pages_fd >= 0)
 		close(t->pages_fd);
 	if (t->mem_fd >= 0)

@@ -21,6 +21,9 @@ struct request_gpu_pair {
 	const char *from, *to; /* "GPU-…" */
 };
 
+/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
+enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
@@ -39,5 +42,6 @@ struct request {
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;
+	enum request_lazy lazy;
 	bool skip_verify; /* restore: do not compare checksums first */
 };

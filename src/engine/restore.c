@@ -13,6 +13,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -113,6 +114,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = arena_make(s);
 	if (!r)
+		r = lazy_choose(s);
+	if (!r)
 		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
@@ -189,8 +192,7 @@ static int look_for_dead(struct restore *s)
 	return 0;
 }
 
-/* Waits until *word reaches `count`. */
-static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
+int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 {
 	for (;;) {
 		struct timespec look = { 0, WATCH_NS };
@@ -271,15 +273,17 @@ static int restore_build(struct restore *s)
 	int r = birth(s);
 
 	rest_remove(s);
+	if (!r)
+		r = lazy_start(s);
 	if (!r && s->seccomp) {
-		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
+		r = restore_wait(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)
 			r = seize_all(s);
 		__atomic_store_n(&s->words->seized, 1, __ATOMIC_SEQ_CST);
 		syscall(__NR_futex, &s->words->seized, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 	}
 	if (!r)
-		r = wait_until(s, &s->status->parked, (uint32_t)s->threads);
+		r = restore_wait(s, &s->status->parked, (uint32_t)s->threads);
 	if (!r && !s->seccomp)
 		r = seize_all(s);
 	return r ? r : let_leaders_go(s);

@@ -71,6 +71,9 @@ struct rtask {
 	bool dead, stopped, seen;
 	bool leader_gone; /* the leader builds the process and ends */
 	bool rests; /* waits for its registers without the arena (plan/rest.c) */
+	bool lazy;   /* memory/lazy.c */
+	size_t uffd_op;
+	char *pages_name; /* of its pages in the images, or NULL */
 	bool shares; /* memory with its parent, which it is born from */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
@@ -133,6 +136,7 @@ struct restore {
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t watched, taken; /* tasks whose lazy memory is watched; the coordinator has what it needs for that */
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
 
@@ -140,6 +144,9 @@ struct restore_words {
  * leaves, also after a failure, restore_finish releases. */
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
+
+/* While the tree is built: until *word reaches `count`, or something fails, which is the result. */
+int restore_wait(struct restore *s, uint32_t *word, uint32_t count);
 
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. FILE_IN_TASK, or a negative errno with
  * the text set. */

@@ -1,6 +1,7 @@
 /* See live.h. */
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/live_task.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/pinned.h"
@@ -365,23 +366,43 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct proc_maps *ma
 	return r ? error_set(d->e, r, "out of memory") : 0;
 }
 
+static bool seems_watched(const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (maps->data[i].vmflags & (PROC_VMF_UM | PROC_VMF_UW))
+			return true;
+	return false;
+}
+
+static int read_all_of_maps(struct dump *d, struct task *t)
+{
+	proc_maps_finish(&t->maps);
+	int r = proc_read_smaps(t->proc, &t->maps);
+	return r ? task_errno(d, t, r, "cannot read its maps") : lazy_settle(d, t);
+}
+
 int live_read_maps(struct dump *d, struct task *t)
 {
 	struct live_task *lt = usable(d, t);
-	int r = lt && !d->live->slowly ? proc_read_maps(t->proc, &t->maps) : proc_read_smaps(t->proc, &t->maps);
+	int r;
 
+	if (!lt)
+		return read_all_of_maps(d, t);
+	r = d->live->slowly ? proc_read_smaps(t->proc, &t->maps) : proc_read_maps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
-	if (!lt)
-		return 0;
 	if (!d->live->slowly)
 		vmflags_borrow(&t->maps, &lt->flags);
 	r = hold_areas(d, lt, &t->maps);
-	if (!r && lt->gone && !d->live->slowly) {
-		proc_maps_finish(&t->maps);
-		r = proc_read_smaps(t->proc, &t->maps);
-		return r ? task_errno(d, t, r, "cannot read its maps") : 0;
+	/* Watched by another: its pages are still being brought, by a lazy restore. */
+	if (!r && !lt->gone && seems_watched(&t->maps)) {
+		r = read_all_of_maps(d, t);
+		lt->held.count = 0;
+		if (!r)
+			r = hold_areas(d, lt, &t->maps);
 	}
+	if (!r && lt->gone)
+		r = read_all_of_maps(d, t);
 	lt->t = lt->gone ? NULL : t;
 	return r || !lt->t ? r : live_look(d, lt);
 }
