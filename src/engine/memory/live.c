@@ -15,6 +15,7 @@
 #define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
 #define LATE_SHARE 256
+#define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
 #define SETTLE_NS 1000000
 
 static uint64_t ms_since(const struct timespec *start)
@@ -61,6 +62,16 @@ static int add_task(struct dump *d, struct task *t)
 	return 0;
 }
 
+/* While it stands still, so that no area is cut. */
+static void watch_areas(const struct live_task *lt, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++) {
+		const struct proc_vma *v = &maps->data[i];
+		if (track_can_watch(v) && track_watch(lt->uffd, v->start, v->end) == -EBUSY)
+			log_info("Process %d (%s): its memory at %lx is watched by another", lt->pid, lt->comm, (unsigned long)v->start);
+	}
+}
+
 static int watch_tree(struct dump *d)
 {
 	int r = tree_freeze(d);
@@ -74,8 +85,11 @@ static int watch_tree(struct dump *d)
 		r = fd < 0 ? fd : add_task(d, t);
 		if (r && fd >= 0)
 			close(fd);
-		if (!r)
-			d->live->tasks.data[d->live->tasks.count - 1]->uffd = fd;
+		if (r)
+			break;
+		struct live_task *lt = d->live->tasks.data[d->live->tasks.count - 1];
+		lt->uffd = fd;
+		watch_areas(lt, &t->maps);
 	}
 	tree_thaw(d);
 	d->live->tree = d->live->tasks.count > 1;
@@ -100,24 +114,45 @@ static int add_zero(struct live_task *lt, const struct track_run *zero, struct e
 	return r;
 }
 
+/* A large area that is not watched (any more) is from now on; what its pages look like then says nothing. */
+static int watch_new(struct live_task *lt, const struct proc_vma *v, bool *is_new)
+{
+	*is_new = false;
+	if (v->end - v->start < LARGE || track_is_watched(lt->pagemap_fd, v->start, v->end))
+		return 0;
+	int r = track_watch(lt->uffd, v->start, v->end);
+	*is_new = r == 1;
+	return r == -ESRCH ? r : 0;
+}
+
+static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs)
+{
+	struct track_runs written = {};
+	bool is_new = false;
+	int r = first ? 0 : watch_new(lt, v, &is_new);
+
+	if (!r)
+		r = track_collect(lt->pagemap_fd, v->start, v->end, first || is_new, &written);
+	for (size_t i = 0; !r && i < written.count; i++)
+		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
+							add_run(runs, written.data[i].start, written.data[i].end);
+	VEC_FREE(&written);
+	return r;
+}
+
 /* The pages that were written since the last round; those that can't be watched are given a place in the first. */
 static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs, struct extents *places)
 {
-	struct track_runs written = {};
 	struct page_runs plain = {};
 	int r = 0;
 
-	if (track_can_watch(v)) {
-		r = track_collect(lt->pagemap_fd, v->start, v->end, &written);
-		for (size_t i = 0; !r && i < written.count; i++)
-			r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
-								add_run(runs, written.data[i].start, written.data[i].end);
-	} else if (first && vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !(vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))) {
-		r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, &plain);
-		for (size_t i = 0; !r && i < plain.count; i++)
-			r = add_run(places, plain.data[i].start, plain.data[i].end);
-	}
-	VEC_FREE(&written);
+	if (track_can_watch(v))
+		return collect_watched(lt, v, first, runs);
+	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
+		return 0;
+	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, &plain);
+	for (size_t i = 0; !r && i < plain.count; i++)
+		r = add_run(places, plain.data[i].start, plain.data[i].end);
 	VEC_FREE(&plain);
 	return r;
 }
@@ -128,15 +163,10 @@ struct found {
 
 static int collect(struct dump *d, struct live_task *lt, bool first, struct found *f)
 {
-	int r = 0;
-
-	/* Once to watch them, and once more as they are then. */
-	for (int i = 0; i < 2 && !r; i++) {
-		proc_maps_finish(&lt->maps);
-		r = proc_read_maps(lt->proc, &lt->maps);
-		if (!r)
-			r = !lt->maps.count ? -ESRCH : !i ? track_watch_all(lt->uffd, &lt->maps) : 0;
-	}
+	proc_maps_finish(&lt->maps);
+	int r = proc_read_maps(lt->proc, &lt->maps);
+	if (!r && !lt->maps.count)
+		r = -ESRCH;
 	for (size_t i = 0; !r && i < lt->maps.count; i++)
 		r = collect_area(lt, &lt->maps.data[i], first, &f->runs, &f->places);
 	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */
@@ -347,13 +377,14 @@ bool live_has(const struct dump *d, const struct task *t)
 }
 
 /* Areas that are watched by us are not seen to be watched. */
-static int hold_areas(struct dump *d, struct live_task *lt, struct proc_maps *maps)
+static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 {
+	struct proc_maps *maps = &t->maps;
 	int r = 0;
 
 	for (size_t i = 0; !r && i < maps->count; i++) {
 		struct proc_vma *v = &maps->data[i];
-		int s = track_can_watch(v) ? track_watch(lt->uffd, v->start, v->end) : 0;
+		int s = track_can_watch(v) && track_is_watched(t->pagemap_fd, v->start, v->end) ? track_watch(lt->uffd, v->start, v->end) : 0;
 		if (s == -ESRCH) {
 			lt->gone = true; /* another program: exec */
 			return 0;
@@ -393,13 +424,13 @@ int live_read_maps(struct dump *d, struct task *t)
 		return task_errno(d, t, r, "cannot read its maps");
 	if (!d->live->slowly)
 		vmflags_borrow(&t->maps, &lt->flags);
-	r = hold_areas(d, lt, &t->maps);
+	r = hold_areas(d, lt, t);
 	/* Watched by another: its pages are still being brought, by a lazy restore. */
 	if (!r && !lt->gone && seems_watched(&t->maps)) {
 		r = read_all_of_maps(d, t);
 		lt->held.count = 0;
 		if (!r)
-			r = hold_areas(d, lt, &t->maps);
+			r = hold_areas(d, lt, t);
 	}
 	if (!r && lt->gone)
 		r = read_all_of_maps(d, t);

@@ -127,28 +127,6 @@ bool track_can_watch(const struct proc_vma *v)
 	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
 }
 
-/*
- * Areas are not given one by one: an area that has grown since would be cut in two at its old end. All that lies between two areas of other
- * kinds is given at once. What is cut all the same is one area again with the next call.
- */
-int track_watch_all(int uffd, const struct proc_maps *maps)
-{
-	for (size_t i = 0; i < maps->count; i++) {
-		uint64_t start = i ? maps->data[i - 1].end : PAGE_SIZE;
-		size_t first = i;
-		while (i < maps->count && track_can_watch(&maps->data[i]))
-			i++;
-		if (i == first)
-			continue;
-		int r = track_watch(uffd, start, i < maps->count ? maps->data[i].start : maps->data[i - 1].end);
-		for (size_t k = first; r != 1 && r != -ESRCH && k < i; k++)
-			r = track_watch(uffd, maps->data[k].start, maps->data[k].end) == -ESRCH ? -ESRCH : 0;
-		if (r == -ESRCH)
-			return r;
-	}
-	return 0;
-}
-
 void track_unwatch_all(int uffd, const struct proc_maps *maps)
 {
 	for (size_t i = 0; i < maps->count; i++) {
@@ -200,12 +178,22 @@ static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
 	return 0;
 }
 
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs)
 {
-	struct scan_arg arg = { .flags = SCAN_PROTECT, .start = start, .end = end, .category_mask = TRACK_WRITTEN,
+	struct scan_arg arg = { .flags = SCAN_PROTECT, .start = start, .end = end, .category_mask = all ? 0 : TRACK_WRITTEN,
 				.category_anyof_mask = TRACK_PRESENT | TRACK_SWAPPED, .return_mask = TRACK_ZERO };
 
 	return scan(pagemap_fd, arg, runs);
+}
+
+bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	/* The first page, or hole, tells. */
+	struct region region;
+	struct scan_arg arg = { .size = sizeof(arg), .start = start, .end = end, .vec = (uint64_t)&region, .vec_len = 1, .max_pages = 1,
+				.category_mask = TRACK_WATCHED, .return_mask = TRACK_WATCHED };
+
+	return ioctl(pagemap_fd, SCAN, &arg) > 0;
 }
 
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)

@@ -18,11 +18,13 @@ int track_possible(void);
 /* Asks a stopped process for its userfaultfd. The caller's; a negative errno with the text set. */
 int track_open(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
- * space is gone. */
+ * space is gone. A range that is a part of an area cuts it in two. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
-/* The same for all private anonymous memory of a process that runs, after `maps`, which may be old already. */
+/* Private anonymous memory. */
 bool track_can_watch(const struct proc_vma *v);
-int track_watch_all(int uffd, const struct proc_maps *maps);
+/* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
+ * as if they had not been written. */
+bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
 /*
  * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
  * milliseconds it is two areas, which mremap(2) takes for none.
@@ -40,8 +42,9 @@ struct track_runs {
 	size_t count, capacity;
 };
 
-/* The pages of watched areas that were written since the last call, or never protected, are added to *runs and protected from now on. */
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
+/* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
+ * written too, for the first call. */
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs);
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
