@@ -23,7 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "again", "still", "rounds", "lazy")
 RUNS_ON = ("leave", "again", "still")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "fd_inherited": ["--file-locks"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 # The name that the first dump gives a file stays for its checkpoint, and is in the way of the second.
 ONCE = {"file_deleted_linked"}
 # What a restore must refuse, and the words in its reason.

@@ -80,7 +80,9 @@ static int watch_tree(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		r = live_note_calls(d, t);
+		r = task_look(d, t);
+		if (!r)
+			r = live_note_calls(d, t);
 		int fd = r ? r : track_open(d, t);
 		r = fd < 0 ? fd : add_task(d, t);
 		if (r && fd >= 0)
@@ -92,6 +94,7 @@ static int watch_tree(struct dump *d)
 		watch_areas(lt, &t->maps);
 	}
 	tree_thaw(d);
+	d->live->watching = true;
 	d->live->tree = d->live->tasks.count > 1;
 	return r;
 }
@@ -150,7 +153,7 @@ static int collect_area(struct live_task *lt, const struct proc_vma *v, bool fir
 		return collect_watched(lt, v, first, runs);
 	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
-	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, &plain);
+	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, false, &plain);
 	for (size_t i = 0; !r && i < plain.count; i++)
 		r = add_run(places, plain.data[i].start, plain.data[i].end);
 	VEC_FREE(&plain);
@@ -187,14 +190,15 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 	for (size_t i = 0; !r && i < lt->maps.count; i++) {
 		const struct proc_vma *v = &lt->maps.data[i];
 		struct page_runs pages = {};
+		bool same = p && maps_find_same(&p->maps, v);
 		for (size_t k = extents_find(runs, v->start); !r && k < runs->count && runs->data[k].start < v->end; k++) {
 			struct page_run *page = VEC_PUSH(&pages);
 			r = page ? 0 : -ENOMEM;
 			if (page)
-				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), false, false };
+				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false };
 		}
 		if (!r)
-			r = scan_split(lt->pagemap_fd, p && maps_find_same(&p->maps, v) ? p->pagemap_fd : -1, &pages, 0);
+			r = scan_split(lt->pagemap_fd, same ? p->pagemap_fd : -1, &pages);
 		for (size_t k = 0; !r && k < pages.count; k++)
 			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several });
 		VEC_FREE(&pages);
@@ -405,6 +409,21 @@ static bool seems_watched(const struct proc_maps *maps)
 	return false;
 }
 
+int live_read_maps(const struct dump *d, struct task *t)
+{
+	const struct live_task *lt = usable(d, t);
+	int r;
+
+	/* The first stop needs no flags. */
+	if (!d->live || d->live->slowly || (!lt && d->live->watching))
+		return proc_read_smaps(t->proc, &t->maps);
+	r = proc_read_maps(t->proc, &t->maps);
+	if (!r && lt && d->live->watching)
+		vmflags_borrow(&t->maps, &lt->flags);
+	return r;
+}
+
+/* With all flags, and once nobody brings pages any more. */
 static int read_all_of_maps(struct dump *d, struct task *t)
 {
 	proc_maps_finish(&t->maps);
@@ -412,18 +431,13 @@ static int read_all_of_maps(struct dump *d, struct task *t)
 	return r ? task_errno(d, t, r, "cannot read its maps") : lazy_settle(d, t);
 }
 
-int live_read_maps(struct dump *d, struct task *t)
+int live_hold(struct dump *d, struct task *t)
 {
 	struct live_task *lt = usable(d, t);
 	int r;
 
 	if (!lt)
-		return read_all_of_maps(d, t);
-	r = d->live->slowly ? proc_read_smaps(t->proc, &t->maps) : proc_read_maps(t->proc, &t->maps);
-	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
-	if (!d->live->slowly)
-		vmflags_borrow(&t->maps, &lt->flags);
+		return lazy_settle(d, t);
 	r = hold_areas(d, lt, t);
 	/* Watched by another: its pages are still being brought, by a lazy restore. */
 	if (!r && !lt->gone && seems_watched(&t->maps)) {

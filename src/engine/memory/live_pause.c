@@ -175,11 +175,11 @@ static int add_plain(struct dump *d, struct live_task *lt, const struct proc_vma
 	struct page_runs runs = {};
 	uint32_t status = vma_status(v);
 	struct task *t = lt->t, *parent = t->parent;
-	bool same = t->may_share && parent && maps_find_same(&parent->maps, v);
-	int r = scan_pages(t->pagemap_fd, v->start, v->end, status & VMA_FILE_PRIVATE, &runs);
+	bool same = d->live->tree && t->may_share && parent && maps_find_same(&parent->maps, v);
+	int r = scan_pages(t->pagemap_fd, v->start, v->end, status & VMA_FILE_PRIVATE, same, &runs);
 
 	if (!r && d->live->tree)
-		r = scan_split(t->pagemap_fd, same ? parent->pagemap_fd : -1, &runs, 0);
+		r = scan_split(t->pagemap_fd, same ? parent->pagemap_fd : -1, &runs);
 	for (size_t i = 0; !r && i < runs.count; i++) {
 		const struct page_run *run = &runs.data[i];
 		r = add_piece(d, lt, run->start, run->end, run->shared ? PIECE_SHARED : PIECE_LATE, 0, run->several);

@@ -67,6 +67,7 @@ struct live_call {
 struct live {
 	VEC(struct live_call) calls;
 	VEC(struct live_task *) tasks; /* parents before children */
+	bool watching; /* the first stop is over */
 	bool slowly;
 	bool tree; /* more than one process */
 	pthread_mutex_t lock;

@@ -90,19 +90,19 @@ static int ask_in_seat(struct dump *d, struct task *t, struct agent_seat *seat)
 int track_open(struct dump *d, struct task *t)
 {
 	struct agent_seat seat;
-	int r = proc_read_maps(t->proc, &t->maps);
-
-	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
 	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(0)), slack = maps_find_slack(&t->maps, t->mem_fd);
 	if (!hole || !slack)
 		return task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
-	r = agent_seat_take(&seat, &t->threads.data[0]->tracee, t->mem_fd, hole, 0, slack, d->e);
+	int r = agent_seat_take(&seat, &t->threads.data[0]->tracee, t->mem_fd, hole, 0, slack, d->e);
+	if (!r)
+		r = agent_seat_taken(&seat, d->e);
 	if (r)
 		return r;
 	int fd = ask_in_seat(d, t, &seat);
 	struct error left = {};
 	r = agent_seat_leave(&seat, &left);
+	if (!r)
+		r = agent_seat_left(&seat, &left);
 	if (r && fd >= 0) {
 		close(fd);
 		*d->e = left;
