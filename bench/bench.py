@@ -32,6 +32,8 @@ CASES = (
     ("256 MiB", 256, 1, 1, None, None),
     ("2 GiB", 2048, 1, 1, None, None),
 )
+# Live dumps: MiB, MiB a second that the program writes meanwhile. The aim is that of the pause: 3 ms, and half a one for each GiB.
+LIVE_CASES = ((1024, 50), (4096, 50))
 SHARE = 0.6
 RSS_ALLOWANCE_KIB = 1024
 
@@ -253,6 +255,69 @@ def row(name, verb, mib, aim_ms, floors, rounds, workers, error):
     return out | {"aim_ms": aim_ms, "times_aim": ms / aim_ms}
 
 
+def ask_writer(bench, pid):
+    """The longest time in ms for which the writer stood still since it was asked last, and the MiB a second that it wrote."""
+    os.unlink(bench.ready)
+    os.kill(pid, signal.SIGUSR1)
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        try:
+            with open(bench.ready) as file:
+                words = file.read().split()
+        except FileNotFoundError:
+            words = []
+        if len(words) == 3:
+            return int(words[0]) / 1e6, int(words[1]) / 256 / (int(words[2]) / 1e9)
+        time.sleep(0.002)
+    raise Unsupported("the writer does not answer")
+
+
+def live_case(bench, mib, rate, repeat):
+    """The pause as the engine tells it and as the program sees it, and what the program wrote meanwhile of what it did before."""
+    out = {"case": f"live {mib} MiB, {rate} MiB/s", "verb": "pause"}
+    pauses, seen, before, during, seconds = [], [], [], [], []
+    try:
+        if available_mib() < 3 * mib:
+            raise Unsupported(f"{3 * mib} MiB of free memory are needed, {available_mib()} are there")
+        if os.path.exists(bench.ready):
+            os.unlink(bench.ready)
+        task = subprocess.Popen([BIN + "writer", bench.ready, str(mib), str(rate)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, start_new_session=True, cwd=bench.work)
+        task.returncode = 0  # reaped by sweep
+        bench.wait_word("ready")
+        for _ in range(repeat):
+            ask_writer(bench, task.pid)
+            time.sleep(1)
+            before.append(ask_writer(bench, task.pid)[1])
+            bench.fresh_images()
+            start = time.monotonic()
+            done = subprocess.run([bench.criu, "dump", "-t", str(task.pid), "-D", bench.images, "-R", "--live", "-v3"], stdin=subprocess.DEVNULL,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=DEADLINE, text=True)
+            seconds.append(time.monotonic() - start)
+            stood = [float(line.split()[-2]) for line in done.stdout.splitlines() if "It stood still for" in line]
+            if done.returncode or not stood:
+                raise Unsupported(done.stdout.splitlines()[-1] if done.stdout else "no pause was told")
+            longest, wrote = ask_writer(bench, task.pid)
+            pauses.append(max(stood))
+            seen.append(longest)
+            during.append(wrote)
+    except (Unsupported, subprocess.SubprocessError, OSError) as failure:
+        return out | {"error": f"failed: {failure}"}
+    finally:
+        sweep()
+    return out | {"rounds": repeat, "pause_ms": statistics.median(pauses), "aim_ms": 3 + mib / 2048, "seen_ms": statistics.median(seen),
+                  "whole_ms": statistics.median(seconds) * 1e3, "wrote_of_before": statistics.median(during) / statistics.median(before)}
+
+
+def print_live(rows):
+    for r in rows:
+        if "error" in r:
+            print(f"{r['case']:26} {r['error']}")
+        else:
+            print(f"{r['case']:26} pause {r['pause_ms']:.2f} ms (aim {r['aim_ms']:.1f}), longest that the program saw {r['seen_ms']:.2f} ms, the whole dump "
+                  f"{r['whole_ms']:.0f} ms, in which it wrote {r['wrote_of_before']:.0%} of what it wrote before")
+
+
 def memory_row(rows):
     """The coordinator's peak memory is not to grow with the target."""
     peaks = {(r["case"], r["verb"]): r["rss_kib"] for r in rows if "rss_kib" in r}
@@ -312,13 +377,16 @@ def main():
             if args.words and not any(word in case[0] for word in args.words) or args.quick and case[1] > 256:
                 continue
             rows += run_case(bench, case, 5 if args.quick else args.rounds)
+        live = [live_case(bench, mib, rate, 3 if args.quick else 7) for mib, rate in LIVE_CASES
+                if (not args.words or any(word in f"live {mib}" for word in args.words)) and not (args.quick and mib > 1024)]
     memory = memory_row(rows)
     if args.json:
-        print(json.dumps({"rows": rows, "memory": memory}, indent=1))
+        print(json.dumps({"rows": rows, "live": live, "memory": memory}, indent=1))
     elif args.markdown:
         print_markdown(rows)
     else:
         print_text(rows, memory)
+        print_live(live)
 
 
 main()

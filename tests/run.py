@@ -20,7 +20,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
-MODES = ("stop", "leave", "rounds", "lazy")
+# leave: saved while it runs; again: the same twice, restored from the second; still: stopped for all of a dump that leaves it running.
+MODES = ("stop", "leave", "again", "still", "rounds", "lazy")
+RUNS_ON = ("leave", "again", "still")
 # Through an archive as well: what there is to bring back from other places than small images.
 PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
@@ -37,6 +39,8 @@ DUMP_OPTIONS = {
     "mqueue": ["--host-ipc"],
     "sysv_ipc": ["--host-ipc"],
 }
+# The name that the first dump gives a file stays for its checkpoint, and is in the way of the second.
+ONCE = {"file_deleted_linked"}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # Done to the images between dump and restore.
@@ -206,17 +210,20 @@ def packed_round(name, pid, binary, work, log):
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range({"rounds": 3, "lazy": 2}.get(mode, 1)):
+    for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
-        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
+        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
+                        (["--no-live"] if mode == "still" else []) +
                         DUMP_OPTIONS.get(name, [])))
-        if mode == "leave":
+        if mode in RUNS_ON:
             if state_of(pid) not in ("R", "S", "D"):
                 raise Failure(f"after dump -R the task is in state {state_of(pid)}")
         else:
             wait_dead(pid)
-        reap_all(kill=mode == "leave")
+        if mode == "again" and number == 0:
+            continue
+        reap_all(kill=mode in RUNS_ON)
         if name in ALTER:
             ALTER[name](images, work)
         try:
@@ -318,7 +325,7 @@ def run_lives(lives, modes, select, wanted):
         for path in lives:
             for mode in modes + (("packed",) if modes is MODES and os.path.basename(path).partition("_")[2] in PACKED else ()):
                 name = f"{os.path.basename(path)} {mode}"
-                if not select(name):
+                if not select(name) or (mode == "again" and os.path.basename(path).partition("_")[2] in ONCE):
                     continue
                 if os.geteuid() != 0:
                     report("skipped", name, "needs root")

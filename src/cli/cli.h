@@ -34,6 +34,7 @@ struct command_line {
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;
+	bool live; /* --no-live makes it false */
 	const char *gpu, *lazy;
 	bool lazy_pages;
 	int gpu_timeout_s, gpu_deadline_s;

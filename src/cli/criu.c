@@ -87,6 +87,8 @@ static const struct option_row rows[] = {
 	OPTION("tree", 't', INT, "PID", BOTH, request.pid, "The root of the tree to save"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH, request.shell_job, "The tree belongs to the caller's session and terminal"),
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
+	OPTION("live", 0, BOOL, NULL, ON(DUMP), live,
+	       "With --leave-running: save memory while the tree runs, and stop it for a moment only; the default, unless there are scripts"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH, request.file_locks, "Save and restore file locks"),
 	OPTION("host-ipc", 0, BOOL, NULL, BOTH, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),

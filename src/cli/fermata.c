@@ -80,6 +80,8 @@ static const struct option_row rows[] = {
 	OPTION("name", 0, STRING, "NAME", ON(DUMP_PROCESS), name, "The name of the checkpoint; dump-process-TIME when not given"),
 	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint: a directory or an archive of any kind"),
 	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
+	OPTION("live", 0, BOOL, NULL, ON(DUMP_PROCESS), live,
+	       "With --leave-running: save memory while it runs, and stop it for a moment only; the default"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),

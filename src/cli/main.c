@@ -162,7 +162,7 @@ static int run(struct command_line *c)
 int main(int argc, char **argv)
 {
 	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
-	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING,
+	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING, .live = true,
 				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};
@@ -174,8 +174,11 @@ int main(int argc, char **argv)
 		puts(p == &program_criu ? "Version: " CRIU_VERSION : "fermata " FERMATA_VERSION);
 	else if (c.help)
 		help_print(stdout, p, c.verb);
-	else
+	else {
+		c.request.no_live = !c.live;
+		c.request.live = c.live && (given_find(&source.line, "live") || given_find(&source.files, "live"));
 		status = run(&c);
+	}
 	for (size_t i = 0; i < source.texts.count; i++)
 		free((char *)source.texts.data[i]);
 	VEC_FREE(&source.texts);

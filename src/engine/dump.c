@@ -11,7 +11,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
-#include "engine/memory/lazy.h"
+#include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -24,6 +24,7 @@
 #include <linux/kcmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 
 #define STOP_TRIES 5
 
@@ -224,7 +225,7 @@ static int examine_task(struct dump *d, struct task *t)
 		return 0;
 	int r = task_look(d, t);
 	if (!r)
-		r = lazy_settle(d, t);
+		r = live_hold(d, t);
 	if (!r)
 		r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
@@ -310,6 +311,7 @@ static int capture_all(struct dump *d)
 	for (size_t i = 0; !r && i < d->tasks.count; i++)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
+	r = live_paused(d, r);
 	enter(d, STAGE_MEMORY);
 	int s = pages_finish(d);
 	r = r ? r : s;
@@ -353,23 +355,101 @@ static int stop_tree(struct dump *d)
 	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
 }
 
-static int dump_run(struct dump *d)
+static int open_directory(struct dump *d)
 {
-	int r = tell(d, "pre-dump");
+	const char *path = d->request->images_dir;
+	const struct packing *packing = &d->request->packing;
+	const bool archive = packing->kind != PACKING_NONE || packing->streams;
+	int r = archive ? image_archive_create(path, packing, &d->dir) : image_dir_create(path, &d->dir);
 
+	if (r == -EEXIST && archive)
+		return error_set(d->e, r, "%s is there already; choose another name or remove it", path);
+	if (r == -ENOENT && archive)
+		return error_set(d->e, r, "there is no directory to make %s in; make it first", path);
+	if (r && archive)
+		return error_errno(d->e, r, "cannot make %s", path);
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
+	if (r == -ENOENT)
+		return error_set(d->e, r, "there is no directory %s; make it first", path);
+	if (r == -EOPNOTSUPP || r == -EISDIR)
+		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
+	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
+}
+
+static double ms_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (double)(now.tv_sec - start->tv_sec) * 1e3 + (double)(now.tv_nsec - start->tv_nsec) / 1e6;
+}
+
+/* All that is done while the tree stands still. */
+static int dump_stopped(struct dump *d)
+{
 	enter(d, STAGE_FREEZE);
 	watch_frozen(d->watch);
-	if (!r)
-		r = stop_tree(d);
+	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
+	int r = stop_tree(d);
+
 	enter(d, STAGE_DISCOVER);
+	live_give_calls(d);
 	if (!r)
 		r = check_births(d);
 	if (!r)
 		r = capture_all(d);
 	if (!r)
 		r = write_tree(d);
+	return r ? r : write_inventory(d);
+}
+
+/* The pause of a live dump is over: the tree goes on while the checkpoint is finished. 1: it must be stopped once more. */
+static int dump_go_on(struct dump *d)
+{
+	if (!d->live)
+		return 0;
+	if (!cuda_used(d)) /* whose threads are still needed */
+		tree_let_go(d);
+	if (!cuda_used(d))
+		watch_thawed(d->watch);
+	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
+	return live_settle(d);
+}
+
+static int dump_again(struct dump *d)
+{
+	live_slowly(d);
+	tree_thaw(d);
+	workers_wait(d->workers);
+	image_dir_free(TAKE_PTR(d->dir));
+	d->next_file_id = d->next_pages_id = 0;
+	int r = open_directory(d);
+	if (r)
+		return r;
+	image_dir_set_workers(d->dir, d->workers);
+	r = dump_stopped(d);
+	return r ? r : dump_go_on(d);
+}
+
+/* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
+static bool wants_live(const struct request *r)
+{
+	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
+}
+
+static int dump_run(struct dump *d)
+{
+	int r = tell(d, "pre-dump");
+
+	if (!r && wants_live(d->request))
+		r = live_begin(d);
 	if (!r)
-		r = write_inventory(d);
+		r = dump_stopped(d);
+	if (!r)
+		r = dump_go_on(d);
+	if (r == 1)
+		r = dump_again(d);
 	enter(d, STAGE_COMMIT);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
@@ -398,28 +478,6 @@ static void raise_descriptor_limit(void)
 		limit.rlim_cur = limit.rlim_max;
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
-}
-
-static int open_directory(struct dump *d)
-{
-	const char *path = d->request->images_dir;
-	const struct packing *packing = &d->request->packing;
-	const bool archive = packing->kind != PACKING_NONE || packing->streams;
-	int r = archive ? image_archive_create(path, packing, &d->dir) : image_dir_create(path, &d->dir);
-
-	if (r == -EEXIST && archive)
-		return error_set(d->e, r, "%s is there already; choose another name or remove it", path);
-	if (r == -ENOENT && archive)
-		return error_set(d->e, r, "there is no directory to make %s in; make it first", path);
-	if (r && archive)
-		return error_errno(d->e, r, "cannot make %s", path);
-	if (r == -EEXIST)
-		return error_set(d->e, r, "%s already holds a checkpoint; choose another directory", path);
-	if (r == -ENOENT)
-		return error_set(d->e, r, "there is no directory %s; make it first", path);
-	if (r == -EOPNOTSUPP || r == -EISDIR)
-		return error_set(d->e, r, "the directory %s is on a file system without O_TMPFILE; choose one on ext4, xfs, btrfs or tmpfs", path);
-	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
 }
 
 /* A dump that was written stands, even when its tree has lost its GPU. `r`: what became of it. */
@@ -475,6 +533,9 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
+	if (d.live && !cuda_used(&d))
+		tree_let_go(&d);
+	live_end(&d);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])

@@ -13,6 +13,7 @@ struct task;
 struct obstacles;
 struct file_table;
 struct page_job;
+struct live;
 struct workers;
 struct lock_table;
 struct watch;
@@ -42,6 +43,8 @@ struct dump {
 	struct dump_counts *counts; /* shared with the copies that workers have */
 	struct shmem_job *shmem_jobs; /* memory/shmem.c */
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
+	struct timespec stopped;    /* when the tree was */
+	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;

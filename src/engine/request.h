@@ -61,6 +61,7 @@ struct request {
 	bool shell_job;         /* the session and terminal of the caller are the target's */
 	bool leave_running;
 	bool leave_stopped;
+	bool live, no_live;	/* leave_running: memory is saved while the tree runs (memory/live.h); neither: where nothing speaks against it */
 	bool detach;            /* restore: do not wait for the restored tree */
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;

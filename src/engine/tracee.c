@@ -422,8 +422,9 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
 }
 
-/* Up to the signal that ends the batch, which is read back. One that comes from elsewhere has no effect on the task, or it was not quiet. */
-static int wait_for_end(struct agent_run *run, uint64_t at)
+/* Up to the signal that the operation before number `count` sends; the batch is read back. One that comes from elsewhere has no effect on the task,
+ * or it was not quiet. */
+static int wait_for_signal(struct agent_run *run, uint64_t at, uint32_t count)
 {
 	struct tracee *t = run->tracee;
 
@@ -431,7 +432,7 @@ static int wait_for_end(struct agent_run *run, uint64_t at)
 		int status, r = wait_status(t, &status);
 		if (!r && status >> 16 == 0 && WSTOPSIG(status) == t->quiet_signal) {
 			r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
-			if (!r && run->batch->done + 1 >= run->batch->count)
+			if (!r && run->batch->done + 1 >= count)
 				return 0;
 		}
 		if (!r)
@@ -441,23 +442,41 @@ static int wait_for_end(struct agent_run *run, uint64_t at)
 	}
 }
 
-int agent_run_finish(struct agent_run *run, struct error *e)
+/* Until `count` operations have ended, with `calls` more. */
+static int run_until(struct agent_run *run, uint64_t at, uint32_t count, uint32_t calls)
 {
 	struct tracee *t = run->tracee;
 	struct user_regs_struct regs;
+	int r = 0;
+
+	if (t->quiet_signal)
+		return wait_for_signal(run, at, count);
+	/* Every signal has an effect: count the calls instead. */
+	for (; !r && run->passed < count + calls; run->passed++)
+		r = run_to_syscall_exit(t, &regs);
+	return r ? r : read_mem(run->seat->mem_fd, at, run->batch, run->size);
+}
+
+int agent_run_until(struct agent_run *run, uint32_t count, struct error *e)
+{
+	size_t room;
+	uint64_t at = agent_seat_place(run->seat, run->number, &room);
+	int r = run_until(run, at, count, 0);
+
+	run->passed = count;
+	return r ? error_errno(e, r, "the agent in task %d did not answer", run->tracee->tid) : 0;
+}
+
+int agent_run_finish(struct agent_run *run, struct error *e)
+{
+	struct tracee *t = run->tracee;
 	size_t room;
 	uint64_t at = agent_seat_place(run->seat, run->number, &room);
 	uint32_t outside = 0;
-	int r = 0;
+	int r = run->passed && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
 
-	if (t->quiet_signal) {
-		r = wait_for_end(run, at);
-	} else { /* Every signal has an effect: count the calls instead. */
-		for (uint32_t i = 0; !r && i < run->batch->count + run->more_calls; i++)
-			r = run_to_syscall_exit(t, &regs);
-		if (!r)
-			r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
-	}
+	if (!r)
+		r = run_until(run, at, run->batch->count, run->more_calls);
 	/* In this order: from here on, when the coordinator dies, the thread has only a few instructions to go in the area. */
 	if (!r && run->number)
 		r = write_mem(run->seat->mem_fd, at + offsetof(struct agent_batch, inside), &outside, sizeof(outside));

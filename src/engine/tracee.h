@@ -84,10 +84,14 @@ struct agent_run {
 	struct agent_batch *batch; /* head and operations, data behind; the last operation is added by agent_run_start */
 	size_t size;               /* of all that */
 	uint32_t more_calls;       /* that its operations make, beyond one each */
+	uint32_t passed;           /* operations that agent_run_until has seen end */
 };
 /* How many operations agent_run_start adds to a batch. */
 #define AGENT_RUN_EXTRA 3
 int agent_run_start(struct agent_run *run, struct error *e);
+/* Stops it where the first `count` operations have ended, the last of which sends the thread its quiet signal, and reads back what there is. The
+ * agent_run_finish that follows lets it go on. */
+int agent_run_until(struct agent_run *run, uint32_t count, struct error *e);
 /* Waits for its end; results and data are read back into `batch`. A thread other than the leader gets its own registers back. */
 int agent_run_finish(struct agent_run *run, struct error *e);
 

@@ -183,6 +183,21 @@ int image_file_open(struct image_file *file)
 	return file->fd < 0 ? -errno : 0;
 }
 
+int image_scratch(struct image_dir *dir)
+{
+	int fd = dir->nowhere ? -1 : openat(dir->sink ? sink_directory(dir->sink) : dir->fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+
+	return fd >= 0 ? fd : dir->nowhere ? -EOPNOTSUPP : -errno;
+}
+
+int image_take_fd(struct image_file *file, int fd)
+{
+	if (file->dir->nowhere || file->dir->sink || file->fd >= 0)
+		return -EOPNOTSUPP;
+	file->fd = fd;
+	return 0;
+}
+
 static int file_flush(struct image_file *file)
 {
 	int r = image_file_open(file);

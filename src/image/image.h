@@ -127,9 +127,15 @@ size_t image_blocks_count(uint64_t size);
 /* Submits them. A failure here: none is. */
 int image_blocks_fill(struct image_file *file, uint64_t size, const struct image_filler *filler, void *owner);
 int image_block_write(struct image_block *b, const void *data, size_t size);
-/* Bytes of such files that were written, and that there are as far as is known. */
+/* The same for what stands in the file already. */
+void image_block_known(struct image_block *b, const void *data, size_t size);
+/* A file without a name in the directory, to be filled in any order; the caller's. image_take_fd: that is what a raw file holds, from now on
+ * its own; before image_blocks_fill. -EOPNOTSUPP where no file can be taken as it is: write it in blocks. */
+int image_scratch(struct image_dir *dir);
+int image_take_fd(struct image_file *file, int fd);
 /* Bytes in all files, once they are written. */
 uint64_t image_dir_written(const struct image_dir *dir);
+/* Bytes of such files that were written, and that there are as far as is known. */
 void image_dir_progress(struct image_dir *dir, uint64_t *ret_done, uint64_t *ret_total);
 
 /* Ends a written file (it stays the directory's) or releases one that was read. */

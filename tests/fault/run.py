@@ -4,6 +4,7 @@
 kill     the coordinator gets SIGKILL at KILLS moments of a dump
 inject   each system call of a dump fails, once per run (needs strace)
 space    disk full, a directory that can't be written, a target that dies half-way
+live     dumps of a tree that runs on, killed at LIVE_KILLS moments, with the disk full, and while the tree changes
 damage   each file of a checkpoint truncated, altered, removed; with and without checksums
 Those named …_lz4 and …_tar are the same for dumps into archives.
 
@@ -30,6 +31,7 @@ SETTLE = 15         # s, in which a target whose coordinator was killed is as it
 PR_SET_CHILD_SUBREAPER = 36
 KILLS = int(os.environ.get("FAULT_KILLS", "200"))
 INJECTIONS = int(os.environ.get("FAULT_INJECTIONS", "150"))
+LIVE_KILLS = int(os.environ.get("FAULT_LIVE_KILLS", "24"))
 DEATHS = int(os.environ.get("FAULT_DEATHS", "40"))
 SLOT = struct.Struct("16sQII96s")
 SLOTS = 32
@@ -575,6 +577,118 @@ def reap_others(pid):
 
 # ---- damage ----
 
+# ---- dumps of what runs on ----
+
+def watched(pid):
+    """Whether some area of a process is watched (VmFlags: uw)."""
+    return any(" uw" in line for line in read(f"/proc/{pid}/smaps").splitlines() if line.startswith("VmFlags"))
+
+
+def check_unwatched(target):
+    end = time.monotonic() + DEADLINE
+    while any(watched(pid) for pid in target.before):
+        if time.monotonic() > end:
+            raise Failure("its memory is watched still")
+        time.sleep(0.01)
+
+
+def test_live_kill(work):
+    criu, target = Criu(work), Target(work)
+    target.check()
+    duration, committed = measure_dump(criu, target), 0
+    for i in range(LIVE_KILLS):
+        images = criu.images()
+        task = criu.start(criu.dump(target, images, "-R", "--live"))
+        time.sleep(duration * (i + 0.5) / LIVE_KILLS)
+        task.kill()
+        task.wait()
+        try:
+            check_unwatched(target)
+            target.check()
+            if has_checkpoint(images):
+                committed += 1
+                criu.verify(target, images)
+        except Failure as failure:
+            raise Failure(f"kill {i}: {failure}") from None
+        shutil.rmtree(images)
+    note(f"{LIVE_KILLS} kills over live dumps of about {duration * 1000:.1f} ms, {committed} after the commit")
+
+
+def test_live_full(work):
+    criu, target = Criu(work), Target(work)
+    images = criu.images()
+    if criu.run(criu.dump(target, images, "-R")):
+        raise Failure(f"a dump with no fault fails: {criu.text()}")
+    whole = sum(os.stat(path).st_blocks * 512 for path in glob.glob(os.path.join(images, "*")))
+    shutil.rmtree(images)
+    images = criu.images()
+    for part in (0.002, 0.1, 0.3, 0.6, 0.9):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(whole * part)}", "none", images], check=True)
+        try:
+            status = criu.run(criu.dump(target, images, "-R", "--live"))
+            no_checkpoint(criu, target, images, status, f"the disk has {int(whole * part)}")
+            check_unwatched(target)
+        finally:
+            subprocess.run(["umount", images], check=True)
+
+
+CHANGER = os.path.join(ROOT, "build/tests/fault_changer")
+
+
+def wait_says(path, text):
+    end = time.monotonic() + DEADLINE
+    while not os.path.exists(path) or text not in read(path).split():
+        if time.monotonic() > end:
+            raise Failure(f"it does not say {text}")
+        time.sleep(0.001)
+
+
+def change_once(criu, work, what, delay):
+    path, images = os.path.join(work, "said"), criu.images()
+    if os.path.exists(path):
+        os.unlink(path)
+    pid = subprocess.Popen([CHANGER, path, what], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                           start_new_session=True, cwd=work).pid
+    wait_says(path, "go")
+    dump = criu.start(["dump", "-t", str(pid), "-D", images, "-R", "--live"])
+    time.sleep(delay)
+    os.kill(pid, signal.SIGUSR1)
+    status = dump.wait(DEADLINE)
+    if status < 0 or (status and what != "exits"):
+        raise Failure(f"dump ends with {status}: {criu.text()}")
+    if what == "exits":
+        if bool(status) == has_checkpoint(images):
+            raise Failure(f"dump ends with {status}, and there is {'a' if status else 'no'} checkpoint")
+        reap()
+    else:
+        wait_says(path, "still" if what == "execs" else "went")
+        # What runs on is right, and so is what is restored.
+        for what_runs in ("the program", "what was restored"):
+            time.sleep(0.01)
+            os.truncate(path, 0)
+            os.kill(pid, signal.SIGUSR2)
+            end = time.monotonic() + DEADLINE
+            while not {"ok", "bad"} & set(read(path).split()) and time.monotonic() < end:
+                time.sleep(0.001)
+            if "ok" not in read(path).split():
+                raise Failure(f"the memory of {what_runs}: {read(path)}")
+            kill_all()
+            if what_runs == "the program" and criu.run(["restore", "-d", "-D", images]):
+                raise Failure(f"restore: {criu.text()}")
+    kill_all()
+    shutil.rmtree(images)
+
+
+def test_live_change(work):
+    criu = Criu(work)
+    for what in ("exits", "execs", "grows", "unmaps", "forks"):
+        for delay in (0.002, 0.02, 0.06):
+            try:
+                change_once(criu, work, what, delay)
+            except Failure as failure:
+                raise Failure(f"it {what} after {delay * 1000:.0f} ms: {failure}") from None
+
+
 def damages(size):
     """(what, function of the bytes), None for a file that is removed."""
     yield "removed", None
@@ -648,7 +762,8 @@ def test_damage(work):
     note(f"{done} restores of damaged checkpoints, {harmless} of which succeeded")
 
 
-TESTS = [("kill", test_kill), ("kill_lz4", test_kill_lz4), ("kill_tar", test_kill_tar), ("inject", test_inject),
+TESTS = [("live_kill", test_live_kill), ("live_full", test_live_full), ("live_change", test_live_change),
+         ("kill", test_kill), ("kill_lz4", test_kill_lz4), ("kill_tar", test_kill_tar), ("inject", test_inject),
          ("inject_lz4", test_inject_lz4), ("space_full", test_space_full), ("space_full_lz4", test_space_full_lz4),
          ("space_full_tar", test_space_full_tar),
          ("space_read_only", test_space_read_only), ("space_missing", test_space_missing),

@@ -300,6 +300,11 @@ int cuda_check(struct dump *d)
 	return r <= 0 ? dump_part(d, r) : check_obstacles(d);
 }
 
+bool cuda_used(const struct dump *d)
+{
+	return d->cuda && d->cuda->processes.count;
+}
+
 bool cuda_releases(const struct dump *d, pid_t pid)
 {
 	const struct cuda_process *p = find_process(d, pid);

@@ -10,6 +10,8 @@
  */
 #include "base/workers.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/live.h"
+#include "engine/memory/pages.h"
 #include "engine/memory/scan.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
@@ -44,28 +46,22 @@ static void note_failure(struct page_job *p, int r)
 		__atomic_compare_exchange_n(&p->result, &none, r, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-struct segment {
-	uint64_t from;
-	size_t size;
-	bool several;
-};
-
-static int read_segment(const struct page_job *p, unsigned char *to, const struct segment *s)
+static int read_segment(struct dump *d, struct task *t, unsigned char *to, const struct segment *s)
 {
 	for (size_t done = 0; done < s->size;) {
 		struct iovec local = { to + done, s->size - done }, remote = { (void *)(s->from + done), s->size - done };
-		ssize_t n = s->several ? 0 : process_vm_readv(p->t->proc, &local, 1, &remote, 1, 0);
+		ssize_t n = s->several ? 0 : process_vm_readv(t->proc, &local, 1, &remote, 1, 0);
 		if (n <= 0) /* PROT_NONE too: only /proc/PID/mem reads that */
-			n = pread(p->t->mem_fd, to + done, s->size - done, (off_t)(s->from + done));
+			n = pread(t->mem_fd, to + done, s->size - done, (off_t)(s->from + done));
 		if (n <= 0)
-			return task_errno(&p->d, p->t, n ? -errno : -EIO, "cannot read its memory at %lx", (unsigned long)(s->from + done));
+			return task_errno(d, t, n ? -errno : -EIO, "cannot read its memory at %lx", (unsigned long)(s->from + done));
 		done += (size_t)n;
 	}
 	return 0;
 }
 
 /* As many as go at once, then those that do not one by one. */
-static int read_segments(const struct page_job *p, unsigned char *to, const struct segment *segments, size_t count)
+int pages_read(struct dump *d, struct task *t, unsigned char *to, const struct segment *segments, size_t count)
 {
 	struct iovec remote[SEGMENTS];
 	int r = 0;
@@ -77,10 +73,10 @@ static int read_segments(const struct page_job *p, unsigned char *to, const stru
 			total += segments[i + n].size;
 		}
 		struct iovec local = { to, total };
-		if (n < 2 || process_vm_readv(p->t->proc, &local, 1, remote, n, 0) != (ssize_t)total) {
+		if (n < 2 || process_vm_readv(t->proc, &local, 1, remote, n, 0) != (ssize_t)total) {
 			n = 1;
 			total = segments[i].size;
-			r = read_segment(p, to, &segments[i]);
+			r = read_segment(d, t, to, &segments[i]);
 		}
 		to += total;
 		i += n;
@@ -127,7 +123,7 @@ static int copy_block(struct page_job *p, struct image_block *b, unsigned char *
 			used += size;
 			within += size;
 		}
-		r = read_segments(p, buffer, segments, count);
+		r = pages_read(&p->d, p->t, buffer, segments, count);
 		if (!r && (r = image_block_write(b, buffer, used)))
 			r = error_errno(p->d.e, r, "cannot write the pages of process %d", p->t->pid);
 		at += used;
@@ -196,21 +192,21 @@ static void block_filled(void *owner, int r)
 
 static const struct image_filler page_filler = { fill_block, block_filled };
 
-static int write_run(struct page_job *p, const struct page_run *run)
+int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t last, bool shared)
 {
 	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
 	int r = 0;
 
-	for (uint64_t at = run->start; at < run->end && !r;) {
-		uint64_t end = MIN(run->end, at + ENTRY_PAGES_MAX * PAGE_SIZE);
+	for (uint64_t at = start; at < last && !r;) {
+		uint64_t end = MIN(last, at + ENTRY_PAGES_MAX * PAGE_SIZE);
 		entry.vaddr = at;
 		entry.nr_pages = (uint32_t)((end - at) / PAGE_SIZE);
 		entry.has_flags = 1;
-		entry.flags = run->shared ? 0 : 4;
-		entry.has_forked = entry.forked = run->shared;
-		r = image_write_message(p->map, &entry.base);
+		entry.flags = shared ? 0 : 4;
+		entry.has_forked = entry.forked = shared;
+		r = image_write_message(map, &entry.base);
 		if (r)
-			return error_errno(p->d.e, r, "cannot write the pagemap of process %d", p->t->pid);
+			return error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid);
 		at = end;
 	}
 	return r;
@@ -260,7 +256,7 @@ static int lay_out(struct page_job *p)
 		p->offsets[i] = p->size;
 		p->size += run->shared ? 0 : run->end - run->start;
 		scanned += run->end - run->start;
-		r = write_run(p, run);
+		r = pages_write_entries(&p->d, t, p->map, run->start, run->end, run->shared);
 	}
 	int s = image_close(p->map);
 	if (!r && s)
@@ -284,34 +280,42 @@ static void run_job(void *argument)
 	}
 }
 
-int pages_capture(struct dump *d, struct task *t)
+int pages_create(struct dump *d, struct task *t, struct image_file **ret_map, struct image_file **ret_pages)
 {
-	struct page_job *p = calloc(1, sizeof(*p));
 	PagemapHead head = PAGEMAP_HEAD__INIT;
 	char name[64], pages_name[32];
 
-	if (!p)
-		return error_set(d->e, -ENOMEM, "out of memory");
 	head.pages_id = ++d->next_pages_id;
 	snprintf(name, sizeof(name), "pagemap-%d.img", t->pid);
 	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head.pages_id);
-	int r = image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, &p->map);
-	if (!r && (r = image_create_raw(d->dir, pages_name, &p->data)))
-		image_close(p->map);
+	int r = image_create(d->dir, name, IMAGE_MAGIC_PAGEMAP, ret_map);
+	if (!r && (r = image_create_raw(d->dir, pages_name, ret_pages)))
+		image_close(*ret_map);
+	if (r)
+		return error_errno(d->e, r, "cannot create %s", name);
+	r = image_write_message(*ret_map, &head.base);
+	if (r) {
+		image_close(*ret_map);
+		image_close(*ret_pages);
+		return error_errno(d->e, r, "cannot write %s", name);
+	}
+	return 0;
+}
+
+int pages_capture(struct dump *d, struct task *t)
+{
+	if (live_has(d, t))
+		return live_capture(d, t);
+	struct page_job *p = calloc(1, sizeof(*p));
+	int r = p ? pages_create(d, t, &p->map, &p->data) : error_set(d->e, -ENOMEM, "out of memory");
+
 	if (r) {
 		free(p);
-		return error_errno(d->e, r, "cannot create %s", name);
+		return r;
 	}
 	p->t = t;
 	p->d = *d;
 	p->d.e = &p->why;
-	r = image_write_message(p->map, &head.base);
-	if (r) {
-		image_close(p->map);
-		image_close(p->data);
-		free(p);
-		return error_errno(d->e, r, "cannot write %s", name);
-	}
 	p->next = d->page_jobs;
 	d->page_jobs = p;
 	workers_submit(d->workers, run_job, p);

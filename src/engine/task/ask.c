@@ -190,7 +190,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 
 	if (!b)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	*run = (struct agent_run){ &a->seat, &t->threads.data[0]->tracee, 0, b, size, AGENT_SIGNALS - 1 };
+	*run = (struct agent_run){ .seat = &a->seat, .tracee = &t->threads.data[0]->tracee, .batch = b, .size = size, .more_calls = AGENT_SIGNALS - 1 };
 	a->out = (struct leader_out *)((char *)b + ops);
 	uint64_t out = agent_seat_place(run->seat, 0, &room) + ops;
 	op_add(b, AGENT_OP_ACTIONS, out + offsetof(struct leader_out, task.action), 0, 0, 0);
@@ -223,7 +223,7 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		struct thread_job *job = &a->jobs[i];
 		size_t room;
 		a->started = i;
-		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job), 0 };
+		a->runs[i] = (struct agent_run){ .seat = &a->seat, .tracee = &t->threads.data[i]->tracee, .number = i, .batch = &job->head, .size = sizeof(*job) };
 		uint64_t out = agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out);
 		ask_thread(&job->head, out);
 		if (!t->threads.data[i]->status_read)
@@ -329,7 +329,7 @@ static int ask_more_timers(struct dump *d, struct task *t, struct asking *a, siz
 
 	if (!job)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	struct agent_run run = { &a->seat, &t->threads.data[0]->tracee, 0, &job->head, sizeof(*job), 0 };
+	struct agent_run run = { &a->seat, &t->threads.data[0]->tracee, 0, &job->head, sizeof(*job), 0, 0 };
 	ask_timers(t, &job->head, first, count, agent_seat_place(&a->seat, 0, &room) + offsetof(struct timers_job, timer));
 	int r = agent_run_start(&run, d->e);
 	if (!r && (r = agent_run_finish(&run, d->e)))
@@ -356,7 +356,7 @@ static int ask_groups(struct dump *d, struct task *t, struct asking *a, size_t r
 
 	if (!job)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	struct agent_run run = { &a->seat, &t->threads.data[thread]->tracee, thread, &job->head, sizeof(*job), 0 };
+	struct agent_run run = { &a->seat, &t->threads.data[thread]->tracee, thread, &job->head, sizeof(*job), 0, 0 };
 	for (uint32_t i = 0; i < GROUPS_ASKED; i++) {
 		job->status[i][0] = i;
 		op_add(&job->head, __NR_io_uring_register, (uint64_t)t->urings.data[ring], URING_PBUF_STATUS, at + i * sizeof(job->status[0]), 1);

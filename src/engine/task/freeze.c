@@ -479,6 +479,17 @@ int tree_freeze(struct dump *d)
 	return 0;
 }
 
+void tree_let_go(struct dump *d)
+{
+	if (d->workers) /* who may look at a task */
+		workers_wait(d->workers);
+	for (size_t i = d->tasks.count; i-- > 0;) {
+		struct task *t = d->tasks.data[i];
+		for (size_t k = t->threads.count; k-- > 0;)
+			tracee_detach(&t->threads.data[k]->tracee);
+	}
+}
+
 void tree_thaw(struct dump *d)
 {
 	if (d->workers) /* who may look at a task */

@@ -4,6 +4,7 @@
  * through the tasks from the front, they come to meet it from the end.
  */
 #include "base/workers.h"
+#include "engine/memory/live.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -149,7 +150,7 @@ static void look_at_rest(const struct dump *d, struct task *t)
 
 	snprintf(pid, sizeof(pid), "%d", t->proc);
 	v->foreign_namespace = find_foreign_namespace(d, pid);
-	v->maps_result = proc_read_smaps(t->proc, &t->maps);
+	v->maps_result = live_read_maps(d, t);
 	v->timers_result = proc_read_timers(t->proc, &v->timers);
 	v->limits_result = read_limits(t);
 	read_descriptors(t);

@@ -126,7 +126,9 @@ struct posix_timer {
 
 /* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
 int tree_freeze(struct dump *d);
-/* Lets go of every task as it was found. Takes a tree that was only half frozen. */
+/* Lets go of every task as it was found; what is known of them stays until tree_thaw. */
+void tree_let_go(struct dump *d);
+/* The same, and forgets them. Takes a tree that was only half frozen. */
 void tree_thaw(struct dump *d);
 /* For after a finished dump. */
 void tree_kill(struct dump *d);

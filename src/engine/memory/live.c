@@ -1,0 +1,593 @@
+/* See live.h. */
+#include "base/log.h"
+#include "base/workers.h"
+#include "engine/memory/lazy.h"
+#include "engine/memory/live_task.h"
+#include "engine/memory/pages.h"
+#include "engine/memory/pinned.h"
+#include "engine/memory/vmflags.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define ROUNDS_MAX 10
+#define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
+#define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
+#define LATE_SHARE 256
+#define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
+#define SETTLE_NS 1000000
+
+static uint64_t ms_since(const struct timespec *start)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)((now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000);
+}
+
+static struct live_task *find_live(const struct dump *d, pid_t pid, uint64_t start_time)
+{
+	for (size_t i = 0; d->live && i < d->live->tasks.count; i++) {
+		struct live_task *lt = d->live->tasks.data[i];
+		if (lt->pid == pid && lt->start_time == start_time)
+			return lt;
+	}
+	return NULL;
+}
+
+static struct live_task *usable(const struct dump *d, const struct task *t)
+{
+	struct live_task *lt = find_live(d, t->pid, t->stat.start_time);
+
+	return lt && !lt->given_up && !lt->gone ? lt : NULL;
+}
+
+/* ---- the tree is stopped for a moment ---- */
+
+static int add_task(struct dump *d, struct task *t)
+{
+	struct live_task *lt = calloc(1, sizeof(*lt)), **slot = lt ? VEC_PUSH(&d->live->tasks) : NULL;
+
+	if (!slot) {
+		free(lt);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	*slot = lt;
+	*lt = (struct live_task){ .pid = t->pid, .proc = t->proc, .start_time = t->stat.start_time, .uffd = -1, .store_fd = -1 };
+	snprintf(lt->comm, sizeof(lt->comm), "%s", t->stat.comm);
+	lt->parent = t->parent ? find_live(d, t->parent->pid, t->parent->stat.start_time) : NULL;
+	lt->mem_fd = TAKE_FD(t->mem_fd);
+	lt->pagemap_fd = TAKE_FD(t->pagemap_fd);
+	return 0;
+}
+
+/* While it stands still, so that no area is cut. */
+static void watch_areas(const struct live_task *lt, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++) {
+		const struct proc_vma *v = &maps->data[i];
+		if (track_can_watch(v) && track_watch(lt->uffd, v->start, v->end) == -EBUSY)
+			log_info("Process %d (%s): its memory at %lx is watched by another", lt->pid, lt->comm, (unsigned long)v->start);
+	}
+}
+
+static int watch_tree(struct dump *d)
+{
+	int r = tree_freeze(d);
+
+	for (size_t i = 0; !r && i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		if (t->state == TASK_DEAD)
+			continue;
+		r = task_look(d, t);
+		if (!r)
+			r = live_note_calls(d, t);
+		int fd = r ? r : track_open(d, t);
+		r = fd < 0 ? fd : add_task(d, t);
+		if (r && fd >= 0)
+			close(fd);
+		if (r)
+			break;
+		struct live_task *lt = d->live->tasks.data[d->live->tasks.count - 1];
+		lt->uffd = fd;
+		watch_areas(lt, &t->maps);
+	}
+	tree_thaw(d);
+	d->live->watching = true;
+	d->live->tree = d->live->tasks.count > 1;
+	return r;
+}
+
+/* ---- rounds ---- */
+
+static int add_run(struct extents *runs, uint64_t start, uint64_t end)
+{
+	return extents_add(runs, (struct extent){ .start = start, .end = end });
+}
+
+/* Pages that were emptied, and then read: what was copied of them no longer holds. */
+static int add_zero(struct live_task *lt, const struct track_run *zero, struct extents *runs)
+{
+	const struct extents *known = &lt->slots.known;
+	int r = 0;
+
+	for (size_t i = extents_find(known, zero->start); !r && i < known->count && known->data[i].start < zero->end; i++)
+		r = add_run(runs, MAX(known->data[i].start, zero->start), MIN(known->data[i].end, zero->end));
+	return r;
+}
+
+/* A large area that is not watched (any more) is from now on; what its pages look like then says nothing. */
+static int watch_new(struct live_task *lt, const struct proc_vma *v, bool *is_new)
+{
+	*is_new = false;
+	if (v->end - v->start < LARGE || track_is_watched(lt->pagemap_fd, v->start, v->end))
+		return 0;
+	int r = track_watch(lt->uffd, v->start, v->end);
+	*is_new = r == 1;
+	return r == -ESRCH ? r : 0;
+}
+
+static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs)
+{
+	struct track_runs written = {};
+	bool is_new = false;
+	int r = first ? 0 : watch_new(lt, v, &is_new);
+
+	if (!r)
+		r = track_collect(lt->pagemap_fd, v->start, v->end, first || is_new, &written);
+	for (size_t i = 0; !r && i < written.count; i++)
+		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
+							add_run(runs, written.data[i].start, written.data[i].end);
+	VEC_FREE(&written);
+	return r;
+}
+
+/* The pages that were written since the last round; those that can't be watched are given a place in the first. */
+static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs, struct extents *places)
+{
+	struct page_runs plain = {};
+	int r = 0;
+
+	if (track_can_watch(v))
+		return collect_watched(lt, v, first, runs);
+	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
+		return 0;
+	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, false, &plain);
+	for (size_t i = 0; !r && i < plain.count; i++)
+		r = add_run(places, plain.data[i].start, plain.data[i].end);
+	VEC_FREE(&plain);
+	return r;
+}
+
+struct found {
+	struct extents runs, places;
+};
+
+static int collect(struct dump *d, struct live_task *lt, bool first, struct found *f)
+{
+	proc_maps_finish(&lt->maps);
+	int r = proc_read_maps(lt->proc, &lt->maps);
+	if (!r && !lt->maps.count)
+		r = -ESRCH;
+	for (size_t i = 0; !r && i < lt->maps.count; i++)
+		r = collect_area(lt, &lt->maps.data[i], first, &f->runs, &f->places);
+	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */
+		lt->gone = true;
+		f->runs.count = f->places.count = 0;
+		return 0;
+	}
+	return r ? error_errno(d->e, r, "process %d (%s): cannot see what it has written", lt->pid, lt->comm) : 0;
+}
+
+/* Who else has the pages; in the first round, which of them are the parent's as well. */
+static int split(struct dump *d, struct live_task *lt, bool first, struct extents *runs)
+{
+	struct extents out = {};
+	struct live_task *p = first && lt->parent && !lt->parent->gone ? lt->parent : NULL;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < lt->maps.count; i++) {
+		const struct proc_vma *v = &lt->maps.data[i];
+		struct page_runs pages = {};
+		bool same = p && maps_find_same(&p->maps, v);
+		for (size_t k = extents_find(runs, v->start); !r && k < runs->count && runs->data[k].start < v->end; k++) {
+			struct page_run *page = VEC_PUSH(&pages);
+			r = page ? 0 : -ENOMEM;
+			if (page)
+				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false };
+		}
+		if (!r)
+			r = scan_split(lt->pagemap_fd, same ? p->pagemap_fd : -1, &pages);
+		for (size_t k = 0; !r && k < pages.count; k++)
+			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several });
+		VEC_FREE(&pages);
+	}
+	VEC_FREE(runs);
+	*runs = out;
+	return r ? error_errno(d->e, r, "process %d (%s): cannot read its pagemap", lt->pid, lt->comm) : 0;
+}
+
+static void unwatch(struct live_task *lt)
+{
+	struct proc_maps maps = {};
+
+	if (!lt->gone && proc_read_maps(lt->proc, &maps) == 0)
+		track_unwatch_all(lt->uffd, &maps);
+	proc_maps_finish(&maps);
+}
+
+/* The places of a run. */
+static int find_places(const struct extents *known, const struct extent *run, struct extents *copies)
+{
+	int r = 0;
+
+	for (size_t i = extents_find(known, run->start); !r && i < known->count && known->data[i].start < run->end; i++) {
+		struct extent x = known->data[i];
+		uint64_t start = MAX(x.start, run->start);
+		x.slot += start - x.start;
+		x.start = start;
+		x.end = MIN(x.end, run->end);
+		if (!x.shared)
+			r = extents_add(copies, x);
+	}
+	return r;
+}
+
+/* In this order: all are protected, then looked at who may write unseen, then copied. */
+static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f)
+{
+	struct extents copies = {};
+	int r = 0;
+
+	lt->copied = 0;
+	if (!lt->given_up && !lt->gone && (lt->given_up = pinned_by(lt->proc, &lt->maps))) {
+		log_info("Process %d (%s): its memory is copied while it is stopped, since %s may write to it", lt->pid, lt->comm, lt->given_up);
+		unwatch(lt);
+	}
+	if (lt->given_up || lt->gone)
+		return 0;
+	if (lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
+		return error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
+	if (d->live->tree)
+		r = split(d, lt, first, &f->runs);
+	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
+	struct extents all = {}, ignored = {};
+	for (size_t i = 0, k = 0; !r && (i < f->runs.count || k < f->places.count);) {
+		bool run = k == f->places.count || (i < f->runs.count && f->runs.data[i].start < f->places.data[k].start);
+		r = extents_add(&all, run ? f->runs.data[i++] : f->places.data[k++]);
+	}
+	if (!r)
+		r = slots_place(&lt->slots, &all, first ? &ignored : &copies);
+	for (size_t i = 0; !r && first && i < f->runs.count; i++)
+		r = find_places(&lt->slots.known, &f->runs.data[i], &copies);
+	VEC_FREE(&all);
+	VEC_FREE(&ignored);
+	if (!r && !first && d->live->tree)
+		r = extents_join(&lt->touched, &f->runs);
+	if (r && !d->e->text[0])
+		error_set(d->e, r, "out of memory");
+	if (!r)
+		r = live_copy(d, lt, &copies);
+	VEC_FREE(&copies);
+	return r;
+}
+
+/* Gives how many bytes were copied. */
+static int run_round(struct dump *d, bool first, uint64_t *ret)
+{
+	struct live *l = d->live;
+	_cleanup_free_ struct found *found = calloc(l->tasks.count + 1, sizeof(*found));
+	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+
+	*ret = 0;
+	for (size_t i = 0; !r && i < l->tasks.count; i++)
+		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
+			r = collect(d, l->tasks.data[i], first, &found[i]);
+	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
+	nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
+	for (size_t i = 0; !r && i < l->tasks.count; i++) {
+		r = copy_found(d, l->tasks.data[i], first, &found[i]);
+		*ret += l->tasks.data[i]->copied;
+	}
+	for (size_t i = 0; found && i < l->tasks.count; i++) {
+		VEC_FREE(&found[i].runs);
+		VEC_FREE(&found[i].places);
+	}
+	return r;
+}
+
+/* The last that is not done in the pause: it takes a while, during which the program writes; rounds follow. */
+static int read_flags(struct dump *d)
+{
+	for (size_t i = 0; i < d->live->tasks.count; i++) {
+		struct live_task *lt = d->live->tasks.data[i];
+		if (lt->given_up || lt->gone)
+			continue;
+		proc_maps_finish(&lt->flags);
+		if (proc_read_smaps(lt->proc, &lt->flags))
+			lt->gone = true;
+	}
+	return 0;
+}
+
+static int run_rounds(struct dump *d)
+{
+	uint64_t now, last;
+	int r = run_round(d, true, &now);
+
+	log_info("Round 1: %llu KiB", (unsigned long long)now >> 10);
+	for (int n = 2; !r && n <= ROUNDS_MAX; n++) {
+		last = now;
+		if (n == 3) {
+			read_flags(d);
+			live_name_calls(d);
+		}
+		r = run_round(d, false, &now);
+		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
+		/* The third at least, so that the flags are known. */
+		if (n >= 3 && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
+			break;
+	}
+	return r;
+}
+
+/* Memory that is there already when the pause begins. */
+static int make_late(struct dump *d)
+{
+	struct live *l = d->live;
+	uint64_t size = 0;
+
+	for (size_t i = 0; i < l->tasks.count; i++)
+		size += l->tasks.data[i]->slots.size;
+	l->late_room = ALIGN_UP(MAX(LATE_MIN, size / LATE_SHARE), PAGE_SIZE);
+	l->late = mmap(NULL, l->late_room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (l->late == MAP_FAILED) {
+		l->late = NULL;
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	l->spill_fd = image_scratch(d->dir);
+	return l->spill_fd < 0 ? error_errno(d->e, l->spill_fd, "cannot make a file for pages") : 0;
+}
+
+int live_begin(struct dump *d)
+{
+	struct timespec start;
+
+	if (track_possible()) {
+		log_info("This kernel can't tell what a running process writes: memory is copied while the tree is stopped");
+		return 0;
+	}
+	d->live = calloc(1, sizeof(*d->live));
+	if (!d->live)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	pthread_mutex_init(&d->live->lock, NULL);
+	d->live->spill_fd = -1;
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	int r = watch_tree(d);
+	log_info("Stopped for %llu ms to watch its memory", (unsigned long long)ms_since(&start));
+	if (!r)
+		r = make_late(d);
+	return r ? r : run_rounds(d);
+}
+
+/* ---- the pause ---- */
+
+bool live_has(const struct dump *d, const struct task *t)
+{
+	struct live_task *lt = usable(d, t);
+
+	return lt && lt->t == t;
+}
+
+/* Areas that are watched by us are not seen to be watched. */
+static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
+{
+	struct proc_maps *maps = &t->maps;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < maps->count; i++) {
+		struct proc_vma *v = &maps->data[i];
+		int s = track_can_watch(v) && track_is_watched(t->pagemap_fd, v->start, v->end) ? track_watch(lt->uffd, v->start, v->end) : 0;
+		if (s == -ESRCH) {
+			lt->gone = true; /* another program: exec */
+			return 0;
+		}
+		if (s != 1)
+			continue;
+		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
+		r = extents_add(&lt->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
+	}
+	return r ? error_set(d->e, r, "out of memory") : 0;
+}
+
+static bool seems_watched(const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (maps->data[i].vmflags & (PROC_VMF_UM | PROC_VMF_UW))
+			return true;
+	return false;
+}
+
+int live_read_maps(const struct dump *d, struct task *t)
+{
+	const struct live_task *lt = usable(d, t);
+	int r;
+
+	/* The first stop needs no flags. */
+	if (!d->live || d->live->slowly || (!lt && d->live->watching))
+		return proc_read_smaps(t->proc, &t->maps);
+	r = proc_read_maps(t->proc, &t->maps);
+	if (!r && lt && d->live->watching)
+		vmflags_borrow(&t->maps, &lt->flags);
+	return r;
+}
+
+/* With all flags, and once nobody brings pages any more. */
+static int read_all_of_maps(struct dump *d, struct task *t)
+{
+	proc_maps_finish(&t->maps);
+	int r = proc_read_smaps(t->proc, &t->maps);
+	return r ? task_errno(d, t, r, "cannot read its maps") : lazy_settle(d, t);
+}
+
+int live_hold(struct dump *d, struct task *t)
+{
+	struct live_task *lt = usable(d, t);
+	int r;
+
+	if (!lt)
+		return lazy_settle(d, t);
+	r = hold_areas(d, lt, t);
+	/* Watched by another: its pages are still being brought, by a lazy restore. */
+	if (!r && !lt->gone && seems_watched(&t->maps)) {
+		r = read_all_of_maps(d, t);
+		lt->held.count = 0;
+		if (!r)
+			r = hold_areas(d, lt, t);
+	}
+	if (!r && lt->gone)
+		r = read_all_of_maps(d, t);
+	lt->t = lt->gone ? NULL : t;
+	return r || !lt->t ? r : live_look(d, lt);
+}
+
+int live_capture(struct dump *d, struct task *t)
+{
+	struct live_task *lt = usable(d, t);
+
+	return pages_create(d, t, &lt->map, &lt->data);
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct extent *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+int live_paused(struct dump *d, int r)
+{
+	struct extents none = {};
+
+	if (!d->live)
+		return r;
+	workers_wait(d->workers);
+	if (!r && d->live->result) {
+		*d->e = d->live->why;
+		r = d->live->result;
+	}
+	for (size_t i = 0; i < d->live->tasks.count; i++) {
+		struct live_task *lt = d->live->tasks.data[i];
+		if (!lt->map || r)
+			continue;
+		if (lt->missing.count)
+			qsort(lt->missing.data, lt->missing.count, sizeof(*lt->missing.data), by_start);
+		r = extents_join(&lt->missing, &none) ? error_set(d->e, -ENOMEM, "out of memory") : live_find_pieces(d, lt);
+		if (!r)
+			live_copy_late(d, lt);
+	}
+	workers_wait(d->workers);
+	if (!r && d->live->result) {
+		*d->e = d->live->why;
+		r = d->live->result;
+	}
+	return r;
+}
+
+/* ---- behind it ---- */
+
+static bool flags_held(struct dump *d)
+{
+	bool held = true;
+
+	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly; i++) {
+		struct live_task *lt = d->live->tasks.data[i];
+		struct proc_maps later = {};
+		if (!lt->map)
+			continue;
+		/* One that has ended since: nothing more can be known of it. */
+		if (proc_read_smaps(lt->proc, &later) || !vmflags_confirm(&lt->t->maps, &later, PROC_VMF_UW | PROC_VMF_UM))
+			held = false;
+		proc_maps_finish(&later);
+	}
+	return held;
+}
+
+int live_settle(struct dump *d)
+{
+	int r = 0;
+
+	if (!d->live)
+		return 0;
+	if (!flags_held(d)) {
+		log_info("Areas of memory were changed at the moment of the pause: it is repeated, and takes longer");
+		return 1;
+	}
+	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
+		if (d->live->tasks.data[i]->map)
+			r = live_settle_task(d, d->live->tasks.data[i]);
+	return r;
+}
+
+/* Images that were begun. */
+static void drop_images(struct live_task *lt)
+{
+	if (lt->map && !lt->settled) {
+		image_close(lt->map);
+		image_close(lt->data);
+	}
+	lt->map = lt->data = NULL;
+	lt->settled = false;
+	lt->t = NULL;
+	live_forget_looks(lt);
+	lt->pieces.count = lt->late.count = lt->held.count = 0;
+	lt->pieces.size = 0;
+}
+
+void live_slowly(struct dump *d)
+{
+	d->live->slowly = true;
+	d->live->late_size = 0;
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		drop_images(d->live->tasks.data[i]);
+}
+
+static void live_task_free(struct live_task *lt)
+{
+	drop_images(lt);
+	unwatch(lt);
+	for (int i = 0; i < 4; i++) {
+		int fd = (int[]){ lt->uffd, lt->pagemap_fd, lt->mem_fd, lt->store_fd }[i];
+		if (fd >= 0)
+			close(fd);
+	}
+	proc_maps_finish(&lt->maps);
+	proc_maps_finish(&lt->flags);
+	VEC_FREE(&lt->slots.known);
+	VEC_FREE(&lt->touched);
+	VEC_FREE(&lt->missing);
+	VEC_FREE(&lt->pieces);
+	VEC_FREE(&lt->late);
+	VEC_FREE(&lt->held);
+	free(lt);
+}
+
+void live_end(struct dump *d)
+{
+	struct live *l = d->live;
+
+	if (!l)
+		return;
+	for (size_t i = 0; i < l->tasks.count; i++)
+		live_task_free(l->tasks.data[i]);
+	VEC_FREE(&l->tasks);
+	VEC_FREE(&l->calls);
+	if (l->late)
+		munmap(l->late, l->late_room);
+	if (l->spill_fd >= 0)
+		close(l->spill_fd);
+	pthread_mutex_destroy(&l->lock);
+	free(l);
+	d->live = NULL;
+}

@@ -1,0 +1,100 @@
+/* The parts of live.h among themselves. */
+#pragma once
+
+#include "engine/memory/live.h"
+#include "engine/memory/slots.h"
+#include "engine/memory/track.h"
+#include "engine/task/task.h"
+
+#include <pthread.h>
+
+/* A part of an address space as it was in the pause. */
+struct piece {
+	uint64_t start, end;
+	enum piece_kind { PIECE_STORED, PIECE_LATE, PIECE_SHARED } kind;
+	bool several;
+	uint64_t from; /* in the store; in `late` */
+	uint64_t at;   /* in the pages image */
+};
+
+struct pieces {
+	struct piece *data;
+	size_t count, capacity;
+	size_t first;  /* of the area that is gone through */
+	uint64_t size; /* of the pages image */
+};
+
+/* A part of an area that a worker looks at, in the pause. */
+struct look {
+	struct dump *d;
+	struct live_task *lt;
+	uint64_t start, end;
+	struct track_runs changes;
+};
+
+/* One address space that is watched. */
+struct live_task {
+	pid_t pid, proc;
+	uint64_t start_time;
+	char comm[64];
+	struct live_task *parent;
+	int uffd, pagemap_fd, mem_fd, store_fd;
+	struct proc_maps maps;	 /* as they were last */
+	struct proc_maps flags; /* as smaps had them before the pause */
+	struct slots slots;
+	struct extents touched; /* written after the first round */
+	struct extents missing; /* could not be read */
+	uint64_t copied;	/* bytes of this round */
+	const char *given_up;	/* who may write to it unseen: all is copied in the pause */
+	bool gone;		/* the address space is */
+	/* In the pause and behind it. */
+	struct task *t;
+	struct image_file *map, *data;
+	VEC(struct look) looks;
+	struct pieces pieces;
+	struct extents late; /* the pieces that are copied in the pause, with where they go */
+	struct extents held; /* what is watched, in the pause */
+	bool settled;
+};
+
+/* A call that the first stop interrupted, and that goes on by restart_syscall(2). */
+struct live_call {
+	pid_t pid, tid;
+	uint64_t rip, rsp, rdi;
+	long nr;
+};
+
+struct live {
+	VEC(struct live_call) calls;
+	VEC(struct live_task *) tasks; /* parents before children */
+	bool watching; /* the first stop is over */
+	bool slowly;
+	bool tree; /* more than one process */
+	pthread_mutex_t lock;
+	int result; /* of the workers: the first that failed, and why */
+	struct error why;
+	/* What is copied in the pause: the first part to memory, the rest to a file. */
+	unsigned char *late;
+	uint64_t late_room, late_size;
+	int spill_fd;
+};
+
+void live_note(struct live *l, int r, const struct error *why);
+
+/* live_calls.c: while the tree is stopped first; once it runs again. */
+int live_note_calls(struct dump *d, struct task *t);
+void live_name_calls(struct dump *d);
+
+/* live_copy.c: copies what runs to its place; waits until all is done. */
+int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies);
+/* The same for the late pieces, from what stands still. Does not wait. */
+void live_copy_late(struct dump *d, struct live_task *lt);
+int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_t size);
+
+/* live_pause.c: begins to look what has changed, by the workers; then, when they have, what is where. */
+int live_look(struct dump *d, struct live_task *lt);
+void live_forget_looks(struct live_task *lt);
+int live_find_pieces(struct dump *d, struct live_task *lt);
+
+/* live_settle.c */
+int live_settle_task(struct dump *d, struct live_task *lt);

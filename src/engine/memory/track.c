@@ -1,0 +1,206 @@
+/* See track.h. Numbers from the kernel's Documentation/admin-guide/mm/pagemap.rst and userfaultfd.rst. */
+#include "engine/memory/track.h"
+
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <linux/types.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+#define WP_UNPOPULATED (1ULL << 13)
+#define WP_ASYNC (1ULL << 15)
+#define FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+#define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
+#define UNWATCH_SIZE (16UL << 20)
+
+/* linux/fs.h has these since 6.7. */
+struct region {
+	uint64_t start, end, categories;
+};
+struct scan_arg {
+	uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
+	uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
+};
+#define SCAN _IOWR('f', 16, struct scan_arg)
+#define SCAN_PROTECT 1
+
+static int enable(int uffd)
+{
+	struct uffdio_api api = { .api = UFFD_API, .features = WP_ASYNC | WP_UNPOPULATED };
+
+	return ioctl(uffd, UFFDIO_API, &api) < 0 ? -errno : 0;
+}
+
+int track_possible(void)
+{
+	_cleanup_close_ int uffd = (int)syscall(__NR_userfaultfd, FLAGS), maps = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	struct scan_arg arg = { .size = sizeof(arg) };
+
+	return uffd < 0 || maps < 0 || enable(uffd) || ioctl(maps, SCAN, &arg) < 0 ? -ENOTSUP : 0;
+}
+
+struct question {
+	struct agent_batch head;
+	struct agent_op ops[8 + AGENT_RUN_EXTRA];
+};
+enum { OPEN, PID, TID, TELL, CLOSE, COUNT };
+
+/*
+ * One batch: open, tell, close. Between telling and closing the descriptor is taken. So when the coordinator dies, at whatever moment, the
+ * process closes it by itself.
+ */
+static int ask_in_seat(struct dump *d, struct task *t, struct agent_seat *seat)
+{
+	struct question q = { .head = { .count = COUNT } };
+	struct tracee *leader = &t->threads.data[0]->tracee;
+	struct agent_run run = { .seat = seat, .tracee = leader, .batch = &q.head, .size = sizeof(q) };
+	int fd = -1;
+
+	q.ops[OPEN] = (struct agent_op){ .nr = __NR_userfaultfd, .flags = AGENT_OP_MAY_FAIL, .arg = { FLAGS } };
+	q.ops[PID] = (struct agent_op){ .nr = __NR_getpid, .flags = AGENT_OP_MAY_FAIL };
+	q.ops[TID] = (struct agent_op){ .nr = __NR_gettid, .flags = AGENT_OP_MAY_FAIL };
+	q.ops[TELL] = (struct agent_op){ .nr = __NR_tgkill, .flags = AGENT_OP_MAY_FAIL | AGENT_OP_REF_ARG0 | AGENT_OP_REF_ARG0 << 1,
+					 .arg = { PID, TID, (uint64_t)leader->quiet_signal } };
+	q.ops[CLOSE] = (struct agent_op){ .nr = __NR_close, .flags = AGENT_OP_MAY_FAIL | AGENT_OP_REF_ARG0, .arg = { OPEN } };
+	int r = agent_run_start(&run, d->e);
+	if (r)
+		return r;
+	r = agent_run_until(&run, TELL + 1, d->e);
+	if (!r && q.ops[OPEN].result < 0)
+		r = task_errno(d, t, (int)q.ops[OPEN].result, "cannot watch its memory");
+	if (!r && (fd = (int)syscall(__NR_pidfd_getfd, t->pidfd, (int)q.ops[OPEN].result, 0)) < 0)
+		r = task_errno(d, t, -errno, "cannot take the descriptor that watches its memory");
+	struct error why = {};
+	int s = agent_run_finish(&run, &why);
+	if (s && !r)
+		*d->e = why;
+	r = r ? r : s;
+	if (!r && (r = enable(fd)))
+		task_errno(d, t, r, "cannot watch its memory");
+	if (r && fd >= 0)
+		close(fd);
+	return r ? r : fd;
+}
+
+int track_open(struct dump *d, struct task *t)
+{
+	struct agent_seat seat;
+	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(0)), slack = maps_find_slack(&t->maps, t->mem_fd);
+	if (!hole || !slack)
+		return task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
+	int r = agent_seat_take(&seat, &t->threads.data[0]->tracee, t->mem_fd, hole, 0, slack, d->e);
+	if (!r)
+		r = agent_seat_taken(&seat, d->e);
+	if (r)
+		return r;
+	int fd = ask_in_seat(d, t, &seat);
+	struct error left = {};
+	r = agent_seat_leave(&seat, &left);
+	if (!r)
+		r = agent_seat_left(&seat, &left);
+	if (r && fd >= 0) {
+		close(fd);
+		*d->e = left;
+		return r;
+	}
+	return fd;
+}
+
+int track_watch(int uffd, uint64_t start, uint64_t end)
+{
+	struct uffdio_register reg = { .range = { start, end - start }, .mode = UFFDIO_REGISTER_MODE_WP };
+
+	if (ioctl(uffd, UFFDIO_REGISTER, &reg) == 0)
+		return 1;
+	return errno == EBUSY || errno == ESRCH ? -errno : 0;
+}
+
+bool track_can_watch(const struct proc_vma *v)
+{
+	uint32_t status = vma_status(v);
+
+	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
+}
+
+void track_unwatch_all(int uffd, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++) {
+		const struct proc_vma *v = &maps->data[i];
+		uint64_t step = v->end - v->start > UNWATCH_WHOLE ? UNWATCH_SIZE : v->end - v->start;
+		for (uint64_t at = v->start; track_can_watch(v) && at < v->end; at += step) {
+			struct uffdio_range range = { at, MIN(step, v->end - at) };
+			if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 && errno == ESRCH)
+				return;
+		}
+	}
+}
+
+static int add(struct track_runs *runs, const struct region *from)
+{
+	struct track_run *last = runs->count ? &runs->data[runs->count - 1] : NULL;
+
+	if (last && last->end == from->start && last->what == from->categories) {
+		last->end = from->end;
+		return 0;
+	}
+	last = VEC_PUSH(runs);
+	if (!last)
+		return -ENOMEM;
+	*last = (struct track_run){ from->start, from->end, (uint32_t)from->categories };
+	return 0;
+}
+
+static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
+{
+	struct region regions[512];
+
+	arg.size = sizeof(arg);
+	arg.vec = (uint64_t)regions;
+	arg.vec_len = ARRAY_SIZE(regions);
+	while (arg.start < arg.end) {
+		int n = ioctl(fd, SCAN, &arg), r = 0;
+		if (n < 0)
+			return -errno;
+		for (int i = 0; i < n && !r; i++)
+			r = add(runs, &regions[i]);
+		if (r)
+			return r;
+		/* 0: there is no such address space any more. */
+		if (arg.walk_end <= arg.start)
+			return -ESRCH;
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}
+
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs)
+{
+	struct scan_arg arg = { .flags = SCAN_PROTECT, .start = start, .end = end, .category_mask = all ? 0 : TRACK_WRITTEN,
+				.category_anyof_mask = TRACK_PRESENT | TRACK_SWAPPED, .return_mask = TRACK_ZERO };
+
+	return scan(pagemap_fd, arg, runs);
+}
+
+bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	/* The first page, or hole, tells. */
+	struct region region;
+	struct scan_arg arg = { .size = sizeof(arg), .start = start, .end = end, .vec = (uint64_t)&region, .vec_len = 1, .max_pages = 1,
+				.category_mask = TRACK_WATCHED, .return_mask = TRACK_WATCHED };
+
+	return ioctl(pagemap_fd, SCAN, &arg) > 0;
+}
+
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
+{
+	/* Only the exceptions are listed, in one walk: a third of the time of a list of what is there. */
+	struct scan_arg arg = { .start = start, .end = end, .category_inverted = TRACK_PRESENT, .category_anyof_mask = TRACK_PRESENT | TRACK_WRITTEN,
+				.return_mask = TRACK_PRESENT | TRACK_SWAPPED | TRACK_WRITTEN | TRACK_ZERO | TRACK_WATCHED };
+
+	return scan(pagemap_fd, arg, runs);
+}

@@ -1,0 +1,50 @@
+/*
+ * Which pages of a running process have been written: its userfaultfd in asynchronous write-protect mode, and PAGEMAP_SCAN (Linux 6.7).
+ *
+ * The descriptor is made in the process by one call, taken with pidfd_getfd(2), and closed there again. In this mode nobody is ever asked:
+ * the first write to a protected page clears its protection in the kernel. Once the last descriptor is closed nothing of it is left.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "engine/memory/scan.h"
+#include "proc/proc.h"
+
+struct dump;
+struct task;
+
+/* Whether this kernel can; without it -ENOTSUP. */
+int track_possible(void);
+/* Asks a stopped process for its userfaultfd. The caller's; a negative errno with the text set. */
+int track_open(struct dump *d, struct task *t);
+/* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
+ * space is gone. A range that is a part of an area cuts it in two. */
+int track_watch(int uffd, uint64_t start, uint64_t end);
+/* Private anonymous memory. */
+bool track_can_watch(const struct proc_vma *v);
+/* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
+ * as if they had not been written. */
+bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
+/*
+ * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
+ * milliseconds it is two areas, which mremap(2) takes for none.
+ */
+void track_unwatch_all(int uffd, const struct proc_maps *maps);
+
+/* A run of pages, and what PAGEMAP_SCAN says of them. */
+enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
+struct track_run {
+	uint64_t start, end;
+	uint32_t what;
+};
+struct track_runs {
+	struct track_run *data;
+	size_t count, capacity;
+};
+
+/* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
+ * written too, for the first call. */
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs);
+/* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
+ * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
