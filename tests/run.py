@@ -40,7 +40,7 @@ DUMP_OPTIONS = {
     "sysv_ipc": ["--host-ipc"],
 }
 # The name that the first dump gives a file stays for its checkpoint, and is in the way of the second.
-ONCE = {"file_deleted_linked"}
+ONCE = {"file_deleted_linked", "file_deleted_dir"}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # Done to the images between dump and restore.
