@@ -20,9 +20,12 @@ static int terminal_of(pid_t pid)
 
 static int foreground(void *argument)
 {
-	sigset_t none;
+	sigset_t none, interrupt;
 	sigemptyset(&none);
-	CHECK(setpgid(0, 0) == 0);
+	sigemptyset(&interrupt);
+	sigaddset(&interrupt, SIGINT);
+	/* Blocked but in sigsuspend, so that it does not come between the look and the wait. */
+	CHECK(setpgid(0, 0) == 0 && sigprocmask(SIG_BLOCK, &interrupt, NULL) == 0);
 	tree_there();
 	while (!interrupted) sigsuspend(&none);
 	return live_go ? 0 : 9;
