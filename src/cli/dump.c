@@ -1,13 +1,13 @@
 /* fermata dump process: a checkpoint directory of its own for each dump; none is left behind by one that failed. */
-#include "cli/cli.h"
+#include "cli/remote.h"
 
 #include <limits.h>
 #include <sys/stat.h>
 #include <time.h>
 
-static int make_directory(const struct command_line *c, char path[PATH_MAX], struct error *e)
+static int make_directory(const struct command_line *c, const struct settings *s, char path[PATH_MAX], struct error *e)
 {
-	const char *dir = c->dir ? c->dir : "/tmp";
+	const char *dir = c->dir ? c->dir : settings_text(s, SETTING_CHECKPOINT_DIR);
 	char unique[64];
 	struct timespec now;
 
@@ -27,12 +27,17 @@ static int make_directory(const struct command_line *c, char path[PATH_MAX], str
 
 int verb_dump_process(struct command_line *c)
 {
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	char path[PATH_MAX];
 	struct error e = {};
 	int r = cli_parse_pid(c->words[0], &c->request.pid, &e);
 
 	if (!r)
-		r = make_directory(c, path, &e);
+		r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+	if (!r && remote_wanted(c, s))
+		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+	if (!r)
+		r = make_directory(c, s, path, &e);
 	if (r) {
 		error_prefix(&e, r, "cannot dump process %s", c->words[0]);
 		return cli_report(c, &e);
@@ -41,6 +46,8 @@ int verb_dump_process(struct command_line *c)
 	int status = cli_dump(c);
 	if (status)
 		rmdir(path);
+	else if (c->json)
+		return remote_print(json_pack("{s:s}", "path", path));
 	else
 		printf("Dumped to %s\n", path);
 	return status;

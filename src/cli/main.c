@@ -3,6 +3,7 @@
  */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "daemon/helper.h"
 
 #include <fcntl.h>
 #include <libgen.h>
@@ -117,14 +118,22 @@ static int run(struct command_line *c)
 	return c->verb->run(c);
 }
 
+static const struct program *program_of(const char *name)
+{
+	return !strcmp(name, "criu") ? &program_criu : !strcmp(name, "cedana") ? &program_cedana : &program_fermata;
+}
+
 int main(int argc, char **argv)
 {
-	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
+	const struct program *p = program_of(argc ? basename(argv[0]) : "");
 	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING };
 	struct source source = {};
 	struct error e = {};
 	int status = 0;
 
+	if (helper_main(argc, argv, &status))
+		return status;
+	c.given = &source.line;
 	if (read_all(p, argv, &source, &c, &e))
 		status = usage_error(p, &e);
 	else if (c.version)
@@ -141,5 +150,6 @@ int main(int argc, char **argv)
 	VEC_FREE(&source.words);
 	VEC_FREE(&c.scripts);
 	VEC_FREE(&c.features);
+	VEC_FREE(&c.external);
 	return status;
 }
