@@ -61,7 +61,7 @@ static int enter_main(int argc, char **argv)
 {
 	_cleanup_close_ int self = open("/proc/self/exe", O_PATH | O_CLOEXEC);
 	struct error e = {};
-	int status, r = argc < 3 || self < 0 ? -EINVAL : enter(argv[1], "pid");
+	int status, r = argc < 4 || self < 0 ? -EINVAL : enter(argv[1], "pid");
 
 	if (!r)
 		r = enter(argv[1], "mnt");
@@ -69,7 +69,7 @@ static int enter_main(int argc, char **argv)
 	if (child == 0) {
 		char path[64];
 		snprintf(path, sizeof(path), "/proc/self/fd/%d", self);
-		execv(path, argv + 2);
+		execv(path, argv + 3);
 		_exit(127);
 	}
 	if (child < 0 || waitpid(child, &status, 0) < 0) {
@@ -77,6 +77,8 @@ static int enter_main(int argc, char **argv)
 		fprintf(stderr, "Error: %s\n", e.text);
 		return 1;
 	}
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && !strcmp(argv[2], "end"))
+		kill((pid_t)strtol(argv[1], NULL, 10), SIGKILL);
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 

@@ -3,7 +3,8 @@
  * one that goes wrong ends a helper and not the daemon, and one that is under way goes on when the daemon is killed.
  *
  *	fermata-supervisor	starts or restores a job, holds its terminal, waits for its end (supervisor.c)
- *	fermata-enter PID …	goes into the pid and mount namespaces of PID, and is there what follows: `fermata dump process …`
+ *	fermata-enter PID keep|end …	goes into the pid and mount namespaces of PID, and runs there what follows: `fermata dump process …`. With
+ *			"end" PID is killed when that went well: from outside, since the end of a namespace's root is that of all within
  */
 #pragma once
 

@@ -314,9 +314,11 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	const json_t *options = json_object_get(body, "options");
 	const char *slash = strrchr(o->checkpoint.path, '/');
 
-	if (j && j->own_namespace) {
+	const bool enters = j && j->own_namespace;
+	if (enters) {
 		add(o->words, "fermata-enter");
 		add(o->words, "%d", pid);
+		add(o->words, o->leaves_running ? "keep" : "end");
 		if (inner_pid(pid, &pid))
 			return error_set(e, -ESRCH, "there is no process %d", pid);
 	}
@@ -333,19 +335,22 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 		add(o->words, "--streams=%ld", settings_number(s, SETTING_CHECKPOINT_STREAMS));
 	if (j && j->attachable)
 		add(o->words, "--shell-job");
+	if (enters && !o->leaves_running)
+		add(o->words, "--leave-stopped");
 	return options_words(c, options, o->words, e);
 }
 
 static int prepare(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic, struct error *e)
 {
 	struct checkpoint *k = &o->checkpoint;
+	const json_t *options = json_object_get(body, "options");
 	int r = choose_path(o, c, body, periodic, e);
 
+	o->leaves_running = json_is_true(json_object_get(options, "leave-running")) || json_is_true(json_object_get(options, "leave-stopped"));
 	if (!r)
 		r = make_words(o, c, j, pid, body, e);
 	if (r)
 		return r;
-	o->leaves_running = json_is_true(json_object_get(json_object_get(body, "options"), "leave-running"));
 	checkpoint_new_id(k->id);
 	snprintf(k->jid, sizeof(k->jid), "%s", o->jid);
 	snprintf(k->type, sizeof(k->type), "%s", periodic ? "periodic" : "process");

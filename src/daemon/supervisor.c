@@ -112,7 +112,7 @@ static int take_stdio(const struct supervisor *s, bool controlling)
 
 	if (s->slave >= 0 && controlling && ioctl(s->slave, TIOCSCTTY, 0) < 0)
 		return -errno;
-	int in = s->slave >= 0 ? s->slave : null, out = s->slave >= 0 ? s->slave : s->log;
+	int in = s->slave >= 0 ? s->slave : null, out = s->slave >= 0 ? s->slave : s->log >= 0 ? s->log : null;
 	return dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 ? -errno : 0;
 }
 
