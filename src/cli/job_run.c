@@ -207,11 +207,11 @@ int verb_attach_process(struct command_line *c)
 	return remote_path(c, path, sizeof(path), "/v1/processes/%s/attach", c->words[0]) ? attach_to(c, path, c->words[0]) : 1;
 }
 
-void terminal_into(json_t *body)
+void terminal_into(const struct command_line *c, json_t *body)
 {
 	struct winsize size;
 
-	json_object_set_new(body, "raw", json_boolean(!isatty(STDIN_FILENO)));
+	json_object_set_new(body, "raw", json_boolean(c->attach && !isatty(STDIN_FILENO)));
 	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
 		json_object_set_new(body, "rows", json_integer(size.ws_row));
 		json_object_set_new(body, "columns", json_integer(size.ws_col));
@@ -344,7 +344,7 @@ static json_t *run_body(struct command_line *c, char **argv, struct error *e)
 		json_object_set_new(body, "jid", json_string(c->jid));
 	if (c->out)
 		json_object_set_new(body, "out", remote_absolute(c->out));
-	terminal_into(body);
+	terminal_into(c, body);
 	if (add_times(c, body, e)) {
 		json_decref(body);
 		return NULL;

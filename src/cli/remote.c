@@ -211,7 +211,7 @@ int remote_restore(struct command_line *c, const char *path, json_t *body)
 		json_object_set_new(body, "as", json_string(c->as));
 	if (c->checkpoint)
 		json_object_set_new(body, "checkpoint", json_string(c->checkpoint));
-	terminal_into(body);
+	terminal_into(c, body);
 	json_t *job = remote_call(c, "POST", path, body);
 	if (!job)
 		return 1;

@@ -27,7 +27,7 @@ int remote_restore(struct command_line *c, const char *path, json_t *body);
 /* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);
 /* What the daemon should know of our terminal. */
-void terminal_into(json_t *body);
+void terminal_into(const struct command_line *c, json_t *body);
 
 /* table.c: columns two blanks apart, without borders. */
 struct table;

@@ -344,6 +344,7 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 		d->counters.started++;
 	}
 	busy_end(d, j.jid);
+	daemon_wake(d);
 	*ret = j;
 	return r;
 }

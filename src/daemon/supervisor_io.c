@@ -13,6 +13,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 
@@ -20,6 +21,7 @@
 #define BACKLOG_MAX (256u << 10) /* that a client may be behind before the job waits */
 #define KEPT_MAX (1u << 20)
 #define FIRST_MS 10000 /* how long one that has ended waits for who wanted to attach */
+#define REST_MS 800
 #define LAST_MS 10000  /* and for those attached to take what is left */
 
 static void set_window(struct supervisor *s, unsigned rows, unsigned columns)
@@ -232,6 +234,23 @@ static long long now_ms(void)
 	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
+static void stop_listening(struct supervisor *s)
+{
+	unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+	if (s->listener >= 0)
+		close(s->listener);
+	s->listener = -1;
+}
+
+/* What it has left behind: ended by itself within a moment mostly, and until it is waited for its session's number is taken. */
+static void collect_rest(void)
+{
+	struct timespec pause = { 0, 5000000 };
+
+	for (long long until = now_ms() + REST_MS; now_ms() < until && waitpid(-1, NULL, WNOHANG) >= 0;)
+		nanosleep(&pause, NULL);
+}
+
 /* It has ended: what is left in its terminal, and how it ended, to those who are attached or about to. */
 static void tell_end(struct supervisor *s)
 {
@@ -240,6 +259,8 @@ static void tell_end(struct supervisor *s)
 	while (s->master >= 0 && read_terminal(s))
 		;
 	supervisor_write_state(s, "ended");
+	if (!s->wait_for_first)
+		stop_listening(s);
 	for (size_t i = 0; i < s->clients.count; i++)
 		frame_put(&s->clients.data[i].out, FRAME_EXIT, code, sizeof(code));
 	if (s->wait_for_first)
@@ -262,5 +283,6 @@ void supervisor_serve(struct supervisor *s)
 	while (!s->ended)
 		one_round(s, -1);
 	tell_end(s);
-	unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+	stop_listening(s);
+	collect_rest();
 }

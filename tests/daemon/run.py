@@ -146,7 +146,7 @@ class World:
         verb = list(map(str, arguments))
         # Before `--`, behind which all belongs to the program.
         at = verb.index("--") if "--" in verb else len(verb)
-        full = [*before, program, *verb[:at], *(["--config-dir", self.work] if "--no-dir" not in verb else []), *verb[at:]]
+        full = [*before, program, *verb[:at], *(["--config-dir", self.work] if "--no-dir" not in verb and verb[0] not in ("verify", "diff", "query", "completion") else []), *verb[at:]]
         task = subprocess.run([word for word in full if word != "--no-dir"], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=deadline,
                               env=dict(os.environ, **(env or {})))
         return Result(verb, task.returncode, task.stdout.decode(errors="replace"), task.stderr.decode(errors="replace"))
@@ -457,7 +457,7 @@ def test_attach_survives(w):
     expect(client.returncode == 1 and b"runs on" in err, err)
     expect(alive(pid), "the job runs")
     w.start()
-    until(lambda: "sleep" in w.status("tick") or "running" in w.status("tick"), "to be found again")
+    until(lambda: w.status("tick") in ("sleep", "running", "disk"), "to be found again")
     client = subprocess.Popen([BINARY, "job", "attach", "tick", "--config-dir", w.work], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     expect(client.stdout.read(4), "attached again")
     client.send_signal(signal.SIGINT)
@@ -494,7 +494,7 @@ def test_restart(w):
         until(lambda: alive(pid), "it to run")
         os.kill(pid, signal.SIGKILL)
         until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: w.job("weak"))
-        until(lambda: w.status("weak") in ("sleep", "running"), "its status")
+        until(lambda: w.status("weak") in ("sleep", "running", "disk"), "its status")
     os.kill(pid, signal.SIGKILL)
     time.sleep(2.5)
     expect(not alive(pid) and w.status("weak") == "halted", "the limit")
@@ -545,7 +545,7 @@ def test_restart_of_daemon(w):
         expect(alive(pid) and (end == w.kill or not os.path.exists(w.socket)), "jobs run on, and a daemon that is told to end removes its socket")
         time.sleep(0.6)
         w.start()
-        expect(w.status("counter") in ("sleep", "running") and w.job("counter")["checkpoint"]["path"] == path, w.job("counter"))
+        expect(w.status("counter") in ("sleep", "running", "disk") and w.job("counter")["checkpoint"]["path"] == path, w.job("counter"))
         expect(not alive(fast) and w.job("brief")["exit_code"] == 0, w.job("brief"))
     second = subprocess.run([BINARY, "daemon", "start", "--config-dir", w.work], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
     expect(second.returncode == 1 and b"already" in second.stderr, second.stderr)
@@ -584,7 +584,7 @@ def test_damaged_database(w):
         file.write(b"nonsense" * 1000)
     w.start()
     expect(glob.glob(w.state + "/fermata.db.damaged-*"), os.listdir(w.state))
-    expect(alive(pid) and w.status("counter") in ("sleep", "running"), "the job is found by its folder")
+    expect(alive(pid) and w.status("counter") in ("sleep", "running", "disk"), "the job is found by its folder")
     w.dump("counter")
     w.fermata("restore", "job", "counter").good()
     w.counts_on("counter")
