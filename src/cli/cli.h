@@ -28,7 +28,7 @@ struct command_line {
 	const struct given_options *given; /* as on the command line */
 	const char *config_json, *config_dir, *address, *protocol;
 	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
-	int keep, restart_limit;
+	int keep, restart_limit, for_user;
 	bool init_config, merge_config, attach, attachable, as_root, upcoming, all, full, tree, with_checkpoints, quiet, follow;
 	struct option_list external;
 };
@@ -39,6 +39,9 @@ extern const struct program program_criu, program_fermata, program_cedana;
  * file is an error unless `optional`. The text that `given` points into is added to `texts`. */
 int config_read(const struct program *p, const char *path, bool optional, struct given_options *given, struct option_list *texts,
 		struct error *e);
+
+/* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
+int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 
 /* script.c: a hook that runs the action scripts of the command line `data`. */
 int script_call(void *data, const char *moment, pid_t pid, struct error *e);

@@ -175,6 +175,7 @@ static const struct option_row rows[] = {
 	       "Write the pid of the restored or started process to this file"),
 	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
 	       "Do it here, and not in the daemon"),
+	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),

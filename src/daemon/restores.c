@@ -197,6 +197,8 @@ static json_t *restore_spec(const struct caller *c, const struct job *j, const s
 	}
 	if (j->attachable)
 		json_array_append_new(words, json_string("--shell-job"));
+	if (c->uid)
+		json_array_append_new(words, json_sprintf("--for-user=%u", c->uid));
 	spec = json_pack("{s:b, s:s, s:o, s:b, s:I, s:I}", "restore", 1, "path", from->path, "options", words, "attachable", (int)j->attachable, "uid",
 			 (json_int_t)j->uid, "gid", (json_int_t)j->gid);
 	for (size_t i = 0; i < ARRAY_SIZE(taken); i++)

@@ -12,8 +12,10 @@
 #include "base/log.h"
 
 #include <fcntl.h>
+#include <gnutls/gnutls.h>
 #include <grp.h>
 #include <libgen.h>
+#include <linux/close_range.h>
 #include <limits.h>
 #include <microhttpd.h>
 #include <netdb.h>
@@ -95,6 +97,17 @@ struct incoming {
 	bool too_large;
 };
 
+/* libmicrohttpd asks the peer for a certificate, and leaves it to us whether it is good. */
+static int require_certificate(struct MHD_Connection *connection, struct error *e)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+	unsigned status = 0;
+
+	if (!info || gnutls_certificate_verify_peers2(info->tls_session, &status) || status)
+		return error_set(e, -EPERM, "a certificate of the daemon's authority is needed (tls.ca)");
+	return 0;
+}
+
 static int find_caller(struct MHD_Connection *connection, struct caller *ret, struct error *e)
 {
 	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -107,7 +120,7 @@ static int find_caller(struct MHD_Connection *connection, struct caller *ret, st
 	if (!info || getsockname(info->connect_fd, (struct sockaddr *)&address, &address_size) < 0)
 		return error_set(e, -EPERM, "the connection tells nothing of who calls");
 	if (address.ss_family != AF_UNIX)
-		return 0;
+		return require_certificate(connection, e);
 	if (getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0)
 		return error_errno(e, -errno, "the connection does not tell who calls");
 	ret->uid = who.uid;
@@ -525,6 +538,8 @@ int daemon_run(const struct settings *settings)
 		return 1;
 	d->settings = *settings;
 	signal(SIGPIPE, SIG_IGN);
+	/* Whatever who started us left open is no business of our helpers. */
+	close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);
 	raise_limits();
 	int r = open_state(d, &e);
 	if (!r && !activated)
