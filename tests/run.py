@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
-MODES = ("stop", "leave", "rounds")
+MODES = ("stop", "leave", "rounds", "lazy")
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 # What a restore must refuse, and the words in its reason.
@@ -179,7 +179,7 @@ ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range(3 if mode == "rounds" else 1):
+    for number in range({"rounds": 3, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
@@ -193,7 +193,7 @@ def rounds(name, pid, mode, binary, work, log):
         if name in ALTER:
             ALTER[name](images, work)
         try:
-            log.append(criu(binary, work, ["restore", "-d", "-D", images]))
+            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else [])))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise

@@ -131,7 +131,7 @@ int main(int argc, char **argv)
 	struct error e = {};
 	int status = 0;
 
-	if (helper_main(argc, argv, &status))
+	if (daemon_helper_main(argc, argv, &status))
 		return status;
 	c.given = &source.line;
 	if (read_all(p, argv, &source, &c, &e))

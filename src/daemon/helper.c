@@ -17,7 +17,7 @@ static int put_descriptor(posix_spawn_file_actions_t *actions, int fd, int numbe
 			posix_spawn_file_actions_adddup2(actions, fd, number);
 }
 
-int helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struct error *e)
+int daemon_helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struct error *e)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
@@ -39,13 +39,13 @@ int helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struc
 	return r ? error_errno(e, -r, "cannot start %s", argv[0]) : 0;
 }
 
-int helper_start_with(char *const argv[], const json_t *document, int out, int err, pid_t *ret, struct error *e)
+int daemon_helper_start_with(char *const argv[], const json_t *document, int out, int err, pid_t *ret, struct error *e)
 {
 	_cleanup_close_ int fd = memfd_create("request", MFD_CLOEXEC);
 
 	if (fd < 0 || json_dumpfd(document, fd, JSON_COMPACT) || lseek(fd, 0, SEEK_SET) < 0)
 		return error_errno(e, errno ? -errno : -EIO, "cannot start %s", argv[0]);
-	return helper_start(argv, fd, out, err, ret, e);
+	return daemon_helper_start(argv, fd, out, err, ret, e);
 }
 
 static int enter(const char *pid, const char *name)
@@ -82,7 +82,7 @@ static int enter_main(int argc, char **argv)
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-bool helper_main(int argc, char **argv, int *ret_status)
+bool daemon_helper_main(int argc, char **argv, int *ret_status)
 {
 	const char *name = argc ? basename(argv[0]) : "";
 

@@ -13,12 +13,12 @@
 #include <jansson.h>
 
 /* Starts argv[0]; a descriptor of -1 is /dev/null. The caller waits for it. */
-int helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struct error *e);
+int daemon_helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struct error *e);
 /* The same, with the document on its standard input. */
-int helper_start_with(char *const argv[], const json_t *document, int out, int err, pid_t *ret, struct error *e);
+int daemon_helper_start_with(char *const argv[], const json_t *document, int out, int err, pid_t *ret, struct error *e);
 
 /* Whether argv[0] names a helper; *ret_status is then its exit status. */
-bool helper_main(int argc, char **argv, int *ret_status);
+bool daemon_helper_main(int argc, char **argv, int *ret_status);
 
 int supervisor_main(void);
 

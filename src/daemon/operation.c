@@ -129,7 +129,7 @@ static int run_helper(struct operation *o, struct outcome *out, struct error *e)
 		return error_errno(e, -errno, "cannot make a pipe");
 	for (size_t i = 0; i < n; i++)
 		argv[i] = (char *)json_string_value(json_array_get(o->words, i));
-	int r = helper_start(argv, -1, ends[1], ends[1], &pid, e);
+	int r = daemon_helper_start(argv, -1, ends[1], ends[1], &pid, e);
 	close(ends[1]);
 	if (r) {
 		close(ends[0]);

@@ -68,7 +68,7 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
 	json_object_set_new(spec, "own_namespace", json_boolean(j->own_namespace));
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
-	r = helper_start_with(argv, spec, ends[1], -1, &pid, e);
+	r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
 	close(ends[1]);
 	if (!r) {
 		r = read_answer(ends[0], e);

@@ -8,8 +8,10 @@
 
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -20,6 +22,8 @@
 #include <linux/kcmp.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+
+#define STOP_TRIES 5
 
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m)
 {
@@ -201,7 +205,12 @@ static int write_inventory(struct dump *d)
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;
-	return dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	int r = cuda_entry(d, &inventory.fermata_gpu);
+	if (r)
+		return error_set(d->e, r, "out of memory");
+	r = dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	cuda_entry_free(inventory.fermata_gpu);
+	return r;
 }
 
 /* Everything of one task but its pages. */
@@ -212,7 +221,9 @@ static int capture_task(struct dump *d, struct task *t)
 	int r = proc_read_smaps(t->proc, &t->maps);
 	if (r)
 		return task_errno(d, t, r, "cannot read its maps");
-	r = dump_part(d, find_shared(d, t));
+	r = lazy_settle(d, t);
+	if (!r)
+		r = dump_part(d, find_shared(d, t));
 	/* Behind other namespaces names mean other things: nothing more can be said of it. */
 	if (!r)
 		r = refuse_namespaces(d, t);
@@ -282,12 +293,28 @@ static int tell(struct dump *d, const char *moment)
 	return hook->call ? hook->call(hook->data, moment, d->request->pid, d->e) : 0;
 }
 
+/* With CUDA processes that come while the tree is being stopped, once more. */
+static int stop_tree(struct dump *d)
+{
+	for (int tries = 0; tries < STOP_TRIES; tries++) {
+		int r = cuda_lock(d);
+		if (!r)
+			r = tree_freeze(d);
+		if (!r)
+			r = cuda_checkpoint(d);
+		if (r <= 0)
+			return r;
+		tree_thaw(d);
+	}
+	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
+}
+
 static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
 	if (!r)
-		r = tree_freeze(d);
+		r = stop_tree(d);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -305,8 +332,10 @@ static int dump_run(struct dump *d)
 
 static int check_run(struct dump *d)
 {
-	int r = tree_freeze(d);
+	int r = cuda_check(d);
 
+	if (!r)
+		r = tree_freeze(d);
 	if (!r)
 		r = dump_part(d, check_births(d));
 	return r ? r : capture_all(d);
@@ -337,6 +366,21 @@ static int open_directory(struct dump *d)
 	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
 }
 
+/* A dump that was written stands, even when its tree has lost its GPU. `r`: what became of it. */
+static int let_gpus_go_on(struct dump *d, int r)
+{
+	struct error why = {}, *outer = d->e;
+
+	d->e = &why;
+	int g = cuda_resume(d);
+	d->e = outer;
+	if (g && r)
+		log_error("%s", why.text);
+	else if (g)
+		r = error_set(d->e, g, "the checkpoint is written, but %s", why.text);
+	return r;
+}
+
 static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
@@ -354,12 +398,17 @@ static int dump_traced(const struct request *request, struct error *e)
 	workers_free(d.workers);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
-	if (!r && !request->leave_running && !request->leave_stopped)
+	if (!r && !request->leave_running && !request->leave_stopped) {
+		cuda_forget(&d);
 		tree_kill(&d);
-	else if (!r && request->leave_stopped)
+	} else {
+		r = let_gpus_go_on(&d, r);
+	}
+	if (!r && request->leave_stopped)
 		for (size_t i = 0; i < d.tasks.count; i++)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	image_dir_free(d.dir);
 	if (r)
 		return error_prefix(e, r, "cannot dump process %d%s", request->pid, comm);
@@ -390,6 +439,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tracing_begin(&tracing);
 	r = check_run(&d);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;

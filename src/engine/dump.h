@@ -13,6 +13,7 @@ struct file_table;
 struct page_job;
 struct workers;
 struct lock_table;
+struct cuda_dump;
 
 struct dump {
 	const struct request *request;
@@ -26,6 +27,7 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	uint32_t next_file_id, next_pages_id;

@@ -8,10 +8,12 @@
 #include "engine/restore.h"
 
 #include "base/log.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -112,6 +114,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = arena_make(s);
 	if (!r)
+		r = lazy_choose(s);
+	if (!r)
 		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
@@ -126,6 +130,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r)
+		r = cuda_prepare(s);
 	if (!r && s->request->hook.call)
 		r = restore_verified(s, r);
 	if (!r)
@@ -186,8 +192,7 @@ static int look_for_dead(struct restore *s)
 	return 0;
 }
 
-/* Waits until *word reaches `count`. */
-static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
+int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 {
 	for (;;) {
 		struct timespec look = { 0, WATCH_NS };
@@ -268,15 +273,17 @@ static int restore_build(struct restore *s)
 	int r = birth(s);
 
 	rest_remove(s);
+	if (!r)
+		r = lazy_start(s);
 	if (!r && s->seccomp) {
-		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
+		r = restore_wait(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)
 			r = seize_all(s);
 		__atomic_store_n(&s->words->seized, 1, __ATOMIC_SEQ_CST);
 		syscall(__NR_futex, &s->words->seized, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 	}
 	if (!r)
-		r = wait_until(s, &s->status->parked, (uint32_t)s->threads);
+		r = restore_wait(s, &s->status->parked, (uint32_t)s->threads);
 	if (!r && !s->seccomp)
 		r = seize_all(s);
 	return r ? r : let_leaders_go(s);
@@ -406,6 +413,8 @@ static int restore_switch(struct restore *s)
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
+	if (!r)
+		r = cuda_restore(s);
 	if (r)
 		return r;
 	give_terminal(s);
@@ -461,6 +470,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
 	files_release(s);

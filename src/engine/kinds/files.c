@@ -3,6 +3,7 @@
  *
  * A duplicate of the description is taken with pidfd_getfd(2) (Linux 5.6) and closed again once it is described.
  */
+#include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
 #include "engine/task/task.h"
@@ -124,6 +125,10 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 			continue;
 		*ret_type = kinds[i]->type;
 		return kinds[i]->capture(d, f);
+	}
+	if (S_ISCHR(f->st.st_mode) && cuda_releases(d, f->task->pid)) {
+		*ret_type = FD_TYPES__EXT;
+		return 0;
 	}
 	return fd_error(d, f, -ENOTSUP, "is %s, which has no way to be saved yet; close it first", unknown_kind_name(f));
 }

@@ -2,6 +2,7 @@
  * mm-PID.img: the areas of an address space and the fields of the kernel's mm, from /proc/PID/smaps (the advice given with
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
+#include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
@@ -39,6 +40,8 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	const char *name = vma->name ? vma->name : "";
 	unsigned long at = (unsigned long)vma->start;
 
+	if (cuda_releases(d, t->pid) && (!strncmp(name, "/dev/", 5) || !strncmp(name, "anon_inode:", 11)))
+		return 0;
 	if (!strncmp(name, "anon_inode:", 11))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is %s, which has no way to be saved", at, name);
 	if (!strncmp(name, "socket:", 7))

@@ -64,6 +64,8 @@ int probe_uffd_events(struct probe_ground *g);
 int probe_uffd_wp_async(struct probe_ground *g);
 int probe_soft_dirty(struct probe_ground *g);
 
+int probe_cuda(struct probe_ground *g);
+
 int probe_tmpfile(struct probe_ground *g);
 int probe_unix_diag(struct probe_ground *g);
 int probe_unix_file(struct probe_ground *g);

@@ -131,6 +131,11 @@ static int leave_sequence(struct task *t, struct thread *thread)
 	return 0;
 }
 
+int thread_stopped_again(struct task *t, struct thread *thread)
+{
+	return leave_sequence(t, thread);
+}
+
 static int open_task(struct dump *d, struct task *t)
 {
 	char path[64];

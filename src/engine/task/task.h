@@ -88,6 +88,8 @@ struct posix_timer {
 
 /* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
 int tree_freeze(struct dump *d);
+/* A thread that ran once more since the tree was stopped, and stands again: what tree_freeze does with its registers. */
+int thread_stopped_again(struct task *t, struct thread *thread);
 /* Lets go of every task as it was found. Takes a tree that was only half frozen. */
 void tree_thaw(struct dump *d);
 /* For after a finished dump. */
