@@ -44,6 +44,9 @@ extern const struct program program_criu, program_fermata, program_cedana;
 int config_read(const struct program *p, const char *path, bool optional, struct given_options *given, struct option_list *texts,
 		struct error *e);
 
+/* criu_opts.c: adds what --criu-opts says, if it is there. */
+int criu_opts_expand(const struct program *p, struct given_options *given, struct option_list *texts, struct error *e);
+
 /* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
 int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 

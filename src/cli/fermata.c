@@ -173,6 +173,7 @@ static const struct option_row rows[] = {
 	OPTION("gpu-force", 0, BOOL, NULL, SAVES, request.gpu_force, "Save processes that may share GPU memory (NCCL), which may fail to be restored"),
 	OPTION("gpu-map", 0, LIST, "OLD=NEW", RESTORES, gpu_map, "The GPU (its UUID) that takes the place of one of the checkpoint"),
 	OPTION("attach", 'a', BOOL, NULL, RESTORES | RUNS, attach, "Join its terminal at once, and exit as it does; Ctrl-C leaves it"),
+	OPTION_IDLE("criu-opts", 0, STRING, "JSON", BOTH, "More options, as an object with criu's names: {\"leave_running\": true}"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
 	OPTION("lazy", 0, OPTIONAL, "all", RESTORES, lazy,
 	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),

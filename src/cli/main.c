@@ -61,6 +61,8 @@ static int read_all(const struct program *p, char **argv, struct source *s, stru
 		r = error_set(e, -EINVAL, "%s needs a command; see %s --help", p->name, p->name);
 	if (!r && p->configured)
 		r = read_configs(p, s, e);
+	if (!r)
+		r = criu_opts_expand(p, &s->line, &s->texts, e);
 	if (!r && !VEC_PUSH(&s->words))
 		r = error_set(e, -ENOMEM, "out of memory");
 	if (r)

@@ -76,7 +76,7 @@ json_t *remote_absolute(const char *path)
 static bool is_own(const char *name)
 {
 	static const char *const names[] = { "dir", "name", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "as", "checkpoint", "quiet", "verbosity", "log-file" };
+					     "config-dir", "address", "protocol", "as", "checkpoint", "quiet", "verbosity", "log-file", "criu-opts" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(name, names[i]))

@@ -478,7 +478,8 @@ def test_periodic(w):
     w.counts_on("often")
     out = w.fermata("job", "set", "often", "--checkpoint-every", "0").good().out
     expect("no periodic checkpoints" in out, out)
-    time.sleep(0.5)
+    time.sleep(1)
+    until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]), "what is under way")
     before = sorted(os.listdir(w.dir))
     time.sleep(1.5)
     expect(sorted(os.listdir(w.dir)) == before, "none are made any more")
@@ -792,7 +793,11 @@ def test_cedana(w):
     call("job", "kill", "theirs").good()
     call("restore", "job", "theirs").good()
     expect(alive(int(pid)), "restored")
-    expect(call("completion", "bash").good().out.count("_cedana") == 2, "completion")
+    expect(call("completion", "bash").good().out.count("_cedana") >= 2, "completion")
+    path = call("dump", "job", "theirs", "--criu-opts", '{"leave_running": true, "fileLocks": true}').good().out.split()[-1]
+    expect(alive(int(pid)) and os.path.exists(path + "/inventory.img"), "--criu-opts")
+    call("dump", "job", "theirs", "--criu-opts", '{"no_such": 1}').error("--criu-opts", "no-such", status=2)
+    call("dump", "job", "theirs", "--criu-opts", "[").error("no JSON object", status=2)
     call("bogus").error("cedana has no command bogus", status=2)
 
 
