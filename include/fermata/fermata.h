@@ -54,8 +54,11 @@ struct fermata_options {
 	uint64_t flags;
 	fermata_hook hook; /* NULL: none */
 	void *hook_data;
+	/* What lies outside the tree, as criu's options have it, each list with NULL at its end; NULL: nothing. */
+	const char *const *external; /* dump, check: "tty[8801:18]", "unix[1234]", "pipe[1234]", "file[1f:2a]" */
+	const char *const *inherit;  /* restore: "fd[3]:pipe[1234]", the caller's descriptor 3 for it */
 };
-#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL }
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL }
 
 /* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */

@@ -6,6 +6,7 @@
 
 #include "cli/options.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 
 struct command_line {
 	struct request request;
@@ -20,7 +21,8 @@ struct command_line {
 	/* criu */
 	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
 	const char *config, *ext_unix_sk;
-	struct option_list scripts, features;
+	struct option_list scripts, features, external, inherit;
+	struct external_list externals; /* of these two */
 	/* fermata */
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;
@@ -33,8 +35,7 @@ struct command_line {
 	const char *config_json, *config_dir, *address, *protocol;
 	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
 	int keep, restart_limit, for_user;
-	bool init_config, merge_config, attach, attachable, as_root, upcoming, all, full, tree, with_checkpoints, quiet, follow;
-	struct option_list external;
+	bool init_config, merge_config, attach, attachable, as_root, upcoming, all, full, tree, with_checkpoints, quiet;
 };
 
 extern const struct program program_criu, program_fermata, program_cedana;

@@ -13,8 +13,8 @@ int verb_restore_process(struct command_line *c)
 	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
 	if (r)
 		return cli_report(c, &e);
-	/* Only this side has the caller's terminal to give. */
-	bool here = c->request.shell_job && !c->attach && !c->attachable;
+	/* Only this side has the caller's terminal and descriptors to give. */
+	bool here = c->inherit.count || (c->request.shell_job && !c->attach && !c->attachable);
 	if (remote_wanted(c, s) && !here) {
 		json_t *body = json_object();
 		if (c->path)

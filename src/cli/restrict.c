@@ -113,6 +113,8 @@ int restrict_call(void *data, const char *moment, pid_t root, struct error *e)
 		r = error_set(e, -ENOMEM, "out of memory");
 	for (size_t i = 0; !r && i < t.count; i++) {
 		struct proc_status status;
+		if (process_is_dead(t.data[i]))
+			continue;
 		r = proc_read_status(t.data[i], &status);
 		if (r)
 			error_errno(e, r, "process %d: cannot read its status", t.data[i]);

@@ -118,6 +118,13 @@ int tree_signal_stop(pid_t root, bool stop, struct error *e)
 	return error_set(e, -EBUSY, "the tree of process %d makes new processes faster than they can be stopped", root);
 }
 
+bool process_is_dead(pid_t pid)
+{
+	struct proc_stat stat;
+
+	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
+}
+
 int tree_require_owner(pid_t root, uid_t uid, struct error *e)
 {
 	struct tree t = {};
@@ -125,6 +132,8 @@ int tree_require_owner(pid_t root, uid_t uid, struct error *e)
 
 	for (size_t i = 0; !r && i < t.count; i++) {
 		struct proc_status status;
+		if (process_is_dead(t.data[i]))
+			continue;
 		if (proc_read_status(t.data[i], &status))
 			r = i ? 0 : error_set(e, -ESRCH, "there is no process %d", root);
 		else if (status.uid[0] != uid || status.uid[1] != uid || status.uid[2] != uid || status.cap_prm)

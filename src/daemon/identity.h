@@ -27,5 +27,7 @@ struct tree {
 int tree_list(pid_t root, struct tree *ret);
 /* Stops each process of the tree by SIGSTOP, until no new one is found; or continues them. */
 int tree_signal_stop(pid_t root, bool stop, struct error *e);
+/* A zombie with no thread left: it has nothing, and nobody's rights. */
+bool process_is_dead(pid_t pid);
 /* -EPERM with the reason, when a user who is not root may not have us act on the tree below `root`: all of it must be theirs. */
 int tree_require_owner(pid_t root, uid_t uid, struct error *e);

@@ -2,6 +2,7 @@
 #include "engine/load.h"
 
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/task/state.h"
 
 #define TASKS_MAX 32768
@@ -179,6 +180,31 @@ static int load_cores(struct restore *s, struct rtask *t)
 	return 0;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	const uint32_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Each number once, and no more than a process can have. */
+static int check_table(struct restore *s, const struct rtask *t, const char *name)
+{
+	_cleanup_free_ uint32_t *numbers = calloc(t->fds.count + 1, sizeof(*numbers));
+
+	if (!numbers)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	if (t->fds.count > FD_MAX)
+		return error_set(s->e, -EBADMSG, "%s has %zu descriptors, more than a process can have", name, t->fds.count);
+	for (size_t i = 0; i < t->fds.count; i++)
+		numbers[i] = t->fds.data[i]->fd;
+	qsort(numbers, t->fds.count, sizeof(*numbers), by_number);
+	for (size_t i = 1; i < t->fds.count; i++)
+		if (numbers[i] == numbers[i - 1])
+			return error_set(s->e, -EBADMSG, "%s has descriptor %u twice", name, numbers[i]);
+	return 0;
+}
+
 static int load_task(struct restore *s, struct rtask *t)
 {
 	char name[40];
@@ -196,6 +222,8 @@ static int load_task(struct restore *s, struct rtask *t)
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
 	if (!r)
 		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
+	if (!r)
+		r = check_table(s, t, name);
 	if (!r)
 		r = load_pages(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
@@ -229,7 +257,10 @@ static int load_files(struct restore *s)
 		qsort(s->files.data, s->files.count, sizeof(*s->files.data), by_id);
 	VEC_FOREACH(&s->files, f)
 		f->kind = kind_of_type((uint32_t)f->entry->type);
-	return 0;
+	for (size_t i = 1; i < s->files.count; i++)
+		if (s->files.data[i].id == s->files.data[i - 1].id)
+			return error_set(s->e, -EBADMSG, "files.img has file %u twice", s->files.data[i].id);
+	return locks_check(s);
 }
 
 int restore_open(const char *path, struct image_dir **ret, struct error *e)

@@ -10,7 +10,9 @@
 #include "base/log.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/lazy.h"
@@ -28,6 +30,7 @@
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -36,6 +39,7 @@
 
 #define STACK_SIZE (16UL << 10)
 #define USUAL_DESCRIPTORS 1000
+#define FD_MAX (1U << 20)
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
@@ -50,6 +54,10 @@ static int choose_fd_base(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
+	/* Numbers under which epoll sets know what has another by now. */
+	VEC_FOREACH(&s->files, f)
+		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
+			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
 	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
@@ -131,6 +139,8 @@ int restore_prepare(struct restore *s)
 	if (!r)
 		r = restore_load(s);
 	if (!r)
+		r = external_check(s);
+	if (!r)
 		r = cuda_prepare(s);
 	if (!r && s->request->hook.call)
 		r = restore_verified(s, r);
@@ -164,6 +174,8 @@ static int failure(struct restore *s)
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
+	if (op->nr == __NR_ioctl && op->arg[1] == TIOCSCTTY && r == -EPERM)
+		return error_set(s->e, r, "cannot %s: it is another session's already; it must be no session's", what);
 	if (op->nr == AGENT_OP_FILLED && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
@@ -212,7 +224,9 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 static int birth(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
-	struct clone_args args = { .exit_signal = SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1, .flags = CLONE_CLEAR_SIGHAND };
+	const bool sibling = s->request->sibling; /* then the signal is our own's */
+	struct clone_args args = { .exit_signal = sibling ? 0 : SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1,
+				   .flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0) };
 	struct agent_batch *batch = s->tasks.data[0]->threads.data[0].batch.final;
 	char *stack = arena_take(&s->arena, STACK_SIZE);
 	sigset_t all, before;
@@ -404,6 +418,8 @@ static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
 
+	if (!r)
+		r = locks_settle(s);
 	if (!r)
 		r = sysv_settle(s);
 	if (!r)

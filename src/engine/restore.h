@@ -79,6 +79,7 @@ struct rtask {
 	struct rtask *files_owner, *fs_owner;
 	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
 	uint32_t *table_ready, *sharers_done, sharers;
+	uint32_t *threads_made; /* in the arena: kinds/procfile.c; or NULL */
 	int pages_fd, mem_fd;
 };
 

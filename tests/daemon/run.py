@@ -377,7 +377,7 @@ def test_without_daemon(w):
     w.fermata("verify", path).good()
     w.fermata("restore", "process", "--path", path, "--no-server", "--detach").good()
     w.fermata("freeze", "process", task.pid, "--no-server").good()
-    expect(state_of(task.pid) == "T", "freeze without a daemon")
+    until(lambda: state_of(task.pid) == "T", "freeze without a daemon")
     os.kill(task.pid, signal.SIGKILL)
 
 

@@ -243,6 +243,10 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_timer(ret, e->tfd);
 	} else if (e->ify) {
 		add(ret, "%zu watches", e->ify->n_wd);
+		if (e->ify->n_event)
+			add(ret, ", %zu events not read", e->ify->n_event);
+	} else if (e->ffy) {
+		add(ret, "%zu marks", e->ffy->n_mark);
 	} else if (e->memfd) {
 		add_memfd(v, ret, e->memfd);
 	} else if (e->tty) {

@@ -6,6 +6,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/regfile.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
 
@@ -121,6 +122,10 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 	fown.pid_type = 1;
 	take_owner(f, &fown);
 	f->fown = &fown;
+	if (regfile_is_external(d, f)) {
+		*ret_type = FD_TYPES__REG;
+		return regfile_capture_external(d, f);
+	}
 	for (size_t i = 0; i < kinds_count; i++) {
 		if (!kinds[i]->recognise(f))
 			continue;
@@ -290,8 +295,8 @@ int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *r
 	return r;
 }
 
-static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const char *name, uint64_t inode, uint32_t flags,
-			 uint32_t *ret_id)
+static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const struct proc_vma *vma, const char *name,
+			 uint64_t inode, uint32_t flags, uint32_t *ret_id)
 {
 	struct by_name **bucket = &table_of(d)->names[bucket_of(inode, flags)];
 	uint32_t type;
@@ -301,7 +306,7 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 			*ret_id = n->id;
 			return 0;
 		}
-	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags };
+	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags, .vma = vma };
 	_cleanup_close_ int opened = -1;
 	char path[128];
 	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
@@ -342,7 +347,7 @@ int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (!l || !l->target)
 		return task_error(d, t, -ENOENT, "cannot read its %s", link);
-	return capture_named(d, t, link, -1, l->target, l->ino, flags, ret_id);
+	return capture_named(d, t, link, -1, NULL, l->target, l->ino, flags, ret_id);
 }
 
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id)
@@ -363,7 +368,7 @@ int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma 
 			return task_errno(d, t, -errno, "cannot open what is mapped at %lx", (unsigned long)vma->start);
 	}
 	/* The device takes part through the name; inode numbers are few enough to tell files of one name apart. */
-	return capture_named(d, t, link, own, vma->name, vma->inode, flags, ret_id);
+	return capture_named(d, t, link, own, vma, vma->name, vma->inode, flags, ret_id);
 }
 
 static int capture_fs(struct dump *d, struct task *t)

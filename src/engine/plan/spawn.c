@@ -9,6 +9,7 @@
 
 #include "engine/agent/blob.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
@@ -286,6 +287,8 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	r = locks_plan(s, t);
 	if (!r)
 		r = plan_threads(s, t);
+	if (!r)
+		r = procfile_plan_threads(s, t);
 	if (!r)
 		r = plan_thread(s, t, leader);
 	if (r)

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #define PF_KTHREAD 0x00200000
+#define TIMEOUT_S 10 /* as criu has it */
 
 /* Lets go of its threads. */
 static void release_threads(struct task *t)
@@ -66,6 +67,11 @@ static int add_task(struct dump *d, pid_t pid, struct task *parent, struct task 
 	*t = (struct task){ .pid = pid, .proc = pid, .parent = parent, .state = TASK_ALIVE, .mem_fd = -1, .pagemap_fd = -1, .pidfd = -1 };
 	*ret = t;
 	return 0;
+}
+
+static int dump_timeout(const struct dump *d)
+{
+	return d->request->timeout_s > 0 ? d->request->timeout_s : TIMEOUT_S;
 }
 
 static void take_ids(struct task *t)
@@ -152,7 +158,14 @@ static int wait_threads(struct dump *d, struct task *t)
 	for (size_t i = t->threads.count; i-- > 0;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
+		thread->tracee.deadline = &d->deadline;
 		int s = thread->tracee.stopping ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		thread->tracee.deadline = NULL;
+		if (s == -ETIMEDOUT) {
+			s = error_set(&why, s, "its thread %d does not stop within %d s (it waits in the kernel for a disk, the network or the child of a vfork); "
+				      "try again, or with a longer --timeout", thread->tid, dump_timeout(d));
+			d->deadline = (struct timespec){}; /* nor are others waited for */
+		}
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;
@@ -392,15 +405,23 @@ static int freeze_generations(struct dump *d, size_t first)
 
 int tree_freeze(struct dump *d)
 {
+	struct timespec now;
 	size_t before = 1;
-	int r = check_root(d);
+	int r;
 
+	clock_gettime(CLOCK_MONOTONIC, &d->deadline);
+	d->deadline.tv_sec += dump_timeout(d);
+	r = check_root(d);
 	if (!r)
 		r = freeze_generations(d, 0);
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
 	while (!r && d->tasks.count != before) {
 		before = d->tasks.count;
 		r = freeze_generations(d, 0);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (!r && d->tasks.count != before && now.tv_sec > d->deadline.tv_sec)
+			r = error_set(d->e, -ETIMEDOUT, "the tree has new processes as fast as they are stopped, for %d s; try again, or with a longer --timeout",
+				      dump_timeout(d));
 	}
 	if (r)
 		return r;
