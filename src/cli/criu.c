@@ -54,7 +54,7 @@ static const struct verb verbs[] = {
 	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
 };
 
-#define ON(verb) (1u << (verb))
+#define ON(verb) (1ULL << (verb))
 #define DUMPS (ON(DUMP) | ON(PRE_DUMP))
 #define BOTH (DUMPS | ON(RESTORE))
 #define NO_TCP "TCP connections"

@@ -3,6 +3,7 @@
  */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "daemon/helper.h"
 
 #include <fcntl.h>
 #include <libgen.h>
@@ -60,6 +61,8 @@ static int read_all(const struct program *p, char **argv, struct source *s, stru
 		r = error_set(e, -EINVAL, "%s needs a command; see %s --help", p->name, p->name);
 	if (!r && p->configured)
 		r = read_configs(p, s, e);
+	if (!r)
+		r = criu_opts_expand(p, &s->line, &s->texts, e);
 	if (!r && !VEC_PUSH(&s->words))
 		r = error_set(e, -ENOMEM, "out of memory");
 	if (r)
@@ -159,15 +162,23 @@ static int run(struct command_line *c)
 	return c->verb->run(c);
 }
 
+static const struct program *program_of(const char *name)
+{
+	return !strcmp(name, "criu") ? &program_criu : !strcmp(name, "cedana") ? &program_cedana : &program_fermata;
+}
+
 int main(int argc, char **argv)
 {
-	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
+	const struct program *p = program_of(argc ? basename(argv[0]) : "");
 	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING, .live = true,
 				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};
 	int status = 0;
 
+	if (daemon_helper_main(argc, argv, &status))
+		return status;
+	c.given = &source.line;
 	if (read_all(p, argv, &source, &c, &e))
 		status = usage_error(p, &e);
 	else if (c.version)

@@ -224,7 +224,8 @@ class World:
 
 # ---- help and usage ----
 
-VERBS = ["dump process", "restore process", "check", "check process", "inspect", "verify", "features", "completion", "manual", "version", "help"]
+VERBS = ["dump process", "dump job", "restore process", "restore job", "run process", "exec", "manage process", "freeze job", "unfreeze process", "attach",
+         "job list", "job kill", "job checkpoint list", "ps", "query process", "daemon start", "config show", "verify", "diff", "check", "check process", "inspect", "features", "completion", "manual", "version", "help"]
 ACTIONS = ["dump", "pre-dump", "restore", "check", "page-server", "lazy-pages", "service", "swrk", "dedup", "cpuinfo"]
 
 
