@@ -2,7 +2,7 @@
 # Install what the build needs; with the argument "check", what `make check` needs as well.
 # Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
 set -eu
-packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev python3"
+packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 python3"
 optional=""
 case "${1:-}" in
   "") ;;

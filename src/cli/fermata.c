@@ -66,7 +66,6 @@ static const struct verb verbs[] = {
 
 #define ON(verb) (1u << (verb))
 #define SAVES (ON(DUMP_PROCESS) | ON(CHECK_PROCESS))
-#define NO_TCP "TCP connections"
 #define BOTH (ON(DUMP_PROCESS) | ON(RESTORE_PROCESS))
 
 static const struct option_row rows[] = {
@@ -84,9 +83,10 @@ static const struct option_row rows[] = {
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH | SAVES, request.file_locks, "Save and restore file locks"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
-	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", NO_TCP),
-	OPTION_MISSING("tcp-close", 0, BOOL, NULL, ON(RESTORE_PROCESS),
-	       "Restore TCP connections as closed ones", NO_TCP),
+	OPTION("tcp-established", 0, BOOL, NULL, BOTH | SAVES, request.tcp_established, "Save and restore TCP connections; for both"),
+	OPTION("tcp-close", 0, BOOL, NULL, BOTH | SAVES, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
+	OPTION("network-lock", 0, STRING, "METHOD", BOTH | SAVES, network_lock,
+	       "How packets of saved TCP connections are held back: nftables, or skip"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH,
 	       "What is not saved but given again at restore", "resources from outside the tree"),

@@ -10,6 +10,7 @@
 #include "base/workers.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tcp.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -18,6 +19,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
@@ -193,6 +195,8 @@ static int write_tree(struct dump *d)
 	return r ? error_errno(d->e, r, "cannot write pstree.img") : 0;
 }
 
+#define CRIU_NFTABLES 2 /* network_lock_method */
+
 static int write_inventory(struct dump *d)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
@@ -201,6 +205,14 @@ static int write_inventory(struct dump *d)
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;
+	inventory.has_tcp_close = inventory.tcp_close = d->request->tcp_close;
+	if (d->tcp && d->request->network_lock == NETWORK_LOCK_NFTABLES) {
+		if (getrandom(&d->network_lock_id, sizeof(d->network_lock_id), 0) < 0)
+			return error_errno(d->e, -errno, "cannot get random bytes");
+		inventory.has_network_lock_method = inventory.has_network_lock = 1;
+		inventory.network_lock_method = CRIU_NFTABLES;
+		inventory.network_lock = d->network_lock_id;
+	}
 	return dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
 }
 
@@ -352,13 +364,17 @@ static int dump_traced(const struct request *request, struct error *e)
 	if (!r)
 		r = dump_run(&d);
 	workers_free(d.workers);
+	bool ends = !request->leave_running && !request->leave_stopped;
+	if (!r && ends && (r = tcp_end_tree(&d)))
+		image_dir_withdraw(d.dir);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
-	if (!r && !request->leave_running && !request->leave_stopped)
+	if (!r && ends)
 		tree_kill(&d);
 	else if (!r && request->leave_stopped)
 		for (size_t i = 0; i < d.tasks.count; i++)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
+	tcp_release(&d);
 	tree_thaw(&d);
 	image_dir_free(d.dir);
 	if (r)
@@ -389,6 +405,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 		return error_errno(e, r, "cannot check process %d", request->pid);
 	tracing_begin(&tracing);
 	r = check_run(&d);
+	tcp_release(&d);
 	tree_thaw(&d);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);

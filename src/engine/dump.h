@@ -13,6 +13,7 @@ struct file_table;
 struct page_job;
 struct workers;
 struct lock_table;
+struct tcp_table;
 
 struct dump {
 	const struct request *request;
@@ -26,6 +27,8 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct tcp_table *tcp; /* connections that are held back; kinds/tcp.c */
+	uint64_t network_lock_id; /* of the lock that stays when the tree ends; 0: none */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	uint32_t next_file_id, next_pages_id;

@@ -2,6 +2,7 @@
 #include "engine/load.h"
 
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tcp.h"
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
 
@@ -255,6 +256,7 @@ static int read_all(struct restore *s)
 		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
 		return r;
+	s->network_lock_id = inventory->network_lock;
 	inventory_entry__free_unpacked(inventory, NULL);
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
@@ -283,6 +285,8 @@ int restore_load(struct restore *s)
 	VEC_FOREACH(&s->files, f)
 		if (!r && !f->kind)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	if (!r)
+		r = tcp_load(s);
 	return r ? r : seccomp_load(s);
 }
 

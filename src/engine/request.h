@@ -15,6 +15,9 @@ struct request_hook {
 	void *data;
 };
 
+/* What holds back the packets of TCP connections while nobody answers for them. */
+enum network_lock_method { NETWORK_LOCK_NFTABLES, NETWORK_LOCK_SKIP };
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
@@ -25,6 +28,9 @@ struct request {
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
 	struct request_hook hook; /* .call NULL: none */
+	bool tcp_established; /* TCP connections are saved and restored */
+	bool tcp_close;	      /* they are, or become, closed */
+	enum network_lock_method network_lock;
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tcp.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/restore.h"
@@ -409,6 +410,7 @@ static int restore_switch(struct restore *s)
 	if (r)
 		return r;
 	give_terminal(s);
+	tcp_resume(s);
 	for (size_t i = s->tasks.count; i-- > 0;) {
 		struct rtask *t = s->tasks.data[i];
 		if (t->dead)
@@ -463,6 +465,7 @@ void restore_finish(struct restore *s)
 {
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
+	tcp_restore_release(s);
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);

@@ -4,7 +4,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 
-#define FLAGS_KNOWN ((FERMATA_SKIP_VERIFY << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_NETWORK_LOCK_SKIP << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -59,6 +59,9 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.file_locks = flags & FERMATA_FILE_LOCKS,
 		.link_remap = flags & FERMATA_LINK_REMAP,
 		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
+		.tcp_established = flags & FERMATA_TCP_ESTABLISHED,
+		.tcp_close = flags & FERMATA_TCP_CLOSE,
+		.network_lock = flags & FERMATA_NETWORK_LOCK_SKIP ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES,
 		.skip_verify = flags & FERMATA_SKIP_VERIFY,
 	};
 	if (c->options.hook)

@@ -1,24 +1,18 @@
 /*
- * Internet sockets: TCP that listens, is bound or fresh; UDP. See ip(7), tcp(7), udp(7).
+ * Internet sockets: TCP, whose connections are in tcp.c; UDP. See ip(7), tcp(7), udp(7).
  *
- * Datagrams that wait in a UDP socket are dropped, as the network might have. A connected TCP socket is refused.
+ * Datagrams that wait in a UDP socket are dropped, as the network might have.
  */
 #include "engine/kinds/kind.h"
 #include "engine/kinds/multicast.h"
 #include "engine/kinds/sock.h"
+#include "engine/kinds/tcp.h"
 #include "engine/task/task.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-
-union address {
-	struct sockaddr any;
-	struct sockaddr_in v4;
-	struct sockaddr_in6 v6;
-};
 
 static int option_of(int fd, int level, int name)
 {
@@ -38,8 +32,7 @@ static bool recognise(const struct descriptor *f)
 
 /* ---- dump ---- */
 
-/* Port and address as the images have them: host order, network order. */
-static void split(const union address *a, uint32_t *port, uint32_t *addr, uint32_t *scope)
+void inet_split(const union address *a, uint32_t *port, uint32_t *addr, uint32_t *scope)
 {
 	if (a->any.sa_family == AF_INET) {
 		*port = ntohs(a->v4.sin_port);
@@ -51,25 +44,35 @@ static void split(const union address *a, uint32_t *port, uint32_t *addr, uint32
 	}
 }
 
-/* The state of a TCP socket; what can't be saved is refused. */
-static int tcp_state(struct dump *d, struct descriptor *f, InetSkEntry *e)
+/* Whether a socket can be bound to such an address here, as far as the address goes. */
+static bool is_here(const InetSkEntry *e, const union address *own)
 {
-	struct tcp_info info = {};
-	socklen_t size = sizeof(info);
+	union address at = *own;
+	_cleanup_close_ int fd = socket((int)e->family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
-	if (getsockopt(f->own_fd, IPPROTO_TCP, TCP_INFO, &info, &size) < 0)
-		return fd_errno(d, f, -errno, "does not tell its state");
-	e->state = info.tcpi_state;
-	if (info.tcpi_state == TCP_LISTEN) {
-		e->backlog = info.tcpi_sacked;
-		if (info.tcpi_unacked && !d->request->skip_in_flight)
-			return fd_error(d, f, -ENOTSUP, "has %u connections not accepted yet; try again, or use --skip-in-flight to drop them",
-					info.tcpi_unacked);
-		return 0;
+	at.v4.sin_port = 0; /* both have it at the same place */
+	return fd < 0 || bind(fd, &at.any, sizeof(at.v6)) == 0 || errno != EADDRNOTAVAIL;
+}
+
+/* Both ends, in `addresses`, and the device that a link-local one belongs to, in `device`. */
+static void take_addresses(const struct descriptor *f, InetSkEntry *e, uint32_t addresses[2][4], char device[IF_NAMESIZE])
+{
+	union address own = {}, peer = {};
+	socklen_t size = sizeof(own);
+	uint32_t scope = 0;
+
+	getsockname(f->own_fd, &own.any, &size);
+	inet_split(&own, &e->src_port, addresses[0], &scope);
+	e->has_address_gone = e->address_gone = !is_here(e, &own);
+	size = sizeof(peer);
+	if (getpeername(f->own_fd, &peer.any, &size) == 0) {
+		inet_split(&peer, &e->dst_port, addresses[1], &scope);
+		e->state = STATE_ESTABLISHED;
 	}
-	if (info.tcpi_state != TCP_CLOSE)
-		return fd_error(d, f, -ENOTSUP, "is a TCP connection, which is not saved yet; close it first");
-	return 0;
+	e->n_src_addr = e->n_dst_addr = e->family == AF_INET6 ? 4 : 1;
+	e->src_addr = addresses[0];
+	e->dst_addr = addresses[1];
+	e->ifname = scope && if_indextoname(scope, device) ? device : NULL;
 }
 
 static int capture(struct dump *d, struct descriptor *f)
@@ -77,42 +80,27 @@ static int capture(struct dump *d, struct descriptor *f)
 	FileEntry entry = FILE_ENTRY__INIT;
 	InetSkEntry e = INET_SK_ENTRY__INIT;
 	SkOptsEntry options = SK_OPTS_ENTRY__INIT;
-	union address own = {}, peer = {};
-	uint32_t from[4] = {}, to[4] = {}, scope = 0;
+	uint32_t addresses[2][4] = {};
 	char device[IF_NAMESIZE];
 	struct pool pool = {};
-	socklen_t size = sizeof(own);
 
 	e.id = f->id;
 	e.ino = (uint32_t)f->st.st_ino;
 	e.family = (uint32_t)option_of(f->own_fd, SOL_SOCKET, SO_DOMAIN);
 	e.type = (uint32_t)option_of(f->own_fd, SOL_SOCKET, SO_TYPE);
 	e.proto = (uint32_t)option_of(f->own_fd, SOL_SOCKET, SO_PROTOCOL);
-	e.state = TCP_CLOSE;
+	e.state = STATE_CLOSE;
 	e.flags = f->flags;
 	e.fown = f->fown;
 	e.opts = &options;
-	if (e.proto == IPPROTO_TCP) {
-		int r = tcp_state(d, f, &e);
-		if (r)
-			return r;
-	}
-	getsockname(f->own_fd, &own.any, &size);
-	split(&own, &e.src_port, from, &scope);
-	size = sizeof(peer);
-	if (e.proto != IPPROTO_TCP && getpeername(f->own_fd, &peer.any, &size) == 0) {
-		split(&peer, &e.dst_port, to, &scope);
-		e.state = TCP_ESTABLISHED;
-	}
-	e.n_src_addr = e.n_dst_addr = e.family == AF_INET6 ? 4 : 1;
-	e.src_addr = from;
-	e.dst_addr = to;
 	e.has_v6only = e.family == AF_INET6;
 	e.v6only = e.has_v6only && option_of(f->own_fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
-	e.ifname = scope && if_indextoname(scope, device) ? device : NULL;
+	take_addresses(f, &e, addresses, device);
 	int r = sock_capture_options(d, f, &pool, &options);
 	if (!r)
 		r = multicast_capture(d, f, &pool, &e);
+	if (!r && e.proto == IPPROTO_TCP)
+		r = tcp_capture(d, f, &pool, &e);
 	entry.isk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__INETSK);
@@ -122,7 +110,7 @@ static int capture(struct dump *d, struct descriptor *f)
 
 /* ---- restore ---- */
 
-static socklen_t join(const InetSkEntry *e, uint32_t port, const uint32_t *addr, size_t n, union address *to)
+socklen_t inet_join(const InetSkEntry *e, uint32_t port, const uint32_t *addr, size_t n, union address *to)
 {
 	*to = (union address){};
 	to->any.sa_family = (sa_family_t)e->family;
@@ -139,7 +127,7 @@ static socklen_t join(const InetSkEntry *e, uint32_t port, const uint32_t *addr,
 	return sizeof(to->v6);
 }
 
-static int failed(struct restore *s, const InetSkEntry *e, int r, const char *what, const union address *at, uint32_t port)
+int inet_failed(struct restore *s, const InetSkEntry *e, int r, const char *what, const union address *at, uint32_t port)
 {
 	char text[INET6_ADDRSTRLEN] = "";
 
@@ -150,30 +138,46 @@ static int failed(struct restore *s, const InetSkEntry *e, int r, const char *wh
 	return error_errno(s->e, r, "cannot %s %s port %u%s", what, text, port, remedy);
 }
 
+int inet_bind(struct restore *s, const InetSkEntry *e, int fd)
+{
+	uint32_t any[4] = {};
+	union address at;
+	socklen_t size = inet_join(e, e->src_port, e->src_addr, e->n_src_addr, &at);
+	int free = option_of(fd, IPPROTO_IP, IP_FREEBIND), yes = 1, r = 0;
+
+	if (!e->src_port && (!e->n_src_addr || !memcmp(e->src_addr, any, MIN(e->n_src_addr, 4UL) * 4)))
+		return 0;
+	if (e->address_gone)
+		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &yes, sizeof(yes));
+	if (bind(fd, &at.any, size) < 0)
+		r = inet_failed(s, e, -errno, "bind a socket to", &at, e->src_port);
+	if (e->address_gone && free >= 0)
+		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &free, sizeof(free));
+	return r;
+}
+
 static int build(struct restore *s, const InetSkEntry *e, int fd)
 {
 	union address at;
 	int no = e->v6only, r = sock_set_early(s, fd, e->opts);
-	uint32_t any[4] = {};
 
 	if (!r && e->has_v6only && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) < 0)
 		r = error_errno(s->e, -errno, "cannot set a socket to IPv6 only");
 	if (r)
 		return r;
-	bool bound = e->src_port || (e->n_src_addr && memcmp(e->src_addr, any, MIN(e->n_src_addr, 4UL) * 4));
-	socklen_t size = join(e, e->src_port, e->src_addr, e->n_src_addr, &at);
-	if (bound && bind(fd, &at.any, size) < 0)
-		return failed(s, e, -errno, "bind a socket to", &at, e->src_port);
-	if (e->state == TCP_LISTEN && e->proto == IPPROTO_TCP) {
+	if ((r = inet_bind(s, e, fd)))
+		return r;
+	if (e->state == STATE_LISTEN && e->proto == IPPROTO_TCP) {
 		/* Some options are a listener's only as long as it does not listen yet. */
 		if ((r = sock_set_options(s, fd, e->opts)))
 			return r;
-		return listen(fd, (int)e->backlog) < 0 ? failed(s, e, -errno, "listen at", &at, e->src_port) : 0;
+		inet_join(e, e->src_port, e->src_addr, e->n_src_addr, &at);
+		return listen(fd, (int)e->backlog) < 0 ? inet_failed(s, e, -errno, "listen at", &at, e->src_port) : 0;
 	}
-	if (e->state == TCP_ESTABLISHED) {
-		size = join(e, e->dst_port, e->dst_addr, e->n_dst_addr, &at);
+	if (e->state == STATE_ESTABLISHED) {
+		socklen_t size = inet_join(e, e->dst_port, e->dst_addr, e->n_dst_addr, &at);
 		if (connect(fd, &at.any, size) < 0)
-			return failed(s, e, -errno, "connect a socket to", &at, e->dst_port);
+			return inet_failed(s, e, -errno, "connect a socket to", &at, e->dst_port);
 	}
 	r = sock_set_options(s, fd, e->opts);
 	return r ? r : multicast_join(s, fd, e);
@@ -185,12 +189,10 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (!e || !e->opts || (e->family != AF_INET && e->family != AF_INET6))
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
-	if (e->proto == IPPROTO_TCP && e->state != TCP_CLOSE && e->state != TCP_LISTEN)
-		return error_set(s->e, -ENOTSUP, "file %u is a TCP connection, which is not restored yet", f->id);
 	int fd = socket((int)e->family, (int)e->type | SOCK_CLOEXEC, (int)e->proto);
 	if (fd < 0)
 		return error_errno(s->e, -errno, "cannot make an internet socket");
-	int r = build(s, e, fd);
+	int r = tcp_has_state(s, f) ? tcp_build(s, f, fd) : build(s, e, fd);
 	if (!r && fcntl(fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0)
 		r = error_errno(s->e, -errno, "cannot set the flags of a socket");
 	if (r) {
@@ -203,7 +205,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP sockets that listen, are bound or fresh; UDP sockets with their multicast groups, without datagrams that wait; IPv4 and IPv6",
+	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP sockets with their multicast groups, without datagrams that wait; IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,
