@@ -378,6 +378,22 @@ static int listener(struct dump *d, struct descriptor *f, const struct tcp_info 
 	return 0;
 }
 
+/* Options of a connection that are about its beginning, that are told otherwise than they are set, or that can't be set. */
+static void drop_options(SkOptsEntry *o)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < o->n_more; i++) {
+		const SockOptEntry *m = o->more[i];
+		bool beginning = m->level == IPPROTO_TCP && (m->name == TCP_MAXSEG || m->name == TCP_FASTOPEN_CONNECT);
+		bool multicast = m->level == IPPROTO_IP ? m->name == IP_MULTICAST_TTL || m->name == IP_MULTICAST_IF || m->name == IP_MULTICAST_LOOP :
+				 m->level == IPPROTO_IPV6 && (m->name == IPV6_MULTICAST_HOPS || m->name == IPV6_MULTICAST_IF || m->name == IPV6_MULTICAST_LOOP);
+		if (!beginning && !multicast)
+			o->more[n++] = o->more[i];
+	}
+	o->n_more = n;
+}
+
 /* One that has been connected and no longer is may have something to read, and then says that it has ended. */
 static int closed(struct dump *d, struct descriptor *f, InetSkEntry *e)
 {
@@ -390,6 +406,7 @@ static int closed(struct dump *d, struct descriptor *f, InetSkEntry *e)
 		return 0;
 	e->has_shutdown = 1;
 	e->shutdown = SK_SHUTDOWN__BOTH;
+	drop_options(e->opts);
 	if (ioctl(f->own_fd, SIOCINQ, &size) < 0 || !size)
 		return 0;
 	int r = take_snapshot(&s);
@@ -412,22 +429,6 @@ static int take_peer(InetSkEntry *e, const struct connection *c, struct pool *po
 	e->dst_port = c->peer_port;
 	e->dst_addr = (uint32_t *)address;
 	return 0;
-}
-
-/* Options of a connection that are about its beginning, that are told otherwise than they are set, or that can't be set. */
-static void drop_options(SkOptsEntry *o)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; i < o->n_more; i++) {
-		const SockOptEntry *m = o->more[i];
-		bool beginning = m->level == IPPROTO_TCP && (m->name == TCP_MAXSEG || m->name == TCP_FASTOPEN_CONNECT);
-		bool multicast = m->level == IPPROTO_IP ? m->name == IP_MULTICAST_TTL || m->name == IP_MULTICAST_IF || m->name == IP_MULTICAST_LOOP :
-				 m->level == IPPROTO_IPV6 && (m->name == IPV6_MULTICAST_HOPS || m->name == IPV6_MULTICAST_IF || m->name == IPV6_MULTICAST_LOOP);
-		if (!beginning && !multicast)
-			o->more[n++] = o->more[i];
-	}
-	o->n_more = n;
 }
 
 static int hold_for_end(struct dump *d, const struct descriptor *f)

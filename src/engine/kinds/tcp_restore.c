@@ -316,10 +316,16 @@ static int bring_to(const struct stream *x, int fd, struct tcp_packet p, int sta
 	return r ? r : state_of(fd) == state ? 0 : -EPROTO;
 }
 
+/* How much was sent already. In CLOSING our end must stand in the queue before that of the peer arrives, and all that is before it. */
+static uint32_t sent_of(const struct stream *x)
+{
+	return x->socket->state == STATE_CLOSING ? x->e->outq_len : x->e->outq_len - x->e->unsq_len;
+}
+
 /* What was still to be sent goes out before our end does: that waits for tcp_resume. */
 static bool ends_later(const struct stream *x)
 {
-	return sent_fin(x->socket->state) && x->e->unsq_len;
+	return sent_fin(x->socket->state) && sent_of(x) < x->e->outq_len;
 }
 
 static int end_sending(int fd)
@@ -345,8 +351,6 @@ static int set_state(const struct stream *x, int fd)
 		r = end_sending(fd);
 		return r ? r : bring_to(x, fd, seen, STATE_FIN_WAIT2);
 	case STATE_CLOSING:
-		if (!now) /* it becomes LAST-ACK, which differs only in who ends the connection */
-			return bring_to(x, fd, fin, STATE_CLOSE_WAIT);
 		r = end_sending(fd);
 		return r ? r : bring_to(x, fd, fin, STATE_CLOSING);
 	}
@@ -418,7 +422,7 @@ static int fill(struct restore *s, const struct stream *x, int fd)
 	widen(fd);
 	if ((r = put_queue(fd, TCP_RECV_QUEUE, x->data[0], x->e->inq_len)))
 		return failed(s, x, r, "restore what is to be received");
-	if ((r = put_queue(fd, TCP_SEND_QUEUE, x->data[1], x->e->outq_len - x->e->unsq_len)))
+	if ((r = put_queue(fd, TCP_SEND_QUEUE, x->data[1], sent_of(x))))
 		return failed(s, x, r, "restore what is to be sent");
 	if ((r = set_window(x, fd, received_end(x), MAX(x->e->rcv_wnd, WIDE))))
 		return failed(s, x, r, "set the window");
@@ -546,12 +550,12 @@ static int send_rest(const struct stream *x, int fd)
 	int buffer = 0, lock = 0, much = 1 << 30, r = 0;
 	socklen_t size = sizeof(int);
 
-	if (!e->unsq_len)
+	if (sent_of(x) == e->outq_len)
 		return 0;
 	getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &buffer, &size);
 	getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, &size);
 	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &much, sizeof(much));
-	for (size_t done = e->outq_len - e->unsq_len; !r && done < e->outq_len;) {
+	for (size_t done = sent_of(x); !r && done < e->outq_len;) {
 		ssize_t n = send(fd, x->data[1] + done, MIN(e->outq_len - done, PIECE), MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n > 0)
 			done += (size_t)n;
