@@ -392,6 +392,16 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
+/* From now on a tree without its coordinator runs. */
+static void let_live(struct restore *s)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++)
+			ptrace(PTRACE_SETOPTIONS, t->threads.data[k].tid, 0, 0);
+	}
+}
+
 static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
@@ -410,7 +420,11 @@ static int restore_switch(struct restore *s)
 	if (r)
 		return r;
 	give_terminal(s);
-	tcp_resume(s);
+	if (tcp_must_resume(s)) {
+		tcp_end_repair(s);
+		let_live(s);
+		tcp_resume(s);
+	}
 	for (size_t i = s->tasks.count; i-- > 0;) {
 		struct rtask *t = s->tasks.data[i];
 		if (t->dead)

@@ -39,7 +39,7 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 	x->ino = m->idiag_inode;
 	x->state = m->idiag_state;
 	x->family = m->idiag_family;
-	x->device = m->id.idiag_if;
+	x->id = m->id;
 	x->connection.family = size == 4 ? AF_INET : AF_INET6;
 	memcpy(x->connection.local, (const char *)m->id.idiag_src + skip, size);
 	memcpy(x->connection.peer, (const char *)m->id.idiag_dst + skip, size);
@@ -48,7 +48,7 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 	return mnl_attr_parse(h, sizeof(*m), take_attribute, x);
 }
 
-static int ask(struct mnl_socket *socket, int family, int protocol, struct inet_diags *ret)
+static int ask(struct mnl_socket *socket, int family, int protocol, uint32_t states, struct inet_diags *ret)
 {
 	size_t size = MNL_SOCKET_BUFFER_SIZE * 4UL;
 	_cleanup_free_ char *buffer = malloc(size);
@@ -61,7 +61,7 @@ static int ask(struct mnl_socket *socket, int family, int protocol, struct inet_
 	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
 	*request = (struct inet_diag_req_v2){ .sdiag_family = (uint8_t)family, .sdiag_protocol = (uint8_t)protocol,
-					      .idiag_states = ~(1U << TCP_LISTEN | 1U << TCP_TIME_WAIT | 1U << TCP_CLOSE) };
+					      .idiag_states = states };
 	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
 		return -errno;
 	while (r > MNL_CB_STOP) {
@@ -85,13 +85,13 @@ const struct inet_diag *inet_diag_find(const struct inet_diags *d, uint32_t ino)
 	return ino && d->list.count ? bsearch(&key, d->list.data, d->list.count, sizeof(key), by_inode) : NULL;
 }
 
-int inet_diag_read(int protocol, struct inet_diags *ret)
+static int read_states(int protocol, uint32_t states, struct inet_diags *ret)
 {
 	struct mnl_socket *socket = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
-	int r = socket ? ask(socket, AF_INET, protocol, ret) : -errno;
+	int r = socket ? ask(socket, AF_INET, protocol, states, ret) : -errno;
 
 	if (!r)
-		r = ask(socket, AF_INET6, protocol, ret);
+		r = ask(socket, AF_INET6, protocol, states, ret);
 	if (r == -ENOENT || r == -EAFNOSUPPORT) /* no IPv6 here */
 		r = ret->list.count ? 0 : r;
 	if (socket)
@@ -99,6 +99,47 @@ int inet_diag_read(int protocol, struct inet_diags *ret)
 	if (!r && ret->list.count)
 		qsort(ret->list.data, ret->list.count, sizeof(*ret->list.data), by_inode);
 	return r;
+}
+
+int inet_diag_read(int protocol, struct inet_diags *ret)
+{
+	return read_states(protocol, ~(1U << TCP_LISTEN | 1U << TCP_TIME_WAIT | 1U << TCP_CLOSE), ret);
+}
+
+static int destroy(int protocol, const struct inet_diag *x)
+{
+	char buffer[512];
+	struct mnl_socket *socket = mnl_socket_open2(NETLINK_SOCK_DIAG, SOCK_CLOEXEC);
+	struct nlmsghdr *h = mnl_nlmsg_put_header(buffer);
+	int r = socket ? 0 : -errno;
+
+	h->nlmsg_type = SOCK_DESTROY;
+	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+	struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
+	*request = (struct inet_diag_req_v2){ .sdiag_family = (uint8_t)x->family, .sdiag_protocol = (uint8_t)protocol, .idiag_states = ~0U, .id = x->id };
+	if (!r && mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
+		r = -errno;
+	ssize_t n = r ? 0 : mnl_socket_recvfrom(socket, buffer, sizeof(buffer));
+	if (!r && (n < 0 || mnl_cb_run(buffer, (size_t)n, 0, 0, NULL, NULL) < 0))
+		r = -errno;
+	if (socket)
+		mnl_socket_close(socket);
+	return r;
+}
+
+int inet_diag_destroy(int protocol, const struct connection *c)
+{
+	struct inet_diags all = {};
+	int r = read_states(protocol, ~(1U << TCP_LISTEN), &all);
+	bool found = false;
+
+	VEC_FOREACH(&all.list, x)
+		if (!r && !memcmp(&x->connection, c, sizeof(*c))) {
+			found = true;
+			r = x->ino ? -EBUSY : destroy(protocol, x);
+		}
+	inet_diag_free(&all);
+	return r ? r : found ? 0 : -ENOENT;
 }
 
 void inet_diag_free(struct inet_diags *d)

@@ -155,8 +155,9 @@ struct snapshot {
 	char *data[2]; /* of the receiving and the sending queue, of the sizes given */
 	size_t room[2], size[2];
 	uint32_t seq[2];
-	int unacked, unsent; /* a FIN that was sent is counted in both */
+	int unread, unacked, unsent; /* a FIN that was sent is counted in the last two */
 	uint32_t state, timestamp;
+	struct tcp_info info;
 	int mss;
 	struct tcp_repair_window window;
 };
@@ -171,16 +172,29 @@ static int get(int fd, int level, int name, void *value, socklen_t size)
 	return getsockopt(fd, level, name, value, &size) < 0 ? -errno : 0;
 }
 
+/* What is told without a repair. As long as no packet comes in, nothing that is sought changes. */
+static int look_around(struct snapshot *s)
+{
+	memset(&s->info, 0, sizeof(s->info));
+	int r = get(s->fd, IPPROTO_TCP, TCP_INFO, &s->info, sizeof(s->info));
+
+	s->state = s->info.tcpi_state;
+	if (!r && (ioctl(s->fd, SIOCINQ, &s->unread) < 0 || ioctl(s->fd, SIOCOUTQ, &s->unacked) < 0 || ioctl(s->fd, SIOCOUTQNSD, &s->unsent) < 0))
+		r = -errno;
+	return r ? r : get(s->fd, IPPROTO_TCP, TCP_TIMESTAMP, &s->timestamp, sizeof(s->timestamp));
+}
+
+static bool same(const struct snapshot *a, const struct snapshot *b)
+{
+	return a->state == b->state && a->unread == b->unread && a->unacked == b->unacked && a->unsent == b->unsent &&
+	       a->info.tcpi_segs_in == b->info.tcpi_segs_in;
+}
+
+/* There is nothing to be had of a connection under way. */
 static int look_at_queue(struct snapshot *s, int which)
 {
-	int r = set(s->fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, which ? TCP_SEND_QUEUE : TCP_RECV_QUEUE);
-
-	if (!r)
-		r = get(s->fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &s->seq[which], sizeof(s->seq[which]));
-	s->size[which] = 0;
-	/* There is nothing to be had of a connection under way. */
-	if (r || s->state == STATE_SYN_SENT)
-		return r;
+	if (s->state == STATE_SYN_SENT)
+		return 0;
 	ssize_t n = recv(s->fd, s->data[which], s->room[which], MSG_PEEK | MSG_DONTWAIT);
 	if (n < 0 && errno != EAGAIN)
 		return -errno;
@@ -188,45 +202,21 @@ static int look_at_queue(struct snapshot *s, int which)
 	return s->size[which] == s->room[which] ? -ENOBUFS : 0;
 }
 
-static int look_once(struct snapshot *s)
+static int look_under_repair(struct snapshot *s)
 {
-	struct tcp_info info = {};
-	int r = get(s->fd, IPPROTO_TCP, TCP_INFO, &info, sizeof(info));
+	int r = set(s->fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_RECV_QUEUE);
 
-	s->state = info.tcpi_state;
-	for (int i = 0; !r && i < 2; i++)
-		r = look_at_queue(s, i);
-	if (!r && (ioctl(s->fd, SIOCOUTQ, &s->unacked) < 0 || ioctl(s->fd, SIOCOUTQNSD, &s->unsent) < 0))
-		r = -errno;
+	if (!r)
+		r = get(s->fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &s->seq[0], sizeof(s->seq[0]));
+	if (!r)
+		r = set(s->fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_SEND_QUEUE);
+	if (!r)
+		r = get(s->fd, IPPROTO_TCP, TCP_QUEUE_SEQ, &s->seq[1], sizeof(s->seq[1]));
+	if (!r && s->unacked)
+		r = look_at_queue(s, 1);
 	if (!r)
 		r = get(s->fd, IPPROTO_TCP, TCP_REPAIR_WINDOW, &s->window, sizeof(s->window));
-	if (!r)
-		r = get(s->fd, IPPROTO_TCP, TCP_MAXSEG, &s->mss, sizeof(s->mss));
-	if (!r)
-		r = get(s->fd, IPPROTO_TCP, TCP_TIMESTAMP, &s->timestamp, sizeof(s->timestamp));
-	return r;
-}
-
-static bool same(const struct snapshot *a, const struct snapshot *b)
-{
-	return a->state == b->state && !memcmp(a->size, b->size, sizeof(a->size)) && !memcmp(a->seq, b->seq, sizeof(a->seq)) &&
-	       a->unacked == b->unacked && a->unsent == b->unsent && !memcmp(&a->window, &b->window, sizeof(a->window));
-}
-
-/* A packet that had passed when the lock came may still arrive: until two looks see the same. */
-static int look(struct snapshot *s)
-{
-	struct timespec pause = { 0, 1000000 };
-	int r = look_once(s);
-
-	for (int i = 0; !r && i < TRIES; i++) {
-		struct snapshot before = *s;
-		r = look_once(s);
-		if (r || same(&before, s))
-			return r;
-		nanosleep(&pause, NULL);
-	}
-	return r ? r : -EAGAIN;
+	return r ? r : get(s->fd, IPPROTO_TCP, TCP_MAXSEG, &s->mss, sizeof(s->mss));
 }
 
 /* Without a window probe, which older kernels (before 4.19) send always. */
@@ -236,7 +226,10 @@ static void end_repair(int fd)
 		set(fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_OFF);
 }
 
-/* No memory is allocated here: a thread of a coordinator that was killed may have held the lock. */
+/*
+ * No memory is allocated here: a thread of a coordinator that was killed may have held the lock. And no more than a few calls are made under
+ * repair: when the coordinator is killed the program runs on, and would be told at once that it can't send.
+ */
 static int look_apart(void *argument)
 {
 	struct snapshot *s = argument;
@@ -244,16 +237,18 @@ static int look_apart(void *argument)
 	int r = get(s->fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
 
 	get(s->fd, SOL_SOCKET, SO_PEEK_OFF, &peek, sizeof(peek));
-	if (!r)
-		r = set(s->fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
-	if (r)
-		return r;
 	if (peek >= 0)
 		set(s->fd, SOL_SOCKET, SO_PEEK_OFF, -1);
-	r = look(s);
-	set(s->fd, IPPROTO_TCP, TCP_REPAIR_QUEUE, TCP_NO_QUEUE);
-	end_repair(s->fd);
-	set(s->fd, SOL_SOCKET, SO_REUSEADDR, reuse);
+	s->size[0] = s->size[1] = 0;
+	if (!r && s->unread)
+		r = look_at_queue(s, 0);
+	if (!r)
+		r = set(s->fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
+	if (!r) {
+		r = look_under_repair(s);
+		end_repair(s->fd);
+		set(s->fd, SOL_SOCKET, SO_REUSEADDR, reuse);
+	}
 	if (peek >= 0)
 		set(s->fd, SOL_SOCKET, SO_PEEK_OFF, peek);
 	return r;
@@ -261,14 +256,11 @@ static int look_apart(void *argument)
 
 static int reserve(struct snapshot *s)
 {
-	static const unsigned long names[] = { SIOCINQ, SIOCOUTQ };
+	const int sizes[] = { s->unread, s->unacked };
 
 	for (int i = 0; i < 2; i++) {
-		int size = 0;
-		if (ioctl(s->fd, names[i], &size) < 0 && errno != EINVAL)
-			return -errno;
 		free(s->data[i]);
-		s->room[i] = (size_t)MAX(size, 0) + SLACK;
+		s->room[i] = (size_t)MAX(sizes[i], 0) + SLACK;
 		s->data[i] = malloc(s->room[i]);
 		if (!s->data[i])
 			return -ENOMEM;
@@ -276,16 +268,27 @@ static int reserve(struct snapshot *s)
 	return 0;
 }
 
+/* A packet that had passed when the lock came may still arrive: until nothing has changed meanwhile. */
 static int take_snapshot(struct snapshot *s)
 {
-	int r = -ENOBUFS;
+	struct timespec pause = { 0, 1000000 };
 
-	for (int i = 0; r == -ENOBUFS && i < TRIES; i++) {
-		r = reserve(s);
+	for (int i = 0; i < TRIES; i++) {
+		struct snapshot after = { .fd = s->fd };
+		int r = look_around(s);
+		if (!r)
+			r = reserve(s);
 		if (!r)
 			r = run_apart(NULL, look_apart, s);
+		if (!r)
+			r = look_around(&after);
+		if (r && r != -ENOBUFS)
+			return r;
+		if (!r && same(s, &after))
+			return 0;
+		nanosleep(&pause, NULL);
 	}
-	return r;
+	return -EAGAIN;
 }
 
 /* ---- the image ---- */
@@ -298,11 +301,10 @@ static bool sent_fin(uint32_t state)
 static int write_stream(struct dump *d, struct descriptor *f, const struct snapshot *s)
 {
 	TcpStreamEntry e = TCP_STREAM_ENTRY__INIT;
-	struct tcp_info info = {};
+	const struct tcp_info *info = &s->info;
 	struct image_file *file;
 	char name[40];
-	int fin = sent_fin(s->state) && s->unacked, corked = 0, nodelay = 0;
-	int r = get(s->fd, IPPROTO_TCP, TCP_INFO, &info, sizeof(info));
+	int fin = sent_fin(s->state) && s->unacked, corked = 0, nodelay = 0, r = 0;
 
 	if (s->state != STATE_CLOSE && s->state != STATE_SYN_SENT && s->size[1] != (size_t)(s->unacked - fin))
 		return fd_error(d, f, -EIO, "has %d bytes to send, of which only %zu can be read", s->unacked - fin, s->size[1]);
@@ -312,11 +314,11 @@ static int write_stream(struct dump *d, struct descriptor *f, const struct snaps
 	e.inq_seq = s->seq[0];
 	e.outq_len = (uint32_t)s->size[1];
 	e.outq_seq = s->seq[1];
-	e.opt_mask = info.tcpi_options & (TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE);
-	e.snd_wscale = info.tcpi_snd_wscale;
+	e.opt_mask = info->tcpi_options & (TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE);
+	e.snd_wscale = info->tcpi_snd_wscale;
 	e.mss_clamp = (uint32_t)s->mss;
 	e.has_rcv_wscale = e.has_timestamp = e.has_cork = e.has_nodelay = e.has_unsq_len = 1;
-	e.rcv_wscale = info.tcpi_rcv_wscale;
+	e.rcv_wscale = info->tcpi_rcv_wscale;
 	e.timestamp = s->timestamp;
 	e.cork = corked != 0;
 	e.nodelay = nodelay != 0;
@@ -328,7 +330,7 @@ static int write_stream(struct dump *d, struct descriptor *f, const struct snaps
 	e.rcv_wnd = s->window.rcv_wnd;
 	e.rcv_wup = s->window.rcv_wup;
 	snprintf(name, sizeof(name), "tcp-stream-%x.img", (uint32_t)f->st.st_ino);
-	r = r ? r : image_create(d->dir, name, IMAGE_MAGIC_TCP_STREAM, &file);
+	r = image_create(d->dir, name, IMAGE_MAGIC_TCP_STREAM, &file);
 	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
 	r = image_write_message(file, &e.base);

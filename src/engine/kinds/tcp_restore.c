@@ -5,7 +5,9 @@
  *
  * Last of all the network is let go, and repair is ended, upon which the kernel asks the peer how far it is (a window probe).
  */
+#include "base/apart.h"
 #include "base/log.h"
+#include "engine/kinds/inet_diag.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/tcp_packet.h"
@@ -398,6 +400,7 @@ static int begin(struct restore *s, struct stream *x, int fd)
 	return r ? r : inet_bind(s, x->socket, fd);
 }
 
+/* What nobody has any more may stand in the way: a connection that the kernel still ends, to which nobody hears. */
 static int connect_to_peer(struct restore *s, const struct stream *x, int fd)
 {
 	union address to;
@@ -406,7 +409,8 @@ static int connect_to_peer(struct restore *s, const struct stream *x, int fd)
 	int r = 0;
 
 	set_mss(x, fd, true);
-	if (connect(fd, &to.any, size) < 0)
+	if (connect(fd, &to.any, size) < 0 && (errno != EADDRNOTAVAIL || !s->tcp->lock || inet_diag_destroy(IPPROTO_TCP, &x->c) ||
+					       connect(fd, &to.any, size) < 0))
 		r = inet_failed(s, x->socket, -errno, "connect a socket to", &to, x->socket->dst_port);
 	set_mss(x, fd, false);
 	return r;
@@ -582,26 +586,39 @@ static int open_again(const struct stream *x, int fd)
 	return r;
 }
 
-static void resume(const struct stream *x)
+static void complain(const struct stream *x, int r)
 {
-	int fd = x->file->fd, reuse = x->socket->opts->reuseaddr, r = 0;
-
-	if (x->socket->state == STATE_SYN_SENT) {
-		r = open_again(x, fd);
-	} else if (x->socket->state != STATE_CLOSE) {
-		r = set(fd, TCP_REPAIR, TCP_REPAIR_OFF);
-		if (!r)
-			r = send_rest(x, fd);
-		if (x->socket->shutdown & SK_SHUTDOWN__READ && !got_fin(x->socket->state))
-			shutdown(fd, SHUT_RD);
-	}
-	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
 	if (r)
 		log_warning("The TCP connection from port %u to port %u does not go on: %s", x->socket->src_port, x->socket->dst_port, strerror(-r));
 }
 
-void tcp_resume(struct restore *s)
+/* What the program sends from now on comes behind all that it had sent. */
+static void end_repair(const struct stream *x)
 {
+	int fd = x->file->fd, reuse = x->socket->opts->reuseaddr;
+
+	if (is_connection(x->socket) && x->socket->state != STATE_SYN_SENT) {
+		int r = set(fd, TCP_REPAIR, TCP_REPAIR_OFF_NO_WP);
+		complain(x, r ? r : send_rest(x, fd));
+		if (x->socket->shutdown & SK_SHUTDOWN__READ && !got_fin(x->socket->state))
+			shutdown(fd, SHUT_RD);
+	}
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
+}
+
+/* The end of a repair is what makes the kernel ask the peer how far it is. */
+static void probe(const struct stream *x)
+{
+	int fd = x->file->fd, reuse = x->socket->opts->reuseaddr;
+
+	if (set(fd, TCP_REPAIR, TCP_REPAIR_ON) == 0)
+		set(fd, TCP_REPAIR, TCP_REPAIR_OFF);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
+}
+
+static int resume_apart(void *argument)
+{
+	struct restore *s = argument;
 	struct tcp_restore *t = s->tcp;
 	struct error e = {};
 
@@ -610,9 +627,33 @@ void tcp_resume(struct restore *s)
 	if (s->network_lock_id && t->lock && network_lock_remove(t->lock, s->network_lock_id))
 		log_warning("The network lock that the dump made can't be removed");
 	network_lock_free(TAKE_PTR(t->lock));
-	VEC_FOREACH(&t->list, x)
+	VEC_FOREACH(&t->list, x) {
+		if (x->file->fd >= 0 && x->socket->state == STATE_SYN_SENT)
+			complain(x, open_again(x, x->file->fd));
+		else if (x->file->fd >= 0 && x->socket->state == STATE_ESTABLISHED)
+			probe(x);
+	}
+	return 0;
+}
+
+void tcp_end_repair(struct restore *s)
+{
+	VEC_FOREACH(&s->tcp->list, x)
 		if (x->file->fd >= 0)
-			resume(x);
+			end_repair(x);
+}
+
+bool tcp_must_resume(const struct restore *s)
+{
+	return s->tcp->list.count || s->network_lock_id;
+}
+
+void tcp_resume(struct restore *s)
+{
+	int r = run_apart(NULL, resume_apart, s);
+
+	if (r)
+		log_warning("The TCP connections do not go on: %s", strerror(-r));
 }
 
 void tcp_restore_release(struct restore *s)
