@@ -19,7 +19,6 @@ const struct feature features[] = {
 const size_t features_count = ARRAY_SIZE(features);
 
 #define OUTSIDE "dump a parent of both"
-#define TCP_LEFT "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top"
 #define PROGRAM "let the program close it first"
 
 const struct refusal refusals[] = {
@@ -57,12 +56,12 @@ const struct refusal refusals[] = {
 	{ "zombies with a core dump", "it has ended (zombie) and left a core dump", "let its parent reap it" },
 	{ "processes that may have System V semaphores to undo (SEM_UNDO)", "it may have changes of the System V semaphores", "let the program use POSIX semaphores" },
 	{ "core scheduling groups", "is in a core scheduling group", "start it without one" },
-	{ TCP_LEFT, "is a TCP connection; use", "--tcp-established, --tcp-close" },
-	{ TCP_LEFT, "connections not accepted yet; try again", "--skip-in-flight drops those not accepted yet" },
-	{ TCP_LEFT, "is a TCP connection with", "close it first" },
-	{ TCP_LEFT, "is a TCP connection that is being opened with data", "try again" },
-	{ TCP_LEFT, "has urgent data that was not read yet", "try again" },
-	{ TCP_LEFT, "with an error that the program was not told of", "try again" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "is a TCP connection; use", "--tcp-established, --tcp-close" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "connections not accepted yet; try again", "--skip-in-flight drops those not accepted yet" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "is a TCP connection with", "close it first" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "is a TCP connection that is being opened with data", "try again" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "has urgent data that was not read yet", "try again" },
+	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "with an error that the program was not told of", "try again" },
 	{ "TCP connections where nftables is missing (Linux 5.12, CONFIG_NF_TABLES_INET, libnftables)", "the network can't be held back", "--network-lock skip" },
 	{ "sockets with eBPF programs", "has an eBPF program attached", "detach it" },
 	{ "unix sockets: connected to the outside, bound to relative names, with data for a listener", "is bound to the relative name", NULL },

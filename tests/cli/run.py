@@ -453,7 +453,7 @@ def test_process_obstacles(w):
     expect(result.status == 1 and not result.err, result)
     lines = result.out.splitlines()
     for who, what, remedy in ((target.pid, "locked) holds a file lock", "--file-locks"), (target.pid, "is a netlink socket", "close it"),
-                              (target.pid, "is a TCP connection", "close it"), (target.pid, "gone) is a directory that was deleted", ""),
+                              (target.pid, "is a TCP connection", "--tcp-established"), (target.pid, "gone) is a directory that was deleted", ""),
                               (child, "is a packet socket", "close it")):
         found = [line for line in lines if line.startswith(f"process {who} (") and what in line and remedy in line]
         expect(found, f"no line of {who} {what} in {lines}")

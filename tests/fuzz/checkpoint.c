@@ -97,7 +97,8 @@ static void remove_segments(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct request request = { .images_dir = DIRECTORY, .detach = true, .skip_verify = true };
+	static const struct request request = { .images_dir = DIRECTORY, .detach = true, .skip_verify = true,
+						.tcp_established = true, .network_lock = NETWORK_LOCK_SKIP };
 	static unsigned char area[XSAVE_MAX];
 	struct rlimit limit = { FDS_MAX, FDS_MAX };
 	struct error e = {};

@@ -17,10 +17,11 @@ BINARY = os.path.join(ROOT, "build/src/cli/fermata")
 SANDBOX = "/mnt"
 PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_tree", "eventfd", "fifo", "file_deleted", "file_deleted_linked", "file_proc", "fork",
             "inotify", "itimers", "map_anon_shared", "map_memfd", "memfd", "mempolicy", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_tree",
-            "rseq", "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "signalfd", "sigqueue", "stopped", "sysv_shm", "tcp_listen",
+            "rseq", "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "signalfd", "sigqueue", "stopped", "sysv_shm", "tcp_listen", "tcp_opening", "tcp_options",
             "threads", "timerfd", "timers_posix", "udp", "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen",
             "unix_options", "unix_rights", "unix_tree", "zombies"]
-OPTIONS = {"file_deleted_linked": ["--link-remap"]}
+TCP = ["--tcp-established", "--network-lock", "skip"]
+OPTIONS = {"file_deleted_linked": ["--link-remap"], "tcp_opening": TCP, "tcp_options": TCP}
 PAGES_MAX = 8192
 PACK_MAX = 60000
 

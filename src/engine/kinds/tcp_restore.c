@@ -29,7 +29,7 @@
 #define TIMESTAMP_SIZE 12 /* which the kernel takes off again */
 #define WSCALE_MAX 14
 #define WIDE 65536U /* a window that any packet of ours fits into */
-#define WAIT_TRIES 2000
+#define WAIT_TRIES 1000
 #define SOME_PORT 9
 
 /* Options of the protocol, as TCP_REPAIR_OPTIONS names them: RFC 9293, RFC 7323, RFC 2018. */
