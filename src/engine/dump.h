@@ -27,6 +27,7 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct image_file *sk_queues; /* sk-queues.img, being written, or NULL; kinds/sock.c */
 	struct tcp_table *tcp; /* connections that are held back; kinds/tcp.c */
 	uint64_t network_lock_id; /* of the lock that stays when the tree ends; 0: none */
 	struct workers *workers;

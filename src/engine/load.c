@@ -3,6 +3,7 @@
 
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
+#include "engine/kinds/udp.h"
 #include "engine/task/state.h"
 #include "inventory.pb-c.h"
 
@@ -287,6 +288,8 @@ int restore_load(struct restore *s)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
 	if (!r)
 		r = tcp_load(s);
+	if (!r)
+		r = udp_load(s);
 	return r ? r : seccomp_load(s);
 }
 

@@ -11,6 +11,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
+#include "engine/kinds/udp.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/restore.h"
@@ -480,6 +481,7 @@ void restore_finish(struct restore *s)
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
 	tcp_restore_release(s);
+	udp_release(s);
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);

@@ -63,6 +63,8 @@ const struct refusal refusals[] = {
 	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "has urgent data that was not read yet", "try again" },
 	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "with an error that the program was not told of", "try again" },
 	{ "TCP connections where nftables is missing (Linux 5.12, CONFIG_NF_TABLES_INET, libnftables)", "the network can't be held back", "--network-lock skip" },
+	{ "UDP sockets with an error or half a datagram", "has an error that the program was not told of", "try again" },
+	{ "UDP sockets with an error or half a datagram", "has a datagram that is not complete yet", "try again" },
 	{ "sockets with eBPF programs", "has an eBPF program attached", "detach it" },
 	{ "unix sockets: connected to the outside, bound to relative names, with data for a listener", "is bound to the relative name", NULL },
 	{ "unix sockets: connected to the outside, bound to relative names, with data for a listener", "connected to one outside the tree", OUTSIDE },

@@ -1,18 +1,20 @@
 /*
- * Internet sockets: TCP, whose connections are in tcp.c; UDP. See ip(7), tcp(7), udp(7).
- *
- * Datagrams that wait in a UDP socket are dropped, as the network might have.
+ * Internet sockets: TCP, whose connections are in tcp.c; UDP and UDP-Lite, with what waits in them (udp.c); raw sockets, and those that send
+ * pings (icmp(7)), without. See ip(7), tcp(7), udp(7), raw(7).
  */
 #include "engine/kinds/kind.h"
 #include "engine/kinds/multicast.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/tcp.h"
+#include "engine/kinds/udp.h"
 #include "engine/task/task.h"
 
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
+
+#define PROC_MAX (16UL << 20)
 
 static int option_of(int fd, int level, int name)
 {
@@ -22,12 +24,17 @@ static int option_of(int fd, int level, int name)
 	return getsockopt(fd, level, name, &value, &size) < 0 ? -1 : value;
 }
 
+static bool is_udp(const InetSkEntry *e)
+{
+	return e->proto == IPPROTO_UDP || e->proto == IPPROTO_UDPLITE;
+}
+
 static bool recognise(const struct descriptor *f)
 {
 	if (!sock_is(f, AF_INET) && !sock_is(f, AF_INET6))
 		return false;
 	int protocol = option_of(f->own_fd, SOL_SOCKET, SO_PROTOCOL), type = option_of(f->own_fd, SOL_SOCKET, SO_TYPE);
-	return (type == SOCK_STREAM && protocol == IPPROTO_TCP) || (type == SOCK_DGRAM && (protocol == IPPROTO_UDP || protocol == IPPROTO_UDPLITE));
+	return (type == SOCK_STREAM && protocol == IPPROTO_TCP) || type == SOCK_DGRAM || type == SOCK_RAW;
 }
 
 /* ---- dump ---- */
@@ -54,6 +61,32 @@ static bool is_here(const InetSkEntry *e, const union address *own)
 	return fd < 0 || bind(fd, &at.any, sizeof(at.v6)) == 0 || errno != EADDRNOTAVAIL;
 }
 
+/*
+ * Raw sockets and those for ping are connected to an address without a port, which getpeername(2) does not tell; /proc/net does:
+ * "N: ADDRESS:PORT ADDRESS:PORT STATE … INODE", an address as the words of memory.
+ */
+static void find_peer(const struct descriptor *f, InetSkEntry *e, uint32_t address[4])
+{
+	const char *name = e->type == SOCK_RAW ? "raw" : "icmp";
+	_cleanup_free_ char *text = NULL;
+	char path[64], peer[40];
+	unsigned int port, state;
+	unsigned long inode;
+
+	snprintf(path, sizeof(path), "/proc/%d/net/%s%s", f->task->proc, name, e->family == AF_INET6 ? "6" : "");
+	if (read_file_at(AT_FDCWD, path, PROC_MAX, &text, NULL))
+		return;
+	for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n')) {
+		if (sscanf(line, " %*d: %*[0-9A-F]:%*x %39[0-9A-F]:%x %x %*s %*s %*s %*u %*u %lu", peer, &port, &state, &inode) != 4 ||
+		    inode != e->ino || state != STATE_ESTABLISHED)
+			continue;
+		for (size_t i = 0; i < 4 && strlen(peer) >= 8 * (i + 1); i++)
+			sscanf(peer + 8 * i, "%8x", &address[i]);
+		e->dst_port = port;
+		e->state = STATE_ESTABLISHED;
+	}
+}
+
 /* Both ends, in `addresses`, and the device that a link-local one belongs to, in `device`. */
 static void take_addresses(const struct descriptor *f, InetSkEntry *e, uint32_t addresses[2][4], char device[IF_NAMESIZE])
 {
@@ -68,6 +101,8 @@ static void take_addresses(const struct descriptor *f, InetSkEntry *e, uint32_t 
 	if (getpeername(f->own_fd, &peer.any, &size) == 0) {
 		inet_split(&peer, &e->dst_port, addresses[1], &scope);
 		e->state = STATE_ESTABLISHED;
+	} else if (e->proto != IPPROTO_TCP && !is_udp(e)) {
+		find_peer(f, e, addresses[1]);
 	}
 	e->n_src_addr = e->n_dst_addr = e->family == AF_INET6 ? 4 : 1;
 	e->src_addr = addresses[0];
@@ -101,6 +136,8 @@ static int capture(struct dump *d, struct descriptor *f)
 		r = multicast_capture(d, f, &pool, &e);
 	if (!r && e.proto == IPPROTO_TCP)
 		r = tcp_capture(d, f, &pool, &e);
+	if (!r && is_udp(&e))
+		r = udp_capture_queue(d, f);
 	entry.isk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__INETSK);
@@ -156,16 +193,19 @@ int inet_bind(struct restore *s, const InetSkEntry *e, int fd)
 	return r;
 }
 
-static int build(struct restore *s, const InetSkEntry *e, int fd)
+static int build(struct restore *s, const struct file *f, int fd)
 {
+	const InetSkEntry *e = f->entry->isk;
 	union address at;
 	int no = e->v6only, r = sock_set_early(s, fd, e->opts);
 
-	if (!r && e->has_v6only && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) < 0)
+	if (!r && e->has_v6only && option_of(fd, IPPROTO_IPV6, IPV6_V6ONLY) != no && setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) < 0)
 		r = error_errno(s->e, -errno, "cannot set a socket to IPv6 only");
+	if (!r && is_udp(e))
+		r = udp_fill(s, f, fd);
+	if (!r)
+		r = inet_bind(s, e, fd);
 	if (r)
-		return r;
-	if ((r = inet_bind(s, e, fd)))
 		return r;
 	if (e->state == STATE_LISTEN && e->proto == IPPROTO_TCP) {
 		/* Some options are a listener's only as long as it does not listen yet. */
@@ -192,7 +232,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 	int fd = socket((int)e->family, (int)e->type | SOCK_CLOEXEC, (int)e->proto);
 	if (fd < 0)
 		return error_errno(s->e, -errno, "cannot make an internet socket");
-	int r = tcp_has_state(s, f) ? tcp_build(s, f, fd) : build(s, e, fd);
+	int r = tcp_has_state(s, f) ? tcp_build(s, f, fd) : build(s, f, fd);
 	if (!r && fcntl(fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0)
 		r = error_errno(s->e, -errno, "cannot set the flags of a socket");
 	if (r) {
@@ -205,7 +245,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP sockets with their multicast groups, without datagrams that wait; IPv4 and IPv6",
+	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without; IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,

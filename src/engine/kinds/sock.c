@@ -65,6 +65,12 @@ static const struct {
 	{ IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_USER_TIMEOUT },
 	{ IPPROTO_TCP, TCP_FASTOPEN }, { IPPROTO_TCP, TCP_FASTOPEN_CONNECT }, { IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE }, { IPPROTO_TCP, TCP_NOTSENT_LOWAT },
 	{ IPPROTO_TCP, TCP_SAVE_SYN }, { IPPROTO_TCP, TCP_INQ }, { IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS }, { IPPROTO_TCP, TCP_MAXSEG },
+	{ IPPROTO_IP, IP_HDRINCL }, { IPPROTO_IP, IP_OPTIONS }, { IPPROTO_IPV6, IPV6_HDRINCL }, { IPPROTO_IPV6, IPV6_CHECKSUM },
+	{ IPPROTO_IPV6, IPV6_RECVHOPOPTS }, { IPPROTO_IPV6, IPV6_RECVRTHDR }, { IPPROTO_IPV6, IPV6_RECVDSTOPTS }, { IPPROTO_IPV6, IPV6_RECVPATHMTU },
+	{ IPPROTO_IPV6, IPV6_RECVFRAGSIZE }, { IPPROTO_IPV6, IPV6_FLOWINFO }, { IPPROTO_IPV6, IPV6_FLOWINFO_SEND }, { IPPROTO_IPV6, IPV6_ADDR_PREFERENCES },
+	{ SOL_RAW, 1 /* ICMP_FILTER */ }, { IPPROTO_ICMPV6, 1 /* ICMPV6_FILTER */ }, { IPPROTO_UDPLITE, 10 /* UDPLITE_SEND_CSCOV */ },
+	{ IPPROTO_UDPLITE, 11 /* UDPLITE_RECV_CSCOV */ },
+	{ IPPROTO_UDP, 1 /* UDP_CORK */ },
 	{ IPPROTO_UDP, 100 /* UDP_ENCAP */ }, { IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */ }, { IPPROTO_UDP, 102 /* UDP_NO_CHECK6_RX */ },
 	{ IPPROTO_UDP, 103 /* UDP_SEGMENT */ }, { IPPROTO_UDP, 104 /* UDP_GRO */ },
 };
@@ -105,6 +111,7 @@ static bool applies(int level, int family, int protocol)
 	case SOL_SOCKET: return true;
 	case IPPROTO_IP: return family == AF_INET || family == AF_INET6;
 	case IPPROTO_IPV6: return family == AF_INET6;
+	case SOL_RAW: return family == AF_INET && protocol == IPPROTO_ICMP;
 	default: return family != AF_UNIX && level == protocol;
 	}
 }
@@ -319,6 +326,28 @@ static int take_control(struct sock_packets *to, struct sock_packet *p, struct m
 	return m->msg_flags & MSG_CTRUNC ? -EMFILE : 0;
 }
 
+/* A look for the size alone would make one without data look as if it had been read: with room for any, then. 1, 0 as below. */
+static int peek_datagram(int fd, struct sock_packets *to)
+{
+	char data[CHUNK], name[128];
+	struct iovec v = { data, sizeof(data) };
+	struct msghdr m = { .msg_name = name, .msg_namelen = sizeof(name), .msg_iov = &v, .msg_iovlen = 1 };
+	ssize_t n = recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT);
+
+	if (n < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	struct sock_packet *p = to->list.count < PACKETS_MAX ? VEC_PUSH(&to->list) : NULL;
+	if (!p)
+		return -ENOMEM;
+	sk_packet_entry__init(&p->entry);
+	p->entry.length = (uint32_t)n;
+	p->entry.has_addr = 1;
+	p->entry.addr.len = m.msg_namelen - sizeof(sa_family_t);
+	p->entry.addr.data = pool_copy(&to->pool, name + sizeof(sa_family_t), p->entry.addr.len);
+	p->data = pool_copy(&to->pool, data, (size_t)n);
+	return p->data && p->entry.addr.data ? 1 : -ENOMEM;
+}
+
 /* 1: one more packet; 0: no more. */
 static int peek_one(int fd, int type, bool ended, struct sock_packets *to)
 {
@@ -374,7 +403,9 @@ static int peek_all(void *argument)
 	    setsockopt(job->fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0)
 		return -errno;
 	do
-		r = poll(&p, 1, 0) > 0 && p.revents & POLLIN ? peek_one(job->fd, type, p.revents & POLLRDHUP, job->to) : 0;
+		r = poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN) ? 0 :
+		    number_of(job->fd, SO_DOMAIN) != AF_UNIX	 ? peek_datagram(job->fd, job->to) :
+								   peek_one(job->fd, type, p.revents & POLLRDHUP, job->to);
 	while (r > 0);
 	setsockopt(job->fd, SOL_SOCKET, SO_PEEK_OFF, &before, sizeof(before));
 	return r;
@@ -398,6 +429,24 @@ void sock_packets_free(struct sock_packets *p)
 				close(x->fds[i]);
 	VEC_FREE(&p->list);
 	pool_free(&p->pool);
+}
+
+int sock_packet_write(struct dump *d, const struct sock_packet *p)
+{
+	int r = d->sk_queues ? 0 : image_create(d->dir, "sk-queues.img", IMAGE_MAGIC_SK_QUEUES, &d->sk_queues);
+
+	if (!r)
+		r = image_write_message(d->sk_queues, &p->entry.base);
+	if (!r)
+		r = image_write_bytes(d->sk_queues, p->data, p->entry.length);
+	return r ? error_errno(d->e, r, "cannot write sk-queues.img") : 0;
+}
+
+int sock_packets_finish(struct dump *d)
+{
+	int r = d->sk_queues ? image_close(TAKE_PTR(d->sk_queues)) : 0;
+
+	return r ? error_errno(d->e, r, "cannot write sk-queues.img") : 0;
 }
 
 int sock_queues_load(struct restore *s, struct sock_queue **ret)
