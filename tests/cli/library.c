@@ -53,7 +53,7 @@ static pid_t start(int obstacle)
 		if (fd != ready[1])
 			close(fd);
 	if (obstacle)
-		socket(AF_NETLINK, SOCK_RAW, 0);
+		socket(AF_NETLINK, SOCK_RAW, 12 /* of netfilter */);
 	close(ready[1]);
 	for (;;)
 		pause();

@@ -70,6 +70,10 @@ static const struct {
 	{ IPPROTO_IPV6, IPV6_RECVFRAGSIZE }, { IPPROTO_IPV6, IPV6_FLOWINFO }, { IPPROTO_IPV6, IPV6_FLOWINFO_SEND }, { IPPROTO_IPV6, IPV6_ADDR_PREFERENCES },
 	{ SOL_RAW, 1 /* ICMP_FILTER */ }, { IPPROTO_ICMPV6, 1 /* ICMPV6_FILTER */ }, { IPPROTO_UDPLITE, 10 /* UDPLITE_SEND_CSCOV */ },
 	{ IPPROTO_UDPLITE, 11 /* UDPLITE_RECV_CSCOV */ },
+	{ SOL_NETLINK, 3 /* NETLINK_PKTINFO */ }, { SOL_NETLINK, 4 /* NETLINK_BROADCAST_ERROR */ }, { SOL_NETLINK, 5 /* NETLINK_NO_ENOBUFS */ },
+	{ SOL_NETLINK, 8 /* NETLINK_LISTEN_ALL_NSID */ }, { SOL_NETLINK, 10 /* NETLINK_CAP_ACK */ }, { SOL_NETLINK, 11 /* NETLINK_EXT_ACK */ },
+	{ SOL_NETLINK, 12 /* NETLINK_GET_STRICT_CHK */ },
+	{ SOL_PACKET, 20 /* PACKET_QDISC_BYPASS */ }, { SOL_PACKET, 23 /* PACKET_IGNORE_OUTGOING */ },
 	{ IPPROTO_UDP, 1 /* UDP_CORK */ },
 	{ IPPROTO_UDP, 100 /* UDP_ENCAP */ }, { IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */ }, { IPPROTO_UDP, 102 /* UDP_NO_CHECK6_RX */ },
 	{ IPPROTO_UDP, 103 /* UDP_SEGMENT */ }, { IPPROTO_UDP, 104 /* UDP_GRO */ },
@@ -111,8 +115,10 @@ static bool applies(int level, int family, int protocol)
 	case SOL_SOCKET: return true;
 	case IPPROTO_IP: return family == AF_INET || family == AF_INET6;
 	case IPPROTO_IPV6: return family == AF_INET6;
+	case SOL_NETLINK: return family == AF_NETLINK;
+	case SOL_PACKET: return family == AF_PACKET;
 	case SOL_RAW: return family == AF_INET && protocol == IPPROTO_ICMP;
-	default: return family != AF_UNIX && level == protocol;
+	default: return (family == AF_INET || family == AF_INET6) && level == protocol;
 	}
 }
 
