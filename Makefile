@@ -4,7 +4,7 @@ BUILD := build
 ASAN := build-asan
 FUZZ := build-fuzz
 FUZZ_SECONDS ?= 60
-.PHONY: all demo check bench docs fuzz install install-criu clean
+.PHONY: all demo check check-gpu bench docs fuzz install install-criu clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -23,6 +23,9 @@ check:
 	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
 	ninja -C $(ASAN) unit-tests fuzz-tests src/cli/fermata
 	tests/check.py
+
+check-gpu: all
+	tests/gpu/real.py
 
 bench: all
 	bench/bench.py

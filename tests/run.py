@@ -19,9 +19,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 DEADLINE = 10
 UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
-MODES = ("stop", "leave", "rounds")
+MODES = ("stop", "leave", "rounds", "lazy")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "fd_inherited": ["--file-locks"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening")}
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
@@ -181,7 +181,7 @@ ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range(3 if mode == "rounds" else 1):
+    for number in range({"rounds": 3, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode == "leave" else []) +
@@ -195,7 +195,8 @@ def rounds(name, pid, mode, binary, work, log):
         if name in ALTER:
             ALTER[name](images, work)
         try:
-            log.append(criu(binary, work, ["restore", "-d", "-D", images] + RESTORE_OPTIONS.get(name, [])))
+            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else []) +
+                            RESTORE_OPTIONS.get(name, [])))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise

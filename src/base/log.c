@@ -10,7 +10,8 @@ static bool to_file;
 
 void log_setup(int level, int fd)
 {
-	current_level = level;
+	if (level >= 0)
+		current_level = level;
 	if (fd >= 0) {
 		current_fd = fd;
 		to_file = fd != STDERR_FILENO;

@@ -9,7 +9,7 @@
 
 enum log_level { LOG_LEVEL_QUIET, LOG_LEVEL_ERROR, LOG_LEVEL_WARNING, LOG_LEVEL_INFO, LOG_LEVEL_DEBUG };
 
-/* `fd` stays the caller's. -1 leaves the sink as it is. Level 2 and stderr at the start. */
+/* `fd` stays the caller's. -1 leaves the level, or the sink, as it is. Level 2 and stderr at the start. */
 void log_setup(int level, int fd);
 bool log_enabled(int level);
 void log_write(int level, const char *format, ...) _printf_(2, 3);

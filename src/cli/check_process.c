@@ -35,6 +35,8 @@ int verb_check_process(struct command_line *c)
 
 	if (!r)
 		r = cli_require_root(&e);
+	if (!r)
+		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot check process %s", c->words[0]);
 	else

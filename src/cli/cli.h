@@ -24,6 +24,10 @@ struct command_line {
 	/* fermata */
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;
+	const char *gpu, *lazy;
+	bool lazy_pages;
+	int gpu_timeout_s, gpu_deadline_s;
+	struct option_list gpu_map;
 };
 
 extern const struct program program_criu, program_fermata;
@@ -41,6 +45,8 @@ int cli_report(const struct command_line *c, const struct error *e); /* the one 
 int cli_require_root(struct error *e); /* what only root may do fails late and in many ways: said first */
 int cli_dump(struct command_line *c);
 int cli_restore(struct command_line *c, bool announce);
+/* gpu.c: --gpu and those that go with it, into c->request. */
+int cli_gpu_options(struct command_line *c, struct error *e);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
 
 /* One file a verb. */

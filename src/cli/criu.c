@@ -17,6 +17,13 @@ static int run_dump(struct command_line *c)
 	return cli_report(c, &e);
 }
 
+/* criu needs a server for what restore does by itself here. */
+static int run_lazy_pages(struct command_line *c)
+{
+	log_info("restore --lazy-pages brings the pages itself");
+	return 0;
+}
+
 static int run_restore(struct command_line *c)
 {
 	struct error e = {};
@@ -36,7 +43,7 @@ static const struct verb verbs[] = {
 	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
-	[LAZY_PAGES] = VERB_MISSING("lazy-pages", "", 0, 0, "Bring pages to a tree that was restored without them", "lazy restore"),
+	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
 	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
 	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
 	[DEDUP] = VERB_MISSING("dedup", "", 0, 0, "Drop pages that a later checkpoint has again", "incremental dumps"),
@@ -128,7 +135,8 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("tls-key", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("tls-no-cn-verify", 0, FLAG, NULL, ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("stream", 0, BOOL, NULL, BOTH, "Images through a streamer", "streamed images"),
-	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, BOTH, "Bring pages when they are touched", NO_LAZY),
+	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself"),
+	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
 	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
 	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH, "What is not saved but given again at restore", NO_EXTERNAL),
 	OPTION_MISSING("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), "A descriptor of the caller's for it", NO_EXTERNAL),

@@ -108,6 +108,8 @@ int cli_dump(struct command_line *c)
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
 	int r = cli_require_root(&e);
+	if (!r)
+		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
 	if (!r)
@@ -129,6 +131,15 @@ static int become(const struct command_line *c)
 	return cli_report(c, &e);
 }
 
+static int lazy_options(struct command_line *c, struct error *e)
+{
+	if (c->lazy && *c->lazy && strcmp(c->lazy, "all"))
+		return error_set(e, -EINVAL, "--lazy takes all, or nothing, not %s", c->lazy);
+	if (c->lazy || c->lazy_pages)
+		c->request.lazy = c->lazy_pages || *c->lazy ? LAZY_ALL : LAZY_WORTH;
+	return 0;
+}
+
 int cli_restore(struct command_line *c, bool announce)
 {
 	struct error e = {};
@@ -139,8 +150,13 @@ int cli_restore(struct command_line *c, bool announce)
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
 	int r = cli_require_root(&e);
+	if (!r)
+		r = cli_gpu_options(c, &e);
+	if (!r)
+		r = lazy_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
+	c->request.ends = c->request.detach;
 	if (!r)
 		r = engine_restore(&c->request, &pid, &e);
 	if (r)

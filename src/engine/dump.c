@@ -8,9 +8,11 @@
 
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -22,6 +24,8 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+
+#define STOP_TRIES 5
 
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m)
 {
@@ -78,6 +82,8 @@ static int check_shared(struct dump *d, int what, const char *name)
 		struct task *t = list[i];
 		if (!i || !same(list[i - 1], t, what))
 			first = NULL;
+		else
+			t->shares_memory |= what == KCMP_VM;
 		if (t->parent && t->parent->state != TASK_DEAD && same(t->parent, t, what))
 			continue;
 		if (first)
@@ -109,25 +115,6 @@ static int find_shared(struct dump *d, struct task *t)
 				  files ? "descriptor table" : "current directory", p->pid);
 	t->files_id = files ? p->files_id : t->id;
 	t->fs_id = fs ? p->fs_id : t->id;
-	return 0;
-}
-
-static int refuse_namespaces(struct dump *d, struct task *t)
-{
-	static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(names) && t->state != TASK_DEAD; i++) {
-		char path[64], theirs[64] = "", *ours = d->own_namespaces[i];
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->proc, names[i]);
-		ssize_t a = readlink(path, theirs, sizeof(theirs) - 1);
-		if (!ours[0]) {
-			snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
-			if (readlink(path, ours, sizeof(d->own_namespaces[i]) - 1) < 0)
-				continue;
-		}
-		if (a > 0 && strcmp(theirs, ours))
-			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
-	}
 	return 0;
 }
 
@@ -213,7 +200,48 @@ static int write_inventory(struct dump *d)
 		inventory.network_lock_method = CRIU_NFTABLES;
 		inventory.network_lock = d->network_lock_id;
 	}
-	return dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	int r = cuda_entry(d, &inventory.fermata_gpu);
+	if (r)
+		return error_set(d->e, r, "out of memory");
+	r = dump_write_one(d, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory.base);
+	cuda_entry_free(inventory.fermata_gpu);
+	return r;
+}
+
+/* Where it is, and whether it can be examined: then it is asked what only it can tell. */
+static int examine_task(struct dump *d, struct task *t)
+{
+	if (t->state == TASK_DEAD)
+		return 0;
+	int r = task_look(d, t);
+	if (!r)
+		r = lazy_settle(d, t);
+	if (!r)
+		r = dump_part(d, find_shared(d, t));
+	/* Behind other namespaces names mean other things: nothing more can be said of it. */
+	if (!r && t->view.foreign_namespace)
+		r = task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container",
+			       t->view.foreign_namespace);
+	return r || t->shares_memory ? r : task_ask(d, t);
+}
+
+static int examine_all(struct dump *d)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		t->id = (uint32_t)i + 1;
+		int s = t->refused ? 0 : examine_task(d, t);
+		t->refused |= s != 0;
+		r = dump_part(d, s);
+	}
+	tree_ask(d);
+	/* There is room for one agent in an address space. */
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		if (d->tasks.data[i]->shares_memory && !d->tasks.data[i]->refused && !(r = task_ask(d, d->tasks.data[i])))
+			tree_ask(d);
+	return r;
 }
 
 /* Everything of one task but its pages. */
@@ -221,17 +249,8 @@ static int capture_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return core_capture(d, t);
-	int r = proc_read_smaps(t->proc, &t->maps);
-	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
-	r = dump_part(d, find_shared(d, t));
-	/* Behind other namespaces names mean other things: nothing more can be said of it. */
-	if (!r)
-		r = refuse_namespaces(d, t);
-	if (r)
-		return r;
-	int asked = task_ask(d, t);
-	r = dump_part(d, asked);
+	int asked = task_answered(d, t);
+	int r = dump_part(d, asked);
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
 	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
@@ -259,6 +278,7 @@ static void reserve_descriptors(struct dump *d)
 static int capture_all(struct dump *d)
 {
 	reserve_descriptors(d);
+	tree_look(d);
 	int r = image_create(d->dir, "files.img", IMAGE_MAGIC_FILES, &d->files);
 
 	if (r)
@@ -268,11 +288,11 @@ static int capture_all(struct dump *d)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
 	if (!r)
 		r = check_shared(d, KCMP_FS, "current directory");
-	for (size_t i = 0; !r && i < d->tasks.count; i++) {
-		d->tasks.data[i]->id = (uint32_t)i + 1;
+	if (!r)
+		r = examine_all(d);
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
-	}
 	int s = pages_finish(d);
 	r = r ? r : s;
 	s = files_finish(d, !r);
@@ -294,12 +314,28 @@ static int tell(struct dump *d, const char *moment)
 	return hook->call ? hook->call(hook->data, moment, d->request->pid, d->e) : 0;
 }
 
+/* With CUDA processes that come while the tree is being stopped, once more. */
+static int stop_tree(struct dump *d)
+{
+	for (int tries = 0; tries < STOP_TRIES; tries++) {
+		int r = cuda_lock(d);
+		if (!r)
+			r = tree_freeze(d);
+		if (!r)
+			r = cuda_checkpoint(d);
+		if (r <= 0)
+			return r;
+		tree_thaw(d);
+	}
+	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
+}
+
 static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
 	if (!r)
-		r = tree_freeze(d);
+		r = stop_tree(d);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -317,8 +353,10 @@ static int dump_run(struct dump *d)
 
 static int check_run(struct dump *d)
 {
-	int r = tree_freeze(d);
+	int r = cuda_check(d);
 
+	if (!r)
+		r = tree_freeze(d);
 	if (!r)
 		r = dump_part(d, check_births(d));
 	return r ? r : capture_all(d);
@@ -349,6 +387,21 @@ static int open_directory(struct dump *d)
 	return r ? error_errno(d->e, r, "cannot use the directory %s", path) : 0;
 }
 
+/* A dump that was written stands, even when its tree has lost its GPU. `r`: what became of it. */
+static int let_gpus_go_on(struct dump *d, int r)
+{
+	struct error why = {}, *outer = d->e;
+
+	d->e = &why;
+	int g = cuda_resume(d);
+	d->e = outer;
+	if (g && r)
+		log_error("%s", why.text);
+	else if (g)
+		r = error_set(d->e, g, "the checkpoint is written, but %s", why.text);
+	return r;
+}
+
 static int dump_traced(const struct request *request, struct error *e)
 {
 	struct dump d = { .request = request, .e = e };
@@ -363,19 +416,24 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
-	workers_free(d.workers);
+	workers_free(TAKE_PTR(d.workers));
 	bool ends = !request->leave_running && !request->leave_stopped;
 	if (!r && ends && (r = tcp_end_tree(&d)))
 		image_dir_withdraw(d.dir);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
-	if (!r && ends)
+	if (!r && ends) {
+		cuda_forget(&d);
 		tree_kill(&d);
-	else if (!r && request->leave_stopped)
+	} else {
+		r = let_gpus_go_on(&d, r);
+	}
+	if (!r && request->leave_stopped)
 		for (size_t i = 0; i < d.tasks.count; i++)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tcp_release(&d);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	image_dir_free(d.dir);
 	if (r)
 		return error_prefix(e, r, "cannot dump process %d%s", request->pid, comm);
@@ -407,6 +465,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	r = check_run(&d);
 	tcp_release(&d);
 	tree_thaw(&d);
+	cuda_finish(&d);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;

@@ -14,6 +14,7 @@ struct page_job;
 struct workers;
 struct lock_table;
 struct tcp_table;
+struct cuda_dump;
 
 struct dump {
 	const struct request *request;
@@ -30,10 +31,12 @@ struct dump {
 	struct image_file *sk_queues; /* sk-queues.img, being written, or NULL; kinds/sock.c */
 	struct tcp_table *tcp; /* connections that are held back; kinds/tcp.c */
 	uint64_t network_lock_id; /* of the lock that stays when the tree ends; 0: none */
+	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
+	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	uint32_t next_file_id, next_pages_id;
-	char own_namespaces[8][64]; /* the coordinator's, as they were needed */
+	char own_namespaces[8][64]; /* the coordinator's; task/look.c */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

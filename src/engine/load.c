@@ -5,7 +5,6 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/task/state.h"
-#include "inventory.pb-c.h"
 
 #define TASKS_MAX 32768
 #define DEPTH_MAX 4096 /* of the tree: planning goes down it */
@@ -138,7 +137,8 @@ static int load_pages(struct restore *s, struct rtask *t)
 		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
 		pagemap_head__free_unpacked(head, NULL);
 		t->pages_fd = image_open_raw(s->dir, pages);
-		r = t->pages_fd < 0 ? t->pages_fd : 1;
+		t->pages_name = strdup(pages);
+		r = t->pages_fd < 0 ? t->pages_fd : t->pages_name ? 1 : -ENOMEM;
 	} else {
 		r = r ? r : -EBADMSG;
 	}
@@ -247,18 +247,16 @@ int restore_open(const char *path, struct image_dir **ret, struct error *e)
 
 static int read_all(struct restore *s)
 {
-	InventoryEntry *inventory;
 	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, &s->verification, s->e);
 
 	if (r < 0)
 		return r;
-	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &inventory);
+	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &s->inventory);
 	if (r == -ENOENT)
 		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
 		return r;
-	s->network_lock_id = inventory->network_lock;
-	inventory_entry__free_unpacked(inventory, NULL);
+	s->network_lock_id = s->inventory->network_lock;
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
 		r = error_set(s->e, -EBADMSG, "pstree.img is empty");
@@ -321,6 +319,7 @@ static void task_free(struct rtask *t)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);
+	free(t->pages_name);
 	if (t->pages_fd >= 0)
 		close(t->pages_fd);
 	if (t->mem_fd >= 0)
@@ -330,6 +329,8 @@ static void task_free(struct rtask *t)
 
 void restore_unload(struct restore *s)
 {
+	if (s->inventory)
+		inventory_entry__free_unpacked(TAKE_PTR(s->inventory), NULL);
 	for (size_t i = 0; i < s->tasks.count; i++)
 		task_free(s->tasks.data[i]);
 	VEC_FREE(&s->tasks);

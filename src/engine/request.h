@@ -18,6 +18,15 @@ struct request_hook {
 /* What holds back the packets of TCP connections while nobody answers for them. */
 enum network_lock_method { NETWORK_LOCK_NFTABLES, NETWORK_LOCK_SKIP };
 
+/* --gpu: are CUDA processes looked for? GPU_AUTO: where NVIDIA's driver is. */
+enum request_gpu { GPU_AUTO, GPU_ALWAYS, GPU_NEVER };
+struct request_gpu_pair {
+	const char *from, *to; /* "GPU-…" */
+};
+
+/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
+enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
@@ -25,6 +34,7 @@ struct request {
 	bool leave_running;
 	bool leave_stopped;
 	bool detach;            /* restore: do not wait for the restored tree */
+	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
 	struct request_hook hook; /* .call NULL: none */
@@ -32,5 +42,12 @@ struct request {
 	bool tcp_close;	      /* they are, or become, closed */
 	enum network_lock_method network_lock;
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
+	enum request_gpu gpu;
+	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
+	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */
+	bool gpu_force;		 /* also what the driver is known not to restore */
+	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
+	size_t n_gpu_map;
+	enum request_lazy lazy;
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -8,12 +8,14 @@
 #include "engine/restore.h"
 
 #include "base/log.h"
+#include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -114,6 +116,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = arena_make(s);
 	if (!r)
+		r = lazy_choose(s);
+	if (!r)
 		rest_place(s);
 	if (!r)
 		r = sysv_make(s);
@@ -128,6 +132,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r)
+		r = cuda_prepare(s);
 	if (!r && s->request->hook.call)
 		r = restore_verified(s, r);
 	if (!r)
@@ -188,8 +194,7 @@ static int look_for_dead(struct restore *s)
 	return 0;
 }
 
-/* Waits until *word reaches `count`. */
-static int wait_until(struct restore *s, uint32_t *word, uint32_t count)
+int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 {
 	for (;;) {
 		struct timespec look = { 0, WATCH_NS };
@@ -270,15 +275,17 @@ static int restore_build(struct restore *s)
 	int r = birth(s);
 
 	rest_remove(s);
+	if (!r)
+		r = lazy_start(s);
 	if (!r && s->seccomp) {
-		r = wait_until(s, &s->words->seizable, (uint32_t)s->threads);
+		r = restore_wait(s, &s->words->seizable, (uint32_t)s->threads);
 		if (!r)
 			r = seize_all(s);
 		__atomic_store_n(&s->words->seized, 1, __ATOMIC_SEQ_CST);
 		syscall(__NR_futex, &s->words->seized, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 	}
 	if (!r)
-		r = wait_until(s, &s->status->parked, (uint32_t)s->threads);
+		r = restore_wait(s, &s->status->parked, (uint32_t)s->threads);
 	if (!r && !s->seccomp)
 		r = seize_all(s);
 	return r ? r : let_leaders_go(s);
@@ -350,6 +357,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	if (!r)
 		r = agent_seat_leave(&seat, s->e);
 	if (!r)
+		r = agent_seat_left(&seat, s->e);
+	if (!r)
 		r = rest_clean(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
@@ -418,6 +427,8 @@ static int restore_switch(struct restore *s)
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
+	if (!r)
+		r = cuda_restore(s);
 	if (r)
 		return r;
 	give_terminal(s);
@@ -478,6 +489,7 @@ static void restore_kill(struct restore *s)
 
 void restore_finish(struct restore *s)
 {
+	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
 	tcp_restore_release(s);
@@ -487,6 +499,8 @@ void restore_finish(struct restore *s)
 	sysv_release(s);
 	vdso_release(s);
 	aio_release(s);
+	if (s->succeeded && s->request->ends)
+		return;
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)

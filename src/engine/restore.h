@@ -12,6 +12,7 @@
 #include "file_lock.pb-c.h"
 #include "fs.pb-c.h"
 #include "image/image.h"
+#include "inventory.pb-c.h"
 #include "mm.pb-c.h"
 #include "pagemap.pb-c.h"
 #include "proc/proc.h"
@@ -21,6 +22,7 @@
 #include "tty.pb-c.h"
 
 struct kind;
+struct cuda_restore;
 
 /* In place of a descriptor: it is made in the task that holds it. No errno is so large. */
 #define FILE_IN_TASK (-100000)
@@ -69,6 +71,9 @@ struct rtask {
 	bool dead, stopped, seen;
 	bool leader_gone; /* the leader builds the process and ends */
 	bool rests; /* waits for its registers without the arena (plan/rest.c) */
+	bool lazy;   /* memory/lazy.c */
+	size_t uffd_op;
+	char *pages_name; /* of its pages in the images, or NULL */
 	bool shares; /* memory with its parent, which it is born from */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
@@ -97,6 +102,8 @@ struct restore {
 	struct error *e;
 	struct image_dir *dir;
 	struct image_verification *verification; /* of large images, under way until restore_build ends */
+	InventoryEntry *inventory;
+	struct cuda_restore *cuda; /* cuda/restore.c; NULL: no CUDA process */
 	VEC(struct rtask *) tasks; /* parents before children */
 	VEC(struct file) files;	   /* by id */
 	VEC(RemapFilePathEntry *) remaps;
@@ -132,6 +139,7 @@ struct restore {
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t watched, taken; /* tasks whose lazy memory is watched; the coordinator has what it needs for that */
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
 
@@ -139,6 +147,9 @@ struct restore_words {
  * leaves, also after a failure, restore_finish releases. */
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
+
+/* While the tree is built: until *word reaches `count`, or something fails, which is the result. */
+int restore_wait(struct restore *s, uint32_t *word, uint32_t count);
 
 /* The descriptor for a file of the images, in the coordinator; made when it is first asked for. FILE_IN_TASK, or a negative errno with
  * the text set. */

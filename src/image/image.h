@@ -66,6 +66,14 @@ int image_dir_verified(struct image_verification *v, struct error *e);
 /* In place of the second: nobody wants to know. Takes NULL. */
 void image_dir_verify_cancel(struct image_verification *v);
 /* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
+/* Leaves a large file out, which the caller will compare himself, in time. False: it is not one of those that are under way. */
+struct image_digest {
+	uint64_t size, block; /* of the file; of what each checksum is of, 0: of the whole */
+	char text[33];
+};
+bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
+/* -EBADMSG: the file is another. -EIO, -ENOMEM. */
+int image_digest_check(int fd, const struct image_digest *digest);
 bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);

@@ -23,7 +23,7 @@
 struct item {
 	const char *name, *digest; /* the manifest's */
 	int fd;
-	bool unreadable;
+	bool unreadable, left;
 	uint64_t size, block; /* the checksum is that of the checksums of blocks of this size; 0: of the whole */
 	size_t first_unit, n_units; /* what a thread reads at a time: a block, or the whole */
 	XXH128_canonical_t *units;
@@ -57,6 +57,8 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 {
 	uint64_t length = item->block ? item->block : item->size, at = unit * length, end = MIN(at + length, item->size);
 
+	if (__atomic_load_n(&item->left, __ATOMIC_RELAXED))
+		return;
 	XXH3_128bits_reset(w->hash);
 	while (at < end && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
 		ssize_t n = pread(item->fd, w->buffer, (size_t)MIN((uint64_t)BUFFER_SIZE, end - at), (off_t)at);
@@ -289,9 +291,11 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 		XXH3_freeState(v->workers[i].hash);
 	}
 	for (size_t i = 0; i < v->count; i++) {
-		if (!r && !v->cancelled && v->items[i].unreadable)
+		if (v->items[i].left)
+			v->items[i].unreadable = false;
+		else if (!r && !v->cancelled && v->items[i].unreadable)
 			r = unreadable(v->items[i].name, e);
-		if (!r && !v->cancelled && is_altered(&v->items[i]))
+		if (!r && !v->cancelled && !v->items[i].left && is_altered(&v->items[i]))
 			r = altered(v->items[i].name, e);
 		close(v->items[i].fd);
 		free(v->items[i].units);
@@ -299,6 +303,41 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 	json_decref(v->manifest);
 	free(v->items);
 	free(v);
+	return r;
+}
+
+bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret)
+{
+	for (size_t i = 0; v && i < v->count; i++) {
+		struct item *item = &v->items[i];
+		if (strcmp(item->name, name))
+			continue;
+		*ret = (struct image_digest){ .size = item->size, .block = item->block };
+		snprintf(ret->text, sizeof(ret->text), "%s", item->digest);
+		__atomic_store_n(&item->left, true, __ATOMIC_RELAXED);
+		return true;
+	}
+	return false;
+}
+
+int image_digest_check(int fd, const struct image_digest *digest)
+{
+	struct image_verification v = {};
+	struct worker w = { .v = &v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
+	struct item item = { .name = "", .digest = digest->text, .fd = fd, .size = digest->size, .block = digest->block };
+	int r = 0;
+
+	item.n_units = item.block ? (size_t)((item.size + item.block - 1) / item.block) : 1;
+	item.units = calloc(item.n_units, sizeof(*item.units));
+	if (!w.buffer || !w.hash || !item.units)
+		r = -ENOMEM;
+	for (size_t i = 0; !r && i < item.n_units; i++)
+		verify_unit(&w, &item, i);
+	if (!r)
+		r = item.unreadable ? -EIO : is_altered(&item) ? -EBADMSG : 0;
+	free(w.buffer);
+	XXH3_freeState(w.hash);
+	free(item.units);
 	return r;
 }
 

@@ -102,6 +102,24 @@ static json_t *make_totals(struct view *v)
 			 "shared_memory_stored", (json_int_t)v->shared, "size", (json_int_t)v->size);
 }
 
+static json_t *make_gpu(const FermataGpuEntry *gpu)
+{
+	json_t *processes = json_array(), *devices = json_array();
+
+	for (size_t i = 0; i < gpu->n_devices; i++)
+		json_array_append_new(devices, json_pack("{s:o, s:o, s:I}", "uuid", text(gpu->devices[i]->uuid), "name", text(gpu->devices[i]->name),
+							 "memory", (json_int_t)gpu->devices[i]->memory));
+	for (size_t i = 0; i < gpu->n_processes; i++) {
+		const FermataGpuProcess *p = gpu->processes[i];
+		json_t *used = json_array();
+		for (size_t k = 0; k < p->n_devices && k < p->n_used; k++)
+			json_array_append_new(used, json_pack("{s:i, s:I}", "device", (int)p->devices[k], "bytes", (json_int_t)p->used[k]));
+		json_array_append_new(processes, json_pack("{s:i, s:i, s:b, s:o}", "pid", (int)p->pid, "restore_thread", (int)p->restore_tid,
+							   "stays_checkpointed", (int)p->stays, "used", used));
+	}
+	return json_pack("{s:o, s:i, s:o, s:o}", "driver", text(gpu->driver), "cuda", (int)gpu->cuda, "devices", devices, "processes", processes);
+}
+
 int view_print_json(struct view *v)
 {
 	json_t *processes = json_array(), *files = json_array();
@@ -112,6 +130,8 @@ int view_print_json(struct view *v)
 		json_array_append_new(files, json_pack("{s:o, s:I}", "name", text(f->name), "size", (json_int_t)f->size));
 	json_t *root = json_pack("{s:o, s:o, s:o, s:o}", "checkpoint", text(v->request.images_dir), "totals", make_totals(v), "processes",
 				 processes, "files", files);
+	if (root && v->images.inventory && v->images.inventory->fermata_gpu)
+		json_object_set_new(root, "gpu", make_gpu(v->images.inventory->fermata_gpu));
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 	json_decref(root);
 	puts("");

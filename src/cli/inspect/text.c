@@ -185,11 +185,28 @@ static void print_images(struct view *v, bool detailed)
 	printf("%14llu  together\n", (unsigned long long)v->size);
 }
 
+static void print_gpus(struct view *v)
+{
+	const FermataGpuEntry *gpu = v->images.inventory ? v->images.inventory->fermata_gpu : NULL;
+
+	if (!gpu)
+		return;
+	printf("\nGPU state, made with driver %s (CUDA %u.%u)\n", gpu->driver, gpu->cuda / 1000, gpu->cuda % 1000 / 10);
+	for (size_t i = 0; i < gpu->n_processes; i++) {
+		const FermataGpuProcess *p = gpu->processes[i];
+		printf("%8u  CUDA process, driver's thread %u%s\n", p->pid, p->restore_tid, p->stays ? ", checkpointed before, and stays so" : "");
+		for (size_t k = 0; k < p->n_devices && k < p->n_used; k++)
+			if (p->devices[k] < gpu->n_devices)
+				printf("%8s  %s on GPU %s (%s)\n", "", AMOUNT(p->used[k]), gpu->devices[p->devices[k]]->uuid, gpu->devices[p->devices[k]]->name);
+	}
+}
+
 void view_print(struct view *v, bool detailed)
 {
 	print_head(v);
 	print_tree(v, detailed);
 	for (size_t i = 0; i < v->images.tasks.count; i++)
 		print_details(v, v->images.tasks.data[i], detailed);
+	print_gpus(v);
 	print_images(v, detailed);
 }

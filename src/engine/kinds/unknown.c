@@ -42,6 +42,8 @@ const char *unknown_kind_name(const struct descriptor *f)
 	for (size_t i = 0; i < ARRAY_SIZE(inodes); i++)
 		if (!strncmp(f->target, inodes[i].target, strlen(inodes[i].target)))
 			return inodes[i].name;
+	if (S_ISCHR(f->st.st_mode) && !strncmp(f->target, "/dev/nvidia", 11))
+		return "a device of NVIDIA's driver, which its checkpoint has left open or which is not there for CUDA alone";
 	return S_ISSOCK(f->st.st_mode) ? "a socket" : S_ISCHR(f->st.st_mode) ? "a device" : S_ISBLK(f->st.st_mode) ? "a disk" : "of an unknown kind";
 }
 

@@ -5,6 +5,7 @@
  * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
  * the others do its part.
  */
+#include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
 
 #include <fcntl.h>
@@ -47,6 +48,36 @@ static bool is_stored(const PagemapEntry *p)
 	return !(p->has_forked && p->forked) && p->nr_pages;
 }
 
+/* How far from `address` on pages are all in areas that are filled, or all in such whose pages come later. `vma` goes along. */
+static uint64_t same_way(const struct rtask *t, uint64_t address, uint64_t end, size_t *vma, bool *later)
+{
+	*later = false;
+	if (!t->lazy)
+		return end;
+	while (*vma < t->mm->n_vmas && t->mm->vmas[*vma]->end <= address)
+		++*vma;
+	if (*vma == t->mm->n_vmas)
+		return end;
+	*later = lazy_covers(t, t->mm->vmas[*vma]);
+	return MIN(end, t->mm->vmas[*vma]->end);
+}
+
+static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutter *c, size_t *vma)
+{
+	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
+
+	for (uint64_t at = p->vaddr, next; at < end; at = next) {
+		bool later;
+		next = MIN(at + PIECE_SIZE, same_way(t, at, end, vma, &later));
+		if (!later) {
+			add_range(c, at, next - at);
+			continue;
+		}
+		c->offset += next - at;
+		c->open = false;
+	}
+}
+
 static int cut(struct restore *s, struct rtask *t, struct cutter *c)
 {
 	for (size_t i = 0; i < t->pages.count; i++) {
@@ -57,18 +88,14 @@ static int cut(struct restore *s, struct rtask *t, struct cutter *c)
 			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
 		c->room += (uint64_t)p->nr_pages * PAGE_SIZE / PIECE_SIZE + 1;
 	}
+	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
 	c->ranges = arena_take(&s->arena, c->room * sizeof(*c->ranges));
 	c->pieces = arena_take(&s->arena, c->room * sizeof(*c->pieces));
 	if (!c->ranges || !c->pieces)
 		return error_set(s->e, -ENOMEM, "the memory of process %d is in too many parts", t->pid);
-	for (size_t i = 0; i < t->pages.count; i++) {
-		const PagemapEntry *p = t->pages.data[i];
-		uint64_t size = is_stored(p) ? (uint64_t)p->nr_pages * PAGE_SIZE : 0, done = 0, step;
-		for (; done < size; done += step) {
-			step = MIN(size - done, PIECE_SIZE);
-			add_range(c, p->vaddr + done, step);
-		}
-	}
+	for (size_t i = 0, v = 0; i < t->pages.count; i++)
+		if (is_stored(t->pages.data[i]))
+			cut_entry(t, t->pages.data[i], c, &v);
 	return 0;
 }
 

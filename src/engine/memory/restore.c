@@ -3,6 +3,7 @@
 
 #include "engine/agent/blob.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
@@ -231,7 +232,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
 		bool private = v->status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE) && !vdso_is_part(v);
-		opened[i] = private && has_pages(t, v, &page) && (v->prot & 3) != 3;
+		opened[i] = private && has_pages(t, v, &page) && (v->prot & 3) != 3 && !lazy_covers(t, v);
 		if (v->status & VMA_SYSVIPC) {
 			r = sysv_plan_vma(s, t, i);
 		} else if (inherited(t, v)) {
@@ -245,6 +246,8 @@ int memory_plan(struct restore *s, struct rtask *t)
 	}
 	if (!r)
 		r = aio_plan(s, t);
+	if (!r)
+		r = lazy_plan(s, t);
 	if (!r)
 		r = fill_plan(s, t);
 	if (!r)

@@ -67,6 +67,7 @@ int probe_soft_dirty(struct probe_ground *g);
 int probe_tcp_repair(struct probe_ground *g);
 int probe_tcp_diag(struct probe_ground *g);
 int probe_nftables(struct probe_ground *g);
+int probe_cuda(struct probe_ground *g);
 
 int probe_tmpfile(struct probe_ground *g);
 int probe_unix_diag(struct probe_ground *g);

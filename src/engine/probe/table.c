@@ -44,8 +44,9 @@ const struct probe probes[] = {
 	{ "anon_name", "keep names of anonymous memory", false, "Linux 5.17 with CONFIG_ANON_VMA_NAME", probe_anon_name },
 	{ "mdwe", "keep the ban on executable memory (MDWE)", false, "Linux 6.3", probe_mdwe },
 	{ "memory_merge", "keep the memory merge switch", false, "Linux 6.4 with CONFIG_KSM", probe_memory_merge },
-	{ "uffd", "lazy restore (to come)", false, "a kernel with CONFIG_USERFAULTFD", probe_uffd },
-	{ "uffd-noncoop", "lazy restore of processes that fork (to come)", false, "Linux 4.11 with CONFIG_USERFAULTFD", probe_uffd_events },
+	{ "cuda_checkpoint", "save CUDA processes", false, "an NVIDIA GPU, not divided, with driver 570 or later", probe_cuda },
+	{ "uffd", "lazy restore, the least of it", false, "a kernel with CONFIG_USERFAULTFD", probe_uffd },
+	{ "uffd-noncoop", "lazy restore", false, "Linux 4.11 with CONFIG_USERFAULTFD", probe_uffd_events },
 	{ "uffd_wp_async", "incremental dumps (to come)", false, "Linux 6.7 with CONFIG_USERFAULTFD", probe_uffd_wp_async },
 	{ "mem_dirty_track", "incremental dumps (to come), the older way", false, "a kernel with CONFIG_MEM_SOFT_DIRTY", probe_soft_dirty },
 };

@@ -1,0 +1,575 @@
+/* CUDA processes in a dump. See cuda.h. */
+#include "base/log.h"
+#include "engine/cuda/cuda.h"
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <signal.h>
+
+#define LOCK_TIMEOUT_MS 10000
+#define ROUNDS_MAX 20
+#define MAPS_MAX (256UL << 20)
+
+struct cuda_process {
+	pid_t pid;
+	enum gpu_state before, now; /* as it was found; as it is */
+	uint64_t memory;	    /* bytes on the devices, as far as NVML tells */
+	struct cuda_thread thread;
+	bool stalled; /* a call has neither ended nor failed */
+};
+
+struct cuda_dump {
+	struct gpu *gpu;
+	struct gpu_machine *machine;
+	VEC(struct cuda_process) processes;
+	bool threads_known; /* `thread` is set in each */
+};
+
+static const char *comm_of(pid_t pid, struct proc_stat *room)
+{
+	return proc_read_stat(pid, room) ? "?" : room->comm;
+}
+
+#define cuda_error(d, pid, code, format, ...) \
+	error_set((d)->e, code, "process %d (%s): " format, pid, comm_of(pid, &(struct proc_stat){}), ##__VA_ARGS__)
+
+/* ---- finding them ---- */
+
+/* Has it loaded the driver's library, or mapped one of its devices? */
+static bool may_use_cuda(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libcuda.so") || strstr(text, " /dev/nvidia"));
+}
+
+static bool has_collective_library(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
+	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libnccl") || strstr(text, "/libnvshmem"));
+}
+
+struct pids {
+	VEC(pid_t) list;
+};
+
+/* The tree as it is now; it may grow meanwhile, which the next look will see. */
+static int list_tree(struct pids *tree, pid_t root)
+{
+	pid_t *slot = VEC_PUSH(&tree->list);
+
+	if (!slot)
+		return -ENOMEM;
+	*slot = root;
+	for (size_t i = 0; i < tree->list.count; i++) {
+		struct proc_pids tids = {};
+		proc_list_threads(tree->list.data[i], &tids);
+		for (size_t k = 0; k < tids.count; k++) {
+			struct proc_pids children = {};
+			proc_list_children(tree->list.data[i], tids.data[k], &children);
+			for (size_t c = 0; c < children.count; c++) {
+				slot = VEC_PUSH(&tree->list);
+				if (slot)
+					*slot = children.data[c];
+			}
+			VEC_FREE(&children);
+		}
+		VEC_FREE(&tids);
+	}
+	return 0;
+}
+
+static struct cuda_process *find_process(const struct dump *d, pid_t pid)
+{
+	if (d->cuda)
+		VEC_FOREACH(&d->cuda->processes, p)
+			if (p->pid == pid)
+				return p;
+	return NULL;
+}
+
+static int open_gpu(struct dump *d, pid_t pid)
+{
+	if (!d->cuda && !(d->cuda = calloc(1, sizeof(*d->cuda))))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	if (d->cuda->gpu)
+		return 0;
+	int r = gpu_open(NULL, &d->cuda->gpu, d->e);
+	if (!r)
+		r = gpu_ready(d->cuda->gpu, d->e);
+	if (!r)
+		r = gpu_machine_read(d->cuda->gpu, &d->cuda->machine, d->e);
+	return r ? error_prefix(d->e, r, "process %d (%s) uses CUDA, and its GPU state can't be saved", pid, comm_of(pid, &(struct proc_stat){})) : 0;
+}
+
+static uint64_t memory_of(const struct gpu_machine *m, pid_t pid)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t i = 0; i < m->n_users; i++)
+		if (m->users[i].pid == (uint32_t)pid && m->users[i].used != UINT64_MAX)
+			sum += m->users[i].used;
+	return sum;
+}
+
+/* One that may be a CUDA process: asked of the driver, and added. 1: it is one. */
+static int add_process(struct dump *d, pid_t pid)
+{
+	struct gpu_call call = { .op = GPU_STATE, .pid = pid };
+	int r = open_gpu(d, pid);
+
+	if (!r)
+		r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
+	if (r)
+		return r;
+	if (call.result == -ESRCH)
+		return 0;
+	if (call.result)
+		return cuda_error(d, pid, call.result, "the GPU's driver can't say its state (%s)", call.why);
+	if (call.value != GPU_RUNNING && call.value != GPU_CHECKPOINTED)
+		return cuda_error(d, pid, -EBUSY, "its GPU state is %s already, by someone else; see cuda-checkpoint", gpu_state_name(call.value));
+	struct cuda_process *p = VEC_PUSH(&d->cuda->processes);
+	if (!p)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*p = (struct cuda_process){ .pid = pid, .before = call.value, .now = call.value, .memory = memory_of(d->cuda->machine, pid) };
+	return 1;
+}
+
+/* Adds those that are not known. Gives how many. */
+static int find_processes(struct dump *d)
+{
+	struct pids tree = {};
+	int found = 0, r = list_tree(&tree, d->request->pid);
+
+	if (r)
+		error_set(d->e, r, "out of memory");
+	for (size_t i = 0; r >= 0 && i < tree.list.count; i++) {
+		pid_t pid = tree.list.data[i];
+		if (find_process(d, pid) || !may_use_cuda(pid))
+			continue;
+		r = add_process(d, pid);
+		found += r > 0;
+	}
+	VEC_FREE(&tree.list);
+	return r < 0 ? r : found;
+}
+
+/* ---- what stands against it ---- */
+
+static uint64_t available_memory(void)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned long long kib;
+	const char *line;
+
+	if (read_file_at(AT_FDCWD, "/proc/meminfo", 1 << 20, &text, NULL))
+		return UINT64_MAX;
+	line = strstr(text, "MemAvailable:");
+	return line && sscanf(line, "MemAvailable: %llu", &kib) == 1 ? kib << 10 : UINT64_MAX;
+}
+
+static int check_collectives(struct dump *d)
+{
+	size_t users = 0;
+	pid_t one = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p)
+		if (has_collective_library(p->pid) && p->before == GPU_RUNNING) {
+			users++;
+			one = p->pid;
+		}
+	if (users < 2 || d->request->gpu_force)
+		return 0;
+	return cuda_error(d, one, -ENOTSUP, "it shares GPU memory with others through NCCL or NVSHMEM, perhaps, which can be saved but not restored; start it with "
+			  "NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0 NCCL_SHM_DISABLE=1 and use --gpu-force");
+}
+
+static int check_machine(struct dump *d)
+{
+	const struct gpu_machine *m = d->cuda->machine;
+	uint64_t need = 0, free = available_memory();
+
+	for (uint32_t i = 0; i < m->n_devices; i++)
+		if (m->devices[i].mig)
+			return error_set(d->e, -ENOTSUP, "GPU %s is divided (MIG), which its driver can't save; see nvidia-smi -mig 0", m->devices[i].uuid);
+	VEC_FOREACH(&d->cuda->processes, p)
+		need += p->before == GPU_RUNNING ? p->memory : 0;
+	if (need > free)
+		return error_set(d->e, -ENOMEM, "the tree has %llu MiB on GPUs, which go into memory first, and %llu MiB of memory are available",
+				 (unsigned long long)need >> 20, (unsigned long long)free >> 20);
+	return 0;
+}
+
+static int check_obstacles(struct dump *d)
+{
+	int r = dump_part(d, check_machine(d));
+
+	return r ? r : dump_part(d, check_collectives(d));
+}
+
+/* ---- the calls ---- */
+
+/* What a failure of the driver's means for this process. */
+static int call_failed(struct dump *d, const struct gpu_call *call)
+{
+	const char *name = gpu_op_name(call->op);
+
+	if (call->op == GPU_LOCK && call->result == -ETIMEDOUT)
+		return cuda_error(d, call->pid, -ETIMEDOUT, "its work on the GPU did not end within %u ms; try again, or give more time with --gpu-timeout",
+				  call->timeout_ms);
+	if (call->result == -ENOTSUP)
+		return cuda_error(d, call->pid, -ENOTSUP, "its GPU state can't be saved (%s: %s): managed memory, CUDA IPC or MPS, perhaps; let the program do without", name, call->why);
+	if (call->result == -ENOMEM)
+		return cuda_error(d, call->pid, -ENOMEM, "its GPU state can't be saved (%s: %s): too little memory, or a divided GPU (MIG)", name, call->why);
+	return cuda_error(d, call->pid, call->result, "the GPU's driver failed to %s it: %s", name, call->why);
+}
+
+/*
+ * The same call for every process in one state, all at once; with `threads` the driver's threads run. Each that succeeded is noted.
+ * Gives the first failure.
+ */
+static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gpu_state to, bool threads)
+{
+	size_t n = d->cuda->processes.count, count = 0;
+	_cleanup_free_ struct gpu_call *calls = calloc(n, sizeof(*calls));
+	_cleanup_free_ struct cuda_process **of = calloc(n, sizeof(*of));
+	_cleanup_free_ struct cuda_thread *running = calloc(n, sizeof(*running));
+	size_t n_running = 0;
+	int r = 0;
+
+	if (!calls || !of || !running)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	VEC_FOREACH(&d->cuda->processes, p) {
+		if (p->now != from || p->before != GPU_RUNNING || p->stalled)
+			continue;
+		uint32_t timeout = d->request->gpu_timeout_ms ? d->request->gpu_timeout_ms : LOCK_TIMEOUT_MS;
+		of[count] = p;
+		calls[count++] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0 };
+		if (threads)
+			running[n_running++] = p->thread;
+	}
+	if (!count)
+		return 0;
+	r = cuda_call(d->cuda->gpu, calls, count, running, n_running, cuda_deadline(d->request), d->e);
+	for (size_t i = 0, k = 0; i < count; i++) {
+		if (threads)
+			of[i]->thread = running[k++];
+		of[i]->stalled = !calls[i].done;
+		if (calls[i].done && !calls[i].result)
+			of[i]->now = to;
+	}
+	for (size_t i = 0; !r && i < count; i++)
+		if (calls[i].result)
+			r = call_failed(d, &calls[i]);
+	return r;
+}
+
+static bool is_off(const struct dump *d)
+{
+	return d->request->gpu == GPU_NEVER || (d->request->gpu == GPU_AUTO && !gpu_present());
+}
+
+int cuda_lock(struct dump *d)
+{
+	if (is_off(d))
+		return 0;
+	for (int rounds = 0; rounds < ROUNDS_MAX; rounds++) {
+		int r = find_processes(d);
+		if (r <= 0)
+			return r;
+		r = check_obstacles(d);
+		if (!r)
+			r = call_all(d, GPU_LOCK, GPU_RUNNING, GPU_LOCKED, false);
+		if (r)
+			return r;
+	}
+	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
+}
+
+int cuda_check(struct dump *d)
+{
+	if (is_off(d))
+		return 0;
+	int r = find_processes(d);
+
+	return r <= 0 ? dump_part(d, r) : check_obstacles(d);
+}
+
+bool cuda_releases(const struct dump *d, pid_t pid)
+{
+	const struct cuda_process *p = find_process(d, pid);
+
+	return d->obstacles && p && p->now == GPU_RUNNING;
+}
+
+/* ---- the tree is stopped ---- */
+
+static struct thread *find_thread(struct dump *d, pid_t pid, pid_t tid, struct task **ret)
+{
+	for (size_t i = 0; i < d->tasks.count; i++)
+		for (size_t k = 0; d->tasks.data[i]->pid == pid && k < d->tasks.data[i]->threads.count; k++)
+			if (d->tasks.data[i]->threads.data[k]->tid == tid) {
+				*ret = d->tasks.data[i];
+				return d->tasks.data[i]->threads.data[k];
+			}
+	return NULL;
+}
+
+/* Which of each process's threads is the driver's. */
+static int find_restore_threads(struct dump *d)
+{
+	VEC_FOREACH(&d->cuda->processes, p) {
+		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = p->pid };
+		struct task *task;
+		int r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
+		if (r)
+			return r;
+		if (call.result)
+			return call_failed(d, &call);
+		struct thread *thread = find_thread(d, p->pid, (pid_t)call.value, &task);
+		if (!thread)
+			return cuda_error(d, p->pid, -EAGAIN, "the GPU driver's thread %u is not among its threads; try again", call.value);
+		p->thread = (struct cuda_thread){ .pid = p->pid, .tid = thread->tid, .tracee = &thread->tracee };
+	}
+	d->cuda->threads_known = true;
+	return 0;
+}
+
+/* What ran meanwhile has other registers now, and may have made threads, which nobody holds. */
+static int look_again(struct dump *d, struct cuda_process *p)
+{
+	struct task *task = NULL;
+	struct proc_pids tids = {};
+	int r = cuda_thread_stop(&p->thread, d->e);
+
+	if (!r && !find_thread(d, p->pid, p->thread.tid, &task))
+		r = cuda_error(d, p->pid, -ESRCH, "its thread %d has gone", p->thread.tid);
+	if (!r && (r = proc_list_threads(p->pid, &tids)))
+		r = cuda_error(d, p->pid, r, "cannot list its threads");
+	if (!r && tids.count != task->threads.count + task->leader_gone)
+		r = cuda_error(d, p->pid, -EAGAIN, "the GPU's driver has changed its threads meanwhile; try again");
+	VEC_FREE(&tids);
+	return r;
+}
+
+/* A process that came between the last look and the stop. */
+static bool has_newcomers(struct dump *d)
+{
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		const struct task *t = d->tasks.data[i];
+		if (t->state != TASK_DEAD && !find_process(d, t->pid) && may_use_cuda(t->proc))
+			return true;
+	}
+	return false;
+}
+
+/* A newcomer with the library that has not begun to use it is none. The driver is asked without the tree's help, since that is stopped. */
+static int ask_newcomers(struct dump *d)
+{
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		const struct task *t = d->tasks.data[i];
+		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = t->pid };
+		if (t->state == TASK_DEAD || find_process(d, t->pid) || !may_use_cuda(t->proc))
+			continue;
+		int r = open_gpu(d, t->pid);
+		if (!r)
+			r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
+		if (r || !call.result)
+			return r ? r : 1;
+	}
+	return 0;
+}
+
+int cuda_checkpoint(struct dump *d)
+{
+	int r = !is_off(d) && has_newcomers(d) ? ask_newcomers(d) : 0;
+
+	if (r || !d->cuda)
+		return r;
+	r = find_restore_threads(d);
+	if (!r)
+		r = call_all(d, GPU_CHECKPOINT, GPU_LOCKED, GPU_CHECKPOINTED, true);
+	if (!r)
+		VEC_FOREACH(&d->cuda->processes, p)
+			if (!r && p->thread.runs)
+				r = look_again(d, p);
+	if (!r)
+		log_info("The state of %zu CUDA processes is in their memory", d->cuda->processes.count);
+	return r;
+}
+
+/* ---- the end ---- */
+
+static bool has_stalled(const struct cuda_dump *c)
+{
+	VEC_FOREACH(&c->processes, p)
+		if (p->stalled)
+			return true;
+	return false;
+}
+
+/* A helper that has died says nothing of where a process stands: a new one asks the driver. */
+static int recover(struct dump *d)
+{
+	struct error ignored;
+	int r;
+
+	if (!gpu_collect(d->cuda->gpu, &ignored))
+		return 0;
+	gpu_close(TAKE_PTR(d->cuda->gpu));
+	r = gpu_open(NULL, &d->cuda->gpu, d->e);
+	if (!r)
+		r = gpu_ready(d->cuda->gpu, d->e);
+	VEC_FOREACH(&d->cuda->processes, p) {
+		struct gpu_call call = { .op = GPU_STATE, .pid = p->pid };
+		if (r || p->before != GPU_RUNNING)
+			continue;
+		r = cuda_call(d->cuda->gpu, &call, 1, &p->thread, 1, cuda_deadline(d->request), d->e);
+		if (!r && call.result)
+			r = call_failed(d, &call);
+		if (!r) {
+			p->now = call.value;
+			p->stalled = false;
+		}
+	}
+	return r;
+}
+
+int cuda_resume(struct dump *d)
+{
+	struct error why = {}, *outer = d->e;
+
+	if (!d->cuda || !d->cuda->threads_known) /* then none is more than locked, which cuda_finish ends */
+		return 0;
+	d->e = &why;
+	int r = recover(d);
+	if (!r)
+		r = call_all(d, GPU_RESTORE, GPU_CHECKPOINTED, GPU_LOCKED, true);
+	if (!r)
+		r = call_all(d, GPU_UNLOCK, GPU_LOCKED, GPU_RUNNING, true);
+	/* They are let go with the others; a thread that runs can't be. */
+	VEC_FOREACH(&d->cuda->processes, p) {
+		struct error ignored;
+		cuda_thread_stop(&p->thread, &ignored);
+	}
+	d->cuda->threads_known = false;
+	d->e = outer;
+	if (r)
+		return error_set(d->e, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);
+	return 0;
+}
+
+void cuda_forget(struct dump *d)
+{
+	struct error ignored;
+
+	if (!d->cuda || !d->cuda->gpu)
+		return;
+	VEC_FOREACH(&d->cuda->processes, p) {
+		struct gpu_call call = { .op = GPU_FORGET, .pid = p->pid };
+		gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), &ignored);
+	}
+	d->cuda->processes.count = 0;
+}
+
+void cuda_finish(struct dump *d)
+{
+	struct error why = {}, *outer = d->e;
+
+	if (!d->cuda)
+		return;
+	d->e = &why;
+	if (d->cuda->gpu && call_all(d, GPU_UNLOCK, GPU_LOCKED, GPU_RUNNING, false))
+		log_error("%s", why.text);
+	d->e = outer;
+	/* What hangs is undone by the helper, should it come back. */
+	if (has_stalled(d->cuda))
+		gpu_leave(d->cuda->gpu);
+	else
+		gpu_close(d->cuda->gpu);
+	free(d->cuda->machine);
+	VEC_FREE(&d->cuda->processes);
+	free(TAKE_PTR(d->cuda));
+}
+
+/* ---- the image ---- */
+
+static int add_devices(const struct gpu_machine *m, FermataGpuEntry *entry)
+{
+	entry->devices = calloc(m->n_devices + 1, sizeof(*entry->devices));
+	for (uint32_t i = 0; entry->devices && i < m->n_devices; i++) {
+		FermataGpuDevice *device = calloc(1, sizeof(*device));
+		if (!device)
+			return -ENOMEM;
+		fermata_gpu_device__init(device);
+		entry->devices[entry->n_devices++] = device;
+		device->uuid = strdup(m->devices[i].uuid);
+		device->name = strdup(m->devices[i].name);
+		device->memory = m->devices[i].total;
+		if (!device->uuid || !device->name)
+			return -ENOMEM;
+	}
+	return entry->devices ? 0 : -ENOMEM;
+}
+
+static int add_used(const struct gpu_machine *m, const struct cuda_process *p, FermataGpuProcess *process)
+{
+	process->devices = calloc(m->n_users + 1, sizeof(*process->devices));
+	process->used = calloc(m->n_users + 1, sizeof(*process->used));
+	if (!process->devices || !process->used)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < m->n_users; i++)
+		if (m->users[i].pid == (uint32_t)p->pid) {
+			process->devices[process->n_devices++] = m->users[i].device;
+			process->used[process->n_used++] = m->users[i].used == UINT64_MAX ? 0 : m->users[i].used;
+		}
+	return 0;
+}
+
+int cuda_entry(struct dump *d, FermataGpuEntry **ret)
+{
+	FermataGpuEntry *entry;
+	int r;
+
+	*ret = NULL;
+	if (!d->cuda || !d->cuda->processes.count)
+		return 0;
+	entry = calloc(1, sizeof(*entry));
+	if (!entry)
+		return -ENOMEM;
+	fermata_gpu_entry__init(entry);
+	entry->driver = strdup(d->cuda->machine->driver);
+	entry->cuda = d->cuda->machine->cuda;
+	entry->processes = calloc(d->cuda->processes.count, sizeof(*entry->processes));
+	r = entry->driver && entry->processes ? add_devices(d->cuda->machine, entry) : -ENOMEM;
+	for (size_t i = 0; !r && i < d->cuda->processes.count; i++) {
+		const struct cuda_process *p = &d->cuda->processes.data[i];
+		FermataGpuProcess *process = calloc(1, sizeof(*process));
+		if (!process) {
+			r = -ENOMEM;
+			break;
+		}
+		fermata_gpu_process__init(process);
+		entry->processes[entry->n_processes++] = process;
+		process->pid = (uint32_t)p->pid;
+		process->restore_tid = (uint32_t)p->thread.tid;
+		process->stays = p->before == GPU_CHECKPOINTED;
+		r = add_used(d->cuda->machine, p, process);
+	}
+	if (r)
+		cuda_entry_free(entry);
+	else
+		*ret = entry;
+	return r;
+}
+
+void cuda_entry_free(FermataGpuEntry *entry)
+{
+	if (entry)
+		fermata_gpu_entry__free_unpacked(entry, NULL);
+}

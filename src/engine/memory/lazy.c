@@ -1,0 +1,197 @@
+/* See lazy.h. */
+#include "engine/memory/lazy.h"
+
+#include "base/log.h"
+#include "engine/memory/pager.h"
+#include "engine/memory/restore.h"
+#include "engine/memory/vma.h"
+#include "engine/task/task.h"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define WORTH_PAGES 1024 /* fewer are read at once in less time than it takes to arrange for them */
+#define FEATURES (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_UNMAP)
+
+static bool kernel_can(void)
+{
+	_cleanup_close_ int fd = (int)syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	struct uffdio_api api = { .api = UFFD_API, .features = FEATURES };
+
+	return fd >= 0 && ioctl(fd, UFFDIO_API, &api) == 0;
+}
+
+static bool shares_pages(const struct restore *s, const struct rtask *t)
+{
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if ((s->tasks.data[i] == t || s->tasks.data[i]->parent == t) && memory_is_shared(s->tasks.data[i]))
+			return true;
+	return false;
+}
+
+static bool may_wait(const VmaEntry *v)
+{
+	return v->status & VMA_ANON_PRIVATE && !(v->status & (VMA_AIORING | VMA_VDSO | VMA_VVAR | VMA_VSYSCALL | VMA_STACK)) &&
+	       v->flags & MAP_PRIVATE && !(v->flags & (uint32_t)(MAP_GROWSDOWN | MAP_LOCKED | VMA_HUGE_FLAGS));
+}
+
+bool lazy_covers(const struct rtask *t, const VmaEntry *v)
+{
+	return t->lazy && may_wait(v);
+}
+
+static uint64_t stored_pages(const PagemapEntry *p)
+{
+	return p->has_forked && p->forked ? 0 : p->nr_pages;
+}
+
+static uint64_t pages_in(const struct rtask *t)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < t->pages.count; i++)
+		sum += stored_pages(t->pages.data[i]);
+	return sum;
+}
+
+int lazy_choose(struct restore *s)
+{
+	size_t count = 0;
+
+	if (s->request->lazy == LAZY_NOT)
+		return 0;
+	if (!kernel_can()) {
+		log_warning("This kernel has no userfaultfd that can follow a process (Linux 4.11): all memory is read before it runs");
+		return 0;
+	}
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t);
+		count += t->lazy;
+	}
+	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);
+	return 0;
+}
+
+int lazy_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	struct uffdio_api api = { .api = UFFD_API, .features = FEATURES };
+
+	if (!t->lazy)
+		return 0;
+	batch_what(b, "watch the memory of process %d (userfaultfd)", t->pid);
+	t->uffd_op = b->ops.count;
+	OP(b, __NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	OP(b, __NR_ioctl, t->uffd_op, UFFDIO_API, arena_place(&s->arena, &api, sizeof(api)))->flags |= AGENT_OP_REF_ARG0;
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		struct uffdio_register range = { .range = { v->start, v->end - v->start }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+		if (lazy_covers(t, v))
+			OP(b, __NR_ioctl, t->uffd_op, UFFDIO_REGISTER, arena_place(&s->arena, &range, sizeof(range)))->flags |= AGENT_OP_REF_ARG0;
+	}
+	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->watched);
+	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->status->change);
+	OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->taken, 1);
+	OP(b, __NR_close, t->uffd_op)->flags |= AGENT_OP_REF_ARG0;
+	return 0;
+}
+
+static bool is_watched(const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (maps->data[i].vmflags & PROC_VMF_UM)
+			return true;
+	return false;
+}
+
+int lazy_settle(struct dump *d, struct task *t)
+{
+	if (!is_watched(&t->maps))
+		return 0;
+	/* Its pager may also have ended, by itself or for another task, since the maps were read. */
+	pager_finish_all();
+	proc_maps_finish(&t->maps);
+	int r = proc_read_smaps(t->proc, &t->maps);
+	return r ? task_errno(d, t, r, "cannot read its maps") : 0;
+}
+
+/* Pages of a pagemap entry that lie in areas whose pages come later. */
+static int add_extents(struct rtask *t, const PagemapEntry *p, uint64_t offset, struct pager_space *space, size_t *capacity)
+{
+	const uint64_t end = p->vaddr + stored_pages(p) * PAGE_SIZE;
+
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		uint64_t from = MAX(v->start, p->vaddr), to = MIN(v->end, end);
+		if (from >= to || !lazy_covers(t, v))
+			continue;
+		if (!vec_reserve((void **)&space->extents, capacity, space->count + 1, sizeof(*space->extents)))
+			return -ENOMEM;
+		space->extents[space->count++] = (struct pager_extent){ from, to, offset + (from - p->vaddr) };
+	}
+	return 0;
+}
+
+static int make_space(struct restore *s, struct rtask *t, struct pager_space *space)
+{
+	const struct agent_op *op = &agent_batch_ops(t->threads.data[0].batch.final)[t->uffd_op];
+	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
+	size_t capacity = 0;
+	uint64_t offset = 0;
+	int r = 0;
+
+	*space = (struct pager_space){ .uffd = -1, .pages_fd = t->pages_fd, .pid = t->pid };
+	space->uffd = pidfd < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, pidfd, (int)op->result, 0);
+	if (space->uffd < 0)
+		return error_errno(s->e, -errno, "cannot fetch the userfaultfd of process %d", t->pid);
+	for (size_t i = 0; !r && i < t->pages.count; i++) {
+		r = add_extents(t, t->pages.data[i], offset, space, &capacity);
+		offset += stored_pages(t->pages.data[i]) * PAGE_SIZE;
+	}
+	if (!r && t->pages_name)
+		image_dir_verify_leave(s->verification, t->pages_name, &space->digest);
+	return r ? error_set(s->e, r, "out of memory") : 0;
+}
+
+/* The others in the directory are read as they are named; this is what it was opened by. */
+static int open_directory(const struct restore *s)
+{
+	return open(s->request->images_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+int lazy_start(struct restore *s)
+{
+	_cleanup_free_ struct pager_space *spaces = calloc(s->tasks.count, sizeof(*spaces));
+	_cleanup_close_ int dir = -1;
+	size_t count = 0;
+	int r = 0;
+
+	if (!spaces)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < s->tasks.count; i++)
+		count += s->tasks.data[i]->lazy;
+	if (!count)
+		return 0;
+	r = restore_wait(s, &s->words->watched, (uint32_t)count);
+	count = 0;
+	for (size_t i = 0; !r && i < s->tasks.count; i++)
+		if (s->tasks.data[i]->lazy)
+			r = make_space(s, s->tasks.data[i], &spaces[count++]);
+	if (!r) {
+		dir = open_directory(s);
+		r = pager_start(spaces, count, dir, s->e);
+	}
+	for (size_t i = 0; i < count; i++) {
+		if (spaces[i].uffd >= 0)
+			close(spaces[i].uffd);
+		free(spaces[i].extents);
+	}
+	__atomic_store_n(&s->words->taken, 1, __ATOMIC_SEQ_CST);
+	syscall(__NR_futex, &s->words->taken, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+	return r;
+}

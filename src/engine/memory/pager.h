@@ -1,0 +1,35 @@
+/*
+ * The process that brings the pages of a lazy restore (userfaultfd(2)), once the restore has ended: those that are touched first, the others
+ * one after the other. It ends when all are there. Beside it stands a guard, which holds the same descriptors: should the pager die, or the
+ * checkpoint turn out to be damaged, the guard ends the restored processes, who would otherwise find zeroes in place of what they had.
+ *
+ * It follows what the processes do with their memory meanwhile: fork, mremap, munmap, madvise (UFFD_FEATURE_EVENT_*, Linux 4.11).
+ */
+#pragma once
+
+#include "base/error.h"
+#include "image/image.h"
+
+/* Where in the file the pages of [start, end) are. */
+struct pager_extent {
+	uint64_t start, end, offset;
+};
+
+struct pager_space {
+	int uffd, pages_fd; /* the caller's */
+	pid_t pid;
+	struct pager_extent *extents; /* ascending */
+	size_t count;
+	struct image_digest digest; /* of the pages file; size 0: it is not to be compared */
+};
+
+/*
+ * Starts it; the extents and descriptors are still the caller's own, and can go. `dir_fd`: the checkpoint's directory, where the order in
+ * which pages were touched is noted for the next time; -1: nowhere. Nothing of the spaces is touched before it returns.
+ */
+int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, struct error *e);
+
+/* Asks every pager of this machine (network namespace) to bring all at once, and waits until they have. Gives how many there were. */
+int pager_finish_all(void);
+
+#define PAGER_ORDER "fermata-order" /* in the checkpoint's directory: of each window, the space and the page's number, u32 each */

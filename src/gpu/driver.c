@@ -1,0 +1,227 @@
+/* See driver.h. */
+#include "gpu/driver.h"
+
+#include "gpu/tool.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+
+#define LIBCUDA "libcuda.so.1"
+#define LIBNVML "libnvidia-ml.so.1"
+#define CUDA_WITH_CHECKPOINTS 12080 /* the version of the interface that is asked for: 12.8, driver 570 */
+#define CUDA_WITH_PAIRS 13000	    /* 13.0, driver 580 */
+
+/* dlsym gives the oldest form of a function; the driver itself has the one that a version of the interface means. */
+static void *entry_point(const struct driver *d, const char *name, int version)
+{
+	int (*get)(const char *name, void **ret, int version, uint64_t flags, int *status) = dlsym(d->cuda, "cuGetProcAddress_v2");
+	void *p = NULL;
+	int status;
+
+	if (get && get(name, &p, version, 0, &status) == CUDA_SUCCESS && p)
+		return p;
+	return dlsym(d->cuda, name);
+}
+
+static const char *result_name(const struct driver *d, int result)
+{
+	const char *name = NULL;
+
+	return d->error_name && d->error_name(result, &name) == CUDA_SUCCESS && name ? name : "an error that it has no name for";
+}
+
+/* The first -errno that fits. */
+static int errno_of(int result)
+{
+	switch (result) {
+	case CUDA_SUCCESS:
+		return 0;
+	case CUDA_ERROR_INVALID_VALUE:
+	case CUDA_ERROR_NOT_INITIALIZED:
+		return -ESRCH;
+	case CUDA_ERROR_OUT_OF_MEMORY:
+		return -ENOMEM;
+	case CUDA_ERROR_ILLEGAL_STATE:
+		return -EBUSY;
+	case CUDA_ERROR_NOT_READY:
+		return -ETIMEDOUT;
+	case CUDA_ERROR_NOT_PERMITTED:
+		return -EPERM;
+	case CUDA_ERROR_NOT_SUPPORTED:
+		return -ENOTSUP;
+	case CUDA_ERROR_NO_DEVICE:
+		return -ENODEV;
+	default:
+		return -EIO;
+	}
+}
+
+int driver_load(struct driver *d, const char *library, struct error *e)
+{
+	const char *name = library ? library : LIBCUDA;
+	int (*init)(unsigned int flags), r;
+
+	*d = (struct driver){ .cuda = dlopen(name, RTLD_NOW | RTLD_LOCAL) };
+	if (!d->cuda)
+		return error_set(e, -ENOENT, "the library of NVIDIA's driver can't be loaded (%s); install the driver's user-space part", dlerror());
+	d->driver_version = dlsym(d->cuda, "cuDriverGetVersion");
+	d->error_name = dlsym(d->cuda, "cuGetErrorName");
+	init = (int (*)(unsigned int))dlsym(d->cuda, "cuInit");
+	if (!init)
+		return error_set(e, -ENOENT, "%s is not the library of a CUDA driver", name);
+	r = init(0);
+	if (r)
+		return error_set(e, errno_of(r) ? errno_of(r) : -EIO, "the CUDA driver does not start: %s; see nvidia-smi", result_name(d, r));
+	if (d->driver_version)
+		d->driver_version(&d->version);
+	d->get_state = entry_point(d, "cuCheckpointProcessGetState", CUDA_WITH_CHECKPOINTS);
+	d->get_restore_thread = entry_point(d, "cuCheckpointProcessGetRestoreThreadId", CUDA_WITH_CHECKPOINTS);
+	d->lock = entry_point(d, "cuCheckpointProcessLock", CUDA_WITH_CHECKPOINTS);
+	d->checkpoint = entry_point(d, "cuCheckpointProcessCheckpoint", CUDA_WITH_CHECKPOINTS);
+	d->restore = entry_point(d, "cuCheckpointProcessRestore", d->version >= CUDA_WITH_PAIRS ? CUDA_WITH_PAIRS : CUDA_WITH_CHECKPOINTS);
+	d->unlock = entry_point(d, "cuCheckpointProcessUnlock", CUDA_WITH_CHECKPOINTS);
+	d->by_tool = !d->get_state && tool_found();
+	if (d->by_tool)
+		return 0;
+	if (!d->get_state || !d->get_restore_thread || !d->lock || !d->checkpoint || !d->restore || !d->unlock)
+		return error_set(e, -ENOTSUP, "this NVIDIA driver (CUDA %d.%d) can't save CUDA processes; install 570 or a later one",
+				 d->version / 1000, d->version % 1000 / 10);
+	return 0;
+}
+
+static bool read_uuid(const char *text, struct cuda_uuid *ret)
+{
+	size_t n = 0;
+
+	if (!strncmp(text, "GPU-", 4))
+		text += 4;
+	for (; n < sizeof(ret->bytes) && *text; text += *text == '-') {
+		unsigned int byte;
+		if (sscanf(text, "%2x", &byte) != 1 || !text[1])
+			return false;
+		ret->bytes[n++] = (unsigned char)byte;
+		text += 2;
+	}
+	return n == sizeof(ret->bytes) && !*text;
+}
+
+static int restore(const struct driver *d, const struct gpu_call *call, char *why, size_t room)
+{
+	struct cuda_gpu_pair pairs[GPU_DEVICES_MAX] = {};
+	struct cuda_restore_args args = {};
+
+	if (call->n_pairs > GPU_DEVICES_MAX)
+		return CUDA_ERROR_INVALID_VALUE;
+	for (size_t i = 0; i < call->n_pairs; i++)
+		if (!read_uuid(call->pairs[i].from, &pairs[i].from) || !read_uuid(call->pairs[i].to, &pairs[i].to)) {
+			snprintf(why, room, "%s or %s is no GPU's id", call->pairs[i].from, call->pairs[i].to);
+			return CUDA_ERROR_INVALID_VALUE;
+		}
+	if (call->n_pairs && d->version < CUDA_WITH_PAIRS) {
+		snprintf(why, room, "another GPU can take the place of one from driver 580 on");
+		return CUDA_ERROR_NOT_SUPPORTED;
+	}
+	args.pairs = call->n_pairs ? pairs : NULL;
+	args.n_pairs = (uint32_t)call->n_pairs;
+	return d->restore(call->pid, &args);
+}
+
+void driver_call(const struct driver *d, struct gpu_call *call)
+{
+	struct cuda_lock_args lock = { .timeout_ms = call->timeout_ms };
+	struct cuda_checkpoint_args checkpoint = {};
+	struct cuda_unlock_args unlock = {};
+	int value = 0, r = CUDA_SUCCESS;
+
+	if (d->by_tool) {
+		tool_call(call);
+		return;
+	}
+	call->why[0] = 0;
+	switch (call->op) {
+	case GPU_STATE:
+		r = d->get_state(call->pid, &value);
+		break;
+	case GPU_RESTORE_THREAD:
+		r = d->get_restore_thread(call->pid, &value);
+		break;
+	case GPU_LOCK:
+		r = d->lock(call->pid, &lock);
+		break;
+	case GPU_CHECKPOINT:
+		r = d->checkpoint(call->pid, &checkpoint);
+		break;
+	case GPU_RESTORE:
+		r = restore(d, call, call->why, sizeof(call->why));
+		break;
+	case GPU_UNLOCK:
+		r = d->unlock(call->pid, &unlock);
+		break;
+	default:
+		break;
+	}
+	call->value = (uint32_t)value;
+	call->result = errno_of(r);
+	if (r && !call->why[0])
+		snprintf(call->why, sizeof(call->why), "%s", result_name(d, r));
+}
+
+/* ---- NVML ---- */
+
+static void read_users(void *nvml, void *device, uint32_t number, struct gpu_machine *m)
+{
+	int (*list)(void *device, unsigned int *count, struct nvml_process *ret) = dlsym(nvml, "nvmlDeviceGetComputeRunningProcesses_v3");
+	struct nvml_process found[GPU_USERS_MAX];
+	unsigned int count = GPU_USERS_MAX;
+
+	if (!list || list(device, &count, found) != NVML_SUCCESS)
+		return;
+	for (unsigned int i = 0; i < count && i < GPU_USERS_MAX && m->n_users < GPU_USERS_MAX; i++)
+		m->users[m->n_users++] = (struct gpu_user){ found[i].pid, number, found[i].used };
+}
+
+static void read_device(void *nvml, void *device, struct gpu_machine *m)
+{
+	int (*get_name)(void *device, char *ret, unsigned int size) = dlsym(nvml, "nvmlDeviceGetName");
+	int (*get_uuid)(void *device, char *ret, unsigned int size) = dlsym(nvml, "nvmlDeviceGetUUID");
+	int (*get_memory)(void *device, struct nvml_memory *ret) = dlsym(nvml, "nvmlDeviceGetMemoryInfo");
+	int (*get_mig)(void *device, unsigned int *now, unsigned int *pending) = dlsym(nvml, "nvmlDeviceGetMigMode");
+	struct gpu_device *d = &m->devices[m->n_devices];
+	struct nvml_memory memory = {};
+	unsigned int mig = 0, pending;
+
+	*d = (struct gpu_device){};
+	if (!get_uuid || get_uuid(device, d->uuid, sizeof(d->uuid)) != NVML_SUCCESS)
+		return;
+	if (get_name)
+		get_name(device, d->name, sizeof(d->name));
+	if (get_memory && get_memory(device, &memory) == NVML_SUCCESS) {
+		d->total = memory.total;
+		d->free = memory.free;
+	}
+	d->mig = get_mig && get_mig(device, &mig, &pending) == NVML_SUCCESS && mig;
+	read_users(nvml, device, m->n_devices++, m);
+}
+
+void driver_machine(struct driver *d, struct gpu_machine *ret)
+{
+	*ret = (struct gpu_machine){ .cuda = (uint32_t)d->version, .maps = d->version >= CUDA_WITH_PAIRS };
+	if (!d->nvml) {
+		d->nvml = dlopen(LIBNVML, RTLD_NOW | RTLD_LOCAL);
+		int (*init)(void) = d->nvml ? (int (*)(void))dlsym(d->nvml, "nvmlInit_v2") : NULL;
+		if (!init || init() != NVML_SUCCESS)
+			return;
+	}
+	int (*get_version)(char *ret, unsigned int size) = dlsym(d->nvml, "nvmlSystemGetDriverVersion");
+	int (*get_count)(unsigned int *ret) = dlsym(d->nvml, "nvmlDeviceGetCount_v2");
+	int (*get_device)(unsigned int i, void **ret) = dlsym(d->nvml, "nvmlDeviceGetHandleByIndex_v2");
+	unsigned int count = 0;
+	void *device;
+
+	if (get_version)
+		get_version(ret->driver, sizeof(ret->driver));
+	if (get_count && get_device && get_count(&count) == NVML_SUCCESS)
+		for (unsigned int i = 0; i < count && ret->n_devices < GPU_DEVICES_MAX; i++)
+			if (get_device(i, &device) == NVML_SUCCESS)
+				read_device(d->nvml, device, ret);
+}

@@ -1,0 +1,208 @@
+/* The caller's side of the helper. See gpu.h. */
+#include "gpu/helper.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+
+struct gpu {
+	int sock;
+	pid_t pid;
+	bool greeted;
+	uint32_t next;
+	struct helper_greeting greeting;
+	VEC(struct gpu_call *) calls; /* under way or done, by id; emptied when none is under way */
+	size_t waiting;
+};
+
+static const char *const op_names[GPU_OPS] = { "state", "restore thread", "lock", "checkpoint", "restore", "unlock", "forget" };
+static const char *const state_names[] = { "running", "locked", "checkpointed", "failed", "checkpointing", "restoring" };
+
+const char *gpu_op_name(enum gpu_op op)
+{
+	return op < GPU_OPS ? op_names[op] : "?";
+}
+
+const char *gpu_state_name(enum gpu_state s)
+{
+	return s < ARRAY_SIZE(state_names) ? state_names[s] : "in an unknown state";
+}
+
+bool gpu_present(void)
+{
+	return access("/proc/driver/nvidia/version", F_OK) == 0;
+}
+
+int gpu_open(const char *library, struct gpu **ret, struct error *e)
+{
+	struct gpu *g = calloc(1, sizeof(*g));
+	int pair[2];
+
+	if (!g)
+		return error_set(e, -ENOMEM, "out of memory");
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+		free(g);
+		return error_errno(e, -errno, "cannot make a socket for the GPU helper");
+	}
+	g->sock = pair[0];
+	g->pid = fork();
+	if (g->pid == 0)
+		helper_main(pair[1], library);
+	close(pair[1]);
+	if (g->pid < 0) {
+		int r = error_errno(e, -errno, "cannot start the GPU helper");
+		close(g->sock);
+		free(g);
+		return r;
+	}
+	*ret = g;
+	return 0;
+}
+
+static int has_died(struct error *e)
+{
+	return error_set(e, -EPIPE, "the helper that calls the GPU's driver has died");
+}
+
+int gpu_ready(struct gpu *g, struct error *e)
+{
+	ssize_t n = sizeof(g->greeting);
+
+	while (!g->greeted && (n = recv(g->sock, &g->greeting, sizeof(g->greeting), 0)) < 0 && errno == EINTR)
+		;
+	if (n != sizeof(g->greeting))
+		return has_died(e);
+	g->greeted = true;
+	return g->greeting.result ? error_set(e, g->greeting.result, "%s", g->greeting.text) : 0;
+}
+
+void gpu_leave(struct gpu *g)
+{
+	if (!g)
+		return;
+	close(g->sock);
+	VEC_FREE(&g->calls);
+	free(g);
+}
+
+void gpu_close(struct gpu *g)
+{
+	const pid_t pid = g ? g->pid : 0;
+
+	gpu_leave(g);
+	while (pid && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
+		;
+}
+
+static int send_request(struct gpu *g, uint32_t id, uint32_t op, const struct gpu_call *call, struct error *e)
+{
+	const size_t size = sizeof(struct helper_request) + (call ? call->n_pairs : 0) * sizeof(struct gpu_pair);
+	_cleanup_free_ struct helper_request *request = calloc(1, size);
+
+	if (!request)
+		return error_set(e, -ENOMEM, "out of memory");
+	*request = (struct helper_request){ .id = id, .op = op };
+	if (call) {
+		request->pid = call->pid;
+		request->timeout_ms = call->timeout_ms;
+		request->n_pairs = (uint32_t)call->n_pairs;
+		if (call->n_pairs)
+			memcpy(request->pairs, call->pairs, call->n_pairs * sizeof(struct gpu_pair));
+	}
+	return send(g->sock, request, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : has_died(e);
+}
+
+int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e)
+{
+	int r = gpu_ready(g, e);
+
+	if (!g->waiting)
+		g->calls.count = 0;
+	for (size_t i = 0; !r && i < n; i++) {
+		struct gpu_call **slot = VEC_PUSH(&g->calls);
+		if (!slot)
+			return error_set(e, -ENOMEM, "out of memory");
+		*slot = &calls[i];
+		calls[i].done = false;
+		r = send_request(g, (uint32_t)g->calls.count - 1, calls[i].op, &calls[i], e);
+		g->waiting += !r;
+	}
+	return r;
+}
+
+int gpu_fd(const struct gpu *g)
+{
+	return g->sock;
+}
+
+int gpu_collect(struct gpu *g, struct error *e)
+{
+	struct helper_reply reply;
+	ssize_t n;
+
+	while (g->waiting && (n = recv(g->sock, &reply, sizeof(reply), MSG_DONTWAIT)) != -1) {
+		if (n != sizeof(reply) || reply.id >= g->calls.count || g->calls.data[reply.id]->done)
+			return has_died(e);
+		struct gpu_call *call = g->calls.data[reply.id];
+		call->done = true;
+		call->result = reply.result;
+		call->value = reply.value;
+		snprintf(call->why, sizeof(call->why), "%.*s", (int)sizeof(reply.why) - 1, reply.why);
+		g->waiting--;
+	}
+	return !g->waiting || errno == EAGAIN || errno == EINTR ? 0 : has_died(e);
+}
+
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+int gpu_run(struct gpu *g, struct gpu_call *calls, size_t n, int deadline_ms, struct error *e)
+{
+	const int64_t end = now_ms() + deadline_ms;
+	int r = gpu_start(g, calls, n, e);
+
+	while (!r && g->waiting) {
+		struct pollfd poll_fd = { .fd = g->sock, .events = POLLIN };
+		int64_t left = end - now_ms();
+		if (left <= 0) {
+			kill(g->pid, SIGKILL);
+			return error_set(e, -ETIMEDOUT, "the GPU's driver does not answer within %d s", deadline_ms / 1000);
+		}
+		if (poll(&poll_fd, 1, (int)left) > 0)
+			r = gpu_collect(g, e);
+	}
+	return r;
+}
+
+int gpu_machine_read(struct gpu *g, struct gpu_machine **ret, struct error *e)
+{
+	struct {
+		struct helper_reply reply;
+		struct gpu_machine machine;
+	} *m = malloc(sizeof(*m));
+	ssize_t n = -1;
+	int r = m ? gpu_ready(g, e) : error_set(e, -ENOMEM, "out of memory");
+
+	if (!r)
+		r = send_request(g, 0, HELPER_MACHINE, NULL, e);
+	while (!r && (n = recv(g->sock, m, sizeof(*m), 0)) < 0 && errno == EINTR)
+		;
+	if (!r && n != (ssize_t)sizeof(*m))
+		r = has_died(e);
+	if (!r)
+		*ret = malloc(sizeof(**ret));
+	if (!r && !*ret)
+		r = error_set(e, -ENOMEM, "out of memory");
+	if (!r)
+		memcpy(*ret, &m->machine, sizeof(**ret));
+	free(m);
+	return r;
+}

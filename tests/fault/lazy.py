@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Lazy restore when something goes wrong behind it: the process that brings pages is killed, or the pages are damaged. The program must never
+see anything but its own memory: it is ended instead. And what is left behind when all goes well: the order of the pages, no process.
+
+Arguments select tests by a part of their names. Runs as root."""
+import glob
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BINARY = os.environ.get("CLI_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
+DEADLINE = 20
+MIB = 192
+PROGRAM = f"""
+import os, sys, time
+page = 4096
+memory = bytearray({MIB} << 20)
+for i in range(0, len(memory), page):
+    memory[i:i + 8] = i.to_bytes(8, "little")
+step = 0
+while True:
+    step += 1
+    for i in range(0, len(memory), page * 97):
+        if memory[i:i + 8] != i.to_bytes(8, "little"):
+            os.write(2, b"wrong at %d\\n" % i)
+            os._exit(3)
+    os.write(1, b"%d\\n" % step)
+    time.sleep(0.01)
+"""
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+class Failure(Exception):
+    pass
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(str(what))
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def gone(pid):
+    reap()
+    return not os.path.exists(f"/proc/{pid}")
+
+
+def wait_for(what, why):
+    end = time.monotonic() + DEADLINE
+    while not what():
+        expect(time.monotonic() < end, why)
+        time.sleep(0.002)
+
+
+def named(name):
+    reap()
+    found = []
+    for path in glob.glob("/proc/[0-9]*/comm"):
+        try:
+            with open(path) as file:
+                if file.read() == name + "\n":
+                    found.append(int(path.split("/")[2]))
+        except OSError:
+            pass
+    return found
+
+
+class Program:
+    def __init__(self, work):
+        self.out, self.images, self.log = work + "/out", work + "/one", work + "/log"
+        with open(self.out, "wb") as out, open(work + "/err", "wb") as err:
+            task = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+        task.returncode = 0
+        self.work, self.pid = work, task.pid
+        wait_for(lambda: self.steps() > 1, "it does not start")
+        self.run("dump", "process", str(self.pid), "--dir", work, "--name", "one")
+        wait_for(lambda: gone(self.pid), "it does not end")
+
+    def run(self, *arguments):
+        with open(self.log, "wb") as log:
+            status = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE).returncode
+        expect(status == 0, f"{arguments}: {status} {self.said()}")
+
+    def said(self):
+        with open(self.log) as log:
+            return log.read()
+
+    def steps(self):
+        with open(self.out, "rb") as file:
+            return file.read().count(b"\n")
+
+    def restore(self, *more):
+        self.run("restore", "process", "--path", self.images, "--lazy", "--detach", *more)
+
+    def right(self):
+        with open(self.work + "/err") as file:
+            expect(not file.read(), "the program has found memory that is not its own")
+
+    def end(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except OSError:
+            pass
+        wait_for(lambda: gone(self.pid), "it does not end")
+        wait_for(lambda: not named("fermata-lazy") and not named("fermata-guard"), "a helper stays")
+
+
+def test_order(p):
+    """What was touched is noted, used the next time, and nothing stays behind."""
+    for number in range(2):
+        before = p.steps()
+        p.restore()
+        wait_for(lambda: p.steps() > before + 2, "it does not go on")
+        wait_for(lambda: not named("fermata-lazy") and not named("fermata-guard"), "a helper stays")
+        size = os.path.getsize(p.images + "/fermata-order")
+        expect(size and size % 8 == 0 and (not number or size == noted), size)
+        noted = size
+        p.right()
+        p.end()
+    with open(p.images + "/fermata-order", "wb") as file:  # of another checkpoint, or by an enemy
+        file.write(os.urandom(80003))
+    p.restore()
+    before = p.steps()
+    wait_for(lambda: p.steps() > before + 2, "it does not go on")
+    p.right()
+
+
+def killed(p, name):
+    p.restore()
+    victims = named(name)
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    return victims
+
+
+def test_pager_killed(p):
+    """The program is ended by the guard, or had everything."""
+    ended = 0
+    for _ in range(5):
+        victims = killed(p, "fermata-lazy")
+        time.sleep(0.3)
+        ended += bool(victims) and gone(p.pid)
+        p.right()
+        p.end()
+    expect(ended, "the pager had always ended before")
+
+
+def test_guard_killed(p):
+    """The pager needs no guard."""
+    before = p.steps()
+    killed(p, "fermata-guard")
+    wait_for(lambda: p.steps() > before + 2, "it does not go on")
+    p.right()
+
+
+def test_damaged(p):
+    """The pages are compared with their checksums behind the program's back; it is ended when they are not right."""
+    pages = max(glob.glob(p.images + "/pages-*.img"), key=os.path.getsize)
+    with open(pages, "r+b") as file:
+        file.seek(os.path.getsize(pages) // 2 + 100)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    p.restore()
+    wait_for(lambda: gone(p.pid), "it runs on with damaged memory")
+    expect("altered" in p.said(), p.said())
+    p.restore("--skip-verify")
+    time.sleep(0.3)
+    expect(not gone(p.pid), "it is ended though nobody asked for it to be compared")
+
+
+def main():
+    import ctypes
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what was restored is ours to reap
+    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
+        if not all(word in "lazy_" + name for word in sys.argv[1:]):
+            continue
+        with tempfile.TemporaryDirectory(prefix="fermata-lazy-") as work:
+            program = None
+            try:
+                program = Program(work)
+                test(program)
+                program.end()
+                result, why = "passed", ""
+            except (Failure, OSError, subprocess.TimeoutExpired) as failure:
+                result, why = "failed", f": {failure}"
+                if program:
+                    try:
+                        program.end()
+                    except Failure:
+                        pass
+            counts[result] += 1
+            print(f"{'ok' if result == 'passed' else 'not ok'} lazy_{name}{why}", flush=True)
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

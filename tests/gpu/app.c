@@ -1,0 +1,118 @@
+/*
+ * A program with state on a GPU. It adds to numbers there, over and over, and keeps its own count beside them: count and numbers must always agree.
+ *
+ *	app FILE [-d DEVICE] [-n PROCESSES] [-c CHILDREN] [-l MS] [-s]
+ *
+ * Each round it writes "PID ROUND" to FILE; a number that is wrong is said there as "PID wrong …". -n: more such processes, children of the first.
+ * -c: children that use no GPU. -l: how long a launch takes. -s: seccomp-less thread with a busy signal timer, which must not get into the driver's thread.
+ */
+#include "fake.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#define NUMBERS 4096
+
+static uint64_t host[NUMBERS];
+static volatile sig_atomic_t ticks;
+static pid_t main_thread;
+
+static void say(const char *path, const char *text)
+{
+	char line[128];
+	int n = snprintf(line, sizeof(line), "%d %s\n", (int)getpid(), text), fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+
+	if (fd < 0 || write(fd, line, (size_t)n) != n)
+		abort();
+	close(fd);
+}
+
+static void tick(int sig)
+{
+	(void)sig;
+	if ((pid_t)syscall(SYS_gettid) != main_thread)
+		abort();
+	ticks++;
+}
+
+static _Noreturn void work(const char *path, int device, unsigned int ms)
+{
+	uint64_t at[2], round = 0;
+	char text[64];
+
+	if (cuInit(0) || fakeSetDevice(device) || cuMemAlloc_v2(&at[0], sizeof(host)) || cuMemAlloc_v2(&at[1], 1 << 20))
+		exit(3);
+	for (size_t i = 0; i < NUMBERS; i++)
+		host[i] = i;
+	if (cuMemcpyHtoD_v2(at[0], host, sizeof(host)))
+		exit(4);
+	for (;;) {
+		struct timespec pause = { 0, 1000000 };
+		if (fakeLaunch(at[0], 16, ms) || cuCtxSynchronize() || cuMemcpyDtoH_v2(host, at[0], sizeof(host)))
+			exit(5);
+		round++;
+		for (size_t i = 0; i < NUMBERS; i++)
+			if (host[i] != i + (i < 16 ? round : 0)) {
+				snprintf(text, sizeof(text), "wrong: number %zu is %llu in round %llu", i, (unsigned long long)host[i], (unsigned long long)round);
+				say(path, text);
+				exit(6);
+			}
+		snprintf(text, sizeof(text), "%llu", (unsigned long long)round);
+		say(path, text);
+		nanosleep(&pause, NULL);
+	}
+}
+
+static void *idle(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
+int main(int argc, char **argv)
+{
+	int option, device = 0, processes = 1, children = 0, signals = 0;
+	unsigned int ms = 1;
+	pthread_t thread;
+
+	while ((option = getopt(argc, argv, "d:n:c:l:s")) >= 0)
+		switch (option) {
+		case 'd': device = atoi(optarg); break;
+		case 'n': processes = atoi(optarg); break;
+		case 'c': children = atoi(optarg); break;
+		case 'l': ms = (unsigned int)atoi(optarg); break;
+		case 's': signals = 1; break;
+		default: return 2;
+		}
+	if (optind >= argc)
+		return 2;
+	for (int i = 0; i < children; i++)
+		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			idle(NULL);
+		}
+	for (int i = 1; i < processes; i++)
+		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			work(argv[optind], i % FAKE_DEVICES, ms);
+		}
+	main_thread = (pid_t)syscall(SYS_gettid);
+	if (signals) {
+		struct itimerval often = { { 0, 3000 }, { 0, 3000 } };
+		signal(SIGALRM, tick);
+		setitimer(ITIMER_REAL, &often, NULL);
+	} else {
+		pthread_create(&thread, NULL, idle, NULL);
+	}
+	work(argv[optind], device, ms);
+}

@@ -1,0 +1,488 @@
+#!/usr/bin/env python3
+"""Tests of GPUs with a driver of the tests' own (fake.h): every way through dump and restore, and each call of the driver failing, hanging or
+dying. After all of it the program's numbers on the "device" and its own count must agree.
+
+Arguments select tests by a part of their names. Runs as root."""
+import glob
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+BUILD = os.environ.get("GPU_BUILD") or os.path.join(ROOT, "build")
+BINARY = os.path.join(BUILD, "src/cli/fermata")
+FAKES = os.path.join(ROOT, "build/tests/gpu")
+DEADLINE = 20       # s, for anything to end or to come
+KILLS = int(os.environ.get("GPU_KILLS", "40"))
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def report(kind, name, why=""):
+    counts[kind] += 1
+    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
+    print(f"{word} gpu_{name}{': ' + why if why else ''}", flush=True)
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(str(what))
+
+
+def read(path):
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def stat_of(pid):
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def alive(pid):
+    stat = stat_of(pid)
+    return stat is not None and stat[0] not in "ZX"
+
+
+def untraced(path):
+    try:
+        expect("TracerPid:\t0\n" in read(path), f"{path} is traced")
+    except OSError:  # a thread that has ended
+        pass
+
+
+def children_of(pid):
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            found += [int(word) for word in read(path).split()]
+        except OSError:
+            pass
+    return found
+
+
+def wait_for(what, why):
+    end = time.monotonic() + DEADLINE
+    while not what():
+        expect(time.monotonic() < end, why)
+        time.sleep(0.005)
+
+
+class World:
+    def __init__(self, work):
+        self.work, self.dev, self.out = work, work + "/dev", work + "/out"
+        os.mkdir(self.dev)
+        self.pid = None
+
+    def environment(self, more=None):
+        return {**os.environ, "FAKE_GPU_DIR": self.dev, "LD_LIBRARY_PATH": FAKES, "ASAN_OPTIONS": "detect_leaks=0", **(more or {})}
+
+    def start(self, *arguments):
+        task = subprocess.Popen([os.path.join(FAKES, "gpu_app"), *arguments, self.out], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, start_new_session=True, env=self.environment())
+        task.returncode = 0  # reaped below
+        self.pid = task.pid
+        processes = int(arguments[arguments.index("-n") + 1]) if "-n" in arguments else 1
+        wait_for(lambda: len(self.rounds()) == processes, "the program does not start")
+        return self.pid
+
+    def rounds(self):
+        """The last round of each process that uses a GPU."""
+        found = {}
+        for line in (read(self.out) if os.path.exists(self.out) else "").splitlines():
+            pid, _, text = line.partition(" ")
+            expect(not text.startswith("wrong"), f"process {pid} says: {text}")
+            if text:
+                found[int(pid)] = int(text)
+        return found
+
+    def goes_on(self):
+        """All processes work, none is held, and nothing of ours is left."""
+        before = self.rounds()
+        wait_for(lambda: all(self.rounds()[pid] > n + 2 for pid, n in before.items()), f"the program does not go on ({before}, {self.states()})")
+        for pid in [self.pid] + children_of(self.pid):
+            for status in glob.glob(f"/proc/{pid}/task/*/status"):
+                untraced(status)
+        self.no_helper()
+
+    def states(self):
+        return {pid: (stat_of(pid) or ["gone"])[0] for pid in self.rounds()}
+
+    def no_helper(self):
+        def none():
+            for path in glob.glob("/proc/[0-9]*/comm"):
+                try:
+                    if read(path) == "fermata-gpu\n" and f"FAKE_GPU_DIR={self.dev}\0" in read(path[:-4] + "environ"):
+                        return False
+                except OSError:
+                    pass
+            return True
+        wait_for(none, "the helper does not end")
+
+    def fail(self, *lines):
+        with open(self.dev + "/fail", "w") as file:
+            file.write("".join(line + "\n" for line in lines))
+
+    def command(self, *arguments, env=None, background=False):
+        task = subprocess.Popen([BINARY, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env=self.environment(env), text=True)
+        if background:
+            return task
+        out = task.communicate(timeout=3 * DEADLINE)[0]
+        return task.returncode, out
+
+    def dump(self, *more, name="one", env=None):
+        return self.command("dump", "process", self.pid, "--gpu", "on", "--dir", self.work, "--name", name, *more, env=env)
+
+    def restore(self, *more, name="one", env=None):
+        return self.command("restore", "process", "--path", f"{self.work}/{name}", "--gpu", "on", "--detach", *more, env=env)
+
+    def dumped(self, *more, name="one"):
+        status, out = self.dump(*more, name=name)
+        expect(status == 0, f"dump: {out}")
+        self.end_wait()
+
+    def end_wait(self):
+        wait_for(lambda: (reap(), not alive(self.pid))[1], "it does not end")
+
+    def restored(self, *more, name="one", env=None):
+        status, out = self.restore(*more, name=name, env=env)
+        expect(status == 0, f"restore: {out}")
+        self.goes_on()
+
+    def refused(self, result, *words):
+        """It failed, in one line with these words, and the program runs on with no checkpoint left."""
+        status, out = result
+        expect(status == 1 and out.startswith("Error: ") and out.count("\n") == 1, f"{status}, {out!r}")
+        for word in words:
+            expect(word in out, f"no {word!r} in {out!r}")
+        expect(not glob.glob(self.work + "/one/inventory.img"), "there is a checkpoint")
+        self.fail()
+
+    def end(self):
+        for pid in [self.pid, *self.rounds_of_dead()] if self.pid else []:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        wait_for(lambda: (reap(), not self.pid or all(stat_of(pid) is None for pid in [self.pid, *self.rounds_of_dead()]))[1], "it does not end")
+
+    def rounds_of_dead(self):
+        try:
+            return list(self.rounds())
+        except Failure:
+            return []
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+# ---- it works ----
+
+def rounds(w, *arguments):
+    w.start(*arguments)
+    for name in ("one", "two", "three"):
+        w.dumped(name=name)
+        w.restored(name=name)
+
+
+def test_one(w):
+    rounds(w)
+
+
+def test_processes(w):
+    """Several with a GPU, on both devices, and children without."""
+    rounds(w, "-n", "4", "-c", "3")
+
+
+def test_signals(w):
+    """A timer of the program's fires all the time; the driver's thread is not disturbed by it."""
+    rounds(w, "-s")
+
+
+def test_work_under_way(w):
+    """What was given to the device before the lock is finished first."""
+    rounds(w, "-l", "200")
+
+
+def test_leave_running(w):
+    w.start("-n", "3")
+    for name in ("one", "two"):
+        status, out = w.dump("--leave-running", name=name)
+        expect(status == 0, out)
+        w.goes_on()
+    os.kill(w.pid, signal.SIGKILL)
+    wait_for(lambda: (reap(), not any(alive(pid) for pid in w.rounds()))[1], "it does not end")
+    os.rename(w.out, w.out + ".old")
+    status, out = w.restore(name="two")
+    expect(status == 0, out)
+    wait_for(lambda: len(w.rounds()) == 3, "not all of it goes on")
+    w.goes_on()
+
+
+def test_leave_stopped(w):
+    w.start()
+    status, out = w.dump("--leave-stopped")
+    expect(status == 0, out)
+    wait_for(lambda: stat_of(w.pid)[0] == "T", "it is not stopped")
+    os.kill(w.pid, signal.SIGCONT)
+    w.goes_on()
+
+
+def test_archive_has_memory(w):
+    """What the checkpoint says of GPUs."""
+    w.start()
+    w.dumped()
+    status, out = w.command("inspect", w.work + "/one")
+    expect(status == 0 and "GPU" in out and "Fake H200" in out and "580.65.06" in out, out)
+    status, out = w.command("inspect", w.work + "/one", "--json")
+    expect(status == 0 and '"gpu"' in out, out)
+    w.restored()
+
+
+def test_already_checkpointed(w):
+    """One that somebody else has put to rest stays so."""
+    w.start()
+    script = ("import ctypes, os, sys; c = ctypes.CDLL('libcuda.so.1'); pid = int(sys.argv[1]); z = (ctypes.c_char * 64)()\n"
+              "sys.exit(any(getattr(c, 'cuCheckpointProcess' + name)(pid, z) for name in sys.argv[2:]))")
+    def driver(*names):
+        expect(subprocess.run([sys.executable, "-c", script, str(w.pid), *names], env=w.environment()).returncode == 0, names)
+    driver("Lock", "Checkpoint")
+    w.dumped()
+    status, out = w.restore()
+    expect(status == 0, out)
+    before = w.rounds()
+    time.sleep(0.2)
+    expect(w.rounds() == before, "it was woken")
+    driver("Restore", "Unlock")
+    w.goes_on()
+
+
+def test_tool(w):
+    """A driver without the calls: its program makes them. It is found in PATH, and loads a library of its own."""
+    w.start("-n", "2")
+    # The program must find the library with the calls, and we the one without.
+    tool = w.work + "/bin"
+    os.mkdir(tool)
+    with open(tool + "/cuda-checkpoint", "w") as file:
+        file.write(f"#!/bin/sh\nLD_LIBRARY_PATH={FAKES} exec {FAKES}/cuda-checkpoint \"$@\"\n")
+    os.chmod(tool + "/cuda-checkpoint", 0o755)
+    old = {"LD_LIBRARY_PATH": FAKES + "/old:" + FAKES}
+    w.refused(w.dump(env=old), "install 570")
+    old["PATH"] = tool + ":" + os.environ["PATH"]
+    for _ in range(2):
+        w.goes_on()
+        status, out = w.dump(env=old)
+        expect(status == 0, out)
+        w.end_wait()
+        w.restored(env=old)
+        subprocess.run(["rm", "-r", w.work + "/one"], check=True)
+    w.fail("lock 801")
+    w.refused(w.dump(env=old), "can't be saved")
+
+
+def test_check(w):
+    w.start("-c", "1")
+    status, out = w.command("check", "process", w.pid, "--gpu", "on")
+    expect(status == 0 and "can be saved" in out, out)
+    status, out = w.command("check", "process", w.pid, "--gpu", "on", env={"FAKE_MIG": "1"})
+    expect(status == 1 and "MIG" in out, out)
+    w.goes_on()
+
+
+# ---- it is refused ----
+
+def test_off(w):
+    """Without the driver's help a CUDA process is not saved, never mind what of it could be."""
+    w.start()
+    status, out = w.command("dump", "process", w.pid, "--gpu", "off", "--dir", w.work, "--name", "one")
+    w.refused((status, out), "/dev/net/tun")
+    w.goes_on()
+
+
+def test_no_driver(w):
+    w.start()
+    os.mkdir(w.work + "/empty")
+    w.refused(w.dump(env={"LD_LIBRARY_PATH": w.work + "/empty"}), "uses CUDA", "can't be loaded")
+    w.fail("init 100")
+    w.refused(w.dump(), "uses CUDA", "does not start")
+    w.goes_on()
+
+
+def test_lock_timeout(w):
+    w.start("-l", "3000")
+    w.refused(w.dump("--gpu-timeout", "1"), "did not end within 1000 ms", "--gpu-timeout")
+    w.goes_on()
+
+
+def test_mig(w):
+    w.start()
+    w.refused(w.dump(env={"FAKE_MIG": "1"}), "MIG")
+    w.goes_on()
+
+
+def test_errors(w):
+    """Each call fails, in the first process and in another."""
+    w.start("-n", "2")
+    other = max(w.rounds())
+    for call in ("state", "lock", "checkpoint"):
+        for code, word in ((801, "can't be saved" if call != "state" else "state"), (2, ""), (999, "")):
+            for pid in ("", f" {w.pid}", f" {other}"):
+                w.fail(f"{call} {code}{pid}")
+                w.refused(w.dump(), word)
+                w.goes_on()
+
+
+def test_hangs(w):
+    """The driver does not answer; the program must not hang with it, as far as that is in our hands."""
+    w.start("-n", "2")
+    for call in ("lock", "checkpoint"):
+        w.fail(f"{call} hang {w.pid}")
+        status, out = w.dump("--gpu-deadline", "1")
+        expect(status == 1 and "did not finish" in out, out)
+        expect(all(alive(pid) for pid in w.rounds()), "it has ended")
+        for pid in w.rounds():
+            for path in glob.glob(f"/proc/{pid}/task/*/status"):
+                untraced(path)
+        w.end()
+        w.no_helper()  # it has waited for the driver
+        os.unlink(w.out)
+        w.fail()
+        w.start("-n", "2")
+
+
+def test_dies(w):
+    """The process ends in the middle of a call of the driver's."""
+    for call in ("lock", "checkpoint"):
+        w.start()
+        w.fail(f"{call} die")
+        status, out = w.dump("--gpu-deadline", "5")
+        expect(status == 1 and out.startswith("Error: "), out)
+        expect(not glob.glob(w.work + "/one/inventory.img"), "there is a checkpoint")
+        w.no_helper()
+        w.fail()
+        wait_for(lambda: (reap(), not alive(w.pid))[1], "it does not end")
+        os.unlink(w.out)
+
+
+def test_resume_fails(w):
+    """The checkpoint is whole, and the program can't be given its GPU again: both is said."""
+    w.start()
+    w.fail("restore 999")
+    status, out = w.dump("--leave-running")
+    expect(status == 1 and "the checkpoint is written" in out and "cuda-checkpoint" in out, out)
+    w.end()
+    w.fail()
+    w.restored()
+
+
+def test_restore_errors(w):
+    """A restore that fails leaves no process and no helper behind, and can be tried again."""
+    w.start("-n", "2")
+    pids = list(w.rounds())
+    w.dumped()
+    for line in ("restore 999", "restore 2", f"unlock 999 {max(pids)}", f"restore die {w.pid}", f"restore hang {max(pids)}", "init 100"):
+        w.fail(line)
+        status, out = w.restore("--gpu-deadline", "1")
+        expect(status == 1 and out.startswith("Error: ") and out.count("\n") == 1, (line, status, out))
+        reap()
+        expect(not any(alive(pid) for pid in pids), f"{line}: something runs")
+        w.no_helper()
+    w.fail()
+    for env, word in (({"FAKE_GPU_NAME": "Other"}, "another model"), ({"FAKE_FREE_MIB": "0"}, "free"),
+                      ({"FAKE_GPU_FIRST": "4", "FAKE_GPU_NAME": "Other"}, "--gpu-map"),
+                      ({"FAKE_GPU_FIRST": "4", "FAKE_CUDA_VERSION": "12080"}, "580")):
+        status, out = w.restore(env=env)
+        expect(status == 1 and word in out, (env, out))
+    w.restored()
+
+
+def uuid(n):
+    return f"GPU-01234567-89ab-cdef-0123-4567890000{n:02x}"
+
+
+def test_other_gpus(w):
+    """GPUs of another machine take the place of those of the checkpoint, by themselves or as told."""
+    w.start("-n", "2")
+    w.dumped()
+    w.restored(env={"FAKE_GPU_FIRST": "4"})
+    expect(sorted(int(read(path).split()[0]) for path in glob.glob(w.dev + "/user-*")) == [4, 5], "the devices in use")
+    w.end()
+    w.dev_clean = [os.unlink(path) for path in glob.glob(w.dev + "/user-*")]
+    for pid, device in zip(sorted(w.rounds()), (0, 1)):
+        with open(f"{w.dev}/last-{pid}", "w") as file:
+            file.write(f"{device}\n")
+    w.restored("--gpu-map", f"{uuid(0)}={uuid(1)}", "--gpu-map", f"{uuid(1)}={uuid(0)}")
+    expect(sorted(int(read(path).split()[0]) for path in glob.glob(w.dev + "/user-*")) == [0, 1], "the devices in use")
+    w.end()
+    status, out = w.restore("--gpu-map", f"{uuid(0)}={uuid(9)}")
+    expect(status == 1 and uuid(9) in out, out)
+
+
+# ---- it is killed ----
+
+def test_killed(w):
+    """SIGKILL at any moment of a dump: the helper puts back what was done."""
+    w.start("-n", "2", "-c", "1")
+    start = time.monotonic()
+    status, out = w.dump("--leave-running", name="first")
+    expect(status == 0, out)
+    length = time.monotonic() - start
+    finished = 0
+    for number in range(KILLS):
+        task = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", f"k{number}", "--leave-running", background=True)
+        time.sleep(random.uniform(0, 1.1) * length)
+        task.kill()
+        task.communicate()
+        finished += task.returncode == 0
+        w.goes_on()
+    expect(finished < KILLS, "every dump had ended before it was killed")
+
+
+def main():
+    if not os.path.exists(os.path.join(FAKES, "gpu_app")):
+        print("not ok gpu: not built\n0 passed, 1 failed, 0 skipped")
+        return 1
+    # What was restored is ours to reap.
+    import ctypes
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
+        if not all(word in "gpu_" + name for word in sys.argv[1:]):
+            continue
+        with tempfile.TemporaryDirectory(prefix="fermata-gpu-", dir="/tmp") as work:
+            world = World(work)
+            try:
+                if not os.path.exists("/dev/net/tun"):
+                    raise Skip("needs /dev/net/tun, which stands for a GPU")
+                test(world)
+                report("passed", name)
+            except Skip as why:
+                report("skipped", name, str(why))
+            except (Failure, subprocess.TimeoutExpired, OSError) as why:
+                report("failed", name, str(why)[:600])
+            finally:
+                world.end()
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
+    return 1 if counts["failed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
