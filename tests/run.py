@@ -21,7 +21,16 @@ UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds", "lazy")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "fd_inherited": ["--file-locks"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
+DUMP_OPTIONS = {
+    "fd_inherited": ["--file-locks"],
+    "file_deleted_dir": ["--link-remap"],
+    "file_deleted_linked": ["--link-remap"],
+    "leader_gone_more": ["--file-locks"],
+    "locks": ["--file-locks"],
+    "locks_mapped": ["--file-locks"],
+    "mqueue": ["--host-ipc"],
+    "sysv_ipc": ["--host-ipc"],
+}
 DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening")}
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
@@ -237,6 +246,13 @@ def live(path, mode, binary, work):
         raise Failure("\n".join([str(failure)] + log).rstrip()) from None
 
 
+def unmount_below(work):
+    """What a program that failed has left mounted."""
+    for line in reversed(lines_of("/proc/self/mounts")):
+        if line.split()[1].startswith(work + "/"):
+            subprocess.run(["umount", "-l", line.split()[1]], stderr=subprocess.DEVNULL, check=False)
+
+
 def run_live(path, mode, binary):
     name = f"{os.path.basename(path)} {mode}"
     work = tempfile.mkdtemp(prefix="fermata-live-")
@@ -255,6 +271,7 @@ def run_live(path, mode, binary):
             reap_all(kill=True)
         except Failure as failure:
             report("failed", name, f"clean-up: {failure}")
+        unmount_below(work)
         shutil.rmtree(work, ignore_errors=True)
 
 

@@ -43,10 +43,10 @@ struct fermata_error {
 #define FERMATA_LINK_REMAP (1ULL << 4)	   /* dump, check: give deleted files that have other names a name for the time between */
 #define FERMATA_SKIP_IN_FLIGHT (1ULL << 5) /* dump, check: drop TCP connections that a listener has not accepted */
 #define FERMATA_SKIP_VERIFY (1ULL << 6)	   /* restore: do not compare checksums first */
-
-#define FERMATA_TCP_ESTABLISHED (1ULL << 7) /* dump, check, restore: save and restore TCP connections */
-#define FERMATA_TCP_CLOSE (1ULL << 8) /* dump, check, restore: TCP connections are closed ones in the restored tree */
-#define FERMATA_NETWORK_LOCK_SKIP (1ULL << 9) /* dump, check, restore: do not hold back the packets of TCP connections */
+#define FERMATA_HOST_IPC (1ULL << 7)	   /* dump, check: save message queues and System V semaphores of the host that the tree uses */
+#define FERMATA_TCP_ESTABLISHED (1ULL << 8)   /* dump, check, restore: save and restore TCP connections */
+#define FERMATA_TCP_CLOSE (1ULL << 9)	      /* dump, check, restore: TCP connections are closed ones in the restored tree */
+#define FERMATA_NETWORK_LOCK_SKIP (1ULL << 10) /* dump, check, restore: do not hold back the packets of TCP connections */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
  * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */
@@ -58,8 +58,11 @@ struct fermata_options {
 	uint64_t flags;
 	fermata_hook hook; /* NULL: none */
 	void *hook_data;
+	/* What lies outside the tree, as criu's options have it, each list with NULL at its end; NULL: nothing. */
+	const char *const *external; /* dump, check: "tty[8801:18]", "unix[1234]", "pipe[1234]", "file[1f:2a]" */
+	const char *const *inherit;  /* restore: "fd[3]:pipe[1234]", the caller's descriptor 3 for it */
 };
-#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL }
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL }
 
 /* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */

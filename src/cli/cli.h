@@ -6,6 +6,7 @@
 
 #include "cli/options.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 
 struct command_line {
 	struct request request;
@@ -20,7 +21,8 @@ struct command_line {
 	/* criu */
 	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
 	const char *config, *ext_unix_sk, *network_lock;
-	struct option_list scripts, features;
+	struct option_list scripts, features, external, inherit;
+	struct external_list externals; /* of these two */
 	/* fermata */
 	const char *dir, *name, *path;
 	bool json, markdown, no_server;

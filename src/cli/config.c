@@ -10,6 +10,22 @@ static char *skip_blank(char *at)
 	return at + strspn(at, " \t\r");
 }
 
+/* Ends the text behind the quote at `at` where that is closed; gives what follows, or NULL. In double quotes \" is a quote of the text. */
+static char *unquote(char *at)
+{
+	char quote = *at++, *to = at;
+
+	for (; *at && *at != quote; at++) {
+		if (quote == '"' && at[0] == '\\' && at[1] == '"')
+			at++;
+		*to++ = *at;
+	}
+	if (!*at)
+		return NULL;
+	*to = '\0';
+	return at + 1;
+}
+
 /* Cuts the value out of what follows a name; quotes keep blanks and `#`. */
 static int take_value(char *at, char **ret)
 {
@@ -20,12 +36,11 @@ static int take_value(char *at, char **ret)
 	if (!*at || *at == '#')
 		return 0;
 	if (*at == '"' || *at == '\'') {
-		char *end = strchr(at + 1, *at);
+		char *end = unquote(at);
 		if (!end)
 			return -EINVAL;
-		*end = '\0';
 		*ret = at + 1;
-		at = skip_blank(end + 1);
+		at = skip_blank(end);
 		return *at && *at != '#' ? -EINVAL : 0;
 	}
 	char *comment = strstr(at, " #");

@@ -33,6 +33,10 @@ static int run_restore(struct command_line *c)
 							 "a command behind -- needs --exec-cmd");
 		return cli_report(c, &e);
 	}
+	if (c->request.sibling && !c->request.detach) {
+		error_set(&e, -EINVAL, "option --restore-sibling needs --restore-detached: nobody can wait for a process that is not its child");
+		return cli_report(c, &e);
+	}
 	return cli_restore(c, false);
 }
 
@@ -84,6 +88,7 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH, request.file_locks, "Save and restore file locks"),
+	OPTION("host-ipc", 0, BOOL, NULL, BOTH, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
 	OPTION("tcp-established", 0, BOOL, NULL, BOTH, request.tcp_established, "Save and restore TCP connections; for both"),
@@ -91,8 +96,14 @@ static const struct option_row rows[] = {
 	OPTION("network-lock", 0, STRING, "METHOD", BOTH, network_lock,
 	       "How packets of saved TCP connections are held back: nftables (also for iptables), or skip"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
+	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
+	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
+	OPTION("restore-sibling", 'S', BOOL, NULL, ON(RESTORE), request.sibling,
+	       "Make the root a child of the caller's parent; with --restore-detached"),
+	OPTION("timeout", 0, INT, "SECONDS", BOTH, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("exec-cmd", 0, BOOL, NULL, ON(RESTORE), exec_command, "Become the command behind -- once the tree runs"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 	OPTION("all", 0, BOOL, NULL, ON(CHECK), check_all, "What is of use too"),
@@ -101,15 +112,16 @@ static const struct option_row rows[] = {
 	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE), request.skip_verify,
 	       "Do not compare the images with their checksums first; criu itself has no such option"),
 	/* Permissions and hints: without effect until there is what they are about, and nothing is lost. */
-	OPTION("ext-unix-sk", 'x', OPTIONAL, "INODE", BOTH, ext_unix_sk, "Permits Unix sockets whose peer is outside the tree"),
+	OPTION("ext-unix-sk", 'x', OPTIONAL, "INODE", BOTH, ext_unix_sk,
+	       "Permits Unix sockets whose peer is outside the tree: datagram sockets, and with the inode this one"),
 	OPTION_IDLE("evasive-devices", 0, BOOL, NULL, BOTH, "Permits devices under another name; changes nothing"),
 	OPTION_IDLE("force-irmap", 0, BOOL, NULL, BOTH, "Permits a search for watched files; changes nothing, handles are used"),
 	OPTION_IDLE("irmap-scan-path", 0, LIST, "DIR", BOTH, "Where to search; changes nothing"),
-	OPTION_IDLE("ghost-limit", 0, SIZE, "SIZE", DUMPS,
-	       "Permits deleted files up to this size; changes nothing, any size is saved"),
+	OPTION("ghost-limit", 0, SIZE, "SIZE", DUMPS, request.ghost_limit,
+	       "Save deleted files with content up to this size each, holes not counted; 1M when not given, 0: any"),
 	OPTION_IDLE("ghost-fiemap", 0, BOOL, NULL, DUMPS, "How holes of deleted files are found; changes nothing"),
-	OPTION_IDLE("skip-file-rwx-check", 0, BOOL, NULL, ON(RESTORE),
-	       "Permits files whose mode has changed; changes nothing, it is not compared"),
+	OPTION("skip-file-rwx-check", 0, BOOL, NULL, ON(RESTORE), request.skip_file_rwx_check,
+	       "Take files whose permissions (rwx) have changed since the dump"),
 	OPTION_IDLE("weak-sysctls", 0, BOOL, NULL, ON(RESTORE), "Permits kernel settings that can't be set; changes nothing"),
 	OPTION_IDLE("mntns-compat-mode", 0, BOOL, NULL, ON(RESTORE), "How mounts are made; changes nothing"),
 	OPTION_IDLE("allow-uprobes", 0, BOOL, NULL, BOTH, "Permits memory for uprobes; changes nothing"),
@@ -117,8 +129,6 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("deprecated", 0, BOOL, NULL, ALL_VERBS, "Permits deprecated options; changes nothing"),
 	OPTION_IDLE("libdir", 'L', STRING, "DIR", ALL_VERBS, "Where plugins are; changes nothing, there are none"),
 	/* Not there yet. */
-	OPTION_MISSING("restore-sibling", 'S', BOOL, NULL, ON(RESTORE),
-	       "Make the root a child of the caller's parent", "the RPC, whose callers want it"),
 	OPTION_MISSING("prev-images-dir", 0, STRING, "DIR", DUMPS, "The checkpoint that this one continues", NO_INCREMENTS),
 	OPTION_MISSING("track-mem", 0, BOOL, NULL, DUMPS, "Watch memory for the next dump", NO_INCREMENTS),
 	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, BOTH | ON(PAGE_SERVER),
@@ -138,8 +148,6 @@ static const struct option_row rows[] = {
 	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself"),
 	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
 	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
-	OPTION_MISSING("external", 0, LIST, "RESOURCE", BOTH, "What is not saved but given again at restore", NO_EXTERNAL),
-	OPTION_MISSING("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), "A descriptor of the caller's for it", NO_EXTERNAL),
 	OPTION_MISSING("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, "Mounts from outside", NO_EXTERNAL),
 	OPTION_MISSING("enable-external-sharing", 0, BOOL, NULL, BOTH, "Mounts shared with the outside", NO_NAMESPACES),
 	OPTION_MISSING("enable-external-masters", 0, BOOL, NULL, BOTH, "Mounts that follow the outside", NO_NAMESPACES),
@@ -159,11 +167,11 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Freeze the tree by its control group", NO_CGROUPS),
 	OPTION_MISSING("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE), "The label to restore under", NO_LSM),
 	OPTION_MISSING("lsm-mount-context", 0, STRING, "TEXT", ON(RESTORE), "The label of mounts", NO_LSM),
-	OPTION_MISSING("file-validation", 0, STRING, "METHOD", BOTH,
-	       "How files are compared", "the comparison of files by build id"),
+	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
+		      "How files are compared at restore: filesize, or buildid (as when not given), which compares the build ids of programs and libraries too",
+		      "filesize buildid"),
 	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
 	       "What the processor must have", "the comparison of processors", "none"),
-	OPTION_MISSING("timeout", 0, INT, "SECONDS", BOTH, "Give up after this time", "a limit of time"),
 	OPTION_MISSING("unprivileged", 0, BOOL, NULL, ALL_VERBS, "Work without root", "work without root"),
 };
 

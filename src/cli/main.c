@@ -97,6 +97,26 @@ static int open_log(struct command_line *c, struct error *e)
 	return 0;
 }
 
+#define CRIU_GHOST_LIMIT (1UL << 20) /* as that program's manual page has it */
+/* Before the log or anything else is opened: a descriptor that is given must be the caller's. */
+static int take_externals(struct command_line *c, struct error *e)
+{
+	char text[64];
+	int r = 0;
+
+	c->request.ext_unix_sk = c->ext_unix_sk != NULL;
+	c->request.externals = &c->externals;
+	c->request.pipes_outside = c->program->configured;
+	for (size_t i = 0; !r && i < c->external.count; i++)
+		r = external_add(&c->externals, c->external.data[i], e);
+	for (size_t i = 0; !r && i < c->inherit.count; i++)
+		r = external_add_given(&c->externals, c->inherit.data[i], e);
+	if (r || !c->ext_unix_sk || !*c->ext_unix_sk)
+		return r;
+	snprintf(text, sizeof(text), "unix[%.40s]", c->ext_unix_sk);
+	return external_add(&c->externals, text, e);
+}
+
 static int set_network_lock(struct command_line *c, struct error *e)
 {
 	const char *method = c->network_lock;
@@ -116,8 +136,7 @@ static int run(struct command_line *c)
 
 	if (c->program->configured && !c->request.images_dir)
 		c->request.images_dir = ".";
-	c->request.ext_unix_sk = c->ext_unix_sk != NULL;
-	if (set_network_lock(c, &e))
+	if (take_externals(c, &e) || set_network_lock(c, &e))
 		return usage_error(c->program, &e);
 	if (c->verb->missing) {
 		error_set(&e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
@@ -134,7 +153,8 @@ static int run(struct command_line *c)
 int main(int argc, char **argv)
 {
 	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
-	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING };
+	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING,
+				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};
 	int status = 0;
@@ -155,5 +175,8 @@ int main(int argc, char **argv)
 	VEC_FREE(&source.words);
 	VEC_FREE(&c.scripts);
 	VEC_FREE(&c.features);
+	VEC_FREE(&c.external);
+	VEC_FREE(&c.inherit);
+	external_free(&c.externals);
 	return status;
 }

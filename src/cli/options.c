@@ -323,6 +323,8 @@ int options_store(const struct program *p, const struct verb *verb, const struct
 		}
 		if (!r && g->row->missing && !is_accepted(g))
 			r = error_set(e, -ENOTSUP, "option --%s is not there yet: %s", g->row->name, g->row->missing);
+		if (!r && !g->row->missing && g->row->accepted && !is_accepted(g))
+			r = error_set(e, -EINVAL, "option --%s: there is no %s; choose one of: %s", g->row->name, g->value ? g->value : "", g->row->accepted);
 		if (!r)
 			r = store_one(g, to, e);
 		if (r && g->file)

@@ -41,13 +41,15 @@ struct option_row {
 	size_t offset;	      /* in struct command_line */
 	const char *help;     /* one line */
 	const char *missing;  /* what is not there yet: given, the option is refused with this */
-	const char *accepted; /* values of a missing option, separated by blanks, which ask for nothing and are taken */
+	const char *accepted; /* the values that there are, separated by blanks; of a missing option those that ask for nothing and are taken */
 };
 
 /* Rows of a table. `field`: of struct command_line. */
 #define OPTION_ROW(n, l, k, a, v, h, ...) \
 	{ .name = n, .letter = l, .kind = OPTION_##k, .argument = a, .verbs = v, .help = h, ##__VA_ARGS__ }
 #define OPTION(n, l, k, a, v, field, h) OPTION_ROW(n, l, k, a, v, h, .offset = offsetof(struct command_line, field))
+#define OPTION_ONE_OF(n, l, a, v, field, h, values) \
+	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .accepted = values)
 #define OPTION_IDLE(n, l, k, a, v, h) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE)
 #define OPTION_MISSING(n, l, k, a, v, h, m) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE, .missing = m)
 #define OPTION_MISSING_BUT(n, l, k, a, v, h, m, but) \

@@ -17,6 +17,7 @@
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -98,21 +99,40 @@ static int check_shared(struct dump *d, int what, const char *name)
 static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
+	bool own_fs = false;
 
-	t->files_id = t->fs_id = t->id;
-	for (size_t i = 1; i < t->threads.count; i++)
-		for (int k = 0; k < 2; k++)
-			if (syscall(__NR_kcmp, t->proc, t->threads.data[i]->tid, k ? KCMP_FS : KCMP_FILES, 0, 0) > 0)
-				return task_error(d, t, -ENOTSUP, "its thread %d has a %s of its own (unshare), which is not saved", t->threads.data[i]->tid,
-						  k ? "current directory" : "descriptor table");
+	t->files_id = t->fs_id = t->sighand_id = t->id;
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct thread *th = t->threads.data[i];
+		if (syscall(__NR_kcmp, t->proc, th->tid, KCMP_FILES, 0, 0) > 0)
+			return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which is not saved", th->tid);
+		th->own_fs = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FS, 0, 0) > 0;
+		for (size_t k = 1; th->own_fs && k < i; k++)
+			if (t->threads.data[k]->own_fs && syscall(__NR_kcmp, th->tid, t->threads.data[k]->tid, KCMP_FS, 0, 0) == 0)
+				return task_error(d, t, -ENOTSUP, "its threads %d and %d share a current directory that is not the process's, which is not saved",
+						  t->threads.data[k]->tid, th->tid);
+		/* Of its umask only the status tells. */
+		if (th->own_fs && !th->status_read)
+			th->status_read = !proc_read_thread_status(t->pid, th->tid, &th->status);
+		if (th->own_fs && !th->status_read)
+			return task_error(d, t, -ESRCH, "cannot read the status of its thread %d", th->tid);
+		own_fs |= th->own_fs;
+	}
 	if (!p || p->state == TASK_DEAD)
 		return 0;
-	if (same(p, t, KCMP_VM))
-		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d (vfork or CLONE_VM), which is not saved; try again when it has called exec", p->pid);
-	bool files = same(p, t, KCMP_FILES), fs = same(p, t, KCMP_FS);
-	if ((files || fs) && !t->may_share_tables)
+	t->may_share &= !p->vm_owner; /* whose pages are stored with another */
+	bool files = same(p, t, KCMP_FILES), fs = same(p, t, KCMP_FS), vm = same(p, t, KCMP_VM);
+	if ((files || fs || vm) && !t->may_share_tables)
 		return task_error(d, t, -ENOTSUP, "it shares its %s with process %d (clone), and is of a session that this can't give it when it is restored",
-				  files ? "descriptor table" : "current directory", p->pid);
+				  vm ? "memory" : files ? "descriptor table" : "current directory", p->pid);
+	if (vm && (p->leader_gone || t->leader_gone))
+		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d, and a main thread of them has ended, which is not saved", p->pid);
+	if (vm)
+		t->vm_owner = p->vm_owner ? p->vm_owner : p;
+	if (files && own_fs)
+		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory of its own, which is not saved",
+				  p->pid);
+	t->sighand_id = vm && same(p, t, KCMP_SIGHAND) ? p->sighand_id : t->id;
 	t->files_id = files ? p->files_id : t->id;
 	t->fs_id = fs ? p->fs_id : t->id;
 	return 0;
@@ -258,11 +278,11 @@ static int capture_task(struct dump *d, struct task *t)
 		if (t->parent && t->parent->leader_gone && t->threads.data[i]->answers.pdeath_sig)
 			r = dump_part(d, task_error(d, t, -ENOTSUP,
 						    "it has a parent-death signal, and its parent's main thread has ended, which is not saved"));
-	if (!r)
+	if (!r && !t->vm_owner)
 		r = dump_part(d, mm_capture(d, t));
 	if (!r && !asked)
 		r = dump_part(d, core_capture(d, t));
-	return r || d->obstacles ? r : pages_capture(d, t);
+	return r || d->obstacles || t->vm_owner ? r : pages_capture(d, t);
 }
 
 /* Each image has one, as long as it has no name. */
@@ -300,6 +320,8 @@ static int capture_all(struct dump *d)
 	s = shmem_finish(d, !r);
 	r = r ? r : s;
 	s = sysv_finish(d, !r);
+	r = r ? r : s;
+	s = r ? 0 : sysv_ipc_capture(d);
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
 	r = r ? r : s;

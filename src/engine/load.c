@@ -2,6 +2,7 @@
 #include "engine/load.h"
 
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/task/state.h"
@@ -172,12 +173,46 @@ static int load_cores(struct restore *s, struct rtask *t)
 				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
 	}
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct rthread *th = &t->threads.data[i];
+		snprintf(name, sizeof(name), "fs-%d.img", th->tid);
+		int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+		if (r)
+			return r;
+	}
 	t->core = t->threads.data[0].core;
+	if (t->core->tc->has_exit_signal && t->core->tc->exit_signal > 64)
+		return error_set(s->e, -EBADMSG, "core-%d.img has a signal that can't be", t->pid);
 	t->dead = t->core->tc->task_state == TASK_DEAD;
 	t->stopped = t->core->tc->task_state == TASK_STOPPED;
 	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;
 	if (t->leader_gone && t->threads.count < 2)
 		return error_set(s->e, -EBADMSG, "core-%d.img is of a leader that has ended, and there is no other thread", t->pid);
+	return 0;
+}
+
+static int by_number(const void *a, const void *b)
+{
+	const uint32_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Each number once, and no more than a process can have. */
+static int check_table(struct restore *s, const struct rtask *t, const char *name)
+{
+	_cleanup_free_ uint32_t *numbers = calloc(t->fds.count + 1, sizeof(*numbers));
+
+	if (!numbers)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	if (t->fds.count > FD_MAX)
+		return error_set(s->e, -EBADMSG, "%s has %zu descriptors, more than a process can have", name, t->fds.count);
+	for (size_t i = 0; i < t->fds.count; i++)
+		numbers[i] = t->fds.data[i]->fd;
+	qsort(numbers, t->fds.count, sizeof(*numbers), by_number);
+	for (size_t i = 1; i < t->fds.count; i++)
+		if (numbers[i] == numbers[i - 1])
+			return error_set(s->e, -EBADMSG, "%s has descriptor %u twice", name, numbers[i]);
 	return 0;
 }
 
@@ -190,14 +225,25 @@ static int load_task(struct restore *s, struct rtask *t)
 		return error_set(s->e, -EBADMSG, "process %d is the child of one that has ended", t->pid);
 	if (r || t->dead)
 		return r;
+	if (t->parent && t->parent->core->ids->vm_id == t->core->ids->vm_id)
+		t->vm_owner = t->parent->vm_owner ? t->parent->vm_owner : t->parent;
+	if (t->vm_owner && (t->leader_gone || t->vm_owner->leader_gone || t->parent->leader_gone))
+		return error_set(s->e, -EBADMSG, "core-%d.img is of a process that shares memory, and its main thread has ended", t->pid);
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+	if (t->vm_owner)
+		t->mm = t->vm_owner->mm;
+	else
+		r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
 	if (!r)
 		r = load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
 	if (!r)
 		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
+	if (!r && t->vm_owner)
+		return 0;
+	if (!r)
+		r = check_table(s, t, name);
 	if (!r)
 		r = load_pages(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
@@ -231,7 +277,10 @@ static int load_files(struct restore *s)
 		qsort(s->files.data, s->files.count, sizeof(*s->files.data), by_id);
 	VEC_FOREACH(&s->files, f)
 		f->kind = kind_of_type((uint32_t)f->entry->type);
-	return 0;
+	for (size_t i = 1; i < s->files.count; i++)
+		if (s->files.data[i].id == s->files.data[i - 1].id)
+			return error_set(s->e, -EBADMSG, "files.img has file %u twice", s->files.data[i].id);
+	return locks_check(s);
 }
 
 int restore_open(const char *path, struct image_dir **ret, struct error *e)
@@ -308,6 +357,8 @@ static void task_free(struct rtask *t)
 	for (size_t i = 0; i < t->threads.count; i++) {
 		if (t->threads.data[i].core)
 			core_entry__free_unpacked(t->threads.data[i].core, NULL);
+		if (t->threads.data[i].fs)
+			fs_entry__free_unpacked(t->threads.data[i].fs, NULL);
 		batch_free(&t->threads.data[i].batch);
 	}
 	VEC_FREE(&t->threads);
@@ -315,7 +366,7 @@ static void task_free(struct rtask *t)
 	FREE_LIST(&t->pages, pagemap_entry);
 	if (t->tree)
 		pstree_entry__free_unpacked(t->tree, NULL);
-	if (t->mm)
+	if (t->mm && !t->vm_owner)
 		mm_entry__free_unpacked(t->mm, NULL);
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);

@@ -6,6 +6,7 @@
 #include "base/base.h"
 
 struct error;
+struct external_list;
 
 /* Called at the moments that criu's scripts know: "pre-dump", "post-dump" (the checkpoint stands, the tree does not run yet or is
  * about to be ended), "pre-restore", "post-restore" (all is built, nothing runs yet), "pre-resume", "post-resume" (it runs,
@@ -30,6 +31,8 @@ enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself */
+	int timeout_s;          /* dump: how long the stop of all may take; 0: the usual 10 */
+	bool sibling;           /* restore: the root is a child of the caller's parent, who waits for it */
 	bool shell_job;         /* the session and terminal of the caller are the target's */
 	bool leave_running;
 	bool leave_stopped;
@@ -37,11 +40,17 @@ struct request {
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
+	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
+	bool skip_file_rwx_check;
+	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
 	bool tcp_established; /* TCP connections are saved and restored */
 	bool tcp_close;	      /* they are, or become, closed */
 	enum network_lock_method network_lock;
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
+	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
+	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;
 	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
 	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */

@@ -10,7 +10,9 @@
 #include "base/log.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/load.h"
@@ -24,12 +26,14 @@
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -38,6 +42,7 @@
 
 #define STACK_SIZE (16UL << 10)
 #define USUAL_DESCRIPTORS 1000
+#define FD_MAX (1U << 20)
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
@@ -52,6 +57,10 @@ static int choose_fd_base(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
+	/* Numbers under which epoll sets know what has another by now. */
+	VEC_FOREACH(&s->files, f)
+		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
+			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
 	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
 		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
@@ -122,6 +131,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = sysv_make(s);
 	if (!r)
+		r = sysv_ipc_make(s);
+	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
 }
@@ -132,6 +143,8 @@ int restore_prepare(struct restore *s)
 
 	if (!r)
 		r = restore_load(s);
+	if (!r)
+		r = external_check(s);
 	if (!r)
 		r = cuda_prepare(s);
 	if (!r && s->request->hook.call)
@@ -166,6 +179,8 @@ static int failure(struct restore *s)
 	const char *what = batch_name(b, (size_t)final->failed);
 	if (op->nr == AGENT_OP_FORK && r == -EEXIST)
 		return error_set(s->e, r, "cannot %s: the id is taken by another task (or group or session); end that first", what);
+	if (op->nr == __NR_ioctl && op->arg[1] == TIOCSCTTY && r == -EPERM)
+		return error_set(s->e, r, "cannot %s: it is another session's already; it must be no session's", what);
 	if (op->nr == AGENT_OP_FILLED && r == -EIO)
 		return error_set(s->e, r, "cannot %s: the image has too few pages", what);
 	if ((op->nr == __NR_flock || op->nr == __NR_fcntl) && (r == -EAGAIN || r == -EACCES))
@@ -214,7 +229,9 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 static int birth(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
-	struct clone_args args = { .exit_signal = SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1, .flags = CLONE_CLEAR_SIGHAND };
+	const bool sibling = s->request->sibling; /* then the signal is our own's */
+	struct clone_args args = { .exit_signal = sibling ? 0 : SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1,
+				   .flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0) };
 	struct agent_batch *batch = s->tasks.data[0]->threads.data[0].batch.final;
 	char *stack = arena_take(&s->arena, STACK_SIZE);
 	sigset_t all, before;
@@ -323,7 +340,8 @@ static int switch_resting(struct restore *s, struct rtask *t)
 	return r ? r : threads_set_dispatch(s, th);
 }
 
-/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away. */
+/* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away, unless the memory is
+ * someone else's. */
 static int switch_task(struct restore *s, struct rtask *t)
 {
 	const size_t first = t->leader_gone;
@@ -339,10 +357,12 @@ static int switch_task(struct restore *s, struct rtask *t)
 		r = tracee_wait_parked(&th->tracee, s->e);
 		if (!r)
 			r = threads_set_registers(s, th);
-		if (!r && th != leader)
+		if (!r && (th != leader || t->vm_owner))
 			r = set_registers(th, s->e);
+		if (!r && t->vm_owner)
+			r = threads_set_dispatch(s, th);
 	}
-	if (r)
+	if (r || t->vm_owner)
 		return r;
 	snprintf(path, sizeof(path), "/proc/%d/mem", leader->tid);
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
@@ -417,6 +437,8 @@ static int restore_switch(struct restore *s)
 	int r = files_settle(s);
 
 	if (!r)
+		r = locks_settle(s);
+	if (!r)
 		r = sysv_settle(s);
 	if (!r)
 		r = tell(s, "post-restore");
@@ -424,7 +446,8 @@ static int restore_switch(struct restore *s)
 		r = tell(s, "pre-resume");
 	if (!r)
 		r = interrupt_all(s);
-	for (size_t i = 0; !r && i < s->tasks.count; i++)
+	/* Whose memory others share takes the arena away: when these have left it. */
+	for (size_t i = s->tasks.count; !r && i-- > 0;)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
 	if (!r)
@@ -497,6 +520,7 @@ void restore_finish(struct restore *s)
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);
+	sysv_ipc_release(s);
 	vdso_release(s);
 	aio_release(s);
 	if (s->succeeded && s->request->ends)

@@ -44,6 +44,7 @@ struct rthread {
 	CoreEntry *core;
 	struct batch batch;
 	uint64_t stack; /* its end, in the arena */
+	FsEntry *fs;	/* directories of its own (unshare); or NULL */
 	struct tracee tracee;
 };
 
@@ -52,6 +53,12 @@ struct held {
 	uint64_t id;
 	int fd;
 	uint64_t value; /* the kind's */
+};
+
+struct held_queue {
+	uint32_t id;
+	int fd;
+	char *made; /* its name, where the restore made it; or NULL */
 };
 
 /* A process to be. */
@@ -77,8 +84,12 @@ struct rtask {
 	bool shares; /* memory with its parent, which it is born from */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
+	struct rtask *vm_owner; /* whose memory it has (CLONE_VM): it is born when that is complete; or NULL */
+	bool vm_shared;		/* others have its memory */
+	bool shares_actions;	/* and its parent's signal actions (CLONE_SIGHAND) */
 	/* An owner's, in the arena: its table is there; how many have what they need, of so many that share with it. */
 	uint32_t *table_ready, *sharers_done, sharers;
+	uint32_t *threads_made; /* in the arena: kinds/procfile.c; or NULL */
 	int pages_fd, mem_fd;
 };
 
@@ -86,8 +97,8 @@ struct rtask {
 struct own {
 	struct proc_status status;
 	uint32_t securebits;
-	bool has_oom_score_adj, has_coredump_filter;
-	long oom_score_adj, coredump_filter;
+	bool has_oom_score_adj, has_coredump_filter, has_loginuid;
+	long oom_score_adj, coredump_filter, loginuid;
 	uint64_t limits[16][2];
 };
 
@@ -109,6 +120,7 @@ struct restore {
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
+	VEC(struct held_queue) mqueues; /* kinds/mqueue.c */
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
 	struct udp_table *udp; /* kinds/udp.c */
@@ -132,6 +144,7 @@ struct restore {
 	pid_t pid;	/* the root, once it was born */
 	struct shmem_table *shmem;
 	struct sysv_table *sysv;
+	struct sysv_ipc_table *sysv_ipc;
 	int vdso_fd; /* memory/vdso.c; 0: not made */
 	struct births_plan *births;
 };
@@ -163,5 +176,8 @@ int restore_hold(struct restore *s, int fd);
 /* kinds/install.c */
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
+int files_plan_thread(struct restore *s, struct rthread *th);
+/* What stands above the numbers that tasks use; with `keep`, but for what threads still need. */
+void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);

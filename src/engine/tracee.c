@@ -60,12 +60,21 @@ static bool is_zombie(pid_t tid)
 	return proc_read_stat(tid, &stat) || stat.state == 'Z' || stat.state == 'X';
 }
 
+static bool is_past(const struct timespec *deadline)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec > deadline->tv_sec || (now.tv_sec == deadline->tv_sec && now.tv_nsec > deadline->tv_nsec);
+}
+
 /*
  * A main thread that was killed tells nobody as long as other threads of its process wait to be reaped, which may be ours: so
- * it is looked at when nothing is heard.
+ * it is looked at when nothing is heard. Others are waited for in this way where there is a deadline.
  */
-static pid_t watch_leader(pid_t tid, int *ret)
+static pid_t wait_looking(const struct tracee *t, int *ret)
 {
+	const pid_t tid = t->tid;
 	struct timespec look = { 0, WATCH_NS };
 	sigset_t child;
 
@@ -75,18 +84,24 @@ static pid_t watch_leader(pid_t tid, int *ret)
 		pid_t r = waitpid(tid, ret, __WALL | WNOHANG);
 		if (r)
 			return r;
-		if (sigtimedwait(&child, NULL, &look) < 0 && errno == EAGAIN && is_zombie(tid)) {
+		if (sigtimedwait(&child, NULL, &look) >= 0 || errno != EAGAIN)
+			continue;
+		if (tid == t->pid && is_zombie(tid)) {
 			*ret = SIGKILL; /* as if it had been reaped */
 			return tid;
+		}
+		if (t->deadline && is_past(t->deadline)) {
+			errno = ETIMEDOUT;
+			return -1;
 		}
 	}
 }
 
 static int wait_status(struct tracee *t, int *ret)
 {
-	bool tells = t->tid != t->pid || t->alone;
+	bool plain = !t->deadline && (t->tid != t->pid || t->alone);
 
-	while ((tells ? waitpid(t->tid, ret, __WALL) : watch_leader(t->tid, ret)) < 0)
+	while ((plain ? waitpid(t->tid, ret, __WALL) : wait_looking(t, ret)) < 0)
 		if (errno != EINTR)
 			return -errno;
 	if (!WIFSTOPPED(*ret)) {

@@ -11,11 +11,13 @@
 #include "engine/arch/x86_64/snippet.h"
 
 #include <signal.h>
+#include <time.h>
 
 struct tracee {
 	pid_t pid, tid;
 	bool seized;
 	bool stopping; /* it was interrupted, and its stop was not waited for yet */
+	const struct timespec *deadline; /* CLOCK_MONOTONIC, for the stop that is waited for; NULL: none */
 	int stop_signal;              /* of the job control stop it was found in, or 0 */
 	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;
@@ -37,7 +39,7 @@ void tracing_end(const struct tracing *t);
 
 int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e);
 int tracee_interrupt(struct tracee *t);
-/* Waits for the stop, then reads registers and mask. */
+/* Waits for the stop, then reads registers and mask. -ETIMEDOUT: the deadline has passed; it is let go when the coordinator ends. */
 int tracee_wait_stop(struct tracee *t, struct error *e);
 /* The same without the registers and the mask, which a restore is about to set. */
 int tracee_wait_parked(struct tracee *t, struct error *e);
@@ -58,7 +60,7 @@ struct agent_seat {
 };
 
 #define AGENT_SEAT_DATA_SIZE (14 * 4096UL)
-#define AGENT_SLOT_SIZE 4096UL
+#define AGENT_SLOT_SIZE 8192UL
 /* How much room the agent needs in a process with so many threads beside the leader. */
 size_t agent_seat_size(size_t threads);
 

@@ -35,6 +35,9 @@
 #define IMAGE_MAGIC_TTY_DATA 0x59413026u
 #define IMAGE_MAGIC_IPCNS_SHM 0x46283044u
 #define IMAGE_MAGIC_FILE_LOCKS 0x54323616u
+#define IMAGE_MAGIC_IPCNS_SEM 0x59573019u
+#define IMAGE_MAGIC_IPCNS_MSG 0x55453737u
+#define IMAGE_MAGIC_MQUEUE 0x46524d51u /* ours */
 
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "engine/engine.h"
+#include "engine/kinds/external.h"
 
 #define FLAGS_KNOWN ((FERMATA_NETWORK_LOCK_SKIP << 1) - 1)
 
@@ -11,6 +12,7 @@ _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct erro
 struct call {
 	struct fermata_options options;
 	struct request request;
+	struct external_list externals;
 	struct error e;
 };
 
@@ -37,6 +39,19 @@ static int call_hook(void *data, const char *moment, pid_t pid, struct error *e)
 	return r < 0 ? error_errno(e, r, "the caller's hook ended it at %s", moment) : 0;
 }
 
+static int take_externals(struct call *c)
+{
+	int r = 0;
+
+	c->request.externals = &c->externals;
+	for (const char *const *x = c->options.external; !r && x && *x; x++)
+		r = external_add(&c->externals, *x, &c->e);
+	for (const char *const *x = c->options.inherit; !r && x && *x; x++)
+		r = external_add_given(&c->externals, *x, &c->e);
+	return r;
+}
+
+/* What it leaves in `c`, also after a failure, finish() releases. */
 static int begin(struct call *c, const char *dir, const struct fermata_options *options)
 {
 	*c = (struct call){};
@@ -58,6 +73,7 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.shell_job = flags & FERMATA_SHELL_JOB,
 		.file_locks = flags & FERMATA_FILE_LOCKS,
 		.link_remap = flags & FERMATA_LINK_REMAP,
+		.host_ipc = flags & FERMATA_HOST_IPC,
 		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
 		.tcp_established = flags & FERMATA_TCP_ESTABLISHED,
 		.tcp_close = flags & FERMATA_TCP_CLOSE,
@@ -66,10 +82,10 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 	};
 	if (c->options.hook)
 		c->request.hook = (struct request_hook){ call_hook, c };
-	return 0;
+	return take_externals(c);
 }
 
-static int finish(const struct error *e, int r, struct fermata_error *ret)
+static int report(const struct error *e, int r, struct fermata_error *ret)
 {
 	if (!ret)
 		return r;
@@ -77,6 +93,12 @@ static int finish(const struct error *e, int r, struct fermata_error *ret)
 	if (r)
 		memcpy(ret->text, e->text, sizeof(ret->text));
 	return r;
+}
+
+static int finish(struct call *c, int r, struct fermata_error *ret)
+{
+	external_free(&c->externals);
+	return report(&c->e, r, ret);
 }
 
 int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *options, struct fermata_error *error)
@@ -89,7 +111,7 @@ int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *optio
 		r = error_set(&c.e, -EINVAL, "a dump needs a process and a directory");
 	if (!r)
 		r = engine_dump(&c.request, &c.e);
-	return finish(&c.e, r, error);
+	return finish(&c, r, error);
 }
 
 int fermata_restore(const char *dir, const struct fermata_options *options, pid_t *ret_pid, struct fermata_error *error)
@@ -104,7 +126,7 @@ int fermata_restore(const char *dir, const struct fermata_options *options, pid_
 		r = engine_restore(&c.request, &pid, &c.e);
 	if (!r && ret_pid)
 		*ret_pid = pid;
-	return finish(&c.e, r, error);
+	return finish(&c, r, error);
 }
 
 int fermata_check(pid_t pid, const struct fermata_options *options, fermata_found found, void *data, size_t *ret_count,
@@ -121,11 +143,11 @@ int fermata_check(pid_t pid, const struct fermata_options *options, fermata_foun
 		r = engine_check(&c.request, &obstacles, &c.e);
 	for (size_t i = 0; found && i < obstacles.count; i++) {
 		struct fermata_error one;
-		finish(&obstacles.data[i], obstacles.data[i].code, &one);
+		report(&obstacles.data[i], obstacles.data[i].code, &one);
 		found(data, &one);
 	}
 	if (ret_count)
 		*ret_count = obstacles.count;
 	free(obstacles.data);
-	return finish(&c.e, r, error);
+	return finish(&c, r, error);
 }

@@ -6,6 +6,8 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 
+#define TEXT_MAX (1UL << 30) /* smaps has some 700 bytes for each area */
+
 int proc_parse_stat(const char *text, struct proc_stat *ret)
 {
 	struct proc_stat s = {};
@@ -47,6 +49,7 @@ int proc_parse_stat(const char *text, struct proc_stat *ret)
 	s.arg_end = f[49];
 	s.env_start = f[50];
 	s.env_end = f[51];
+	s.exit_signal = (int)f[38];
 	s.exit_code = (int)f[52];
 	*ret = s;
 	return 0;
@@ -241,6 +244,8 @@ int proc_parse_smaps(const char *text, struct proc_maps *ret)
 				r = -EBADMSG;
 			else if (!strncmp(text, "VmFlags:", 8))
 				maps.data[maps.count - 1].vmflags = parse_vmflags(text + 8);
+			else if (!strncmp(text, "ProtectionKey:", 14))
+				maps.data[maps.count - 1].pkey = (uint32_t)strtoul(text + 14, NULL, 10);
 		} else {
 			struct proc_vma *vma = VEC_PUSH(&maps);
 			r = vma ? parse_map_line(text, size, vma) : -ENOMEM;
@@ -338,7 +343,7 @@ int proc_parse_limits(const char *text, uint64_t ret[16][2])
 		_cleanup_free_ char *text = NULL; \
 		char path[64]; \
 		snprintf(path, sizeof(path), "/proc/%d/%s", pid, name); \
-		int r = read(AT_FDCWD, path, 64UL << 20, &text, NULL); \
+		int r = read(AT_FDCWD, path, TEXT_MAX, &text, NULL); \
 		return r ? r : proc_parse_##what(text, ret); \
 	}
 READER(stat, struct proc_stat *ret, "stat", read_small_at)

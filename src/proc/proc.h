@@ -11,7 +11,7 @@ struct proc_stat {
 	pid_t pid, ppid, pgrp, session;
 	char state;
 	uint64_t flags, num_threads, start_time;
-	int exit_code; /* as wait(2) gives it */
+	int exit_signal, exit_code; /* as wait(2) gives it */
 	uint32_t tty; /* the controlling terminal's device, in the kernel's encoding; 0: none */
 	pid_t tty_pgrp; /* its foreground group */
 	uint64_t mm_start_code, end_code, start_stack, start_data, end_data, start_brk, arg_start, arg_end, env_start, env_end;
@@ -33,6 +33,7 @@ struct proc_vma {
 	bool shared, deleted;
 	uint32_t dev_major, dev_minor;
 	uint64_t vmflags; /* PROC_VMF_*; only from smaps */
+	uint32_t pkey;	  /* of pkey_mprotect(2); the same */
 	char *name; /* NULL when it has none */
 };
 struct proc_maps {

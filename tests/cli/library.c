@@ -36,7 +36,8 @@ static void note(void *data, const struct fermata_error *obstacle)
 	found++;
 }
 
-static pid_t start(int obstacle)
+/* `out`: a descriptor that it has as number 3 and writes to once it is continued. -1: none. */
+static pid_t start_with(int obstacle, int out)
 {
 	int ready[2];
 	char c;
@@ -49,14 +50,55 @@ static pid_t start(int obstacle)
 	setsid();
 	for (int fd = 0; fd < 3; fd++)
 		dup2(null, fd);
-	for (int fd = 3; fd < 256; fd++)
+	if (out >= 0)
+		dup2(out, 3);
+	for (int fd = out >= 0 ? 4 : 3; fd < 256; fd++)
 		if (fd != ready[1])
 			close(fd);
 	if (obstacle)
 		socket(AF_NETLINK, SOCK_RAW, 12 /* of netfilter */);
+	sigset_t set;
+	sigemptyset(&set);
+	sigaddset(&set, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 	close(ready[1]);
+	for (int sig; out >= 0;)
+		if (sigwait(&set, &sig) == 0)
+			(void)!write(3, "x", 1);
 	for (;;)
 		pause();
+}
+
+static pid_t start(int obstacle)
+{
+	return start_with(obstacle, -1);
+}
+
+/* One end of a pipe is here, outside: left out, and given again. */
+static void try_outside(const char *dir)
+{
+	struct fermata_options options = FERMATA_OPTIONS_INIT;
+	const char *external[] = { "pipe[]", NULL }, *bad[] = { "disk[1]", NULL }, *inherit[] = { NULL, NULL };
+	int before[2], after[2];
+	char text[64], c = 0;
+	struct stat st;
+	pid_t back;
+
+	CHECK(mkdir(dir, 0700) == 0 && pipe2(before, O_CLOEXEC) == 0 && pipe2(after, O_CLOEXEC) == 0 && dup2(before[1], 200) == 200 && fstat(before[1], &st) == 0);
+	pid_t pid = start_with(0, 200);
+	close(200);
+	CHECK(fermata_dump(pid, dir, NULL, &error) < 0 && strstr(error.text, "outside the tree"));
+	options.external = bad;
+	CHECK(fermata_dump(pid, dir, &options, &error) == -EINVAL && strstr(error.text, "disk[1]"));
+	options.external = external;
+	CHECK(fermata_dump(pid, dir, &options, &error) == 0);
+	CHECK(fermata_restore(dir, NULL, &back, &error) < 0 && strstr(error.text, "--inherit-fd"));
+	snprintf(text, sizeof(text), "fd[%d]:pipe[%llu]", after[1], (unsigned long long)st.st_ino);
+	inherit[0] = text;
+	options.inherit = inherit;
+	CHECK(fermata_restore(dir, &options, &back, &error) == 0 && back == pid);
+	CHECK(kill(pid, SIGUSR1) == 0 && read(after[0], &c, 1) == 1 && c == 'x');
+	CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
 }
 
 static void end(pid_t pid)
@@ -110,6 +152,8 @@ int main(int argc, char **argv)
 	CHECK(fermata_dump(pid, first, &options, NULL) == -EINVAL && fermata_dump(0, first, NULL, NULL) == -EINVAL);
 	CHECK(rmdir(first) == 0); /* it is empty */
 	end(pid);
+	snprintf(first, sizeof(first), "%s/outside", argv[1]);
+	try_outside(first);
 	puts("ok");
 	return 0;
 }

@@ -71,7 +71,7 @@ static void unpack(const uint8_t *data, size_t size)
 	struct part part;
 
 	empty(AT_FDCWD, SANDBOX, true);
-	if (mkdir(DIRECTORY, 0700) < 0)
+	if (mkdir(DIRECTORY, 0700) < 0 || (link(SANDBOX "/file", SANDBOX "/link_remap.1") < 0 && errno != EEXIST))
 		abort();
 	while (next_part(&at, data + size, &part)) {
 		char path[300];
@@ -97,8 +97,8 @@ static void remove_segments(void)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct request request = { .images_dir = DIRECTORY, .detach = true, .skip_verify = true,
-						.tcp_established = true, .network_lock = NETWORK_LOCK_SKIP };
+	static const struct request request = { .images_dir = DIRECTORY, .detach = true, .skip_verify = true, .skip_file_rwx_check = true,
+						.file_validation = "filesize", .tcp_established = true, .network_lock = NETWORK_LOCK_SKIP };
 	static unsigned char area[XSAVE_MAX];
 	struct rlimit limit = { FDS_MAX, FDS_MAX };
 	struct error e = {};

@@ -20,5 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		free((char *)texts.data[i]);
 	VEC_FREE(&texts);
 	VEC_FREE(&c.scripts);
+	VEC_FREE(&c.features);
+	VEC_FREE(&c.external);
+	VEC_FREE(&c.inherit);
 	return 0;
 }

@@ -15,13 +15,17 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 CORPUS = os.path.join(HERE, "corpus")
 BINARY = os.path.join(ROOT, "build/src/cli/fermata")
 SANDBOX = "/mnt"
-PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_tree", "eventfd", "fifo", "file_deleted", "file_deleted_linked", "file_proc", "fork",
-            "inotify", "itimers", "map_anon_shared", "map_memfd", "memfd", "mempolicy", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_tree",
-            "rseq", "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "signalfd", "sigqueue", "stopped", "sysv_shm", "tcp_listen", "tcp_opening", "tcp_options",
-            "threads", "timerfd", "timers_posix", "udp", "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen",
-            "unix_options", "unix_rights", "unix_tree", "zombies"]
 TCP = ["--tcp-established", "--network-lock", "skip"]
-OPTIONS = {"file_deleted_linked": ["--link-remap"], "tcp_opening": TCP, "tcp_options": TCP}
+PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_more", "epoll_tree", "eventfd", "fanotify", "fifo", "fifo_unlinked",
+            "file_deleted", "file_deleted_dir", "file_deleted_linked", "file_proc", "file_proc_dead", "fork", "inotify",
+            "inotify_gone", "inotify_queued", "io_uring", "itimers", "locks_mapped", "map_anon_shared", "map_memfd", "memfd",
+            "mempolicy", "mqueue", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_packet_ends", "pipe_tree", "rseq",
+            "seccomp_filter", "seccomp_threads", "sessions", "sessions_gone", "shares", "shares_all", "signalfd", "sigqueue",
+            "stopped", "sysv_ipc", "sysv_shm", "tcp_listen", "tcp_opening", "tcp_options", "thread_cwd", "threads", "timerfd", "timers_posix", "udp",
+            "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen", "unix_names", "unix_options",
+            "unix_pidfd", "unix_rights", "unix_senders", "unix_tree", "zombies"]
+OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "locks_mapped": ["--file-locks"], "mqueue": ["--host-ipc"], "sysv_ipc": ["--host-ipc"],
+           "tcp_opening": TCP, "tcp_options": TCP}
 PAGES_MAX = 8192
 PACK_MAX = 60000
 
@@ -95,8 +99,30 @@ def remapped(path):
         return {next(value for number, _, value in fields(record) if number == 1) for record in records(file.read())}
 
 
+def inside(data, path, change):
+    """A message in which the messages that a path of field numbers leads to are changed."""
+    found = fields(data)
+    if not path:
+        return message(change(found))
+    for field in found:
+        if field[0] == path[0] and field[1] == 2:
+            field[2] = inside(field[2], path[1:], change)
+    return message(found)
+
+
+def set_path(number, value):
+    """Puts a name into that field, and leaves out of what type it is."""
+    return lambda found: [part for part in found if part[0] not in (number, 1000)] + [[number, 2, value.encode()]]
+
+
+# What inotify and fanotify watch: the way to a handle or a mount in file_entry, the field of its name, and what that becomes.
+WATCHED = [([13, 5, 7], 4, SANDBOX + "/file"), ([14, 6, 7, 2], 4, SANDBOX + "/file"), ([14, 6, 8], 2, SANDBOX)]
+
+
 def move_file(record, kept):
     """What a file's entry names becomes the sandbox's own file, FIFO or directory."""
+    for path, number, name in WATCHED:
+        record = inside(record, path, set_path(number, name))
     entry = fields(record)
     for field in entry:
         if field[0] != REG or field[1] != 2:
@@ -105,6 +131,10 @@ def move_file(record, kept):
         name = next(value for number, _, value in reg if number == REG_NAME)
         mode = next((value for number, _, value in reg if number == REG_MODE), 0o100644)
         if name.startswith(b"/proc/") or next(value for number, _, value in reg if number == 1) in kept:
+            continue
+        if b"/link_remap." in name:
+            next(part for part in reg if part[0] == REG_NAME)[2] = (SANDBOX + "/link_remap.1").encode()
+            field[2] = message(reg)
             continue
         directory, fifo = mode & 0o170000 == 0o040000, mode & 0o170000 == 0o010000
         for part in reg:

@@ -156,7 +156,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 		if (directory_of((*argv)[i]))
 			make_writable(directory_of((*argv)[i]));
 	raise_loopback();
-	need(mount("fuzz", SANDBOX, "tmpfs", REST, "size=256m") == 0, "mount tmpfs");
+	need(mount("fuzz", SANDBOX, "tmpfs", REST, "size=256m,mode=0755") == 0, "mount tmpfs");
 	fuzz_write(SANDBOX "/file", "", 0);
 	need(truncate(SANDBOX "/file", 65536) == 0, "truncate");
 	need(mkfifo(SANDBOX "/fifo", 0600) == 0, "mkfifo");

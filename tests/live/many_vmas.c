@@ -1,8 +1,8 @@
-/* Five thousand memory areas, each second one with content. */
+/* Twelve thousand memory areas, each second one with content. */
 #include "data.h"
 #include <sys/mman.h>
 
-enum { PAGE = 4096, COUNT = 5000 };
+enum { PAGE = 4096, COUNT = 12000 };
 
 static int lines(void)
 {

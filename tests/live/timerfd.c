@@ -5,7 +5,7 @@
 #include <sys/timerfd.h>
 #include <time.h>
 
-enum { REAL, MONOTONIC, BOOT, ABSOLUTE, TICKING, OVER, UNSET, DAY, CANCELLED, COUNT };
+enum { REAL, MONOTONIC, BOOT, ABSOLUTE, TICKING, OVER, UNSET, DAY, CANCELLED, REAL_ALARM, BOOT_ALARM, LATER, LATER_BOOT, COUNT };
 static struct timespec day; /* when DAY began to tick, with DAY_TICK */
 enum { DAY_TICK = 5000000 };
 static int fds[COUNT];
@@ -21,7 +21,8 @@ static int ticks(int fd)
 static void make(void)
 {
 	static const clockid_t clocks[COUNT] = {CLOCK_REALTIME, CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_REALTIME,
-		CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_REALTIME};
+		CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_REALTIME,
+		CLOCK_REALTIME_ALARM, CLOCK_BOOTTIME_ALARM, CLOCK_MONOTONIC, CLOCK_BOOTTIME};
 	struct itimerspec far = {{77, 88}, {500, 0}}, often = {{0, 2000000}, {0, 1}}, soon = {{0, 0}, {0, 1}};
 	struct itimerspec late = {.it_value.tv_sec = time(NULL) + 600};
 	for (int i = 0; i < COUNT; i++) {
@@ -36,6 +37,12 @@ static void make(void)
 	CHECK(timerfd_settime(fds[DAY], TFD_TIMER_ABSTIME, &ticking, NULL) == 0);
 	late.it_value = (struct timespec){day.tv_sec + 600, 123};
 	CHECK(timerfd_settime(fds[CANCELLED], TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &late, NULL) == 0);
+	for (int i = REAL_ALARM; i <= BOOT_ALARM; i++) CHECK(timerfd_settime(fds[i], 0, &far, NULL) == 0);
+	for (int i = LATER; i <= LATER_BOOT; i++) {
+		CHECK(clock_gettime(clocks[i], &late.it_value) == 0);
+		late.it_value.tv_sec += 400;
+		CHECK(timerfd_settime(fds[i], TFD_TIMER_ABSTIME, &late, NULL) == 0);
+	}
 	usleep(20000);
 }
 
@@ -53,6 +60,14 @@ int main(int argc, char **argv)
 	for (int i = REAL; i <= BOOT; i++) {
 		CHECK(timerfd_gettime(fds[i], &now) == 0 && now.it_interval.tv_sec == 77 && now.it_interval.tv_nsec == 88);
 		CHECK(now.it_value.tv_sec > 300 && now.it_value.tv_sec <= 500 && ticks(fds[i]) == 0);
+	}
+	for (int i = REAL_ALARM; i <= BOOT_ALARM; i++) {
+		CHECK(timerfd_gettime(fds[i], &now) == 0 && now.it_interval.tv_sec == 77 && now.it_interval.tv_nsec == 88);
+		CHECK(now.it_value.tv_sec > 300 && now.it_value.tv_sec <= 500 && ticks(fds[i]) == 0);
+	}
+	for (int i = LATER; i <= LATER_BOOT; i++) {
+		CHECK(timerfd_gettime(fds[i], &now) == 0 && now.it_interval.tv_sec == 0);
+		CHECK(now.it_value.tv_sec > 300 && now.it_value.tv_sec <= 400 && ticks(fds[i]) == 0);
 	}
 	CHECK(timerfd_gettime(fds[ABSOLUTE], &now) == 0 && now.it_interval.tv_sec == 0 && ticks(fds[ABSOLUTE]) == 0);
 	CHECK(now.it_value.tv_sec > 300 && now.it_value.tv_sec <= 600);

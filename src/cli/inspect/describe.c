@@ -26,6 +26,8 @@ static const struct {
 	{ FD_TYPES__EXT, "external" },	    { FD_TYPES__TIMERFD, "timerfd" },	{ FD_TYPES__MEMFD, "memfd" },
 	{ FD_TYPES__BPFMAP, "BPF map" },    { FD_TYPES__CTL_TTY, "terminal" },
 	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
+	{ FD_TYPES__FERMATA_URING, "io_uring" },
+	{ FD_TYPES__FERMATA_MQUEUE, "mqueue" },
 };
 
 static const char *kind_name(FdTypes type)
@@ -247,10 +249,16 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_timer(ret, e->tfd);
 	} else if (e->ify) {
 		add(ret, "%zu watches", e->ify->n_wd);
+		if (e->ify->n_event)
+			add(ret, ", %zu events not read", e->ify->n_event);
+	} else if (e->ffy) {
+		add(ret, "%zu marks", e->ffy->n_mark);
 	} else if (e->memfd) {
 		add_memfd(v, ret, e->memfd);
 	} else if (e->tty) {
 		add_terminal(v, ret, e->tty);
+	} else if (e->uring) {
+		add(ret, "%u entries", e->uring->sq_entries);
 	} else if (e->pidfd && e->pidfd->pid) {
 		add(ret, "process %u", e->pidfd->pid);
 	} else if (e->pidfd) {

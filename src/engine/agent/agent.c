@@ -220,6 +220,11 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_STORE:
 		*(volatile uint32_t *)arg[0] = (uint32_t)arg[1];
 		return 0;
+	case AGENT_OP_ADD:
+		__atomic_add_fetch((uint32_t *)(arg[0] + arg[2]), (uint32_t)arg[1], __ATOMIC_SEQ_CST);
+		return 0;
+	case AGENT_OP_REPEAT: /* counts in its own result */
+		return op->result + 1;
 	case AGENT_OP_ACTIONS:
 		for (long sig = 1; sig <= AGENT_SIGNALS; sig++)
 			call(__NR_rt_sigaction, sig, 0, (long)arg[0] + (sig - 1) * 32, 8, 0, 0);
@@ -309,6 +314,8 @@ void agent_run(struct agent_batch *batch)
 			fail(batch, i);
 			break;
 		}
+		if (op->nr == AGENT_OP_REPEAT && (uint64_t)op->result < op->arg[1])
+			i -= (uint32_t)op->arg[0] + 1;
 	}
 	if (batch->linger)
 		leave(batch);

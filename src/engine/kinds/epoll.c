@@ -1,7 +1,7 @@
 /*
  * epoll(7): what it watches, from fdinfo. An entry belongs to an open file description *and* the number that it had when it was
  * added; the number may since refer to something else or to nothing, so kcmp(2) with KCMP_EPOLL_TFD (Linux 4.13) finds a
- * descriptor of the task that is still the same description.
+ * descriptor of the task, or of another, that is still the same description.
  *
  * The entries are added by the task itself, once it has its descriptors.
  *
@@ -18,6 +18,7 @@
 #include <linux/kcmp.h>
 #include <poll.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
@@ -26,33 +27,83 @@ static bool recognise(const struct descriptor *f)
 	return anon_is(f, "eventpoll");
 }
 
-static bool same_target(const struct descriptor *f, int fd, uint32_t tfd, uint32_t nth)
+/* An entry whose file only another task has: its id is known once all were captured. */
+struct foreign {
+	EventpollTfdEntry *entry;
+	struct task *task;
+	int fd;
+};
+
+/* A description that is written when all were captured. */
+struct pending {
+	EventpollFileEntry e;
+	FownEntry fown;
+	struct task *task;
+	int fd;
+};
+
+struct state {
+	VEC(struct foreign) foreign;
+	VEC(struct pending *) pending;
+};
+
+static bool same_target(const struct descriptor *f, pid_t other, int fd, uint32_t tfd, uint32_t nth)
 {
 	struct kcmp_epoll_slot slot = { .efd = (uint32_t)f->fd, .tfd = tfd, .toff = nth };
 
-	return syscall(__NR_kcmp, f->task->proc, f->task->proc, KCMP_EPOLL_TFD, fd, &slot) == 0;
+	return syscall(__NR_kcmp, other, f->task->proc, KCMP_EPOLL_TFD, fd, &slot) == 0;
 }
 
-/* The descriptor of the task that an entry stands for. `nth`: among the entries with that number. */
-static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *e, uint32_t nth)
+/* The descriptor of a task that an entry stands for; -1: none. */
+static int find_in(struct dump *d, struct descriptor *f, struct task *t, uint32_t tfd, uint32_t nth)
 {
 	struct proc_fds fds = {};
-	int found = -1;
+	int found = -1, r = proc_list_fds(t->proc, &fds);
 
-	if (same_target(f, (int)e->tfd, e->tfd, nth))
-		return 0;
-	int r = proc_list_fds(f->task->proc, &fds);
 	if (r)
-		return task_errno(d, f->task, r, "cannot list its descriptors");
+		return t == f->task ? task_errno(d, t, r, "cannot list its descriptors") : -1;
 	for (size_t i = 0; i < fds.count && found < 0; i++)
-		if (same_target(f, fds.data[i], e->tfd, nth))
+		if (same_target(f, t->proc, fds.data[i], tfd, nth))
 			found = fds.data[i];
 	VEC_FREE(&fds);
-	if (found < 0)
-		return fd_error(d, f, -ENOTSUP, "watches a file that was descriptor %u and is no longer open in the task itself; let the program take it out of the epoll set", e->tfd);
-	e->has_target_fd = 1;
-	e->target_fd = (uint32_t)found;
-	return 0;
+	return found;
+}
+
+static struct state *state_of(struct dump *d)
+{
+	extern const struct kind kind_epoll;
+	void **at = kind_state(d, &kind_epoll);
+
+	if (!*at)
+		*at = calloc(1, sizeof(struct state));
+	return *at;
+}
+
+/* What an entry stands for. `nth`: among the entries with that number. */
+static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *e, uint32_t nth)
+{
+	struct state *s = state_of(d);
+
+	if (same_target(f, f->task->proc, (int)e->tfd, e->tfd, nth))
+		return 0;
+	int found = find_in(d, f, f->task, e->tfd, nth);
+	if (found >= 0) {
+		e->has_target_fd = 1;
+		e->target_fd = (uint32_t)found;
+		return 0;
+	}
+	for (size_t i = 0; found == -1 && i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		if (t == f->task || t->files_id != t->id || (found = find_in(d, f, t, e->tfd, nth)) < 0)
+			continue;
+		struct foreign *slot = s ? VEC_PUSH(&s->foreign) : NULL;
+		if (!slot)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		*slot = (struct foreign){ e, t, found };
+		e->has_target_file = 1;
+		return 0;
+	}
+	return found < -1 ? found : fd_error(d, f, -ENOTSUP, "watches a file that was descriptor %u and is no longer open in the tree itself; let the program take it out of the epoll set", e->tfd);
 }
 
 /* Of the bits of an entry, those that are no events. */
@@ -62,19 +113,22 @@ static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *
 /* Whether an entry was disarmed, and can be again. */
 static int find_spent(struct dump *d, struct descriptor *f, EventpollTfdEntry *e)
 {
-	uint32_t number = e->has_target_fd ? e->target_fd : e->tfd;
+	const struct state *s = e->has_target_file ? state_of(d) : NULL;
+	const struct foreign *x = s ? &s->foreign.data[s->foreign.count - 1] : NULL;
+	const struct task *t = x ? x->task : f->task;
+	uint32_t number = x ? (uint32_t)x->fd : e->has_target_fd ? e->target_fd : e->tfd;
 	char path[64], target[256];
 	int listens = 0;
 	socklen_t size = sizeof(listens);
 
 	if (!(e->events & EPOLLONESHOT) || e->events & ~HOW_BITS)
 		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/fd/%u", f->task->proc, number);
+	snprintf(path, sizeof(path), "/proc/%d/fd/%u", t->proc, number);
 	ssize_t n = readlink(path, target, sizeof(target) - 1);
 	target[MAX(n, 0L)] = '\0';
 	if (!strncmp(target, "anon_inode:", 11)) /* has neither errors nor hang-ups */
 		return 0;
-	_cleanup_close_ int own = (int)syscall(__NR_pidfd_getfd, f->task->pidfd, number, 0);
+	_cleanup_close_ int own = (int)syscall(__NR_pidfd_getfd, t->pidfd, number, 0);
 	struct pollfd ready = { .fd = own, .events = POLLIN | POLLPRI | POLLOUT | POLLRDHUP };
 	if (own < 0 || poll(&ready, 1, 0) < 0)
 		return fd_errno(d, f, -errno, "does not tell of descriptor %u that it watches", e->tfd);
@@ -119,21 +173,84 @@ static int capture_entries(struct dump *d, struct descriptor *f, EventpollFileEn
 	return r;
 }
 
-static int capture(struct dump *d, struct descriptor *f)
+/* Linux 6.9; not in older headers. */
+struct params {
+	uint32_t busy_poll_usecs;
+	uint16_t busy_poll_budget;
+	uint8_t prefer_busy_poll, pad;
+};
+#define GET_PARAMS _IOR(0x8a, 0x02, struct params)
+#define SET_PARAMS _IOW(0x8a, 0x01, struct params)
+
+static void capture_params(struct descriptor *f, EventpollFileEntry *e)
+{
+	struct params p = {};
+
+	if (ioctl(f->own_fd, GET_PARAMS, &p) < 0 || (!p.busy_poll_usecs && !p.busy_poll_budget && !p.prefer_busy_poll))
+		return;
+	e->has_busy_poll_usecs = e->has_busy_poll_budget = e->has_prefer_busy_poll = 1;
+	e->busy_poll_usecs = p.busy_poll_usecs;
+	e->busy_poll_budget = p.busy_poll_budget;
+	e->prefer_busy_poll = p.prefer_busy_poll;
+}
+
+static int write_entry(struct dump *d, struct pending *p)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
-	EventpollFileEntry e = EVENTPOLL_FILE_ENTRY__INIT;
+	const struct descriptor f = { .task = p->task, .fd = p->fd, .id = p->e.id };
 
-	e.id = f->id;
-	e.flags = f->flags;
-	e.fown = f->fown;
-	int r = capture_entries(d, f, &e);
-	entry.epfd = &e;
-	if (!r)
-		r = file_entry_write(d, &entry, f, FD_TYPES__EVENTPOLL);
-	for (size_t i = 0; i < e.n_tfd; i++)
-		free(e.tfd[i]);
-	free(e.tfd);
+	entry.epfd = &p->e;
+	return file_entry_write(d, &entry, &f, FD_TYPES__EVENTPOLL);
+}
+
+static void pending_free(struct pending *p)
+{
+	for (size_t i = 0; i < p->e.n_tfd; i++)
+		free(p->e.tfd[i]);
+	free(p->e.tfd);
+	free(p);
+}
+
+static int capture(struct dump *d, struct descriptor *f)
+{
+	struct state *s = state_of(d);
+	struct pending *p = calloc(1, sizeof(*p)), **slot = s && p ? VEC_PUSH(&s->pending) : NULL;
+
+	if (!slot) {
+		free(p);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	*slot = p;
+	eventpoll_file_entry__init(&p->e);
+	p->fown = *f->fown;
+	p->task = f->task;
+	p->fd = f->fd;
+	p->e.id = f->id;
+	p->e.flags = f->flags;
+	p->e.fown = &p->fown;
+	capture_params(f, &p->e);
+	return capture_entries(d, f, &p->e);
+}
+
+static int finish(struct dump *d, void **at, bool success)
+{
+	struct state *s = *at;
+	int r = 0;
+
+	if (!s)
+		return 0;
+	VEC_FOREACH(&s->foreign, x)
+		if (success && !r && !(x->entry->target_file = files_find(d, x->task, x->fd)))
+			r = task_error(d, x->task, -ENOTSUP, "descriptor %d, which an epoll set of another process watches, was not saved", x->fd);
+	for (size_t i = 0; i < s->pending.count; i++) {
+		if (success && !r)
+			r = write_entry(d, s->pending.data[i]);
+		pending_free(s->pending.data[i]);
+	}
+	VEC_FREE(&s->foreign);
+	VEC_FREE(&s->pending);
+	free(s);
+	*at = NULL;
 	return r;
 }
 
@@ -143,6 +260,12 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (fd < 0)
 		return error_errno(s->e, f->entry->epfd ? -errno : -EBADMSG, "cannot make an epoll descriptor");
+	const EventpollFileEntry *e = f->entry->epfd;
+	struct params p = { e->busy_poll_usecs, (uint16_t)e->busy_poll_budget, e->prefer_busy_poll, 0 };
+	if (e->has_busy_poll_usecs && ioctl(fd, SET_PARAMS, &p) < 0 && errno != ENOTTY && errno != EOPNOTSUPP && errno != EINVAL) {
+		close(fd);
+		return error_errno(s->e, -errno, "cannot set how an epoll descriptor polls");
+	}
 	*ret_fd = fd;
 	return 0;
 }
@@ -155,8 +278,8 @@ static bool holds(const struct rtask *t, uint32_t fd)
 	return false;
 }
 
-/* An entry whose number means something else now: that is put aside while the entry is added. */
-static void plan_moved(struct restore *s, struct rtask *t, const EventpollTfdEntry *e, int fd, uint64_t event)
+/* An entry whose number means something else now: that is put aside while the entry is added. `target`: where its file is. */
+static void plan_moved(struct restore *s, struct rtask *t, const EventpollTfdEntry *e, int target, int fd, uint64_t event)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	bool taken = holds(t, e->tfd);
@@ -164,7 +287,7 @@ static void plan_moved(struct restore *s, struct rtask *t, const EventpollTfdEnt
 
 	if (taken)
 		OP(b, __NR_dup3, e->tfd, aside, 0);
-	OP(b, __NR_dup3, e->target_fd, e->tfd, 0);
+	OP(b, __NR_dup3, target, e->tfd, 0);
 	OP(b, __NR_epoll_ctl, fd, EPOLL_CTL_ADD, e->tfd, event);
 	if (!taken) {
 		OP(b, __NR_close, e->tfd);
@@ -177,23 +300,28 @@ static void plan_moved(struct restore *s, struct rtask *t, const EventpollTfdEnt
 			OP(b, __NR_fcntl, e->tfd, F_SETFD, FD_CLOEXEC);
 }
 
-static void plan_entry(struct restore *s, struct rtask *t, const EventpollTfdEntry *e, int fd)
+static int plan_entry(struct restore *s, struct rtask *t, const EventpollTfdEntry *e, int fd)
 {
+	int target = e->has_target_file ? file_fd_early(s, e->target_file) : (int)e->target_fd;
+
 	struct batch *b = &t->threads.data[0].batch;
 	struct epoll_event event = { .events = e->spent ? EPOLLONESHOT | ANYTHING : e->events, .data.u64 = e->data };
 	uint64_t at = arena_place(&s->arena, &event, sizeof(event));
 
+	if (target < 0 || e->tfd >= (uint32_t)s->fd_base - 1)
+		return target < 0 ? target : error_set(s->e, -EBADMSG, "epoll descriptor %d of process %d watches descriptor %u, which can't be", fd, t->pid, e->tfd);
 	batch_what(b, "watch descriptor %u with epoll descriptor %d of process %d", e->tfd, fd, t->pid);
-	if (e->has_target_fd)
-		plan_moved(s, t, e, fd, at);
+	if (e->has_target_fd || e->has_target_file)
+		plan_moved(s, t, e, target, fd, at);
 	else
 		OP(b, __NR_epoll_ctl, fd, EPOLL_CTL_ADD, e->tfd, at);
 	if (!e->spent)
-		return;
+		return 0;
 	batch_what(b, "take the event of descriptor %u from epoll descriptor %d of process %d", e->tfd, fd, t->pid);
 	struct agent_op *op = OP(b, __NR_epoll_wait, fd, at, 1, 0);
 	op->flags = AGENT_OP_EXPECT;
 	op->expect = 1;
+	return 0;
 }
 
 /* Those whose event is to be taken first, when there can be no other. */
@@ -201,19 +329,22 @@ static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
 {
 	const EventpollFileEntry *e = f->entry->epfd;
 
+	int r = 0;
+
 	for (int spent = 1; spent >= 0; spent--)
-		for (size_t i = 0; i < e->n_tfd; i++)
+		for (size_t i = 0; !r && i < e->n_tfd; i++)
 			if (!e->tfd[i]->spent == !spent)
-				plan_entry(s, t, e->tfd[i], fd);
-	return 0;
+				r = plan_entry(s, t, e->tfd[i], fd);
+	return r;
 }
 
 const struct kind kind_epoll = {
 	.name = "an epoll descriptor",
-	.summary = "epoll: what is watched, nested ones and such whose number was reused too; edge-triggered entries tell once more",
+	.summary = "epoll: what is watched, nested ones, such whose number was reused or which only another process has open; busy polling; edge-triggered entries tell once more",
 	.type = FD_TYPES__EVENTPOLL,
 	.recognise = recognise,
 	.capture = capture,
+	.finish = finish,
 	.create = create,
 	.late = late,
 };

@@ -6,6 +6,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/regfile.h"
 #include "engine/kinds/sock.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
@@ -122,6 +123,10 @@ static int capture(struct dump *d, struct descriptor *f, uint32_t *ret_type)
 	fown.pid_type = 1;
 	take_owner(f, &fown);
 	f->fown = &fown;
+	if (regfile_is_external(d, f)) {
+		*ret_type = FD_TYPES__REG;
+		return regfile_capture_external(d, f);
+	}
 	for (size_t i = 0; i < kinds_count; i++) {
 		if (!kinds[i]->recognise(f))
 			continue;
@@ -291,8 +296,8 @@ int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *r
 	return r;
 }
 
-static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const char *name, uint64_t inode, uint32_t flags,
-			 uint32_t *ret_id)
+static int capture_named(struct dump *d, struct task *t, const char *link, int own_fd, const struct proc_vma *vma, const char *name,
+			 uint64_t inode, uint32_t flags, uint32_t *ret_id)
 {
 	struct by_name **bucket = &table_of(d)->names[bucket_of(inode, flags)];
 	uint32_t type;
@@ -302,7 +307,7 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 			*ret_id = n->id;
 			return 0;
 		}
-	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags };
+	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd, .flags = flags, .vma = vma };
 	_cleanup_close_ int opened = -1;
 	char path[128];
 	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
@@ -332,6 +337,20 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 	return 0;
 }
 
+/* One of a thread's own, which nobody has read ahead. */
+static int capture_thread_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
+{
+	struct descriptor f;
+	struct stat st;
+	char path[96];
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
+	int r = read_link(t, link, &f);
+	if (!r && stat(path, &st) < 0)
+		r = -errno;
+	return r ? task_errno(d, t, r, "cannot read its %s", link) : capture_named(d, t, link, -1, NULL, f.target, st.st_ino, flags, ret_id);
+}
+
 int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
 {
 	const struct task_link *l = NULL;
@@ -341,9 +360,11 @@ int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_
 			l = &t->view.links[i];
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (!l || !l->target)
+	if (!l)
+		return capture_thread_link(d, t, link, flags, ret_id);
+	if (!l->target)
 		return task_error(d, t, -ENOENT, "cannot read its %s", link);
-	return capture_named(d, t, link, -1, l->target, l->ino, flags, ret_id);
+	return capture_named(d, t, link, -1, NULL, l->target, l->ino, flags, ret_id);
 }
 
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id)
@@ -364,21 +385,36 @@ int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma 
 			return task_errno(d, t, -errno, "cannot open what is mapped at %lx", (unsigned long)vma->start);
 	}
 	/* The device takes part through the name; inode numbers are few enough to tell files of one name apart. */
-	return capture_named(d, t, link, own, vma->name, vma->inode, flags, ret_id);
+	return capture_named(d, t, link, own, vma, vma->name, vma->inode, flags, ret_id);
+}
+
+/* The directories of the process, `th` NULL, or those that a thread has of its own. */
+static int capture_fs_of(struct dump *d, struct task *t, const struct thread *th)
+{
+	FsEntry fs = FS_ENTRY__INIT;
+	char name[32], cwd[32] = "cwd", root[32] = "root";
+
+	if (th) {
+		snprintf(cwd, sizeof(cwd), "task/%d/cwd", th->tid);
+		snprintf(root, sizeof(root), "task/%d/root", th->tid);
+	}
+	int r = dump_part(d, files_capture_link(d, t, cwd, O_DIRECTORY, &fs.cwd_id));
+	if (!r)
+		r = dump_part(d, files_capture_link(d, t, root, O_DIRECTORY, &fs.root_id));
+	fs.has_umask = 1;
+	fs.umask = (uint32_t)(th ? th : t->threads.data[0])->status.umask;
+	snprintf(name, sizeof(name), "fs-%d.img", th ? th->tid : t->pid);
+	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_FS, &fs.base);
 }
 
 static int capture_fs(struct dump *d, struct task *t)
 {
-	FsEntry fs = FS_ENTRY__INIT;
-	char name[32];
-	int r = dump_part(d, files_capture_link(d, t, "cwd", O_DIRECTORY, &fs.cwd_id));
+	int r = capture_fs_of(d, t, NULL);
 
-	if (!r)
-		r = dump_part(d, files_capture_link(d, t, "root", O_DIRECTORY, &fs.root_id));
-	fs.has_umask = 1;
-	fs.umask = (uint32_t)t->threads.data[0]->status.umask;
-	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
-	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_FS, &fs.base);
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		if (t->threads.data[i]->own_fs)
+			r = capture_fs_of(d, t, t->threads.data[i]);
+	return r;
 }
 
 int files_capture(struct dump *d, struct task *t)

@@ -2,9 +2,15 @@
  * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
  * inherits them all, puts them at its own numbers.
  */
+#include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tty.h"
+
+#include "engine/kinds/ghost.h"
+#include "engine/kinds/procfile.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 
 struct file *file_find(struct restore *s, uint32_t id)
@@ -37,14 +43,28 @@ int restore_hold(struct restore *s, int fd)
 static const FownEntry *owner_of(const FileEntry *e)
 {
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->nlsk ? e->nlsk->fown : e->psk ? e->psk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
-	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown :
-	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : NULL;
+	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown : e->ffy ? e->ffy->fown :
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown : NULL;
+}
+
+/* By its kind; or, a socket of the network, the caller's in its place. */
+static int create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const InetSkEntry *e = f->entry->isk;
+	int given = e ? external_given(s->request, "socket", e->ino) : -1;
+
+	if (given < 0)
+		return f->kind->create(s, f, ret_fd);
+	*ret_fd = external_open(s, given, O_RDWR, "a socket");
+	if (*ret_fd >= 0 && fcntl(*ret_fd, F_SETFL, (int)e->flags & O_NONBLOCK) < 0)
+		return error_errno(s->e, -errno, "cannot set the flags of descriptor %d, given for a socket", given);
+	return MIN(*ret_fd, 0);
 }
 
 static int make(struct restore *s, struct file *f)
 {
 	int fd = -1;
-	int r = f->kind->create(s, f, &fd);
+	int r = create(s, f, &fd);
 
 	if (r)
 		return r;
@@ -88,7 +108,7 @@ int file_fd_early(struct restore *s, uint32_t id)
 
 int files_make(struct restore *s)
 {
-	int r = 0;
+	int r = tty_prepare_external(s);
 
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
@@ -182,19 +202,61 @@ static int plan_table(struct restore *s, struct rtask *t)
 	return r;
 }
 
-static int plan_directories(struct restore *s, struct rtask *t)
+static int plan_directories(struct restore *s, struct rtask *t, struct batch *b, const FsEntry *fs, pid_t tid)
 {
-	struct batch *b = &t->threads.data[0].batch;
-	int cwd = file_fd_early(s, t->fs->cwd_id), root = cwd < 0 ? cwd : file_fd_early(s, t->fs->root_id);
+	const bool leader = t != NULL;
+	int cwd = file_fd(s, fs->cwd_id), root = file_fd_early(s, fs->root_id);
+	uint64_t opened = 0;
 
-	if (cwd < 0 || root < 0)
-		return cwd < 0 ? cwd : root;
-	batch_what(b, "change to the root and working directory of process %d", t->pid);
+	if (root < 0 || (cwd < 0 && (cwd != FILE_IN_TASK || !leader)))
+		return root < 0 ? root : cwd == FILE_IN_TASK ? file_fd_early(s, fs->cwd_id) : cwd;
+	if (cwd == FILE_IN_TASK) /* while its name still leads there */
+		opened = procfile_plan_open(s, t, file_find(s, fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
+	batch_what(b, "change to the root and working directory of process or thread %d", tid);
 	OP(b, __NR_fchdir, root);
 	OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
-	OP(b, __NR_fchdir, cwd);
-	OP(b, __NR_umask, t->fs->umask);
+	if (cwd == FILE_IN_TASK) {
+		OP(b, __NR_fchdir, opened)->flags |= AGENT_OP_REF_ARG0;
+		OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;
+	} else {
+		OP(b, __NR_fchdir, cwd);
+	}
+	OP(b, __NR_umask, fs->umask);
 	return 0;
+}
+
+int files_plan_thread(struct restore *s, struct rthread *th)
+{
+	OP(&th->batch, __NR_unshare, CLONE_FS);
+	return plan_directories(s, NULL, &th->batch, th->fs, th->tid);
+}
+
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+void files_plan_close(struct restore *s, struct rtask *t, bool keep)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	_cleanup_free_ int *kept = calloc(2 * t->threads.count, sizeof(*kept));
+	size_t count = 0;
+	int from = s->fd_base;
+
+	b->failed |= !kept;
+	for (size_t i = 0; kept && keep && i < t->threads.count; i++) {
+		const FsEntry *fs = t->threads.data[i].fs;
+		for (int k = 0; fs && k < 2; k++)
+			if ((kept[count] = file_fd_early(s, k ? fs->root_id : fs->cwd_id)) >= 0)
+				count++;
+	}
+	qsort(kept, count, sizeof(*kept), by_number);
+	for (size_t i = 0; i < count; i++) {
+		if (from < kept[i])
+			OP(b, __NR_close_range, from, kept[i] - 1, 0);
+		from = MAX(from, kept[i] + 1);
+	}
+	OP(b, __NR_close_range, from, ~0U, 0);
 }
 
 /* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
@@ -209,7 +271,7 @@ int files_plan(struct restore *s, struct rtask *t)
 	if (t->sharers)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->sharers_done, t->sharers);
 	if (!r && !t->fs_owner)
-		r = plan_directories(s, t);
+		r = plan_directories(s, t, b, t->fs, t->pid);
 	if (t->files_owner) /* only now: it closes what stands above the task's own */
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->files_owner->sharers_done);
 	return r;
@@ -219,6 +281,7 @@ int files_settle(struct restore *s)
 {
 	int r = 0;
 
+	ghosts_release(s); /* now, so that their end is told to nobody */
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->settle)
 			r = s->files.data[i].kind->settle(s, &s->files.data[i]);
@@ -233,10 +296,9 @@ void files_release(struct restore *s)
 		if (f->fd >= 0)
 			close(f->fd);
 	}
-	VEC_FOREACH(&s->ghosts, g)
-		close(g->fd);
+	ghosts_release(s);
+	tty_release(s, NULL); /* of a terminal that only sessions have */
 	VEC_FOREACH(&s->memfds, m)
 		close(m->fd);
-	VEC_FREE(&s->ghosts);
 	VEC_FREE(&s->memfds);
 }

@@ -24,6 +24,7 @@ struct descriptor {
 	struct stat st;
 	char target[4200]; /* what /proc/PID/fd/N points to */
 	char *fdinfo;	   /* the text of /proc/PID/fdinfo/N, or NULL; allocated, a kind may put a newer one in its place */
+	const struct proc_vma *vma; /* of a mapped file; or NULL */
 	FownEntry *fown;   /* for the entry: owner and signal of F_SETOWN and F_SETSIG */
 };
 

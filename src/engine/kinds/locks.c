@@ -4,7 +4,11 @@
  * however many tasks refer to it.
  *
  * Restored by the task, through its own descriptor, as the last thing that it does with descriptors. Who waits for a lock asks
- * again, as after any signal. Left out: without --file-locks, a lock that only a mapping keeps; a lease that is being broken, a lease on a deleted file (reading its content would break it).
+ * again, as after any signal. A lock whose description lives on in mappings only is found in /proc/locks, and taken by the coordinator
+ * through the file that is mapped again; where a file has several such descriptions, its mappings share one then.
+ *
+ * Left out: without --file-locks, a lock that only a mapping keeps; a lease that is being broken, a lease for writing on a deleted file
+ * (reading its content would break it).
  */
 #include "engine/kinds/locks.h"
 
@@ -29,7 +33,8 @@ struct lock {
 	uint32_t file; /* the id of the description */
 	dev_t dev;
 	struct task *task; /* who takes it again */
-	int fd;		   /* the number there; -1: it is only under way in a socket as yet */
+	int fd;		   /* the number there; -1: it is only under way in a socket as yet, or mapped */
+	bool mapped;	   /* only mappings are left of the description */
 };
 
 struct lock_table {
@@ -65,14 +70,14 @@ static int take(struct dump *d, struct descriptor *f, const char *line)
 		return fd_error(d, f, r, "holds a lock of a kind that has no way to be saved: %.*s", (int)strcspn(line, "\n"), line);
 	if (lock.breaking)
 		return fd_error(d, f, -EAGAIN, "has a lease that another process is breaking; try again when it is given up");
-	if (lock.kind == PROC_LOCK_LEASE && f->st.st_nlink == 0)
-		return fd_error(d, f, -ENOTSUP, "has a lease on a deleted file, which has no way to be saved; give it up first");
+	if (lock.kind == PROC_LOCK_LEASE && lock.type == F_WRLCK && f->st.st_nlink == 0)
+		return fd_error(d, f, -ENOTSUP, "has a lease for writing on a deleted file, which has no way to be saved; give it up first");
 	if (known(d->locks, f, &lock))
 		return 0;
 	struct lock *l = VEC_PUSH(&d->locks->locks);
 	if (!l)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	*l = (struct lock){ lock, f->id, f->st.st_dev, f->task, f->fd };
+	*l = (struct lock){ .lock = lock, .file = f->id, .dev = f->st.st_dev, .task = f->task, .fd = f->fd };
 	return 0;
 }
 
@@ -148,21 +153,94 @@ static int check_outside(struct dump *d)
 	return r;
 }
 
-static bool maps(const struct task *t, const struct proc_lock *lock)
+static bool same_lock(const struct proc_lock *a, const struct proc_lock *b)
+{
+	return a->kind == b->kind && a->type == b->type && a->inode == b->inode && a->start == b->start && a->len == b->len;
+}
+
+/* Whether a descriptor of the process tells of the lock. */
+static bool tells_of(pid_t pid, const struct proc_lock *lock)
+{
+	struct proc_fds fds = {};
+	bool found = false;
+
+	if (proc_list_fds(pid, &fds))
+		return false;
+	for (size_t i = 0; !found && i < fds.count; i++) {
+		_cleanup_free_ char *text = NULL;
+		struct proc_lock other;
+		struct stat st;
+		char path[64];
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds.data[i]);
+		if (stat(path, &st) < 0 || st.st_ino != lock->inode)
+			continue;
+		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fds.data[i]);
+		if (read_file_at(AT_FDCWD, path, 16 << 20, &text, NULL))
+			continue;
+		for (const char *line = text; !found && (line = strstr(line, "\nlock:")); line++)
+			found = !proc_parse_lock(line + strlen("\nlock:"), &other) && same_lock(&other, lock);
+	}
+	VEC_FREE(&fds);
+	return found;
+}
+
+static bool is_outsiders(struct dump *d, const struct proc_lock *lock)
+{
+	struct dirent *entry;
+	bool found = false;
+	DIR *proc = opendir("/proc");
+
+	while (proc && !found && (entry = readdir(proc))) {
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		found = pid > 0 && pid != getpid() && !in_tree(d, pid) && tells_of(pid, lock);
+	}
+	if (proc)
+		closedir(proc);
+	return found;
+}
+
+/* The area of a task that may keep the lock; NULL: none. */
+static const struct proc_vma *find_mapped(const struct task *t, const struct proc_lock *lock)
 {
 	for (size_t i = 0; i < t->maps.count; i++) {
 		const struct proc_vma *v = &t->maps.data[i];
 		if (v->inode == lock->inode && v->dev_major == lock->dev_major && v->dev_minor == lock->dev_minor)
-			return true;
+			return v;
 	}
-	return false;
+	return NULL;
+}
+
+/* A lock that no descriptor of the tree tells of: where nobody else's does either, a mapping of the file keeps it. */
+static int take_mapped(struct dump *d, const struct proc_lock *lock)
+{
+	const struct proc_vma *vma = NULL;
+	struct task *t = NULL;
+
+	for (size_t i = 0; d->locks && i < d->locks->locks.count; i++)
+		if (same_lock(&d->locks->locks.data[i].lock, lock))
+			return 0;
+	for (size_t i = 0; !vma && i < d->tasks.count; i++)
+		if ((vma = find_mapped(d->tasks.data[i], lock)))
+			t = d->tasks.data[i];
+	if (!vma || is_outsiders(d, lock))
+		return 0;
+	if (lock->kind == PROC_LOCK_LEASE)
+		return task_error(d, t, -ENOTSUP, "it maps a file (inode %llu) with a lease, with no descriptor left for it; such a lock has no way to be saved",
+				  (unsigned long long)lock->inode);
+	if (!d->locks && !(d->locks = calloc(1, sizeof(*d->locks))))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	struct lock *l = VEC_PUSH(&d->locks->locks);
+	if (!l)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*l = (struct lock){ .lock = *lock, .task = t, .fd = -1, .mapped = true };
+	return files_capture_mapping(d, t, vma, &l->file);
 }
 
 /*
  * A description whose last descriptor was closed can live on, with its lock, in a mapping: fdinfo does not tell of that. Only with
  * --file-locks: reading /proc/locks waits for an RCU grace period, which the frozen tree would pay for.
  */
-static int check_mapped(struct dump *d)
+static int capture_mapped(struct dump *d)
 {
 	_cleanup_free_ char *text = NULL;
 	struct proc_lock lock;
@@ -170,20 +248,10 @@ static int check_mapped(struct dump *d)
 
 	if (r)
 		return r == -ENOENT ? 0 : error_errno(d->e, r, "cannot read /proc/locks");
-	for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
-		if (proc_parse_lock(line, &lock) || lock.waiting || lock.kind == PROC_LOCK_POSIX || !in_tree(d, lock.pid))
-			continue;
-		bool captured = false;
-		for (size_t i = 0; d->locks && i < d->locks->locks.count; i++)
-			captured |= d->locks->locks.data[i].lock.inode == lock.inode && d->locks->locks.data[i].lock.kind == lock.kind;
-		for (size_t i = 0; !captured && i < d->tasks.count; i++)
-			if (maps(d->tasks.data[i], &lock))
-				return task_error(d, d->tasks.data[i], -ENOTSUP,
-						  "it maps a file (inode %llu) that is locked, with no descriptor left for it; such a lock has no "
-						  "way to be saved",
-						  (unsigned long long)lock.inode);
-	}
-	return 0;
+	for (const char *line = text; !r && *line; line += strcspn(line, "\n"), line += *line == '\n')
+		if (!proc_parse_lock(line, &lock) && !lock.waiting && lock.kind != PROC_LOCK_POSIX)
+			r = take_mapped(d, &lock);
+	return r;
 }
 
 static int write_locks(struct dump *d)
@@ -201,6 +269,8 @@ static int write_locks(struct dump *d)
 		entry.fd = l->fd;
 		entry.start = l->lock.start;
 		entry.len = l->lock.len;
+		entry.has_file = l->mapped;
+		entry.file = l->file;
 		if (!r)
 			r = image_write_message(file, &entry.base);
 	}
@@ -211,13 +281,13 @@ static int write_locks(struct dump *d)
 
 int locks_finish(struct dump *d, bool success)
 {
-	int r = success && d->request->file_locks ? check_mapped(d) : 0;
+	int r = success && d->request->file_locks ? capture_mapped(d) : 0;
 
 	if (!d->locks)
 		return r;
 	for (size_t i = 0; success && !r && i < d->locks->locks.count; i++) {
 		const struct lock *l = &d->locks->locks.data[i];
-		if (l->fd < 0)
+		if (l->fd < 0 && !l->mapped)
 			r = task_error(d, l->task, -ENOTSUP, "a locked file is under way in one of its sockets, which is not saved");
 	}
 	if (success && !r)
@@ -259,7 +329,7 @@ int locks_plan(struct restore *s, struct rtask *t)
 {
 	for (size_t i = 0; i < s->locks.count; i++) {
 		const FileLockEntry *l = s->locks.data[i];
-		if (l->pid != t->pid)
+		if (l->pid != t->pid || l->has_file)
 			continue;
 		const struct file *f = l->fd >= 0 ? find_locked(s, t, l) : NULL;
 		bool known = l->flag == FL_FLOCK || l->flag == FL_LEASE || l->flag == FL_POSIX || l->flag == FL_OFD;
@@ -273,6 +343,50 @@ int locks_plan(struct restore *s, struct rtask *t)
 			batch_what(&t->threads.data[0].batch, "%s on descriptor %d of process %d", what, l->fd,
 				   t->pid);
 		plan_lock(s, t, l);
+	}
+	return 0;
+}
+
+static struct rtask *find_task(struct restore *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (s->tasks.data[i]->pid == pid)
+			return s->tasks.data[i];
+	return NULL;
+}
+
+static bool can_be_mapped_lock(struct restore *s, const FileLockEntry *l)
+{
+	const struct file *f = file_find(s, l->file);
+
+	return (l->flag == FL_FLOCK || l->flag == FL_OFD) && (l->type == F_RDLCK || l->type == F_WRLCK) && l->start >= 0 && l->len >= 0 && f &&
+	       f->entry->reg;
+}
+
+int locks_check(struct restore *s)
+{
+	for (size_t i = 0; i < s->locks.count; i++) {
+		const FileLockEntry *l = s->locks.data[i];
+		if (!find_task(s, l->pid) || (l->has_file && !can_be_mapped_lock(s, l)))
+			return error_set(s->e, -EBADMSG, "filelocks.img has a lock of process %d that can't be", l->pid);
+	}
+	return 0;
+}
+
+int locks_settle(struct restore *s)
+{
+	static const int operations[] = { [F_RDLCK] = LOCK_SH, [F_WRLCK] = LOCK_EX };
+
+	for (size_t i = 0; i < s->locks.count; i++) {
+		const FileLockEntry *l = s->locks.data[i];
+		struct flock range = { .l_type = (short)l->type, .l_whence = SEEK_SET, .l_start = l->start, .l_len = l->len };
+		if (!l->has_file)
+			continue;
+		const struct file *f = file_find(s, l->file);
+		int r = f->fd < 0 ? -EBADMSG :
+			(l->flag == FL_FLOCK ? flock(f->fd, operations[l->type] | LOCK_NB) : fcntl(f->fd, F_OFD_SETLK, &range)) < 0 ? -errno : 0;
+		if (r)
+			return error_errno(s->e, r, "cannot take the lock on %s, which process %d maps", f->entry->reg->name, l->pid);
 	}
 	return 0;
 }

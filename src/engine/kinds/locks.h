@@ -9,3 +9,7 @@ int locks_capture(struct dump *d, struct descriptor *f);
 int locks_finish(struct dump *d, bool success);
 /* Once a task has closed all that it does not need: closing any descriptor of a file drops the process's POSIX locks on it. */
 int locks_plan(struct restore *s, struct rtask *t);
+/* Whether the images' locks can be, once all of them are loaded. */
+int locks_check(struct restore *s);
+/* What only mappings keep; once all tasks are parked. */
+int locks_settle(struct restore *s);

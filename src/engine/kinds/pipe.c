@@ -2,15 +2,18 @@
  * Pipes and named FIFOs, with what is in them. The content is copied out with tee(2), which leaves it where it is; packets
  * (O_DIRECT) keep their boundaries.
  *
- * A pipe of which the tree holds one end only, while someone outside holds the other, is refused: what would be read or written
- * after restore has no other end.
+ * A pipe of which the tree holds one end only, while someone outside holds the other, is saved as external where the user permits it:
+ * restore takes a pipe of the caller's. What is in it goes there if the tree is to read it; what the tree has written is for the one
+ * outside. Pages that were put in with vmsplice(2) are saved as they are at the dump, and are the pipe's own afterwards.
  */
+#include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
 #include "engine/task/task.h"
 #include "pipe_data.pb-c.h"
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 
 #define PIPE_SIZE_MAX (64U << 20)
 #define PACKETS_MAX 65536
@@ -42,7 +45,29 @@ static struct state *state_of(struct dump *d, const struct kind *kind)
 	return *at;
 }
 
-/* The bytes in a pipe, left in it. */
+/*
+ * Whether the last of the messages, of `size` bytes, is a packet: what a reader leaves of that is dropped. Of one byte nothing can be
+ * left, so that it makes no difference.
+ */
+static int ends_with_packet(int from, const int copy[2], const uint32_t *packets, size_t n_packets, char *buffer, bool *ret)
+{
+	char left;
+
+	*ret = false;
+	if (!n_packets || packets[n_packets - 1] < 2)
+		return 0;
+	if (tee(from, copy[1], INT32_MAX, SPLICE_F_NONBLOCK) < 0)
+		return -errno;
+	for (size_t i = 0; i < n_packets; i++) {
+		size_t size = packets[i] - (i == n_packets - 1);
+		if (read(copy[0], buffer, size) != (ssize_t)size)
+			return -EIO;
+	}
+	*ret = read(copy[0], &left, 1) < 0;
+	return 0;
+}
+
+/* The bytes in a pipe, left in it. *ret_packets: how many packets they begin with; bytes may follow that are none. */
 static int peek_pipe(int fd, int size, char *buffer, uint32_t *ret_bytes, uint32_t *packets, size_t *ret_packets)
 {
 	char path[64];
@@ -64,6 +89,12 @@ static int peek_pipe(int fd, int size, char *buffer, uint32_t *ret_bytes, uint32
 		if (*ret_bytes == (uint32_t)size)
 			break;
 	}
+	bool packet = false;
+	_cleanup_free_ char *again = r ? NULL : malloc((size_t)size);
+	if (!r)
+		r = again ? ends_with_packet(from, copy, packets, *ret_packets, again, &packet) : -ENOMEM;
+	if (*ret_packets && !packet)
+		--*ret_packets;
 	close(copy[0]);
 	close(copy[1]);
 	return r;
@@ -83,8 +114,6 @@ static int write_data(struct dump *d, struct descriptor *f, struct state *s, con
 	if (r)
 		return fd_errno(d, f, r, "can't be read");
 	entry.packets = packets;
-	if (entry.n_packets < 2)
-		entry.n_packets = 0;
 	entry.has_size = 1;
 	entry.size = (uint32_t)size;
 	if (!s->data)
@@ -171,6 +200,23 @@ static int capture_fifo(struct dump *d, struct descriptor *f)
 	return file_entry_write(d, &entry, f, FD_TYPES__FIFO);
 }
 
+/* The tree has one end, someone outside the other. */
+static int finish_outside(struct dump *d, struct state *s, const struct seen_pipe *p)
+{
+	PipeDataEntry entry = PIPE_DATA_ENTRY__INIT;
+	bool fifo = strncmp(p->target, "pipe:", 5);
+
+	if (!fifo && !d->request->pipes_outside && !external_is(d->request, "pipe", p->ino))
+		return dump_part(d, error_set(d->e, -ENOTSUP,
+				 "process %d: descriptor %d (%s) is a pipe whose other end is held by a process outside the tree; "
+				 "redirect it to a file, dump a parent that holds both, or use --external 'pipe[%llu]' and give restore another",
+				 p->pid, p->fd, p->target, (unsigned long long)p->ino));
+	entry.pipe_id = (uint32_t)p->ino;
+	entry.has_external = entry.external = 1;
+	int r = image_write_message(s->data, &entry.base);
+	return r ? error_errno(d->e, r, "cannot write the content of pipes") : 0;
+}
+
 static int finish(struct dump *d, void **at, bool success)
 {
 	struct state *s = *at;
@@ -179,11 +225,8 @@ static int finish(struct dump *d, void **at, bool success)
 	if (!s)
 		return 0;
 	VEC_FOREACH(&s->pipes, p)
-		if (success && !r && p->others && p->reads != p->writes && !strncmp(p->target, "pipe:", 5))
-			r = dump_part(d, error_set(d->e, -ENOTSUP,
-				      "process %d: descriptor %d (%s) is a pipe whose other end is held by a process outside the tree; "
-				      "redirect it to a file, or dump a parent that holds both",
-				      p->pid, p->fd, p->target));
+		if (success && !r && p->others && p->reads != p->writes)
+			r = finish_outside(d, s, p);
 	if (s->data) {
 		int closed = image_close(s->data);
 		if (!r && closed)
@@ -205,8 +248,9 @@ struct pipe_content {
 struct made_pipe {
 	uint32_t id;
 	bool fifo;
-	int end[2];	 /* held until all is made */
+	int end[2];	 /* held until all is made; -1: the caller's takes their place */
 	bool used[2]; /* an end that a description has taken as its own */
+	int given;	 /* the caller's, or -1 */
 };
 
 struct pipes {
@@ -261,6 +305,8 @@ static int fill(int fd, const struct pipe_content *c)
 			return -errno;
 		at += e->packets[i];
 	}
+	if (e->n_packets && fcntl(fd, F_SETFL, O_NONBLOCK) < 0)
+		return -errno;
 	if (at < e->bytes && write(fd, c->bytes + at, e->bytes - at) != (ssize_t)(e->bytes - at))
 		return -errno;
 	return fcntl(fd, F_SETFL, flags) < 0 ? -errno : 0;
@@ -278,10 +324,88 @@ static int open_fifo(struct restore *s, struct file *f, int flags)
 	return error_set(s->e, -ESTALE, "%s is no FIFO any more", f->entry->reg->name);
 }
 
+static bool is_outside(struct restore *s, uint32_t id, bool fifo)
+{
+	VEC_FOREACH(&s->pipes->content[fifo], c)
+		if (c->entry->pipe_id == id && c->entry->external)
+			return true;
+	return false;
+}
+
+/* Whether some description of the tree reads from it. */
+static bool is_read(struct restore *s, uint32_t id, bool fifo)
+{
+	VEC_FOREACH(&s->files, f) {
+		const PipeEntry *p = f->entry->pipe;
+		const FifoEntry *e = f->entry->fifo;
+		struct file *reg = e && e->has_regf_id ? file_find(s, e->regf_id) : NULL;
+		if (!fifo && p && p->pipe_id == id && (p->flags & (uint32_t)O_ACCMODE) != O_WRONLY)
+			return true;
+		if (fifo && e && e->pipe_id == id && reg && reg->entry->reg && (reg->entry->reg->flags & (uint32_t)O_ACCMODE) != O_WRONLY)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What was in it goes in again, through an end that can be written to; not what is there already, in a FIFO or pipe that someone
+ * outside has kept open, and not what someone outside was to read.
+ */
+static int fill_again(struct restore *s, uint32_t id, bool fifo, int fd, bool outside)
+{
+	int waiting = 0, r = 0;
+
+	if (outside && (!is_read(s, id, fifo) || (ioctl(fd, FIONREAD, &waiting) == 0 && waiting)))
+		return 0;
+	VEC_FOREACH(&s->pipes->content[fifo], c)
+		if (!r && c->entry->pipe_id == id && !c->entry->external)
+			r = fill(fd, c);
+	return r;
+}
+
+/* The caller's, in place of the one that had an end outside. */
+static int take_given(struct restore *s, uint32_t id, int given)
+{
+	struct stat st;
+	char path[64];
+	bool content = false;
+	int waiting = 0;
+
+	if (fstat(given, &st) < 0)
+		return error_errno(s->e, -errno, "cannot examine descriptor %d, given for pipe %u", given, id);
+	if (S_ISFIFO(st.st_mode) && (uint32_t)st.st_ino == id) /* the same one, kept open, with all that is in it */
+		return 0;
+	VEC_FOREACH(&s->pipes->content[0], c)
+		content |= c->entry->pipe_id == id && c->entry->bytes;
+	if (!content || !is_read(s, id, false))
+		return 0;
+	if (!S_ISFIFO(st.st_mode))
+		return error_set(s->e, -ENOTSUP, "pipe %u has data that the tree has not read, and descriptor %d, given for it, is no pipe; give one", id, given);
+	if (ioctl(given, FIONREAD, &waiting) == 0 && waiting)
+		return error_set(s->e, -EBUSY, "pipe %u has data that the tree has not read, and the one given for it (descriptor %d) has others already; give an empty one",
+				 id, given);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", given);
+	_cleanup_close_ int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	int r = fd < 0 ? -errno : fill_again(s, id, false, fd, false);
+	return r ? error_errno(s->e, r, "cannot put what was unread into descriptor %d, given for pipe %u", given, id) : 0;
+}
+
+static int add_given(struct restore *s, uint32_t id, int given, struct made_pipe **ret)
+{
+	int r = take_given(s, id, given);
+	struct made_pipe *p = r ? NULL : VEC_PUSH(&s->pipes->made);
+
+	if (!p)
+		return r ? r : error_set(s->e, -ENOMEM, "out of memory");
+	*p = (struct made_pipe){ .id = id, .end = { -1, -1 }, .given = given };
+	*ret = p;
+	return 0;
+}
+
 /* The pipe with that id, made and filled when it is first asked for. `fifo`: its file. */
 static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct made_pipe **ret)
 {
-	int r = load_content(s, fifo), end[2] = { -1, -1 };
+	int r = load_content(s, fifo), end[2] = { -1, -1 }, given = fifo ? -1 : external_given(s->request, "pipe", id);
 
 	if (r)
 		return r;
@@ -290,6 +414,10 @@ static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct m
 			*ret = p;
 			return 0;
 		}
+	if (given >= 0)
+		return add_given(s, id, given, ret);
+	if (!fifo && is_outside(s, id, false))
+		return error_set(s->e, -ENOTCONN, "pipe %u had its other end outside the tree; give the tree another with --inherit-fd 'fd[N]:pipe[%u]'", id, id);
 	if (fifo) { /* both ways, which never blocks */
 		for (int i = 0; i < 2; i++)
 			if ((end[i] = open_fifo(s, fifo, O_RDWR | O_NONBLOCK)) < 0) {
@@ -301,9 +429,7 @@ static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct m
 		r = pipe2(end, O_CLOEXEC) < 0 ? -errno : 0;
 	}
 	if (!r)
-		VEC_FOREACH(&s->pipes->content[!!fifo], c)
-			if (!r && c->entry->pipe_id == id)
-				r = fill(end[1], c);
+		r = fill_again(s, id, fifo, end[1], fifo && is_outside(s, id, true));
 	for (int i = 0; !r && i < 2; i++)
 		if ((end[i] = restore_hold(s, end[i])) < 0)
 			r = end[i];
@@ -313,7 +439,7 @@ static int find_pipe(struct restore *s, uint32_t id, struct file *fifo, struct m
 			close(end[i]);
 	if (!p)
 		return error_errno(s->e, r ? r : -ENOMEM, "cannot make %s again", fifo ? fifo->entry->reg->name : "a pipe");
-	*p = (struct made_pipe){ .id = id, .fifo = fifo, .end = { end[0], end[1] } };
+	*p = (struct made_pipe){ .id = id, .fifo = fifo, .end = { end[0], end[1] }, .given = -1 };
 	*ret = p;
 	return 0;
 }
@@ -347,6 +473,12 @@ static int create_pipe(struct restore *s, struct file *f, int *ret_fd)
 	int r = find_pipe(s, e->pipe_id, NULL, &p), end = (e->flags & (uint32_t)O_ACCMODE) == O_WRONLY;
 	if (r)
 		return r;
+	if (p->given >= 0) {
+		char what[32];
+		snprintf(what, sizeof(what), "pipe %u", e->pipe_id);
+		*ret_fd = external_open(s, p->given, (int)e->flags, what);
+		return *ret_fd < 0 ? *ret_fd : set_flags(s, *ret_fd, e->flags);
+	}
 	/* An end that was opened again through /proc shows it by O_LARGEFILE. */
 	if ((e->flags & (uint32_t)O_ACCMODE) == O_RDWR || e->flags & KERNEL_LARGEFILE || p->used[end]) {
 		r = reopen(s, p->end[end], e->flags, ret_fd);
@@ -390,8 +522,8 @@ static void release(struct restore *s, struct file *f)
 		VEC_FREE(&p->content[i]);
 	}
 	VEC_FOREACH(&p->made, m) {
-		close(m->end[0]);
-		close(m->end[1]);
+		for (int i = 0; i < 2 && m->end[i] >= 0; i++)
+			close(m->end[i]);
 	}
 	VEC_FREE(&p->made);
 	free(p);
@@ -400,7 +532,7 @@ static void release(struct restore *s, struct file *f)
 
 const struct kind kind_pipe = {
 	.name = "a pipe",
-	.summary = "Pipes: content, size, packet mode, ends that were closed",
+	.summary = "Pipes: content, size, packet mode, ends that were closed; an end outside the tree with --external and --inherit-fd",
 	.type = FD_TYPES__PIPE,
 	.recognise = recognise_pipe,
 	.capture = capture_pipe,
@@ -411,7 +543,7 @@ const struct kind kind_pipe = {
 
 const struct kind kind_fifo = {
 	.name = "a FIFO",
-	.summary = "FIFOs (named pipes): content, size",
+	.summary = "FIFOs (named pipes), deleted ones too: content, size, packets",
 	.type = FD_TYPES__FIFO,
 	.recognise = recognise_fifo,
 	.capture = capture_fifo,

@@ -27,6 +27,15 @@
 #ifndef TCP_NOTSENT_LOWAT
 #define TCP_NOTSENT_LOWAT 25
 #endif
+#ifndef SO_PASSPIDFD
+#define SO_PASSPIDFD 76
+#endif
+#ifndef SO_PASSRIGHTS
+#define SO_PASSRIGHTS 83
+#endif
+#ifndef SO_INQ
+#define SO_INQ 84
+#endif
 #define BUFFER_MAX (1 << 30)
 #define CHUNK (64UL << 10)
 #define PACKETS_MAX 100000
@@ -50,7 +59,8 @@ static const struct {
 	{ SOL_SOCKET, SO_TIMESTAMPNS_NEW }, { SOL_SOCKET, SO_TIMESTAMPING_NEW }, { SOL_SOCKET, SO_PEEK_OFF }, { SOL_SOCKET, SO_BUSY_POLL },
 	{ SOL_SOCKET, SO_PREFER_BUSY_POLL }, { SOL_SOCKET, SO_RXQ_OVFL }, { SOL_SOCKET, SO_WIFI_STATUS }, { SOL_SOCKET, SO_NOFCS },
 	{ SOL_SOCKET, SO_SELECT_ERR_QUEUE }, { SOL_SOCKET, SO_MAX_PACING_RATE }, { SOL_SOCKET, SO_INCOMING_CPU }, { SOL_SOCKET, SO_ZEROCOPY },
-	{ SOL_SOCKET, SO_TXTIME }, { SOL_SOCKET, SO_TXREHASH }, { SOL_SOCKET, SO_LOCK_FILTER },
+	{ SOL_SOCKET, SO_TXTIME }, { SOL_SOCKET, SO_TXREHASH }, { SOL_SOCKET, SO_LOCK_FILTER }, { SOL_SOCKET, SO_PASSPIDFD }, { SOL_SOCKET, SO_PASSRIGHTS }, { SOL_SOCKET, SO_INQ },
+	{ SOL_SOCKET, 75 /* SO_RCVMARK */ }, { SOL_SOCKET, 82 /* SO_RCVPRIORITY */ },
 	{ IPPROTO_IP, IP_TOS }, { IPPROTO_IP, IP_TTL }, { IPPROTO_IP, IP_RECVERR }, { IPPROTO_IP, IP_PKTINFO }, { IPPROTO_IP, IP_RECVTTL },
 	{ IPPROTO_IP, IP_RECVTOS }, { IPPROTO_IP, IP_RECVOPTS }, { IPPROTO_IP, IP_RETOPTS }, { IPPROTO_IP, IP_MTU_DISCOVER },
 	{ IPPROTO_IP, IP_FREEBIND }, { IPPROTO_IP, IP_TRANSPARENT }, { IPPROTO_IP, IP_RECVORIGDSTADDR }, { IPPROTO_IP, IP_MINTTL },
@@ -332,88 +342,115 @@ static int take_control(struct sock_packets *to, struct sock_packet *p, struct m
 	return m->msg_flags & MSG_CTRUNC ? -EMFILE : 0;
 }
 
-/* A look for the size alone would make one without data look as if it had been read: with room for any, then. 1, 0 as below. */
-static int peek_datagram(int fd, struct sock_packets *to)
+static void drop_rights(struct sock_packet *p)
 {
-	char data[CHUNK], name[128];
-	struct iovec v = { data, sizeof(data) };
-	struct msghdr m = { .msg_name = name, .msg_namelen = sizeof(name), .msg_iov = &v, .msg_iovlen = 1 };
-	ssize_t n = recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT);
-
-	if (n < 0)
-		return errno == EAGAIN ? 0 : -errno;
-	struct sock_packet *p = to->list.count < PACKETS_MAX ? VEC_PUSH(&to->list) : NULL;
-	if (!p)
-		return -ENOMEM;
-	sk_packet_entry__init(&p->entry);
-	p->entry.length = (uint32_t)n;
-	p->entry.has_addr = 1;
-	p->entry.addr.len = m.msg_namelen - sizeof(sa_family_t);
-	p->entry.addr.data = pool_copy(&to->pool, name + sizeof(sa_family_t), p->entry.addr.len);
-	p->data = pool_copy(&to->pool, data, (size_t)n);
-	return p->data && p->entry.addr.data ? 1 : -ENOMEM;
+	for (size_t i = 0; i < p->n_fds; i++)
+		close(p->fds[i]);
+	p->n_fds = 0;
 }
 
-/* 1: one more packet; 0: no more. */
-static int peek_one(int fd, int type, bool ended, struct sock_packets *to)
+/*
+ * One look, with `size` bytes of room. 1: one more packet, -EMSGSIZE: it needs *ret_size; 0: no more. A message without bytes shows once
+ * only, so it is not looked at twice.
+ */
+static int peek_sized(int fd, bool stream, bool ended, char *room, size_t size, struct sock_packets *to, size_t *ret_size)
 {
-	bool stream = type == SOCK_STREAM;
 	union {
 		char bytes[CMSG_SPACE(sizeof(int) * SCM_FDS_MAX) + CMSG_SPACE(sizeof(struct ucred)) + 512];
 		struct cmsghdr align;
 	} control;
-	char name[128], probe;
-	ssize_t size = stream ? (ssize_t)CHUNK : recv(fd, &probe, 0, MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT);
-
-	if (size < 0)
-		return errno == EAGAIN ? 0 : -errno;
-	if (!size && ended && type == SOCK_SEQPACKET)
-		return 0;
-	char *data = pool_take(&to->pool, (size_t)size + 1);
-	if (!data)
-		return -ENOMEM;
-	struct iovec v = { data, (size_t)size };
+	char name[128];
+	struct iovec v = { room, size };
 	struct msghdr m = { .msg_name = name, .msg_namelen = sizeof(name), .msg_iov = &v, .msg_iovlen = 1,
 			    .msg_control = control.bytes, .msg_controllen = sizeof(control) };
-	ssize_t n = recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct sock_packet one = {};
+
+	ssize_t n = recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC | (stream ? 0 : MSG_TRUNC));
 	if (n < 0)
 		return errno == EAGAIN ? 0 : -errno;
-	if (n == 0 && stream)
+	if (n == 0 && (stream || (ended && !m.msg_controllen)))
 		return 0;
-	struct sock_packet *p = to->list.count < PACKETS_MAX ? VEC_PUSH(&to->list) : NULL;
-	if (!p)
-		return -ENOMEM;
-	sk_packet_entry__init(&p->entry);
-	p->data = data;
-	p->entry.length = (uint32_t)n;
-	if (!stream && m.msg_namelen > sizeof(sa_family_t)) {
-		p->entry.has_addr = 1;
-		p->entry.addr.len = m.msg_namelen - sizeof(sa_family_t);
-		p->entry.addr.data = pool_copy(&to->pool, name + sizeof(sa_family_t), p->entry.addr.len);
-		if (!p->entry.addr.data)
-			return -ENOMEM;
+	sk_packet_entry__init(&one.entry);
+	one.entry.length = (uint32_t)n;
+	*ret_size = (size_t)n;
+	int r = take_control(to, &one, &m);
+	if (!r && (size_t)n > size)
+		r = -EMSGSIZE;
+	if (!r && !(one.data = pool_copy(&to->pool, room, (size_t)n)))
+		r = -ENOMEM;
+	if (!r && !stream && m.msg_namelen > sizeof(sa_family_t)) {
+		one.entry.has_addr = 1;
+		one.entry.addr.len = m.msg_namelen - sizeof(sa_family_t);
+		one.entry.addr.data = pool_copy(&to->pool, name + sizeof(sa_family_t), one.entry.addr.len);
+		r = one.entry.addr.data ? 0 : -ENOMEM;
 	}
-	int r = take_control(to, p, &m);
-	return r ? r : 1;
+	struct sock_packet *p = r || to->list.count >= PACKETS_MAX ? NULL : VEC_PUSH(&to->list);
+	if (!p) {
+		drop_rights(&one);
+		return r ? r : -ENOMEM;
+	}
+	*p = one;
+	return 1;
 }
 
-/* With SO_PEEK_OFF each look goes on where the last one ended. It is the socket's own: set back whatever happens. */
+/* 1: one more packet; 0: no more. *offset: of all that was looked at. */
+static int peek_one(int fd, int type, bool ended, char room[CHUNK], struct sock_packets *to, int *offset)
+{
+	size_t size = 0;
+	int r = peek_sized(fd, type == SOCK_STREAM, ended && type == SOCK_SEQPACKET, room, CHUNK, to, &size);
+
+	if (r == -EMSGSIZE) {
+		_cleanup_free_ char *more = malloc(size);
+		if (!more || setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, offset, sizeof(*offset)) < 0)
+			return more ? -errno : -ENOMEM;
+		r = peek_sized(fd, false, false, more, size, to, &size);
+	}
+	if (r == 1)
+		*offset += (int)size;
+	return r;
+}
+
+/*
+ * With SO_PEEK_OFF each look goes on where the last one ended; it passes over a datagram without bytes that was looked at before, so
+ * that one which waits for a second dump of the same process is not seen. SO_PASSCRED shows the credentials that messages carry, whether or not the
+ * program has asked for them yet; the descriptors of SO_PASSPIDFD follow from these. The options are the socket's own: set back whatever
+ * happens.
+ */
 static int peek_all(void *argument)
 {
+	static const struct {
+		int name, value;
+	} look[] = { { SO_PASSPIDFD, 0 }, { SO_PASSCRED, 1 }, { SO_PEEK_OFF, 0 } };
 	struct peek_job *job = argument;
-	int before = -1, zero = 0, r, type = number_of(job->fd, SO_TYPE);
-	socklen_t size = sizeof(before);
+	int before[ARRAY_SIZE(look)], r = 0, offset = 0, type = number_of(job->fd, SO_TYPE);
 	struct pollfd p = { .fd = job->fd, .events = POLLIN | POLLRDHUP };
+	_cleanup_free_ char *room = malloc(CHUNK);
+	char urgent;
 
-	if (getsockopt(job->fd, SOL_SOCKET, SO_PEEK_OFF, &before, &size) < 0 ||
-	    setsockopt(job->fd, SOL_SOCKET, SO_PEEK_OFF, &zero, sizeof(zero)) < 0)
-		return -errno;
+	if (!room)
+		return -ENOMEM;
+	if (type == SOCK_STREAM && recv(job->fd, &urgent, 1, MSG_OOB | MSG_PEEK | MSG_DONTWAIT) == 1)
+		return -EDOM;
+	const bool local = number_of(job->fd, SO_DOMAIN) == AF_UNIX;
+	for (size_t i = 0; i < ARRAY_SIZE(look); i++) {
+		socklen_t size = sizeof(before[i]);
+		before[i] = look[i].value;
+		if (!local && look[i].name != SO_PEEK_OFF)
+			continue;
+		if (getsockopt(job->fd, SOL_SOCKET, look[i].name, &before[i], &size) < 0)
+			r = look[i].name == SO_PASSPIDFD ? r : -errno; /* Linux 6.5 */
+		else if (before[i] != look[i].value && setsockopt(job->fd, SOL_SOCKET, look[i].name, &look[i].value, sizeof(look[i].value)) < 0)
+			r = -errno;
+	}
+	if (r)
+		goto set_back;
 	do
-		r = poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN) ? 0 :
-		    number_of(job->fd, SO_DOMAIN) != AF_UNIX	 ? peek_datagram(job->fd, job->to) :
-								   peek_one(job->fd, type, p.revents & POLLRDHUP, job->to);
+		r = poll(&p, 1, 0) > 0 && p.revents & POLLIN ? peek_one(job->fd, type, p.revents & POLLRDHUP, room, job->to, &offset) : 0;
 	while (r > 0);
-	setsockopt(job->fd, SOL_SOCKET, SO_PEEK_OFF, &before, sizeof(before));
+set_back:
+	for (size_t i = 0; i < ARRAY_SIZE(look); i++)
+		if (before[i] != look[i].value)
+			setsockopt(job->fd, SOL_SOCKET, look[i].name, &before[i], sizeof(before[i]));
 	return r;
 }
 

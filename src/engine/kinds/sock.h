@@ -29,7 +29,8 @@ struct sock_packets {
 	struct pool pool;
 };
 
-/* Looks at all that waits in a unix or UDP socket and takes nothing out. The fds are the caller's. */
+/* Looks at all that waits in a unix or UDP socket and takes nothing out. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
+ * whose place among the others does not show. */
 int sock_peek(int fd, struct sock_packets *ret);
 void sock_packets_free(struct sock_packets *p);
 /* Adds it to sk-queues.img, which sock_packets_finish ends. */

@@ -7,6 +7,7 @@
  */
 #include "base/apart.h"
 #include "base/log.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/inet_diag.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/tcp.h"
@@ -151,7 +152,7 @@ static int load_socket(struct restore *s, struct file *f)
 
 	if (e->state > STATE_CLOSING || !e->state || e->state == STATE_SYN_RECV || e->state == STATE_TIME_WAIT)
 		return error_set(s->e, -EBADMSG, "file %u is a TCP socket in the state %u, which can't be", f->id, e->state);
-	if (connected && s->request->tcp_close)
+	if ((connected && s->request->tcp_close) || external_given(s->request, "socket", e->ino) >= 0)
 		return 0;
 	if (connected && !s->request->tcp_established)
 		return error_set(s->e, -ENOTSUP, "file %u is a TCP connection; use --tcp-established to have it again, or --tcp-close to have it closed", f->id);

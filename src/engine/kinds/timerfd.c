@@ -39,21 +39,36 @@ static bool is_time_of_day(const TimerfdEntry *e)
 	return e->settime_flags & TFD_TIMER_ABSTIME && (e->clockid == CLOCK_REALTIME || e->clockid == CLOCK_REALTIME_ALARM) && (e->vsec || e->vnsec);
 }
 
+/*
+ * Expirations of an interval are counted, and the next one is set, when someone asks: do, then look. One that runs out between the two looks
+ * like one that is not set.
+ */
+static void refresh(struct descriptor *f)
+{
+	struct itimerspec now;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
+	for (int tries = 0; tries < 10; tries++) {
+		uint64_t sec, nsec;
+		char *text;
+		if (timerfd_gettime(f->own_fd, &now) < 0 || read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL))
+			return;
+		free(f->fdinfo);
+		f->fdinfo = text;
+		bool set = now.it_value.tv_sec || now.it_value.tv_nsec, ticks = now.it_interval.tv_sec || now.it_interval.tv_nsec;
+		if (!set || !ticks || !parse_time(fdinfo_value(f, "it_value"), &sec, &nsec) || sec || nsec)
+			return;
+	}
+}
+
 static int capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
 	TimerfdEntry e = TIMERFD_ENTRY__INIT;
-	_cleanup_free_ char *text = NULL;
-	struct itimerspec now;
 	struct timespec clock_now;
-	char path[64];
 
-	/* Expirations of an interval are counted when someone asks: do, then look again. */
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
-	if (timerfd_gettime(f->own_fd, &now) == 0 && !read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL)) {
-		free(f->fdinfo);
-		f->fdinfo = TAKE_PTR(text);
-	}
+	refresh(f);
 	const char *clock = fdinfo_value(f, "clockid"), *ticks = fdinfo_value(f, "ticks"), *flags = fdinfo_value(f, "settime flags");
 
 	if (!clock || !ticks || !flags || !parse_time(fdinfo_value(f, "it_value"), &e.vsec, &e.vnsec) ||

@@ -1,6 +1,7 @@
 /*
  * Terminals: pseudo-terminals of which the tree holds the master, with all that is in them; the terminal of the caller
- * (--shell-job); consoles and serial lines, which are only opened again.
+ * (--shell-job); one outside that the user names, for which restore takes another of the caller's; consoles, virtual terminals and
+ * serial lines, which are opened again and get their modes.
  *
  * A controlling terminal is known by its session in tty-info.img. What a pseudo-terminal holds is looked at when all
  * descriptors were seen: both ends are needed for it.
@@ -8,11 +9,14 @@
 #include "engine/kinds/tty.h"
 
 #include "base/apart.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
 #include "engine/task/task.h"
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/kd.h>
+#include <linux/vt.h>
 #include <poll.h>
 #include <sys/sysmacros.h>
 
@@ -23,6 +27,7 @@
 struct terminal {
 	TtyType type;
 	uint32_t index; /* of a pseudo-terminal */
+	uint32_t device; /* which it is, in the kernel's encoding: of /dev/console the one behind it */
 	bool hung_up;
 	int master, fd; /* duplicates: of the master, and of any description; -1 */
 	struct stat st;
@@ -67,15 +72,62 @@ static struct terminal *find(struct state *s, uint32_t index, bool hung_up)
 	return NULL;
 }
 
+static dev_t to_rdev(uint32_t device)
+{
+	return makedev(device >> 8 & 0xfff, (device & 0xff) | (device >> 12 & 0xfff00));
+}
+
+static uint32_t to_device(dev_t rdev)
+{
+	return major(rdev) << 8 | (minor(rdev) & 0xff) | (minor(rdev) & 0xfff00) << 12;
+}
+
+static uint32_t id_of_external(const struct state *s, const struct terminal *t)
+{
+	return TTY_ID_EXTERNAL(t - s->terminals.data);
+}
+
+static struct terminal *find_external(struct state *s, dev_t rdev, dev_t dev)
+{
+	VEC_FOREACH(&s->terminals, t)
+		if (t->type == TTY_TYPE__EXT_TTY && t->st.st_rdev == rdev && (!dev || t->st.st_dev == dev))
+			return t;
+	return NULL;
+}
+
 static struct terminal *add(struct state *s, const struct descriptor *f, TtyType type, uint32_t index)
 {
 	struct terminal *t = VEC_PUSH(&s->terminals);
 
 	if (!t)
 		return NULL;
-	*t = (struct terminal){ .type = type, .index = index, .master = -1, .fd = -1, .st = f->st, .task = f->task, .number = f->fd };
+	*t = (struct terminal){ .type = type, .index = index, .device = to_device(f->st.st_rdev), .master = -1, .fd = -1, .st = f->st, .task = f->task, .number = f->fd };
 	snprintf(t->target, sizeof(t->target), "%.60s", f->target);
 	return t;
+}
+
+/* Consoles, virtual terminals, serial lines. What a virtual terminal holds beyond its modes is its driver's or program's: refused. */
+static int add_device(struct dump *d, struct state *s, const struct descriptor *f, struct terminal **t)
+{
+	TtyType type = f->st.st_rdev == makedev(TTYAUX_MAJOR, 1)			    ? TTY_TYPE__CONSOLE :
+		       major(f->st.st_rdev) == TTY_MAJOR && minor(f->st.st_rdev) < 64 ? TTY_TYPE__VT :
+											    TTY_TYPE__SERIAL;
+	struct vt_mode mode = {};
+	int text = KD_TEXT, unread = 0;
+
+	VEC_FOREACH(&s->terminals, x)
+		if (x->type == type && x->st.st_rdev == f->st.st_rdev)
+			*t = x;
+	if (*t)
+		return 0;
+	if (ioctl(f->own_fd, KDGETMODE, &text) == 0 && ioctl(f->own_fd, VT_GETMODE, &mode) == 0 && (text != KD_TEXT || mode.mode != VT_AUTO))
+		return fd_error(d, f, -ENOTSUP, "is a virtual terminal in graphics mode, or switched by a program, which is not saved; leave that first");
+	if ((f->flags & (uint32_t)O_ACCMODE) != O_WRONLY && ioctl(f->own_fd, FIONREAD, &unread) == 0 && unread)
+		return fd_error(d, f, -ENOTSUP, "is a console or line with input that was not read, which is not saved; try again");
+	*t = add(s, f, type, 0);
+	if (*t)
+		ioctl(f->own_fd, TIOCGDEV, &(*t)->device);
+	return 0;
 }
 
 /* What the description is, and the number of its entry in tty-info.img. */
@@ -85,7 +137,11 @@ static int classify(struct dump *d, struct state *s, const struct descriptor *f,
 	struct terminal *t = NULL;
 	struct termios2 settings;
 
-	if (f->st.st_rdev == makedev(TTYAUX_MAJOR, 2)) {
+	if (external_is_tty(d->request, f->st.st_rdev, f->st.st_dev) && f->st.st_rdev != makedev(TTYAUX_MAJOR, 2)) {
+		t = find_external(s, f->st.st_rdev, f->st.st_dev);
+		t = t ? t : add(s, f, TTY_TYPE__EXT_TTY, 0);
+		*ret_id = t ? id_of_external(s, t) : 0;
+	} else if (f->st.st_rdev == makedev(TTYAUX_MAJOR, 2)) {
 		if (ioctl(f->own_fd, TIOCGPTN, &index) < 0)
 			return fd_errno(d, f, -errno, "is a pseudo-terminal that does not tell its number");
 		t = find(s, index, false);
@@ -101,6 +157,8 @@ static int classify(struct dump *d, struct state *s, const struct descriptor *f,
 			if (x->type == TTY_TYPE__CTTY && x->index == index)
 				t = x;
 		t = t ? t : add(s, f, TTY_TYPE__CTTY, index);
+		if (t)
+			t->device = device;
 	} else if (tty_is_slave((uint32_t)(major(f->st.st_rdev) << 8), &index)) {
 		index += minor(f->st.st_rdev);
 		bool hung_up = ioctl(f->own_fd, TCGETS2, &settings) < 0;
@@ -113,13 +171,9 @@ static int classify(struct dump *d, struct state *s, const struct descriptor *f,
 		}
 	} else {
 		*ret_id = TTY_ID_DEVICE(major(f->st.st_rdev), minor(f->st.st_rdev));
-		VEC_FOREACH(&s->terminals, x)
-			if (x->type != TTY_TYPE__PTY && x->type != TTY_TYPE__CTTY && x->st.st_rdev == f->st.st_rdev)
-				t = x;
-		TtyType type = f->st.st_rdev == makedev(TTYAUX_MAJOR, 1)				 ? TTY_TYPE__CONSOLE :
-			       major(f->st.st_rdev) == TTY_MAJOR && minor(f->st.st_rdev) < 64 ? TTY_TYPE__VT :
-														    TTY_TYPE__SERIAL;
-		t = t ? t : add(s, f, type, 0);
+		int r = add_device(d, s, f, &t);
+		if (r)
+			return r;
 	}
 	if (!t)
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -283,9 +337,11 @@ static int take_apart(void *argument)
 static int write_pair(struct dump *d, struct state *s, const struct terminal *t, struct info *master, struct info *slave)
 {
 	struct taking taking = { .master = t->master, .slave = -1 };
-	struct pollfd p = { .fd = t->master };
+	struct pollfd p = { .fd = t->master, .events = POLLPRI };
 
 	poll(&p, 1, 0);
+	if (p.revents & POLLPRI)
+		return terminal_error(d, t, -ENOTSUP, "is in packet mode and has news that were not read (TIOCPKT), which are not saved; try again");
 	master->e.has_slave_closed = master->e.slave_closed = t->fd < 0 && p.revents & POLLHUP;
 	if (t->fd < 0 && !(p.revents & POLLHUP) && held_by_someone(t->index))
 		return terminal_error(d, t, -ENOTSUP,
@@ -366,33 +422,66 @@ static int finish_own(struct dump *d, struct state *s, const struct terminal *t)
 	return r ? r : write_pair(d, s, t, &master, &slave);
 }
 
+/* The session in the tree that it controls. */
+static void take_session_of(struct dump *d, const struct terminal *t, struct info *i)
+{
+	for (size_t k = 0; k < d->tasks.count; k++) {
+		const struct task *x = d->tasks.data[k];
+		if (x->pid == x->sid && x->stat.tty && (uint32_t)x->stat.tty == t->device) {
+			i->e.sid = (uint32_t)x->sid;
+			i->e.pgrp = (uint32_t)MAX(x->stat.tty_pgrp, 0);
+		}
+	}
+}
+
 static int finish_other(struct dump *d, struct state *s, const struct terminal *t)
 {
 	struct terminal *own = find(s, t->index, false);
+	bool named = t->type == TTY_TYPE__EXT_TTY || (t->type == TTY_TYPE__CTTY && external_is_tty(d->request, to_rdev(t->device), 0));
 	struct info i;
 
 	info_init(&i, t,
-		  t->hung_up			  ? TTY_ID_HUNG_UP(t->index) :
-		  t->type == TTY_TYPE__PTY	  ? TTY_ID_PTY(t->index, 0) :
-		  t->type == TTY_TYPE__CTTY	  ? TTY_ID_CURRENT(t->index) :
-						    TTY_ID_DEVICE(major(t->st.st_rdev), minor(t->st.st_rdev)));
+		  t->type == TTY_TYPE__EXT_TTY ? id_of_external(s, t) :
+		  t->hung_up		       ? TTY_ID_HUNG_UP(t->index) :
+		  t->type == TTY_TYPE__PTY     ? TTY_ID_PTY(t->index, 0) :
+		  t->type == TTY_TYPE__CTTY    ? TTY_ID_CURRENT(t->index) :
+						 TTY_ID_DEVICE(major(t->st.st_rdev), minor(t->st.st_rdev)));
 	i.e.has_hung_up = i.e.hung_up = t->hung_up;
-	bool external = !t->hung_up && i.e.pty && !(own && own->master >= 0);
-	if (external && !d->request->shell_job)
+	bool external = named || (!t->hung_up && i.e.pty && !(own && own->master >= 0));
+	if (external && !named && !d->request->shell_job)
 		return terminal_error(d, t, -ENOTSUP,
-				      "is a terminal that belongs to someone outside the tree; use --shell-job to restore it on the terminal of the caller");
+				      "is a terminal that belongs to someone outside the tree; use --shell-job to restore it on the terminal of the caller, or --external 'tty[…]' "
+				      "to give it another");
 	i.e.has_external = i.e.external = external;
-	if (external)
-		take_settings(&i, t->fd);
-	for (size_t k = 0; k < d->tasks.count && !t->hung_up; k++) {
-		const struct task *x = d->tasks.data[k];
-		uint32_t index;
-		if (x->pid == x->sid && x->stat.tty && t->type == TTY_TYPE__PTY && tty_is_slave(x->stat.tty, &index) && index == t->index) {
-			i.e.sid = (uint32_t)x->sid;
-			i.e.pgrp = (uint32_t)MAX(x->stat.tty_pgrp, 0);
-		}
+	if (named) {
+		i.e.rdev = (uint32_t)(t->type == TTY_TYPE__CTTY ? to_rdev(t->device) : t->st.st_rdev);
+		i.e.has_dev = t->type == TTY_TYPE__EXT_TTY;
+		i.e.dev = (uint32_t)t->st.st_dev;
+	}
+	if (!t->hung_up && t->type != TTY_TYPE__CTTY) {
+		if (external || !i.e.pty)
+			take_settings(&i, t->fd);
+		take_session_of(d, t, &i);
 	}
 	return write_info(d, s, &i);
+}
+
+/* Sessions whose terminal is outside, by the user's word, and that nobody in the tree has open. */
+static int add_sessions(struct dump *d)
+{
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		const struct task *t = d->tasks.data[i];
+		const dev_t rdev = to_rdev((uint32_t)t->stat.tty);
+		if (t->state == TASK_DEAD || t->pid != t->sid || !t->stat.tty || !external_is_tty(d->request, rdev, 0))
+			continue;
+		struct state *s = state_of(d);
+		struct terminal *x = s ? find_external(s, rdev, 0) : NULL;
+		if (!x && s && (x = VEC_PUSH(&s->terminals)))
+			*x = (struct terminal){ .type = TTY_TYPE__EXT_TTY, .device = (uint32_t)t->stat.tty, .master = -1, .fd = -1, .st.st_rdev = rdev, .task = t };
+		if (!x)
+			return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	return 0;
 }
 
 /* Sessions of the tree whose terminal nobody in it has open. */
@@ -406,9 +495,9 @@ static int check_sessions(struct dump *d, struct state *s)
 			continue;
 		if (s && tty_is_slave(t->stat.tty, &index))
 			known = find(s, index, false);
-		else if (s)
+		if (s && !known)
 			VEC_FOREACH(&s->terminals, x)
-				known |= x->type != TTY_TYPE__PTY && x->type != TTY_TYPE__CTTY;
+				known |= x->type != TTY_TYPE__PTY && x->type != TTY_TYPE__CTTY && x->device == (uint32_t)t->stat.tty;
 		if (!known)
 			return task_error(d, t, -ENOTSUP,
 					  "has a controlling terminal that belongs to someone outside the tree; use --shell-job to restore it on the terminal of the caller");
@@ -418,11 +507,11 @@ static int check_sessions(struct dump *d, struct state *s)
 
 static int finish(struct dump *d, void **at, bool success)
 {
+	int r = success ? add_sessions(d) : 0;
 	struct state *s = *at;
-	int r = 0;
 
 	if (!s)
-		return success ? check_sessions(d, NULL) : 0;
+		return success && !r ? check_sessions(d, NULL) : r;
 	VEC_FOREACH(&s->terminals, t)
 		if (success && !r)
 			r = t->type == TTY_TYPE__PTY && t->master >= 0 && !t->hung_up ? finish_own(d, s, t) : finish_other(d, s, t);
@@ -449,7 +538,8 @@ static int finish(struct dump *d, void **at, bool success)
 const struct kind kind_tty = {
 	.name = "a terminal",
 	.summary = "Pseudo-terminals with both ends in the tree: data under way, settings, size, session and foreground group, packet and "
-		   "exclusive mode; the caller's terminal with --shell-job; consoles and serial lines by name",
+		   "exclusive mode, locked settings; the caller's terminal with --shell-job; others outside with --external and --inherit-fd; consoles, "
+		   "virtual terminals and serial lines by name, with their settings and session",
 	.type = FD_TYPES__TTY,
 	.recognise = recognise,
 	.capture = capture,

@@ -14,6 +14,7 @@
 #define TTY_ID_HUNG_UP(index) (1U << 24 | (uint32_t)(index))
 #define TTY_ID_CURRENT(index) (2U << 24 | (uint32_t)(index))
 #define TTY_ID_DEVICE(major, minor) (4U << 24 | ((uint32_t)(major) & 0xfff) << 12 | ((uint32_t)(minor) & 0xfff))
+#define TTY_ID_EXTERNAL(nth) (8U << 24 | (uint32_t)(nth)) /* of the terminals of this dump */
 #define TTY_INDEX_MAX (1U << 20) /* MINORBITS */
 
 /* What is under way in one direction. */
@@ -54,5 +55,7 @@ int tty_fill(struct restore *s, struct file *f);
 int tty_settle(struct restore *s, struct file *f);
 void tty_release(struct restore *s, struct file *f);
 
+/* Holds what the caller gives for terminals outside, which sessions may need though nobody has them open. */
+int tty_prepare_external(struct restore *s);
 /* The controlling terminal of a session's leader: a descriptor that tasks inherit (-1: it has none), and the foreground group. */
 int tty_of_session(struct restore *s, pid_t sid, pid_t *ret_pgrp, bool *ret_external);

@@ -5,6 +5,7 @@
 #include "engine/kinds/tty.h"
 
 #include "base/apart.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
 
 #include <fcntl.h>
@@ -18,10 +19,17 @@ struct made_pty {
 	bool filled;
 };
 
+/* One of the caller's, in place of one outside. */
+struct given_tty {
+	const TtyInfoEntry *e;
+	int fd; /* held */
+};
+
 struct tty_table {
 	VEC(struct made_pty) ptys;
 	VEC(TtyDataEntry *) data;
-	bool external_done;
+	VEC(struct given_tty) given;
+	VEC(uint32_t) settled; /* entries of terminals that others have too, and that have their settings */
 };
 
 static const TtyInfoEntry *info_of(struct restore *s, uint32_t id)
@@ -125,6 +133,35 @@ static int prepare(struct restore *s)
 	return r ? r : load_data(s);
 }
 
+static int given_fd(struct restore *s, const TtyInfoEntry *e)
+{
+	VEC_FOREACH(&s->terminals->given, g)
+		if (g->e == e)
+			return g->fd;
+	return -1;
+}
+
+int tty_prepare_external(struct restore *s)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < s->ttys.count; i++) {
+		const TtyInfoEntry *e = s->ttys.data[i];
+		int given = e->type == TTY_TYPE__EXT_TTY || (e->type == TTY_TYPE__CTTY && e->external) ?
+				    external_given_tty(s->request, e->rdev, e->dev) : -1;
+		if (given < 0)
+			continue;
+		r = prepare(s);
+		int fd = r ? -1 : fcntl(given, F_DUPFD_CLOEXEC, s->fd_base);
+		struct given_tty *slot = fd < 0 ? NULL : VEC_PUSH(&s->terminals->given);
+		if (slot)
+			*slot = (struct given_tty){ e, fd };
+		else if (!r)
+			r = error_errno(s->e, fd < 0 ? -errno : -ENOMEM, "cannot hold descriptor %d, given for a terminal", given);
+	}
+	return r;
+}
+
 static int peer_error(struct restore *s, uint32_t index, int code)
 {
 	return error_errno(s->e, code, "cannot open /dev/pts/%u", index);
@@ -171,8 +208,15 @@ static int open_current(void *argument)
 static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t flags)
 {
 	struct made_pty *p = info->pty ? find(s, info->pty->index) : NULL;
-	struct current c = { .flags = (int)(flags & FLAGS) };
+	struct current c = { .slave = given_fd(s, info), .flags = (int)(flags & FLAGS) };
 
+	if (c.slave >= 0) {
+		int fd = run_apart(NULL, open_current, &c);
+		return fd < 0 ? error_errno(s->e, fd, "cannot open /dev/tty for the terminal given for tty[%x:…]; it must be no session's", info->rdev) : fd;
+	}
+	if (info->external && !s->request->shell_job)
+		return error_set(s->e, -ENOTTY, "the tree's terminal belonged to someone outside; give another with --inherit-fd 'fd[N]:tty[%x:…]', or use --shell-job",
+				 info->rdev);
 	if (info->external) {
 		int fd = open("/dev/tty", c.flags | O_CLOEXEC);
 		return fd < 0 ? error_errno(s->e, -errno, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
@@ -198,6 +242,15 @@ static int create_external(struct restore *s, uint32_t flags)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", s->tty);
 	int fd = open(path, (int)(flags & FLAGS) | O_NOCTTY | O_CLOEXEC);
 	return fd < 0 ? error_errno(s->e, -errno, "cannot open the terminal of the caller") : fd;
+}
+
+static int create_given(struct restore *s, const TtyInfoEntry *info, uint32_t flags)
+{
+	int given = given_fd(s, info);
+	char what[48];
+
+	snprintf(what, sizeof(what), "tty[%x:%x]", info->rdev, info->dev);
+	return given < 0 ? error_set(s->e, -ENOTTY, "nothing is given for %s", what) : external_open(s, given, (int)(flags & FLAGS), what);
 }
 
 static int create_device(struct restore *s, const TtyFileEntry *e)
@@ -235,6 +288,7 @@ int tty_create(struct restore *s, struct file *f, int *ret_fd)
 	if (!info)
 		return error_set(s->e, -EBADMSG, "terminal %u has no entry in tty-info.img", f->id);
 	int fd = info->hung_up	     ? create_hung_up(s, e->flags) :
+		 info->type == TTY_TYPE__EXT_TTY ? create_given(s, info, e->flags) :
 		 info->type == TTY_TYPE__CTTY ? create_current(s, info, e->flags) :
 		 info->external	     ? create_external(s, e->flags) :
 		 info->type == TTY_TYPE__PTY ? create_pty(s, info, e->flags) :
@@ -394,22 +448,40 @@ int tty_fill(struct restore *s, struct file *f)
 	return r;
 }
 
+/* A console, virtual terminal or line: as some description of the tree has it. */
+static int fd_of_device(struct restore *s, uint32_t id)
+{
+	VEC_FOREACH(&s->files, f)
+		if (f->entry->tty && f->entry->tty->tty_info_id == id && f->fd >= 0)
+			return f->fd;
+	return -1;
+}
+
+static bool is_device(const TtyInfoEntry *e)
+{
+	return e->type == TTY_TYPE__CONSOLE || e->type == TTY_TYPE__VT || e->type == TTY_TYPE__SERIAL;
+}
+
 int tty_of_session(struct restore *s, pid_t sid, pid_t *ret_pgrp, bool *ret_external)
 {
 	for (size_t i = 0; i < s->ttys.count; i++) {
 		const TtyInfoEntry *e = s->ttys.data[i];
-		if (e->sid != (uint32_t)sid || e->type != TTY_TYPE__PTY || !e->pty || e->hung_up)
+		struct made_pty *p = s->terminals && e->pty ? find(s, e->pty->index) : NULL;
+		if (e->sid != (uint32_t)sid || e->hung_up || e->type == TTY_TYPE__CTTY || (e->type == TTY_TYPE__PTY && !e->pty))
 			continue;
-		struct made_pty *p = s->terminals ? find(s, e->pty->index) : NULL;
 		*ret_pgrp = (pid_t)e->pgrp;
-		*ret_external = e->external;
-		return e->external ? s->tty : p ? p->slave : -1;
+		*ret_external = e->external && e->type == TTY_TYPE__PTY;
+		return e->type == TTY_TYPE__EXT_TTY ? s->terminals ? given_fd(s, e) : -1 :
+		       is_device(e)		    ? fd_of_device(s, e->id) :
+		       e->external		    ? s->tty :
+		       p			    ? p->slave :
+						      -1;
 	}
 	return -1;
 }
 
-/* The caller's terminal becomes as the tree left its own; a size that differs is told. */
-static int take_over(struct restore *s, const TtyInfoEntry *e)
+/* A terminal that is not the tree's alone becomes as the tree left its own; a size that differs is told. */
+static int take_over(struct restore *s, const TtyInfoEntry *e, int fd, uint32_t sid)
 {
 	struct winsize now;
 	sigset_t set, before;
@@ -417,25 +489,32 @@ static int take_over(struct restore *s, const TtyInfoEntry *e)
 	sigemptyset(&set);
 	sigaddset(&set, SIGTTOU);
 	sigprocmask(SIG_BLOCK, &set, &before);
-	int r = set_settings(s, e, s->tty);
+	int r = set_settings(s, e, fd);
 	sigprocmask(SIG_SETMASK, &before, NULL);
-	if (r || !e->winsize || ioctl(s->tty, TIOCGWINSZ, &now) < 0 ||
-	    (now.ws_row == e->winsize->ws_row && now.ws_col == e->winsize->ws_col))
+	if (r || !e->winsize || ioctl(fd, TIOCGWINSZ, &now) < 0 || (now.ws_row == e->winsize->ws_row && now.ws_col == e->winsize->ws_col))
 		return r;
 	for (size_t i = 0; i < s->tasks.count; i++)
-		if (!s->tasks.data[i]->dead && s->tasks.data[i]->tree->sid == s->tasks.data[0]->tree->sid)
+		if (!s->tasks.data[i]->dead && s->tasks.data[i]->tree->sid == sid)
 			kill(s->tasks.data[i]->pid, SIGWINCH);
 	return 0;
 }
 
 int tty_settle(struct restore *s, struct file *f)
 {
-	const TtyInfoEntry *info = info_of(s, f->entry->tty->tty_info_id);
+	const TtyInfoEntry *e = info_of(s, f->entry->tty->tty_info_id);
+	uint32_t *slot, root = s->tasks.data[0]->tree->sid;
 
-	if (!info || !info->external || info->type != TTY_TYPE__PTY || s->terminals->external_done)
+	if (!e || e->hung_up || e->type == TTY_TYPE__CTTY || (e->type == TTY_TYPE__PTY && !e->external))
 		return 0;
-	s->terminals->external_done = true;
-	return take_over(s, info);
+	VEC_FOREACH(&s->terminals->settled, id)
+		if (*id == e->id)
+			return 0;
+	if (!(slot = VEC_PUSH(&s->terminals->settled)))
+		return error_set(s->e, -ENOMEM, "out of memory");
+	*slot = e->id;
+	if (e->type == TTY_TYPE__PTY)
+		return take_over(s, e, s->tty, root);
+	return take_over(s, e, f->fd, e->sid ? e->sid : root);
 }
 
 /* Once, with the first file. */
@@ -453,6 +532,10 @@ void tty_release(struct restore *s, struct file *f)
 	}
 	VEC_FOREACH(&t->data, d)
 		tty_data_entry__free_unpacked(*d, NULL);
+	VEC_FOREACH(&t->given, g)
+		close(g->fd);
+	VEC_FREE(&t->given);
+	VEC_FREE(&t->settled);
 	VEC_FREE(&t->ptys);
 	VEC_FREE(&t->data);
 	free(t);

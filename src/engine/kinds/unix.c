@@ -1,15 +1,20 @@
 /*
  * Unix sockets, dump: names, peers, what is queued with its descriptors and credentials, listeners with those who wait.
  *
- * Both ends of a connection must be in the tree; a datagram socket may have a peer outside that has a name. Data that was sent
- * to a listener which has not accepted yet can't be seen from outside, so it is refused.
+ * Both ends of a connection must be in the tree, or the user says that one is outside and gives another at the restore: a connection
+ * can't be made again from one side. A datagram socket may have a peer outside that has a name, which is connected to again.
+ *
+ * Connections that a listener has not accepted are made again. Data that was sent through one is in a socket that has no descriptor yet:
+ * the kernel shows it to nobody but accept(2), which can't be undone. So it is refused.
  */
 #include "engine/kinds/unix.h"
 
+#include "engine/kinds/external.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/unix_diag.h"
 #include "engine/task/task.h"
 
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/un.h>
@@ -24,9 +29,18 @@ struct seen {
 	int fd;
 };
 
+/* A socket whose queue is still to be looked at: it was found in that of another, and may lead to more, to any depth. */
+struct waiting_queue {
+	struct task *task;
+	int own_fd;
+	uint32_t id;
+};
+
 struct state {
 	struct unix_diags diags;
 	VEC(struct seen) seen;
+	VEC(struct waiting_queue) later;
+	bool looking;
 };
 
 static bool recognise(const struct descriptor *f)
@@ -76,12 +90,22 @@ static int peer_name(int fd, struct sockaddr *to, socklen_t *size)
 	return getpeername(fd, to, size);
 }
 
-/* Where the name's file is: the directory that a relative name starts from, and whether it is still there. */
+/* Where a relative name starts from, when it leads to `real` in the plain way. */
+static bool ends_in(const char *real, const char *name, size_t length)
+{
+	size_t size = strlen(real);
+
+	return name[0] != '/' && length && size > length && real[size - length - 1] == '/' && !memcmp(real + size - length, name, length) &&
+	       !memmem(name, length, "./", 2);
+}
+
+/* Where the name's file is, and whether it is still there. A name may have led there from another directory or root, through links, or be
+ * an old one; then its file's place is kept beside it. */
 static int take_path(struct dump *d, struct descriptor *f, struct pool *pool, UnixSkEntry *e, FilePermsEntry *perms)
 {
 	char link[64], real[PATH_MAX + 16];
 	_cleanup_close_ int path = ioctl(f->own_fd, SIOCUNIXFILE);
-	struct stat st;
+	struct stat st, there;
 
 	e->deleted = e->has_deleted = 1;
 	if (path < 0) /* the name came with a connection: no file of its own */
@@ -93,6 +117,8 @@ static int take_path(struct dump *d, struct descriptor *f, struct pool *pool, Un
 	real[n] = '\0';
 	if (!st.st_nlink || (e->state == UNIX_ESTABLISHED && e->type != SOCK_DGRAM))
 		return 0;
+	if (lstat(real, &there) < 0 || there.st_ino != st.st_ino || there.st_dev != st.st_dev)
+		return fd_error(d, f, -ENOTSUP, "is bound to a name that can't be found any more (%s): it was deleted and has others, or a mount hides it", real);
 	e->deleted = 0;
 	perms->mode = st.st_mode;
 	perms->uid = st.st_uid;
@@ -100,13 +126,15 @@ static int take_path(struct dump *d, struct descriptor *f, struct pool *pool, Un
 	e->file_perms = perms;
 	const char *name = (const char *)e->name.data;
 	size_t length = strnlen(name, e->name.len);
-	if (name[0] == '/')
+	if (length == (size_t)n && !memcmp(name, real, length))
 		return 0;
-	if ((size_t)n <= length || real[n - (ssize_t)length - 1] != '/' || memcmp(real + n - length, name, length))
-		return fd_error(d, f, -ENOTSUP, "is bound to the relative name %.*s, which stands for %s: use an absolute one", (int)length, name, real);
+	if (!ends_in(real, name, length)) {
+		e->path = pool_copy(pool, real, (size_t)n + 1);
+		return e->path ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+	}
 	real[(size_t)n - length - 1] = '\0';
 	e->name_dir = pool_copy(pool, real[0] ? real : "/", strlen(real) + 2);
-	return 0;
+	return e->name_dir ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 }
 
 static int take_credentials(int fd, struct pool *pool, UnixSkEntry *e)
@@ -158,11 +186,42 @@ static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, 
 	struct sock_packets packets = {};
 	int r = sock_peek(f->own_fd, &packets);
 
-	if (r)
+	if (r == -EDOM)
+		r = fd_error(d, f, -ENOTSUP, "has urgent data (MSG_OOB) that was not read, which is not saved; try again");
+	else if (r)
 		r = fd_errno(d, f, r, "does not show what is queued in it");
 	VEC_FOREACH(&packets.list, p)
 		r = r ? r : write_packet(d, f, s, pool, p);
 	sock_packets_free(&packets);
+	return r;
+}
+
+static int look_later(struct dump *d, struct descriptor *f, struct state *s)
+{
+	struct waiting_queue *q = VEC_PUSH(&s->later);
+
+	if (!q)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*q = (struct waiting_queue){ f->task, fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0), f->id };
+	return q->own_fd < 0 ? fd_errno(d, f, -errno, "can't be held") : 0;
+}
+
+static int capture_queues(struct dump *d, struct descriptor *f, struct state *s, struct pool *pool)
+{
+	struct descriptor *other = s->looking ? NULL : calloc(1, sizeof(*other));
+
+	if (s->looking)
+		return look_later(d, f, s);
+	s->looking = true;
+	int r = other ? capture_queue(d, f, s, pool) : error_set(d->e, -ENOMEM, "out of memory");
+	while (!r && s->later.count) {
+		struct waiting_queue q = s->later.data[--s->later.count];
+		*other = (struct descriptor){ .task = q.task, .fd = -1, .own_fd = q.own_fd, .id = q.id, .target = "socket under way in another" };
+		r = capture_queue(d, other, s, pool);
+		close(q.own_fd);
+	}
+	s->looking = false;
+	free(other);
 	return r;
 }
 
@@ -176,9 +235,24 @@ static int note(struct dump *d, struct descriptor *f, struct state *s, const str
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	ioctl(f->own_fd, SIOCOUTQ, &unread);
-	*x = (struct seen){ diag->ino, diag->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
+	*x = (struct seen){ diag->ino, e->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
 			    unread, f->task->pid, f->fd };
 	return 0;
+}
+
+/* Whether a datagram peer outside is found by its name again: one in the file system may be another's by now, or start from elsewhere. */
+static bool is_reachable(const struct state *s, const struct unix_diag *diag, const ProtobufCBinaryData *name)
+{
+	const struct unix_diag *peer = unix_diag_find(&s->diags, diag->peer);
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path) + 1] = "";
+	struct stat st;
+
+	if (!name->len || diag->type != SOCK_DGRAM)
+		return false;
+	if (!name->data[0] || !peer)
+		return true;
+	memcpy(path, name->data, MIN(name->len, sizeof(path) - 1));
+	return path[0] == '/' && stat(path, &st) == 0 && S_ISSOCK(st.st_mode) && (uint32_t)st.st_ino == peer->file;
 }
 
 static int describe(struct dump *d, struct descriptor *f, struct state *s, const struct unix_diag *diag, struct pool *pool, UnixSkEntry *e,
@@ -205,7 +279,7 @@ static int describe(struct dump *d, struct descriptor *f, struct state *s, const
 		r = take_name(pool, f->own_fd, own_name, &e->name);
 	if (!r && diag->has_peer) {
 		int named = take_name(pool, f->own_fd, peer_name, &e->peer_name);
-		e->has_peer_name = !named && e->peer_name.len;
+		e->has_peer_name = !named && e->peer_name.len && (!e->peer || is_reachable(s, diag, &e->peer_name));
 	}
 	if (r)
 		return fd_errno(d, f, r, "does not tell its name");
@@ -235,7 +309,7 @@ static int capture(struct dump *d, struct descriptor *f)
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__UNIXSK);
 	if (!r && diag->state != UNIX_LISTEN)
-		r = capture_queue(d, f, s, &pool);
+		r = capture_queues(d, f, s, &pool);
 	pool_free(&pool);
 	return r;
 }
@@ -251,16 +325,32 @@ static const struct seen *find_seen(const struct state *s, uint32_t ino)
 static int check_waiting(struct dump *d, const struct state *s, const struct seen *listener)
 {
 	for (size_t i = 0; i < listener->n_waiting; i++) {
-		const struct seen *client = find_seen(s, listener->waiting[i]);
-		const char *why = !listener->waiting[i] ? "by a client that has gone already" :
-				  !client		? "by a client outside the tree" :
-				  client->unread	? "with data already sent, which can't be seen" :
-							  NULL;
-		if (why)
+		uint32_t ino = listener->waiting[i];
+		const struct seen *client = find_seen(s, ino);
+		if (!ino)
+			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, made by a client "
+					 "that has gone already, so that what it sent can't be known; try again once it is accepted", listener->pid, listener->fd);
+		if (!client && !d->request->skip_in_flight && !external_is(d->request, "unix", ino) && !external_is(d->request, "unix", listener->ino))
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
-					 "made %s; try again once it is accepted", listener->pid, listener->fd, why);
+					 "made by a client outside the tree; try again once it is accepted, or drop it with --skip-in-flight",
+					 listener->pid, listener->fd);
+		if (client && client->unread)
+			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
+					 "with data already sent, which the kernel shows to nobody but accept(2); try again once it is accepted",
+					 listener->pid, listener->fd);
 	}
 	return 0;
+}
+
+static int check_peer(struct dump *d, const struct state *s, const struct seen *x)
+{
+	bool named = external_is(d->request, "unix", x->ino) || (x->peer && external_is(d->request, "unix", x->peer));
+
+	if (!x->has_peer || !x->peer || find_seen(s, x->peer) || x->named_peer || named || (d->request->ext_unix_sk && x->type == SOCK_DGRAM))
+		return 0;
+	return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a unix socket (inode %u) connected to one outside the tree (inode %u), which can't be "
+			 "connected to again from one side; dump a parent of both, or use --external 'unix[%u]' and give restore another",
+			 x->pid, x->fd, x->ino, x->peer, x->ino);
 }
 
 /* Once all are known: whether those that they refer to are among them. */
@@ -269,9 +359,8 @@ static int check(struct dump *d, const struct state *s)
 	int r = 0;
 
 	VEC_FOREACH(&s->seen, x) {
-		if (!r && x->has_peer && x->peer && !find_seen(s, x->peer) && !(x->type == SOCK_DGRAM && x->named_peer))
-			r = dump_part(d, error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a unix socket (inode %u) connected to one outside the tree (inode %u); "
-				      "close it, or dump a parent of both", x->pid, x->fd, x->ino, x->peer));
+		if (!r)
+			r = dump_part(d, check_peer(d, s, x));
 		if (!r)
 			r = dump_part(d, check_waiting(d, s, x));
 	}
@@ -286,6 +375,9 @@ static int finish(struct dump *d, void **at, bool success)
 		return 0;
 	int r = success ? check(d, s) : 0;
 	unix_diag_free(&s->diags);
+	VEC_FOREACH(&s->later, q)
+		close(q->own_fd);
+	VEC_FREE(&s->later);
 	VEC_FREE(&s->seen);
 	free(s);
 	*at = NULL;
@@ -295,7 +387,8 @@ static int finish(struct dump *d, void **at, bool success)
 const struct kind kind_unix = {
 	.name = "a unix socket",
 	.summary = "Unix sockets: stream, datagram, seqpacket; pairs, connected, listening, with what is queued, descriptors and "
-		   "credentials too; not connections that wait to be accepted with data already sent",
+		   "credentials too; a peer outside the tree by its name (datagrams), or with --external and --inherit-fd; the pidfd that "
+		   "SO_PEERPIDFD gives of an old connection is of a process that has ended",
 	.type = FD_TYPES__UNIXSK,
 	.recognise = recognise,
 	.capture = capture,

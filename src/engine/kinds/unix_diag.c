@@ -25,6 +25,10 @@ static int take_attribute(const struct nlattr *a, void *to)
 		if (size >= sizeof(struct unix_diag_rqlen))
 			x->backlog = ((const struct unix_diag_rqlen *)data)->udiag_wqueue;
 		break;
+	case UNIX_DIAG_VFS:
+		if (size >= sizeof(struct unix_diag_vfs))
+			x->file = ((const struct unix_diag_vfs *)data)->udiag_vfs_ino;
+		break;
 	case UNIX_DIAG_ICONS:
 		x->waiting = size ? malloc(size) : NULL;
 		if (x->waiting)
@@ -76,7 +80,8 @@ static int ask(struct mnl_socket *socket, struct unix_diags *ret)
 	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
 	struct unix_diag_req *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
 	*request = (struct unix_diag_req){ .sdiag_family = AF_UNIX, .udiag_states = ~0U,
-					   .udiag_show = UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
+					   .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
+							    UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
 	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
 		return -errno;
 	while (r > MNL_CB_STOP) {

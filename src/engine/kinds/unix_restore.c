@@ -3,12 +3,16 @@
  * through a listener of their own where an end has a name; then those that stand alone. What is queued is sent once every
  * descriptor that may travel with it exists, or, with credentials, once the processes that it came from do.
  *
- * SO_PEERCRED shows who made the call, so that is made by a process apart that looks like them (base/apart.h). A name whose
- * file is gone is bound in an empty root directory of its own, and its socket reached through /proc/self/fd.
+ * SO_PEERCRED shows who made the call, so that is made by a process apart that looks like them (base/apart.h). That process has ended
+ * when the tree runs, which the pidfd of SO_PEERPIDFD tells. A name whose file is gone is bound in an empty root directory of its own, and
+ * its socket reached through /proc/self/fd; the file of a name that does not lead to it any more is moved from there to its place.
+ *
+ * A socket whose peer was outside and has no name is the caller's: what was given for it takes its place as it is.
  */
 #include "engine/kinds/unix.h"
 
 #include "base/apart.h"
+#include "engine/kinds/external.h"
 #include "engine/kinds/sock.h"
 
 #include <fcntl.h>
@@ -29,6 +33,7 @@ struct end {
 	bool waits;	    /* to be accepted by its peer */
 	bool joined;	    /* it has its peer */
 	bool sized;	    /* its send buffer was enlarged */
+	bool given;	    /* it is the caller's */
 	UnixSkEntry own;    /* of a ghost */
 };
 
@@ -98,41 +103,93 @@ static void each_dir(char *path, bool make)
 }
 
 /* A socket's file that nobody serves any more makes place. */
-static int make_place(const struct bind_job *job)
+static int make_place(const struct bind_job *job, const char *path)
 {
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
 	struct stat st;
+	_cleanup_close_ int there = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 
-	if (lstat(job->address.sun_path, &st) < 0)
+	if (there < 0 || fstat(there, &st) < 0)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d", there);
 	_cleanup_close_ int probe = socket(AF_UNIX, (int)job->e->type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (connect(probe, (const struct sockaddr *)&job->address, job->size) == 0 || errno != ECONNREFUSED)
+	if (connect(probe, (const struct sockaddr *)&address, sizeof(address)) == 0 || errno != ECONNREFUSED)
 		return -EADDRINUSE;
-	return unlink(job->address.sun_path) < 0 ? -errno : 0;
+	return unlink(path) < 0 ? -errno : 0;
+}
+
+static int set_perms(int dir, const char *path, const FilePermsEntry *perms)
+{
+	if (perms && (fchownat(dir, path, perms->uid, perms->gid, 0) < 0 || fchmodat(dir, path, perms->mode & 07777, 0) < 0))
+		return -errno;
+	return 0;
+}
+
+static int bind_here(struct bind_job *job)
+{
+	return bind(job->fd, (struct sockaddr *)&job->address, job->size) < 0 ? -errno : 0;
+}
+
+/* In an empty root directory, so that any name can be had. */
+static int bind_thrown_away(struct bind_job *job, char *name)
+{
+	if (chroot(job->root) < 0 || chdir("/") < 0)
+		return -errno;
+	each_dir(name, true);
+	int r = bind_here(job);
+	unlink(name);
+	each_dir(name, false);
+	return r;
+}
+
+/* The same, in a directory beside the place where the file belongs, to which it goes. */
+static int bind_elsewhere(struct bind_job *job, char *name)
+{
+	char own[32], real[PATH_MAX];
+	int r = make_place(job, job->e->path);
+
+	snprintf(own, sizeof(own), ".fermata-%u", job->e->ino);
+	snprintf(real, sizeof(real), "%s", job->e->path);
+	char *slash = strrchr(real, '/');
+	*slash = '\0';
+	_cleanup_close_ int dir = r ? -1 : open(real[0] ? real : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0 || mkdirat(dir, own, 0700) < 0)
+		return r ? r : -errno;
+	if (fchdir(dir) < 0 || chroot(own) < 0 || chdir("/") < 0)
+		r = -errno;
+	if (!r) {
+		each_dir(name, true);
+		r = bind_here(job);
+		if (!r && renameat(AT_FDCWD, name, dir, slash + 1) < 0) {
+			r = -errno;
+			unlink(name);
+		}
+		each_dir(name, false);
+	}
+	if (!r)
+		r = set_perms(dir, slash + 1, job->e->file_perms);
+	unlinkat(dir, own, AT_REMOVEDIR);
+	return r;
 }
 
 static int bind_apart(void *argument)
 {
 	struct bind_job *job = argument;
 	char path[sizeof(job->address.sun_path) + 1] = "";
-	const FilePermsEntry *perms = job->e->file_perms;
 
 	memcpy(path, job->address.sun_path, sizeof(job->address.sun_path));
-	if ((job->root && (chroot(job->root) < 0 || chdir("/") < 0)) || (job->dir && chdir(job->dir) < 0))
-		return -errno;
 	if (job->root)
-		each_dir(path, true);
-	int r = job->root ? 0 : make_place(job);
-	if (!r && bind(job->fd, (struct sockaddr *)&job->address, job->size) < 0)
-		r = -errno;
-	if (job->root) {
-		unlink(path);
-		each_dir(path, false);
-	} else if (!r && perms && (chown(path, perms->uid, perms->gid) < 0 || chmod(path, perms->mode & 07777) < 0)) {
-		r = -errno;
-	}
-	return r;
+		return bind_thrown_away(job, path);
+	if (job->e->path)
+		return bind_elsewhere(job, path);
+	if (job->dir && chdir(job->dir) < 0)
+		return -errno;
+	int r = make_place(job, path);
+	if (!r)
+		r = bind_here(job);
+	return r ? r : set_perms(AT_FDCWD, path, job->e->file_perms);
 }
 
 static int empty_dir(struct restore *s)
@@ -377,8 +434,10 @@ static int connect_waiting(struct restore *s, struct unix_table *t, struct end *
 		VEC_FOREACH(&t->ends, x)
 			if (x->e->ino == listener->e->pending[i])
 				client = x;
-		if (!client || !client->waits)
-			return error_set(s->e, -EBADMSG, "files.img lacks a client of unix socket %u", listener->e->ino);
+		if (!client) /* outside, and dropped, as the user permitted */
+			continue;
+		if (!client->waits)
+			return error_set(s->e, -EBADMSG, "unix socket %u waits for another than unix socket %u", client->e->ino, listener->e->ino);
 		UnixSkEntry shown = UNIX_SK_ENTRY__INIT;
 		struct end as = { .e = &shown };
 		const struct rtask *owner = client->file->owner;
@@ -407,6 +466,8 @@ static int build_table(struct restore *s, struct unix_table *t)
 		if (!x)
 			return error_set(s->e, -ENOMEM, "out of memory");
 		*x = (struct end){ .file = f, .e = f->entry->usk, .fd = -1 };
+		if (x->e->path && (x->e->path[0] != '/' || strlen(x->e->path) >= PATH_MAX || strstr(x->e->path, "/../")))
+			return error_set(s->e, -EBADMSG, "unix socket %u has a place that can't be", x->e->ino);
 		if (!x->e->opts || (x->e->type != SOCK_STREAM && x->e->type != SOCK_DGRAM && x->e->type != SOCK_SEQPACKET))
 			return error_set(s->e, -EBADMSG, "unix socket %u lacks its type or options", x->e->ino);
 	}
@@ -430,6 +491,65 @@ static int build_table(struct restore *s, struct unix_table *t)
 	return 0;
 }
 
+/* ---- what lies outside ---- */
+
+/* The caller's: by the socket's own number, or by that of the peer that it had outside. */
+static int given_for(struct restore *s, const struct end *x)
+{
+	int fd = external_given(s->request, "socket", x->e->ino);
+
+	if (fd < 0)
+		fd = external_given(s->request, "unix", x->e->ino);
+	if (fd < 0 && x->e->peer && !x->peer)
+		fd = external_given(s->request, "socket", x->e->peer);
+	return fd;
+}
+
+static bool is_outside(const struct end *x)
+{
+	return x->e->peer && !x->peer && !(is_dgram(x) && x->e->has_peer_name);
+}
+
+static int take_given(struct restore *s, struct end *x)
+{
+	int given = given_for(s, x), domain = 0, type = 0;
+	socklen_t size = sizeof(int);
+	struct stat st;
+
+	if (given < 0 && is_outside(x))
+		return error_set(s->e, -ENOTCONN, "unix socket %u was connected to one outside the tree (%u), and can't be connected to again from one side; "
+				 "give the tree another with --inherit-fd 'fd[N]:socket[%u]'", x->e->ino, x->e->peer, x->e->ino);
+	if (given < 0)
+		return 0;
+	if (x->peer)
+		return error_set(s->e, -EINVAL, "unix socket %u, that descriptor %d was given for, is connected to another of the tree", x->e->ino, given);
+	if (fstat(given, &st) < 0 || getsockopt(given, SOL_SOCKET, SO_DOMAIN, &domain, &size) < 0 || getsockopt(given, SOL_SOCKET, SO_TYPE, &type, &size) < 0 ||
+	    domain != AF_UNIX || type != (int)x->e->type)
+		return error_set(s->e, -EINVAL, "descriptor %d, given for unix socket %u, is no unix socket of the same type", given, x->e->ino);
+	for (const struct sock_queue *q = s->unix_sockets->queues; q; q = q->next)
+		if (q->entry->id_for == x->file->id && (uint32_t)st.st_ino != x->e->ino)
+			return error_set(s->e, -ENOTSUP, "unix socket %u has data that the tree has not read, which can't be put into another (descriptor %d); "
+					 "give the same one, kept open", x->e->ino, given);
+	int fd = fcntl(given, F_DUPFD_CLOEXEC, s->fd_base);
+	if (fd < 0)
+		return failed(s, x, -errno, "hold what was given for");
+	x->fd = fd;
+	x->given = x->joined = true;
+	return 0;
+}
+
+/* What is under way in sockets: made now, as others are, and before anything is sent. */
+static int make_flying(struct restore *s, struct unix_table *t)
+{
+	for (const struct sock_queue *q = t->queues; q; q = q->next)
+		for (size_t i = 0; q->entry->n_scm == 1 && i < q->entry->scm[0]->n_rights; i++) {
+			int fd = file_fd(s, q->entry->scm[0]->rights[i]);
+			if (fd < 0 && fd != FILE_IN_TASK)
+				return fd;
+		}
+	return 0;
+}
+
 static int prepare(struct restore *s)
 {
 	struct unix_table *t = s->unix_sockets = calloc(1, sizeof(*t));
@@ -440,12 +560,14 @@ static int prepare(struct restore *s)
 	for (struct sock_queue *q = r ? NULL : t->queues; q; q = q->next)
 		t->credentials |= q->entry->pid != 0;
 	for (size_t i = 0; !r && i < t->ends.count; i++)
+		r = take_given(s, &t->ends.data[i]);
+	for (size_t i = 0; !r && i < t->ends.count; i++)
 		r = make_joined(s, &t->ends.data[i]);
 	for (size_t i = 0; !r && i < t->ends.count; i++)
 		r = make_alone(s, &t->ends.data[i]);
 	for (size_t i = 0; !r && i < t->ends.count; i++)
 		r = connect_waiting(s, t, &t->ends.data[i]);
-	return r;
+	return r ? r : make_flying(s, t);
 }
 
 int unix_create(struct restore *s, struct file *f, int *ret_fd)
@@ -691,7 +813,7 @@ static int fill_all(struct restore *s, bool settling)
 		r = sock_set_buffers(s, t->ends.data[i].fd, t->ends.data[i].e->opts);
 	for (const struct sock_queue *q = t->queues; q && !r; q = q->next)
 		VEC_FOREACH(&t->ends, x)
-			if (!r && x->file->id == q->entry->id_for)
+			if (!r && x->file->id == q->entry->id_for && !x->given)
 				r = fill_one(s, x, q);
 	if (!r)
 		r = connect_dgrams(s, t);

@@ -20,12 +20,12 @@ static const struct row families[] = {
 static const struct {
 	const char *target, *name;
 } inodes[] = {
-	{ "anon_inode:[io_uring]", "an io_uring ring" }, { "anon_inode:[userfaultfd]", "a userfaultfd" },
+	{ "anon_inode:[userfaultfd]", "a userfaultfd" },
 	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf", "a BPF object" },
-	{ "anon_inode:[fanotify]", "a fanotify group" }, { "anon_inode:kvm", "a KVM virtual machine" },
+	{ "anon_inode:kvm", "a KVM virtual machine" },
 	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },
 	{ "anon_inode:seccomp", "a seccomp listener" },	 { "anon_inode:[fscontext]", "a mount under way" },
-	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },
+	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },	{ "/secretmem", "secret memory (memfd_secret), which nobody but the process can read" },
 	{ "mnt:[", "a namespace" }, { "net:[", "a namespace" }, { "pid:[", "a namespace" }, { "user:[", "a namespace" },
 	{ "uts:[", "a namespace" }, { "ipc:[", "a namespace" }, { "cgroup:[", "a namespace" }, { "time:[", "a namespace" },
 };

@@ -2,6 +2,7 @@
 #include "engine/memory/lazy.h"
 
 #include "base/log.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/pager.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/vma.h"
@@ -31,6 +32,16 @@ static bool shares_pages(const struct restore *s, const struct rtask *t)
 		if ((s->tasks.data[i] == t || s->tasks.data[i]->parent == t) && memory_is_shared(s->tasks.data[i]))
 			return true;
 	return false;
+}
+
+/* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on. */
+static bool is_needed_early(struct restore *s, const struct rtask *t)
+{
+	bool needed = t->vm_owner || uring_has_buffers(s, t);
+
+	for (size_t i = 0; i < s->tasks.count; i++)
+		needed |= s->tasks.data[i]->vm_owner == t;
+	return needed;
 }
 
 static bool may_wait(const VmaEntry *v)
@@ -70,7 +81,8 @@ int lazy_choose(struct restore *s)
 	}
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
-		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t);
+		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t) &&
+			  !is_needed_early(s, t);
 		count += t->lazy;
 	}
 	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);

@@ -3,7 +3,7 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/cuda/cuda.h"
-#include "engine/kinds/kind.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
@@ -42,8 +42,12 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 
 	if (cuda_releases(d, t->pid) && (!strncmp(name, "/dev/", 5) || !strncmp(name, "anon_inode:", 11)))
 		return 0;
-	if (!strncmp(name, "anon_inode:", 11))
+	if (!strncmp(name, "anon_inode:", 11) && !uring_find(d, vma))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is %s, which has no way to be saved", at, name);
+	if (!strcmp(name, "/secretmem") && vma->shared && vma->vmflags & PROC_VMF_LO)
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is secret (memfd_secret): nobody but the process can read it", at);
+	if (vma->pkey)
+		return task_error(d, t, -ENOTSUP, "its memory at %lx has the protection key %u (pkey_mprotect), which is not saved", at, vma->pkey);
 	if (!strncmp(name, "socket:", 7))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
 	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
@@ -95,6 +99,7 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->flags |= MAP_LOCKED;
 		entry->has_lock_onfault = entry->lock_onfault = (vma->vmflags & PROC_VMF_LF) != 0;
 	}
+	entry->has_sealed = entry->sealed = (vma->vmflags & PROC_VMF_SL) != 0;
 	entry->madv = advice_of(vma->vmflags);
 	entry->has_madv = entry->madv != 0;
 	if (vma->name && !strncmp(vma->name, "[anon:", 6))
@@ -118,7 +123,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->flags |= MAP_ANONYMOUS;
 		return 0;
 	}
-	r = files_capture_mapping(d, t, vma, &id);
+	id = uring_find(d, vma);
+	r = id ? 0 : files_capture_mapping(d, t, vma, &id);
 	entry->pgoff = vma->pgoff;
 	entry->shmid = id;
 	entry->has_fdflags = 1;

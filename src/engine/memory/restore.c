@@ -2,6 +2,7 @@
 #include "engine/memory/restore.h"
 
 #include "engine/agent/blob.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/lazy.h"
 #include "engine/memory/shmem.h"
@@ -19,6 +20,7 @@
 #define VDSO_ROOM (64 * PAGE_SIZE)
 #define ARENA_SIZE (1UL << 30)
 #define HEAP_ROOM (256UL << 20)
+#define NR_MSEAL 462
 
 int arena_make(struct restore *s)
 {
@@ -112,6 +114,18 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 	return x;
 }
 
+bool memory_is_inherited(const struct rtask *t, const VmaEntry *v)
+{
+	return inherited(t, v) != NULL;
+}
+
+struct place_range memory_own_range(const struct restore *s)
+{
+	uint64_t arena = (uint64_t)s->arena.start;
+
+	return (struct place_range){ arena, arena + s->arena.size + VDSO_ROOM };
+}
+
 static void plan_unmap(struct batch *b, uint64_t start, uint64_t end)
 {
 	if (start < end)
@@ -123,7 +137,7 @@ int memory_plan_inherit(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size, at = 0;
 
-	t->shares = true;
+	t->shares = !t->parent->vm_owner;
 	/* Even where it stays in its place: children that are born before memory is filled look for it there. */
 	batch_what(b, "put the vdso aside in process %d", t->pid);
 	vdso_plan_aside_of(s, b, t->parent, room);
@@ -227,7 +241,10 @@ int memory_plan(struct restore *s, struct rtask *t)
 	_cleanup_free_ bool *opened = calloc(t->mm->n_vmas + 1, sizeof(*opened)); /* is writable for being filled */
 	size_t page = 0, dropped = 0;
 	uint64_t room = (uint64_t)s->arena.start + s->arena.size;
-	int r = opened ? vdso_plan(s, t, room, VDSO_ROOM) : error_set(s->e, -ENOMEM, "out of memory");
+	int r = opened ? uring_plan_areas(s, t) : error_set(s->e, -ENOMEM, "out of memory");
+
+	if (!r)
+		r = vdso_plan(s, t, room, VDSO_ROOM);
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
@@ -240,7 +257,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 		} else if (v->status & VMA_AIORING) {
 			aio_plan_place(t, v);
 			opened[i] = (v->prot & 3) != 3;
-		} else if (!vdso_is_part(v)) {
+		} else if (!vdso_is_part(v) && !uring_is_area(s, v)) {
 			r = plan_map(s, t, v, opened[i]);
 		}
 	}
@@ -293,6 +310,20 @@ static int plan_fields(struct restore *s, struct rtask *t)
 	return 0;
 }
 
+/* Last: nothing can be changed there any more. */
+static void plan_seals(struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (!v->sealed || vdso_is_part(v))
+			continue;
+		batch_what(b, "seal memory at %lx of process %d (mseal, Linux 6.10)", (unsigned long)v->start, t->pid);
+		OP(b, NR_MSEAL, v->start, v->end - v->start, 0);
+	}
+}
+
 int memory_plan_finish(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -323,5 +354,8 @@ int memory_plan_finish(struct restore *s, struct rtask *t)
 			OP(b, __NR_mlock2, v->start, v->end - v->start, v->has_lock_onfault && v->lock_onfault ? 1 : 0);
 		}
 	}
-	return plan_fields(s, t);
+	int r = plan_fields(s, t);
+	if (!r)
+		plan_seals(t);
+	return r;
 }

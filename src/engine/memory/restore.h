@@ -1,7 +1,7 @@
 /* Restore side of an address space: the operations that clear, map, fill and protect it. */
 #pragma once
 
-#include "engine/restore.h"
+#include "engine/memory/place.h"
 
 /* Finds a place for the arena: free here and in every task. */
 int arena_make(struct restore *s);
@@ -11,6 +11,10 @@ int memory_plan_clear(struct restore *s, struct rtask *t);
 bool memory_is_shared(const struct rtask *t);
 /* For such a one, which is born with all that its parent has: what is not its own goes. */
 int memory_plan_inherit(struct restore *s, struct rtask *t);
+/* Whether an area is the parent's, since fork(2). */
+bool memory_is_inherited(const struct rtask *t, const VmaEntry *v);
+/* Where the arena and the vdso that is put beside it are. */
+struct place_range memory_own_range(const struct restore *s);
 /* fill.c: the part of memory_plan that reads the pages. */
 int fill_plan(struct restore *s, struct rtask *t);
 /* Maps, fills and protects. */

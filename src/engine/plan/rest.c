@@ -52,8 +52,8 @@ bool rest_plan(struct restore *s, struct rtask *t)
 {
 	uint64_t place = place_of(s, t);
 
-	/* Seccomp may not allow the calls, other threads may be in the arena; an old vdso stands there as plain memory. */
-	if (!place || s->seccomp || t->threads.count > 1 || vdso_is_old(s, t))
+	/* Seccomp may not allow the calls, others may be in the arena; an old vdso stands there as plain memory. */
+	if (!place || s->seccomp || t->threads.count > 1 || t->vm_owner || t->vm_shared || vdso_is_old(s, t))
 		return false;
 	OP(&t->threads.data[0].batch, AGENT_OP_REST, place, (uint64_t)s->arena.start, s->arena.size);
 	return t->rests = true;

@@ -9,11 +9,14 @@
 
 #include "engine/agent/blob.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
+#include "engine/kinds/uring.h"
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
 #include "engine/task/state.h"
+#include "engine/task/sysv_ipc.h"
 
 #include <linux/sched.h>
 #include <signal.h>
@@ -45,9 +48,9 @@ static uint64_t place_stack(struct restore *s)
 	return stack ? (uint64_t)stack + STACK_SIZE : 0;
 }
 
-static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags)
+static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags, int exit_signal)
 {
-	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : SIGCHLD };
+	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : (uint64_t)exit_signal };
 
 	if (pid) {
 		args.set_tid = arena_place(&s->arena, &pid, sizeof(pid));
@@ -72,7 +75,9 @@ static void plan_births(struct restore *s, struct node *n, bool late, enum birth
 		batch_what(n->batch, "create process %d", b->pid);
 		const struct rtask *t = nodes[i].task;
 		plan_clone(s, n->batch, nodes[i].batch, b->pid, (b->clone_parent ? CLONE_PARENT : 0) |
-			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0));
+			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0) |
+			   (t && t->vm_owner ? CLONE_VM : 0) | (t && t->shares_actions ? CLONE_SIGHAND : 0),
+			   t && t->core->tc->has_exit_signal ? (int)t->core->tc->exit_signal : SIGCHLD);
 	}
 }
 
@@ -205,7 +210,7 @@ static void plan_reap(struct restore *s, struct node *n)
 			op->flags = 0;
 		} else if (child->task && child->task->dead && child->task->parent == n->task) {
 			batch_what(n->batch, "wait for the end of process %d", child->birth->pid);
-			OP(n->batch, __NR_waitid, P_PID, child->birth->pid, (uint64_t)info, WEXITED | WNOWAIT, 0);
+			OP(n->batch, __NR_waitid, P_PID, child->birth->pid, (uint64_t)info, WEXITED | WNOWAIT | __WALL, 0);
 		}
 	}
 }
@@ -230,6 +235,9 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 
 	if (!r)
 		r = threads_plan_state(s, t, th);
+	if (r)
+		return r;
+	r = uring_plan_thread(s, t, th);
 	if (r)
 		return r;
 	plan_seized(s, t, th);
@@ -261,7 +269,7 @@ static int plan_threads(struct restore *s, struct rtask *t)
 		if (batch_finish(&th->batch, &s->arena, (uint64_t)s->status))
 			return error_set(s->e, -ENOMEM, "out of memory");
 		batch_what(leader, "create thread %d of process %d", th->tid, t->pid);
-		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS);
+		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS, 0);
 	}
 	return r;
 }
@@ -270,7 +278,7 @@ static int plan_rest(struct restore *s, struct rtask *t)
 {
 	struct rthread *leader = &t->threads.data[0];
 	struct batch *b = &leader->batch;
-	int r = memory_plan_finish(s, t);
+	int r = t->vm_owner ? 0 : memory_plan_finish(s, t);
 
 	if (!r)
 		r = files_plan(s, t);
@@ -278,14 +286,18 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		r = signals_plan_actions(s, t);
 	if (!r)
 		r = process_plan(s, t);
+	if (!r)
+		r = sysv_ipc_plan(s, t);
 	if (r)
 		return r;
 	batch_what(b, "close what process %d does not need", t->pid);
 	if (!t->files_owner)
-		OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+		files_plan_close(s, t, true);
 	r = locks_plan(s, t);
 	if (!r)
 		r = plan_threads(s, t);
+	if (!r)
+		r = procfile_plan_threads(s, t);
 	if (!r)
 		r = plan_thread(s, t, leader);
 	if (r)
@@ -293,6 +305,11 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	batch_what(b, "wait for the threads of process %d", t->pid);
 	if (t->threads.count > 1)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
+	bool kept = false;
+	for (size_t i = 0; i < t->threads.count; i++)
+		kept |= t->threads.data[i].fs != NULL;
+	if (kept)
+		files_plan_close(s, t, false);
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
 	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
 	r = timers_plan(s, t);
@@ -316,7 +333,7 @@ static int plan_task(struct restore *s, struct node *n)
 	plan_start(n);
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
-	else if (n->birth->late)
+	else if (!t->vm_owner && (n->birth->late || (t->parent->vm_owner && !t->dead)))
 		r = memory_plan_inherit(s, t);
 	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
 	if (!session_late) {
@@ -325,7 +342,7 @@ static int plan_task(struct restore *s, struct node *n)
 	}
 	if (r || t->dead)
 		return r ? r : plan_zombie(s, n);
-	r = memory_plan(s, t);
+	r = t->vm_owner ? 0 : memory_plan(s, t);
 	plan_births(s, n, true, BIRTH_BEFORE_SESSION);
 	if (session_late) {
 		plan_session(s, n);
@@ -364,7 +381,10 @@ static int find_owners(struct restore *s, struct rtask *t, bool by_parent)
 		t->files_owner = p->files_owner ? p->files_owner : p;
 	if (own->fs_id == theirs->fs_id)
 		t->fs_owner = p->fs_owner ? p->fs_owner : p;
-	if ((t->files_owner || t->fs_owner) && !by_parent)
+	t->shares_actions = t->vm_owner && own->sighand_id == theirs->sighand_id;
+	if (t->vm_owner)
+		t->vm_owner->vm_shared = true;
+	if ((t->files_owner || t->fs_owner || t->vm_owner) && !by_parent)
 		return error_set(s->e, -EBADMSG, "ids-%d.img shares with a parent that it is not born by", t->pid);
 	struct rtask *const owners[] = { t->files_owner, t->fs_owner };
 	for (size_t i = 0; i < ARRAY_SIZE(owners); i++) {
@@ -389,7 +409,7 @@ static int plan_tree(struct restore *s)
 		return error_set(s->e, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		const struct rtask *t = s->tasks.data[i];
-		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, memory_is_shared(t) };
+		list[i] = (struct birth_task){ t->pid, (pid_t)t->tree->pgid, (pid_t)t->tree->sid, -1, t->vm_owner || memory_is_shared(t) };
 		for (size_t k = 0; k < i; k++)
 			if (s->tasks.data[k] == t->parent)
 				list[i].parent = (int)k;
@@ -400,7 +420,7 @@ static int plan_tree(struct restore *s)
 	if (r)
 		return r;
 	for (size_t i = 0; i < s->tasks.count; i++)
-		if (list[i].late && !births_from_parent(&p->births, list, i))
+		if (list[i].late && (!births_from_parent(&p->births, list, i) || (memory_is_shared(s->tasks.data[i]) && s->tasks.data[i]->parent->vm_owner)))
 			return error_set(s->e, -EBADMSG, "pagemap-%d.img has pages of a parent that it is not born from", list[i].pid);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		r = find_owners(s, s->tasks.data[i], births_by_parent(&p->births, list, i));

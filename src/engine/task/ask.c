@@ -1,6 +1,7 @@
 /*
  * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time.
  */
+#include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/task/task.h"
 
@@ -17,21 +18,24 @@
 #endif
 #define LEADER_OPS (10 + THREAD_OPS)
 #define CREDS_OPS 8
-#define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + AGENT_RUN_EXTRA)
+#define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
-#define TIMERS_MAX 64
+#define TIMERS_AT_ONCE 64
+#define TIMERS_MAX 100000
 #define RINGS_MAX 64
 
 struct thread_job {
 	struct agent_batch head;
 	struct agent_op ops[THREAD_OPS];
 	struct thread_answers out;
+	int minus_one;
 };
 
 /* What the leader writes, behind its operations. */
 struct leader_out {
 	struct task_answers task;
 	struct thread_answers thread;
+	int minus_one;
 	struct itimerspec timer[];
 };
 
@@ -111,6 +115,47 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
 }
 
+/* No eventfd: how that fails tells who submits, whether there is one already, and what is forbidden. Then the places of rings that the
+ * thread has registered for itself. `minus_one`: the address of an int that is -1. */
+static struct agent_op *ask_urings(struct task *t, struct agent_batch *b, uint64_t minus_one)
+{
+	struct agent_op *first = &agent_batch_ops(b)[b->count];
+
+	for (size_t i = 0; i < t->urings.count; i++)
+		op_add(b, __NR_io_uring_register, (uint64_t)t->urings.data[i], IORING_REGISTER_EVENTFD, minus_one, 1);
+	for (uint64_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++)
+		op_add(b, __NR_io_uring_enter, i, 0, 0, IORING_ENTER_REGISTERED_RING);
+	return first;
+}
+
+static void take_urings(struct task *t, struct thread *th, const struct agent_op *first)
+{
+	for (size_t i = 0; i < t->urings.count; i++)
+		th->answers.uring[i] = (int32_t)first[i].result;
+	for (size_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++) {
+		int64_t result = first[t->urings.count + i].result;
+		th->answers.uring_slots |= (result >= 0 || result == -EBADFD ? 1U : 0) << i;
+	}
+}
+
+static void ask_timers(const struct task *t, struct agent_batch *b, size_t first, size_t count, uint64_t out)
+{
+	for (size_t i = 0; i < count; i++) {
+		uint64_t id = (uint64_t)t->timers.data[first + i].id;
+		op_add(b, __NR_timer_gettime, id, out + i * sizeof(struct itimerspec), 0, 0);
+		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
+	}
+}
+
+/* `answers`: the operation that asked for the first. */
+static void take_timers(struct task *t, size_t first, size_t count, const struct itimerspec *values, const struct agent_op *answers)
+{
+	for (size_t i = 0; i < count; i++) {
+		t->timers.data[first + i].value = values[i];
+		t->timers.data[first + i].overrun = answers[2 * i + 1].result;
+	}
+}
+
 /* What a process and its threads are being asked. Each step is begun in all processes before it is waited for in any of them. */
 struct asking {
 	enum { ASKING_NOT, ASKING_TAKE, ASKING_RUN, ASKING_LEAVE } step; /* what was begun */
@@ -119,22 +164,27 @@ struct asking {
 	struct agent_seat seat;
 	struct agent_batch *leader;
 	struct leader_out *out;
-	struct agent_op *results[6];
+	struct agent_op *results[7];
 	struct agent_run *runs; /* one of each a thread, in the order of t->threads */
 	struct thread_job *jobs;
 	size_t started;
 	bool unfinished; /* some thread is still in the area */
 };
 
+static size_t first_timers(const struct task *t)
+{
+	return MIN(t->timers.count, (size_t)TIMERS_AT_ONCE);
+}
+
 static size_t count_leader_ops(const struct task *t)
 {
-	return LEADER_OPS + 2 * t->timers.count + t->rings.count + (t->view.inherited ? t->view.fds.count : 0);
+	return LEADER_OPS + 2 * first_timers(t) + t->rings.count + (t->view.inherited ? t->view.fds.count : 0);
 }
 
 static int start_leader(struct dump *d, struct task *t, struct asking *a)
 {
 	size_t ops = sizeof(struct agent_batch) + count_leader_ops(t) * sizeof(struct agent_op), room;
-	size_t size = ops + sizeof(struct leader_out) + t->timers.count * sizeof(struct itimerspec);
+	size_t size = ops + sizeof(struct leader_out) + first_timers(t) * sizeof(struct itimerspec);
 	struct agent_batch *b = a->leader = calloc(1, size);
 	struct agent_run *run = &a->runs[0];
 
@@ -153,17 +203,15 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	a->results[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
 	a->results[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
 	a->results[3] = ask_thread(b, out + offsetof(struct leader_out, thread));
-	for (size_t i = 0; i < t->timers.count; i++) {
-		uint64_t id = (uint64_t)t->timers.data[i].id;
-		op_add(b, __NR_timer_gettime, id, out + offsetof(struct leader_out, timer[i]), 0, 0);
-		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
-	}
+	ask_timers(t, b, 0, first_timers(t), out + offsetof(struct leader_out, timer));
 	/* No events, at once: fails where it is no context. */
 	for (size_t i = 0; i < t->rings.count; i++)
 		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
 	for (size_t i = 0; t->view.inherited && i < t->view.fds.count; i++)
 		if (t->view.inherited[i])
 			op_add(b, __NR_fcntl, (uint64_t)t->view.fds.data[i], F_GETFD, 0, 0);
+	a->out->minus_one = -1;
+	a->results[6] = ask_urings(t, b, out + offsetof(struct leader_out, minus_one));
 	return agent_run_start(run, d->e);
 }
 
@@ -180,6 +228,8 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		ask_thread(&job->head, out);
 		if (!t->threads.data[i]->status_read)
 			ask_creds(&job->head, out);
+		job->minus_one = -1;
+		ask_urings(t, &job->head, out - offsetof(struct thread_job, out) + offsetof(struct thread_job, minus_one));
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
@@ -205,18 +255,18 @@ static int take_answers(struct dump *d, struct task *t, struct asking *a)
 	t->answers.mdwe = a->results[5]->result;
 	t->threads.data[0]->answers = a->out->thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
-	for (size_t i = 0; i < t->timers.count; i++) {
-		t->timers.data[i].value = a->out->timer[i];
-		t->timers.data[i].overrun = a->results[3][RESULTS + 2 * i + 1].result;
-	}
+	take_urings(t, t->threads.data[0], a->results[6]);
+	take_timers(t, 0, first_timers(t), a->out->timer, &a->results[3][RESULTS]);
 	for (size_t i = 0; i < t->rings.count; i++)
-		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
-	take_descriptor_flags(t, &a->results[3][RESULTS + 2 * t->timers.count + t->rings.count]);
+		t->rings.data[i].alive = a->results[3][RESULTS + 2 * first_timers(t) + i].result == 0;
+	take_descriptor_flags(t, &a->results[3][RESULTS + 2 * first_timers(t) + t->rings.count]);
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		const struct agent_op *first = &agent_batch_ops(&a->jobs[i].head)[5];
 		take_thread_results(t->threads.data[i], first);
-		int r = t->threads.data[i]->status_read ? 0 : take_creds(t->threads.data[i], first + RESULTS);
+		bool with_creds = !t->threads.data[i]->status_read;
+		take_urings(t, t->threads.data[i], first + RESULTS + (with_creds ? CREDS_OPS : 0));
+		int r = with_creds ? take_creds(t->threads.data[i], first + RESULTS) : 0;
 		if (r)
 			return task_errno(d, t, r, "cannot read the status of its thread %d", t->threads.data[i]->tid);
 	}
@@ -265,6 +315,92 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 	return 0;
 }
 
+struct timers_job {
+	struct agent_batch head;
+	struct agent_op ops[2 * TIMERS_AT_ONCE + AGENT_RUN_EXTRA];
+	struct itimerspec timer[TIMERS_AT_ONCE];
+};
+
+/* Those that were too many for the first batch. */
+static int ask_more_timers(struct dump *d, struct task *t, struct asking *a, size_t first)
+{
+	_cleanup_free_ struct timers_job *job = calloc(1, sizeof(*job));
+	size_t room, count = MIN(t->timers.count - first, (size_t)TIMERS_AT_ONCE);
+
+	if (!job)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	struct agent_run run = { &a->seat, &t->threads.data[0]->tracee, 0, &job->head, sizeof(*job), 0 };
+	ask_timers(t, &job->head, first, count, agent_seat_place(&a->seat, 0, &room) + offsetof(struct timers_job, timer));
+	int r = agent_run_start(&run, d->e);
+	if (!r && (r = agent_run_finish(&run, d->e)))
+		a->unfinished = true;
+	if (!r)
+		take_timers(t, first, count, job->timer, agent_batch_ops(&job->head));
+	return r;
+}
+
+#define GROUPS_ASKED 40
+
+struct groups_job {
+	struct agent_batch head;
+	struct agent_op ops[GROUPS_ASKED + AGENT_RUN_EXTRA];
+	uint32_t status[GROUPS_ASKED][10];
+};
+
+/* Groups of buffers of a ring that only one thread may ask about: those with the numbers that are in use. */
+static int ask_groups(struct dump *d, struct task *t, struct asking *a, size_t ring, size_t thread)
+{
+	_cleanup_free_ struct groups_job *job = calloc(1, sizeof(*job));
+	size_t room;
+	uint64_t at = agent_seat_place(&a->seat, thread, &room) + offsetof(struct groups_job, status);
+
+	if (!job)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	struct agent_run run = { &a->seat, &t->threads.data[thread]->tracee, thread, &job->head, sizeof(*job), 0 };
+	for (uint32_t i = 0; i < GROUPS_ASKED; i++) {
+		job->status[i][0] = i;
+		op_add(&job->head, __NR_io_uring_register, (uint64_t)t->urings.data[ring], URING_PBUF_STATUS, at + i * sizeof(job->status[0]), 1);
+	}
+	int r = agent_run_start(&run, d->e);
+	if (!r && (r = agent_run_finish(&run, d->e)))
+		a->unfinished = true;
+	/* Before Linux 6.8 it is no question at all, and the first fails like the others. */
+	for (size_t i = 0; !r && i < GROUPS_ASKED; i++) {
+		int64_t result = agent_batch_ops(&job->head)[i].result;
+		bool known = agent_batch_ops(&job->head)[GROUPS_ASKED - 1].result != -EINVAL || agent_batch_ops(&job->head)[0].result != -EINVAL;
+		t->uring_groups |= (result >= 0 || (result == -EINVAL && known) ? 1U : 0) << ring;
+	}
+	return r;
+}
+
+static int ask_all_groups(struct dump *d, struct task *t, struct asking *a)
+{
+	int r = 0;
+
+	for (size_t k = 0; !r && k < t->urings.count; k++) {
+		size_t refused = 0, last = 0;
+		for (size_t i = 0; i < t->threads.count; i++)
+			if (t->threads.data[i]->answers.uring[k] == -EEXIST)
+				refused++;
+			else
+				last = i;
+		if (refused + 1 == t->threads.count)
+			r = ask_groups(d, t, a, k, last);
+	}
+	return r;
+}
+
+static int ask_more(struct dump *d, struct task *t, struct asking *a)
+{
+	int r = 0;
+
+	for (size_t first = TIMERS_AT_ONCE; !r && first < t->timers.count; first += TIMERS_AT_ONCE)
+		r = ask_more_timers(d, t, a, first);
+	if (!r)
+		r = ask_all_groups(d, t, a);
+	return r ? r : ask_mlockall(d, t, &a->seat);
+}
+
 /* A failure of one process is told when it is its turn (task_answered). The first counts. */
 static void note(struct asking *a, const struct error *e, int r)
 {
@@ -280,6 +416,8 @@ static int prepare(struct dump *d, struct task *t)
 
 	if (!r)
 		r = aio_list(d, t);
+	if (!r)
+		r = uring_list(d, t);
 	if (!r && t->rings.count > RINGS_MAX)
 		r = task_error(d, t, -ENOTSUP, "it has %zu rings for asynchronous i/o, more than the %d that are supported", t->rings.count, RINGS_MAX);
 	return r;
@@ -338,7 +476,7 @@ static void collect(struct dump *d, struct task *t, struct asking *a)
 	}
 	if (!a->result) {
 		int r = take_answers(d, t, a);
-		note(a, d->e, r ? r : ask_mlockall(d, t, &a->seat));
+		note(a, d->e, r ? r : ask_more(d, t, a));
 	}
 	/* With a thread inside, the area must stay: they leave it on their own once they are let go. */
 	if (a->unfinished)

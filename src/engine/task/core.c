@@ -19,7 +19,8 @@ static TaskKobjIdsEntry *make_ids(struct task *t, struct pool *pool)
 	TaskKobjIdsEntry *ids = POOL_NEW(pool, TaskKobjIdsEntry, task_kobj_ids_entry__init);
 
 	if (ids) {
-		ids->vm_id = ids->sighand_id = t->id;
+		ids->vm_id = t->vm_owner ? t->vm_owner->id : t->id;
+		ids->sighand_id = t->sighand_id;
 		ids->files_id = t->files_id;
 		ids->fs_id = t->fs_id;
 	}
@@ -52,6 +53,8 @@ static int capture_process(struct dump *d, struct task *t, struct pool *pool, Co
 	tc->task_state = t->state;
 	tc->has_stop_signal = t->stop_signal != 0;
 	tc->stop_signal = (uint32_t)t->stop_signal;
+	tc->has_exit_signal = t->parent && t->stat.exit_signal != SIGCHLD && t->stat.exit_signal >= 0;
+	tc->exit_signal = (uint32_t)t->stat.exit_signal;
 	tc->comm = t->stat.comm;
 	int r = signals_capture_task(d, t, pool, tc);
 	if (!r)
@@ -80,6 +83,8 @@ static int capture_zombie(struct dump *d, struct task *t)
 	core.tc = &tc;
 	tc.task_state = TASK_DEAD;
 	tc.exit_code = (uint32_t)t->exit_code;
+	tc.has_exit_signal = t->stat.exit_signal != SIGCHLD && t->stat.exit_signal >= 0;
+	tc.exit_signal = (uint32_t)t->stat.exit_signal;
 	tc.comm = t->stat.comm;
 	return core_write(d, t->pid, &core);
 }

@@ -10,11 +10,14 @@
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define PF_KTHREAD 0x00200000
+#define TIMEOUT_S 10 /* as criu has it */
+#define PF_WORKERS 0x4010 /* PF_USER_WORKER, PF_IO_WORKER: threads that the kernel has made in the process */
 
 /* Lets go of its threads. */
 static void release_threads(struct task *t)
@@ -34,6 +37,7 @@ static void task_free(struct task *t)
 	free(t->descriptions);
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
+	VEC_FREE(&t->urings);
 	proc_maps_finish(&t->maps);
 	task_ask_free(t);
 	task_view_free(t);
@@ -66,6 +70,11 @@ static int add_task(struct dump *d, pid_t pid, struct task *parent, struct task 
 	*t = (struct task){ .pid = pid, .proc = pid, .parent = parent, .state = TASK_ALIVE, .mem_fd = -1, .pagemap_fd = -1, .pidfd = -1 };
 	*ret = t;
 	return 0;
+}
+
+static int dump_timeout(const struct dump *d)
+{
+	return d->request->timeout_s > 0 ? d->request->timeout_s : TIMEOUT_S;
 }
 
 static void take_ids(struct task *t)
@@ -123,6 +132,35 @@ static int seize_thread(struct dump *d, struct task *t, pid_t tid)
 	return r ? task_errno(d, t, r, "cannot stop its thread %d", tid) : 0;
 }
 
+/*
+ * Whether the kernel has made it, to do the process's io_uring requests: it must not be interrupted, which would end the request that it is
+ * at. Such a thread has no robust list, as most others have; so only few need to be looked at.
+ */
+static bool is_worker(const struct task *t, pid_t tid)
+{
+	uint64_t list = 0;
+	size_t size;
+	struct proc_stat stat;
+
+	if (tid == t->pid || (syscall(__NR_get_robust_list, tid, &list, &size) == 0 && list))
+		return false;
+	return !proc_read_thread_stat(t->pid, tid, &stat) && stat.flags & PF_WORKERS;
+}
+
+/* The child that a thread waits for in vfork(2), which nothing interrupts; or 0. */
+static pid_t vfork_child(const struct task *t, pid_t tid)
+{
+	struct proc_pids children = {};
+	pid_t found = 0;
+
+	if (!proc_list_children(t->pid, tid, &children))
+		for (size_t i = 0; i < children.count && !found; i++)
+			if (syscall(__NR_kcmp, tid, children.data[i], KCMP_VM, 0, 0) == 0)
+				found = children.data[i];
+	VEC_FREE(&children);
+	return found;
+}
+
 /* Seizes the threads that are not held yet, and lets them stop. Gives how many there were. */
 static int seize_threads(struct dump *d, struct task *t)
 {
@@ -136,7 +174,7 @@ static int seize_threads(struct dump *d, struct task *t)
 		bool known = t->leader_gone && tids.data[i] == t->pid;
 		for (size_t k = 0; k < before && !known; k++)
 			known = t->threads.data[k]->tid == tids.data[i];
-		if (!known)
+		if (!known && !is_worker(t, tids.data[i]))
 			r = seize_thread(d, t, tids.data[i]);
 	}
 	VEC_FREE(&tids);
@@ -152,7 +190,17 @@ static int wait_threads(struct dump *d, struct task *t)
 	for (size_t i = t->threads.count; i-- > 0;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
+		thread->tracee.deadline = &d->deadline;
 		int s = thread->tracee.stopping ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		thread->tracee.deadline = NULL;
+		if (s == -ETIMEDOUT) {
+			pid_t waits_for = vfork_child(t, thread->tid);
+			s = waits_for ? error_set(&why, -EBUSY, "its thread %d can't be stopped: it has called vfork and waits until process %d calls exec or ends; "
+						  "try again then", thread->tid, waits_for) :
+				error_set(&why, s, "its thread %d does not stop within %d s (it waits in the kernel for a disk or the network); "
+					  "try again, or with a longer --timeout", thread->tid, dump_timeout(d));
+			d->deadline = (struct timespec){}; /* nor are others waited for */
+		}
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;
@@ -392,15 +440,23 @@ static int freeze_generations(struct dump *d, size_t first)
 
 int tree_freeze(struct dump *d)
 {
+	struct timespec now;
 	size_t before = 1;
-	int r = check_root(d);
+	int r;
 
+	clock_gettime(CLOCK_MONOTONIC, &d->deadline);
+	d->deadline.tv_sec += dump_timeout(d);
+	r = check_root(d);
 	if (!r)
 		r = freeze_generations(d, 0);
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
 	while (!r && d->tasks.count != before) {
 		before = d->tasks.count;
 		r = freeze_generations(d, 0);
+		clock_gettime(CLOCK_MONOTONIC, &now);
+		if (!r && d->tasks.count != before && now.tv_sec > d->deadline.tv_sec)
+			r = error_set(d->e, -ETIMEDOUT, "the tree has new processes as fast as they are stopped, for %d s; try again, or with a longer --timeout",
+				      dump_timeout(d));
 	}
 	if (r)
 		return r;

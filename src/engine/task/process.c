@@ -1,9 +1,13 @@
 /*
- * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch.
+ * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid.
+ *
+ * Left out, as the kernel tells nobody: domains of Landlock (landlock_restrict_self(2)). Also keyrings: it has the caller's.
  */
+#include "base/log.h"
 #include "engine/task/state.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -50,6 +54,11 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 		core->has_oom_score_adj = 1;
 		core->oom_score_adj = (int32_t)strtol(t->view.oom_score_adj, NULL, 10);
 	}
+	long number;
+	if (!read_number(t->proc, "loginuid", 10, &number)) {
+		core->has_loginuid = 1;
+		core->loginuid = (uint32_t)number;
+	}
 	core->has_child_subreaper = 1;
 	core->child_subreaper = t->answers.subreaper != 0;
 	return 0;
@@ -72,6 +81,7 @@ int process_read_own(struct restore *s)
 		return error_set(s->e, -EIO, "cannot read the capabilities of the coordinator");
 	own->securebits = (uint32_t)prctl(PR_GET_SECUREBITS);
 	own->has_oom_score_adj = read_number(getpid(), "oom_score_adj", 10, &own->oom_score_adj) == 0;
+	own->has_loginuid = read_number(getpid(), "loginuid", 10, &own->loginuid) == 0;
 	own->has_coredump_filter = read_number(getpid(), "coredump_filter", 16, &own->coredump_filter) == 0;
 	for (int i = 0; i < 16; i++) {
 		struct rlimit limit;
@@ -110,13 +120,23 @@ int process_plan(struct restore *s, struct rtask *t)
 		snprintf(text, sizeof(text), "%d", tc->oom_score_adj);
 		plan_write(s, b, "/proc/self/oom_score_adj", text);
 	}
-	if (t->mm->has_coredump_filter && !(own->has_coredump_filter && own->coredump_filter == (long)t->mm->coredump_filter)) {
+	if (!t->vm_owner && t->mm->has_coredump_filter && !(own->has_coredump_filter && own->coredump_filter == (long)t->mm->coredump_filter)) {
 		batch_what(b, "set the coredump filter of process %d", t->pid);
 		snprintf(text, sizeof(text), "0x%x", t->mm->coredump_filter);
 		plan_write(s, b, "/proc/self/coredump_filter", text);
 	}
+	bool other_login = tc->has_loginuid && own->has_loginuid && (uint32_t)own->loginuid != tc->loginuid;
+	if (other_login && !(own->status.cap_eff & 1ULL << CAP_AUDIT_CONTROL)) {
+		log_warning("process %d gets the login uid of the caller: CAP_AUDIT_CONTROL is missing", t->pid);
+	} else if (other_login) {
+		batch_what(b, "set the login uid of process %d", t->pid);
+		snprintf(text, sizeof(text), "%u", tc->loginuid);
+		plan_write(s, b, "/proc/self/loginuid", text);
+	}
 	batch_what(b, "set the subreaper flag of process %d", t->pid);
 	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
+	if (t->vm_owner)
+		return plan_limits(s, t);
 	if (t->mm->thp_disabled)
 		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
 	if (t->mm->memory_merge) {

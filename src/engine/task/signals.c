@@ -83,12 +83,37 @@ int signals_capture_shared(struct dump *d, struct task *t, struct pool *pool, Ta
 	return peek(d, t->threads.data[0], PTRACE_PEEKSIGINFO_SHARED, pool, &core->signals_s);
 }
 
+static void plan_take(struct restore *s, struct rtask *t, uint32_t signal)
+{
+	struct batch *b = &t->threads.data[0].batch;
+	uint64_t set = 1ULL << (signal - 1), now[2] = {};
+
+	batch_what(b, "take what the end of children told process %d", t->pid);
+	OP_MAY_FAIL(b, __NR_rt_sigtimedwait, arena_place(&s->arena, &set, sizeof(set)), 0, arena_place(&s->arena, now, sizeof(now)), 8);
+}
+
+/* Of children that were born dead, where that is not SIGCHLD, or where its action is shared and must not be touched. */
+static void plan_take_ends(struct restore *s, struct rtask *t)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *child = s->tasks.data[i];
+		uint32_t sig = child->core->tc->has_exit_signal ? child->core->tc->exit_signal : 0;
+		if (child->parent == t && child->dead && sig)
+			plan_take(s, t, sig);
+	}
+	if (t->shares_actions)
+		plan_take(s, t, SIGCHLD);
+}
+
 int signals_plan_actions(struct restore *s, struct rtask *t)
 {
 	const TaskCoreEntry *tc = t->core->tc;
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t none[4] = {};
 
+	plan_take_ends(s, t);
+	if (t->shares_actions)
+		return 0;
 	/* Children that were born dead have queued SIGCHLD: setting the default action drops it. */
 	batch_what(b, "set the signal actions of process %d", t->pid);
 	OP(b, __NR_rt_sigaction, SIGCHLD, arena_place(&s->arena, none, sizeof(none)), 0, 8);

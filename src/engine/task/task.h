@@ -14,6 +14,8 @@
 
 enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the images number them */
 
+#define URINGS_MAX 12 /* rings of io_uring that a thread is asked about */
+#define URING_SLOTS_MAX 16 /* the kernel's IO_RINGFD_REG_MAX */
 #define THREAD_SWITCHES 4
 /* The arguments of prctl(2) that ask for a switch; task/threads.c has the table. */
 void threads_switch(size_t i, uint64_t ret[2]);
@@ -30,6 +32,9 @@ struct thread_answers {
 	uint64_t timer_slack; /* ns */
 	uint32_t personality;
 	char comm[16];
+	/* kinds/uring.c: what each ring said when it was asked to register an eventfd that there is not; slots that hold one, bit for bit. */
+	int32_t uring[URINGS_MAX];
+	uint32_t uring_slots;
 	/* Only where the thread is asked for them. */
 	struct agent_caps caps;
 	uint32_t uid[3], gid[3], groups[32];
@@ -40,6 +45,7 @@ struct thread {
 	pid_t tid;
 	struct tracee tracee;
 	struct thread_answers answers;
+	bool own_fs; /* directories and umask that are not its leader's (unshare) */
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 	bool status_read;
 	struct proc_status status; /* large, so the last; of other threads than the first only credentials and seccomp, unless status_read */
@@ -90,7 +96,8 @@ struct task {
 	bool shares_memory; /* with another task: only a check goes on with it */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
 	bool may_share_tables; /* by its parent itself */
-	uint32_t id, files_id, fs_id; /* the latter its own id, or the parent's that it shares with */
+	struct task *vm_owner; /* further up in the tree: whose memory it shares (CLONE_VM), or NULL */
+	uint32_t id, files_id, fs_id, sighand_id; /* the latter its own id, or the parent's that it shares with */
 	/* What only the process itself can tell. */
 	struct task_answers {
 		struct {
@@ -104,6 +111,8 @@ struct task {
 	struct asking *asking; /* ask.c */
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
+	VEC(int) urings; /* descriptors of rings of io_uring; kinds/uring.c */
+	uint32_t uring_groups; /* bit n: that ring has groups of buffers, as its only user says */
 };
 
 /* A POSIX timer: from /proc/PID/timers, then from the process itself. */

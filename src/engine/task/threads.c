@@ -3,6 +3,7 @@
  * signal, personality, small switches, dispatch of system calls. Registers go through ptrace(2), the rest through the agent.
  */
 #include "engine/arch/x86_64/fpu.h"
+#include "engine/kinds/kind.h"
 #include "engine/task/state.h"
 
 #include <elf.h>
@@ -127,6 +128,7 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 	}
 	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
 	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
+	c->has_own_fs = c->own_fs = th->own_fs;
 	c->has_personality = 1;
 	c->personality = th->answers.personality;
 	return capture_registers(d, th, pool, core);
@@ -150,6 +152,9 @@ int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
 		OP(b, __NR_sigaltstack, arena_place(&s->arena, &alt, sizeof(alt)), 0);
 	}
 	OP(b, __NR_set_tid_address, th->core->thread_info->clear_tid_addr);
+	int r = th->fs ? files_plan_thread(s, th) : 0;
+	if (r)
+		return r;
 	if (c->rseq_entry)
 		OP(b, __NR_rseq, c->rseq_entry->rseq_abi_pointer, c->rseq_entry->rseq_abi_size, 0, c->rseq_entry->signature);
 	return 0;

@@ -1,0 +1,267 @@
+/* See kernel.h. */
+#include "engine/kernel.h"
+
+#include <fcntl.h>
+#include <linux/bpf.h>
+#include <linux/btf.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+#define BTF_PATH "/sys/kernel/btf/vmlinux"
+#define BTF_MAX (256UL << 20)
+#define TYPES_MAX (1U << 22)
+#define TRIES 10
+
+/* What the program is given, and what it gives back. */
+struct context {
+	uint64_t address, size;
+	uint64_t task; /* the caller's task_struct */
+	int64_t result;
+};
+
+struct kernel {
+	char *text;
+	size_t size;
+	const char *types, *strings;
+	uint32_t types_size, strings_size;
+	uint32_t *at; /* where each type stands in `types`, by its id */
+	uint32_t count;
+	int map, program;
+	char *window; /* the map's memory: a page */
+};
+
+/* ---- layout ---- */
+
+static const char *name_of(const struct kernel *k, uint32_t offset)
+{
+	return offset < k->strings_size ? k->strings + offset : "";
+}
+
+/* Bytes behind the head of a type. */
+static size_t tail_size(const struct btf_type *t)
+{
+	const size_t n = BTF_INFO_VLEN(t->info);
+
+	switch (BTF_INFO_KIND(t->info)) {
+	case BTF_KIND_INT:
+	case BTF_KIND_VAR:
+	case BTF_KIND_DECL_TAG:
+		return 4;
+	case BTF_KIND_ARRAY:
+		return sizeof(struct btf_array);
+	case BTF_KIND_STRUCT:
+	case BTF_KIND_UNION:
+		return n * sizeof(struct btf_member);
+	case BTF_KIND_ENUM:
+	case BTF_KIND_FUNC_PROTO:
+		return n * 8;
+	case BTF_KIND_DATASEC:
+	case BTF_KIND_ENUM64:
+		return n * 12;
+	default:
+		return 0;
+	}
+}
+
+static const struct btf_type *type_at(const struct kernel *k, uint32_t id)
+{
+	return id && id < k->count ? (const struct btf_type *)(k->types + k->at[id]) : NULL;
+}
+
+static int index_types(struct kernel *k)
+{
+	size_t capacity = 0;
+
+	k->count = 1; /* 0 is void */
+	for (uint32_t at = 0; at < k->types_size; k->count++) {
+		const struct btf_type *t = (const struct btf_type *)(k->types + at);
+		if (k->types_size - at < sizeof(*t) || k->types_size - at - sizeof(*t) < tail_size(t) || k->count >= TYPES_MAX)
+			return -EBADMSG;
+		if (!vec_reserve((void **)&k->at, &capacity, k->count + 1, sizeof(*k->at)))
+			return -ENOMEM;
+		k->at[k->count] = at;
+		at += (uint32_t)(sizeof(*t) + tail_size(t));
+	}
+	return 0;
+}
+
+static int read_layout(struct kernel *k)
+{
+	const struct btf_header *h;
+	int r = read_file_at(AT_FDCWD, BTF_PATH, BTF_MAX, &k->text, &k->size);
+
+	if (r)
+		return r == -ENOENT ? -ENOTSUP : r;
+	h = (const struct btf_header *)k->text;
+	if (k->size < sizeof(*h) || h->magic != BTF_MAGIC || h->hdr_len > k->size || (uint64_t)h->type_off + h->type_len > k->size - h->hdr_len ||
+	    !h->str_len || (uint64_t)h->str_off + h->str_len > k->size - h->hdr_len)
+		return -EBADMSG;
+	k->types = k->text + h->hdr_len + h->type_off;
+	k->types_size = h->type_len;
+	k->strings = k->text + h->hdr_len + h->str_off;
+	k->strings_size = h->str_len;
+	return k->strings[k->strings_size - 1] ? -EBADMSG : index_types(k);
+}
+
+static int find_member(const struct kernel *k, const struct btf_type *t, const char *member, int depth)
+{
+	const struct btf_member *m = (const struct btf_member *)(t + 1);
+	const bool fields = BTF_INFO_KFLAG(t->info);
+
+	for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++) {
+		uint32_t bits = fields ? BTF_MEMBER_BIT_OFFSET(m[i].offset) : m[i].offset;
+		const struct btf_type *inner = m[i].name_off ? NULL : type_at(k, m[i].type);
+		int r = -ENOENT;
+		if (m[i].name_off && !strcmp(name_of(k, m[i].name_off), member))
+			r = 0;
+		else if (inner && depth && (BTF_INFO_KIND(inner->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(inner->info) == BTF_KIND_UNION))
+			r = find_member(k, inner, member, depth - 1);
+		if (r >= 0)
+			return r + (int)(bits / 8);
+	}
+	return -ENOENT;
+}
+
+int kernel_offset(const struct kernel *k, const char *type, const char *member)
+{
+	for (uint32_t id = 1; id < k->count; id++) {
+		const struct btf_type *t = type_at(k, id);
+		if (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT && !strcmp(name_of(k, t->name_off), type))
+			return find_member(k, t, member, 4);
+	}
+	return -ENOENT;
+}
+
+/* ---- reading ---- */
+
+static int bpf(int command, union bpf_attr *attr)
+{
+	int r, tries = 0;
+
+	/* A signal that comes while a program is examined ends that. */
+	do
+		r = (int)syscall(__NR_bpf, command, attr, sizeof(*attr));
+	while (r < 0 && (errno == EAGAIN || errno == EINTR) && ++tries < TRIES);
+	return r < 0 ? -errno : r;
+}
+
+#define INSN(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i) }
+#define LOAD(to, field) INSN(BPF_LDX | BPF_MEM | BPF_DW, to, BPF_REG_6, offsetof(struct context, field), 0)
+#define STORE(field, from) INSN(BPF_STX | BPF_MEM | BPF_DW, BPF_REG_6, from, offsetof(struct context, field), 0)
+#define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, function)
+
+static int load_program(struct kernel *k)
+{
+	const struct bpf_insn code[] = {
+		INSN(BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_6, BPF_REG_1, 0, 0),
+		CALL(BPF_FUNC_get_current_task),
+		STORE(task, BPF_REG_0),
+		LOAD(BPF_REG_3, address),
+		LOAD(BPF_REG_2, size),
+		INSN(BPF_JMP | BPF_JGT | BPF_K, BPF_REG_2, 0, 4, PAGE_SIZE),
+		INSN(BPF_LD | BPF_IMM | BPF_DW, BPF_REG_1, BPF_PSEUDO_MAP_VALUE, 0, k->map),
+		INSN(0, 0, 0, 0, 0),
+		CALL(BPF_FUNC_probe_read_kernel),
+		STORE(result, BPF_REG_0),
+		INSN(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0),
+		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
+	};
+	union bpf_attr attr = { .prog_type = BPF_PROG_TYPE_SYSCALL, .insns = (uint64_t)code, .insn_cnt = ARRAY_SIZE(code),
+				.license = (uint64_t)"Dual MIT/GPL", .prog_flags = BPF_F_SLEEPABLE };
+
+	return k->program = bpf(BPF_PROG_LOAD, &attr);
+}
+
+static int make_map(struct kernel *k)
+{
+	union bpf_attr attr = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = PAGE_SIZE, .max_entries = 1, .map_flags = BPF_F_MMAPABLE };
+
+	k->map = bpf(BPF_MAP_CREATE, &attr);
+	if (k->map < 0)
+		return k->map;
+	k->window = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, k->map, 0);
+	if (k->window != MAP_FAILED)
+		return 0;
+	k->window = NULL;
+	return -errno;
+}
+
+static int run(struct kernel *k, struct context *c)
+{
+	union bpf_attr attr = { .test = { .prog_fd = (uint32_t)k->program, .ctx_in = (uint64_t)c, .ctx_size_in = sizeof(*c) } };
+
+	return bpf(BPF_PROG_TEST_RUN, &attr);
+}
+
+int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size)
+{
+	struct context c = { .address = address, .size = size, .result = -EFAULT };
+	int r = size > PAGE_SIZE ? -EINVAL : run(k, &c);
+
+	if (r)
+		return r;
+	if (c.result)
+		return (int)c.result;
+	memcpy(to, k->window, size);
+	return 0;
+}
+
+static int follow(struct kernel *k, uint64_t *at, const char *type, const char *member)
+{
+	int offset = kernel_offset(k, type, member);
+
+	return offset < 0 ? offset : kernel_read(k, *at + (uint64_t)offset, at, sizeof(*at));
+}
+
+int kernel_file(struct kernel *k, int fd, uint64_t *ret)
+{
+	struct context c = { .size = 0 };
+	int r = run(k, &c);
+	uint64_t at = c.task;
+
+	if (!r)
+		r = follow(k, &at, "task_struct", "files");
+	if (!r)
+		r = follow(k, &at, "files_struct", "fdt");
+	if (!r)
+		r = follow(k, &at, "fdtable", "fd");
+	if (!r)
+		r = kernel_read(k, at + (uint64_t)fd * 8, &at, sizeof(at));
+	*ret = at;
+	return r;
+}
+
+int kernel_open(struct kernel **ret)
+{
+	struct kernel *k = calloc(1, sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	k->map = k->program = -1;
+	int r = read_layout(k);
+	if (!r)
+		r = make_map(k);
+	if (!r)
+		r = load_program(k);
+	if (r < 0) {
+		kernel_close(k);
+		return r;
+	}
+	*ret = k;
+	return 0;
+}
+
+void kernel_close(struct kernel *k)
+{
+	if (!k)
+		return;
+	if (k->window)
+		munmap(k->window, PAGE_SIZE);
+	if (k->program >= 0)
+		close(k->program);
+	if (k->map >= 0)
+		close(k->map);
+	free(k->at);
+	free(k->text);
+	free(k);
+}

@@ -1,0 +1,489 @@
+/*
+ * io_uring(7), dump side. What is in a ring is read through a mapping of our own; sizes, registered files and buffers, and how much was
+ * submitted and completed come from fdinfo (Linux 6.0). How a ring was set up nothing tells: calls that fail in different ways, or do
+ * nothing, find out (capture_setup, task/ask.c).
+ *
+ * A request that is under way can't be saved: the kernel shows it to nobody. A ring that has as many completions as it had submissions
+ * is taken to have none. Left out: one whose further completions (multishot) make up for one that is under way.
+ *
+ * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
+ * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
+ * also: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
+ */
+#include "engine/kinds/uring.h"
+
+#include "base/pool.h"
+#include "engine/kinds/anon.h"
+#include "engine/task/task.h"
+
+#include <asm/unistd.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/mman.h>
+
+#define NAME "anon_inode:[io_uring]"
+#define GROUPS 65536
+
+#define refuse(d, f, format, ...) \
+	fd_error(d, f, -ENOTSUP, "is an io_uring ring with " format ", which is not saved", ##__VA_ARGS__)
+
+struct seen {
+	ino_t ino;
+	uint32_t id;
+};
+
+struct state {
+	VEC(struct seen) seen;
+};
+
+extern const struct kind kind_uring;
+
+/* ---- common ---- */
+
+int uring_setup(uint32_t setup, uint32_t sq_entries, uint32_t cq_entries, struct uring_layout *ret, int *ret_fd)
+{
+	struct io_uring_params p = { .flags = setup | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL, .cq_entries = cq_entries };
+	int fd = (int)syscall(__NR_io_uring_setup, sq_entries, &p);
+
+	if (fd < 0 && errno == EINVAL) { /* before Linux 5.18 */
+		p = (struct io_uring_params){ .flags = setup | IORING_SETUP_CQSIZE, .cq_entries = cq_entries };
+		fd = (int)syscall(__NR_io_uring_setup, sq_entries, &p);
+	}
+	if (fd < 0)
+		return -errno;
+	if (p.sq_entries != sq_entries || p.cq_entries != cq_entries) {
+		close(fd);
+		return -EINVAL;
+	}
+	*ret = (struct uring_layout){ p.sq_off, p.cq_off };
+	*ret_fd = fd;
+	return 0;
+}
+
+size_t uring_ring_size(const struct uring_layout *l, uint32_t sq_entries)
+{
+	return l->sq.array + sq_entries * sizeof(uint32_t);
+}
+
+size_t uring_sqes_size(uint32_t sq_entries)
+{
+	return sq_entries * sizeof(struct io_uring_sqe);
+}
+
+uint32_t *uring_word(void *ring, uint32_t offset)
+{
+	return (uint32_t *)((char *)ring + offset);
+}
+
+/* ---- which rings there are ---- */
+
+static bool is_ring(const struct proc_vma *v)
+{
+	return v->name && !strcmp(v->name, NAME);
+}
+
+int uring_list(struct dump *d, struct task *t)
+{
+	struct proc_fds fds = {};
+	bool mapped = false;
+
+	for (size_t i = 0; i < t->maps.count && !mapped; i++)
+		mapped = is_ring(&t->maps.data[i]);
+	int r = mapped ? proc_list_fds(t->proc, &fds) : 0;
+	if (r)
+		return task_errno(d, t, r, "cannot list its descriptors");
+	for (size_t i = 0; i < fds.count && t->urings.count < URINGS_MAX; i++) {
+		char path[64], link[64];
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->proc, fds.data[i]);
+		ssize_t n = readlink(path, link, sizeof(link));
+		if (n != sizeof(NAME) - 1 || memcmp(link, NAME, sizeof(NAME) - 1))
+			continue;
+		int *slot = VEC_PUSH(&t->urings);
+		if (!slot)
+			r = error_set(d->e, -ENOMEM, "out of memory");
+		else
+			*slot = fds.data[i];
+	}
+	VEC_FREE(&fds);
+	return r;
+}
+
+uint32_t uring_find(struct dump *d, const struct proc_vma *vma)
+{
+	struct state *s = *kind_state(d, &kind_uring);
+
+	if (!is_ring(vma) || !s)
+		return 0;
+	VEC_FOREACH(&s->seen, x)
+		if (x->ino == vma->inode)
+			return x->id;
+	return 0;
+}
+
+/* ---- one ring ---- */
+
+struct ring {
+	UringEntry e;
+	struct uring_layout layout;
+	void *ring, *sqes;
+	size_t ring_size, sqes_size;
+};
+
+static bool number_of(const struct descriptor *f, const char *key, uint32_t *ret)
+{
+	const char *text = fdinfo_value(f, key);
+
+	if (text)
+		*ret = (uint32_t)strtoul(text, NULL, 0);
+	return text != NULL;
+}
+
+/* Whether there is a line between that of a key and the next key. */
+static bool has_list(const struct descriptor *f, const char *key)
+{
+	const char *text = fdinfo_value(f, key), *end = text ? strchr(text, '\n') : NULL;
+
+	return end && (end[1] == ' ' || end[1] == '\t');
+}
+
+/* What tells a setup flag without doing anything: an argument that only rings without IORING_SETUP_IOPOLL look at; completions, which
+ * only the submitter may ask for with IORING_SETUP_DEFER_TASKRUN; a ring that was not enabled does nothing at all. */
+static uint32_t probe_setup(int fd)
+{
+	struct io_uring_getevents_arg bad = { .ts = 1 };
+	uint32_t setup = 0;
+
+	if (syscall(__NR_io_uring_enter, fd, 0, 0, 0, NULL, 0) < 0 && errno == EBADFD)
+		return IORING_SETUP_R_DISABLED;
+	if (syscall(__NR_io_uring_enter, fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) < 0 && errno == EEXIST)
+		return IORING_SETUP_DEFER_TASKRUN;
+	if (syscall(__NR_io_uring_enter, fd, 0, 0, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &bad, sizeof(bad)) >= 0)
+		setup |= IORING_SETUP_IOPOLL;
+	return setup;
+}
+
+static bool has_buffer_groups(int fd)
+{
+	for (uint32_t group = 0; group < GROUPS; group++) {
+		uint32_t status[10] = { group };
+		if (syscall(__NR_io_uring_register, fd, URING_PBUF_STATUS, status, 1) == 0)
+			return true;
+		if (errno == EEXIST || (errno != ENOENT && !group)) /* not ours to ask; not known here */
+			return false;
+		if (errno == EINVAL)
+			return true; /* of the older sort */
+	}
+	return false;
+}
+
+/* Setup flags, who submits, and what else was registered, from the threads' answers. */
+static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	struct task *t = f->task;
+	size_t k = 0, refused = 0;
+	uint32_t cpu = UINT32_MAX;
+
+	r->e.setup = probe_setup(f->own_fd);
+	if (number_of(f, "SqThread", &cpu) && cpu != UINT32_MAX)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL)");
+	if (has_list(f, "Personalities"))
+		return refuse(d, f, "registered credentials");
+	while (k < t->urings.count && t->urings.data[k] != f->fd)
+		k++;
+	if (k == t->urings.count)
+		return f->fd < 0 ? refuse(d, f, "a descriptor under way in a socket") : refuse(d, f, "no mapping, or as one of more than %d", URINGS_MAX);
+	for (size_t i = 0; i < t->threads.count; i++) {
+		const struct thread *th = t->threads.data[i];
+		int answer = th->answers.uring[k];
+		refused += answer == -EEXIST;
+		if (answer == -EBUSY)
+			return refuse(d, f, "an eventfd that is told of completions");
+		if (answer == -EACCES)
+			return refuse(d, f, "restrictions");
+		if (answer != -EEXIST)
+			r->e.submitter = (uint32_t)th->tid;
+	}
+	if (refused && refused + 1 != t->threads.count)
+		return refuse(d, f, "a submitter that is none of the process's threads");
+	if (refused || r->e.setup & IORING_SETUP_DEFER_TASKRUN)
+		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
+	/* With one thread nobody was refused: we are. */
+	if (syscall(__NR_io_uring_register, f->own_fd, IORING_REGISTER_EVENTFD, NULL, 0) < 0 && errno == EEXIST)
+		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
+	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
+	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
+		return refuse(d, f, "groups of buffers that it may choose from");
+	return 0;
+}
+
+static bool all_zero(const uint8_t *from, size_t size)
+{
+	for (size_t i = 0; i < size; i++)
+		if (from[i])
+			return false;
+	return true;
+}
+
+/* What is mapped at an offset, as far as it goes: one without an array may be a page shorter. By way of a file, since reading beyond it
+ * would be the end of us. */
+static int copy_mapping(int fd, off_t offset, size_t size, void *to)
+{
+	_cleanup_close_ int file = memfd_create("ring", MFD_CLOEXEC);
+	void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, offset);
+
+	if (at == MAP_FAILED && size > PAGE_SIZE) /* Linux before 6.14 maps no more than there is */
+		at = mmap(NULL, size -= PAGE_SIZE, PROT_READ, MAP_SHARED, fd, offset);
+	if (at == MAP_FAILED || file < 0)
+		return -errno;
+	ssize_t n = pwrite(file, at, size, 0);
+	int r = n < 0 ? -errno : pread(file, to, (size_t)n, 0) == n ? 0 : -EIO;
+	munmap(at, size);
+	return r;
+}
+
+/* Reads it, and looks whether it is laid out as rings usually are. */
+static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	uint32_t mask, cq_mask;
+	int scratch;
+
+	if (!number_of(f, "SqMask", &mask) || !number_of(f, "CqMask", &cq_mask) || !fdinfo_value(f, "UserBufs"))
+		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
+	r->e.sq_entries = mask + 1;
+	r->e.cq_entries = cq_mask + 1;
+	int s = uring_setup(0, r->e.sq_entries, r->e.cq_entries, &r->layout, &scratch);
+	if (s)
+		return fd_errno(d, f, s, "is an io_uring ring; a ring of its size can't be made");
+	close(scratch);
+	r->ring_size = uring_ring_size(&r->layout, r->e.sq_entries);
+	r->sqes_size = uring_sqes_size(r->e.sq_entries);
+	size_t end = ALIGN_UP(r->ring_size, PAGE_SIZE), sqes_end = ALIGN_UP(r->sqes_size, PAGE_SIZE);
+	r->ring = calloc(1, end);
+	r->sqes = calloc(1, sqes_end);
+	if (!r->ring || !r->sqes)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	if (copy_mapping(f->own_fd, IORING_OFF_SQ_RING, end, r->ring) || copy_mapping(f->own_fd, IORING_OFF_SQES, sqes_end, r->sqes))
+		return refuse(d, f, "memory of the program's own (IORING_SETUP_NO_MMAP)");
+	const uint32_t *array = uring_word(r->ring, r->layout.sq.array);
+	bool odd = !all_zero((uint8_t *)r->ring + r->ring_size, end - r->ring_size) ||
+		   !all_zero((uint8_t *)r->sqes + r->sqes_size, sqes_end - r->sqes_size);
+	for (uint32_t i = 0; i < r->e.sq_entries; i++)
+		odd |= array[i] >= r->e.sq_entries;
+	return odd ? refuse(d, f, "entries of another size (IORING_SETUP_SQE128, IORING_SETUP_CQE32)") : 0;
+}
+
+/* Nothing is under way: as many have completed as were submitted. */
+static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	uint32_t submitted = 0, completed = 0;
+
+	if (!number_of(f, "CachedSqHead", &submitted) || !number_of(f, "CachedCqTail", &completed))
+		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
+	if (*uring_word(r->ring, r->layout.sq.dropped) || *uring_word(r->ring, r->layout.cq.overflow) || has_list(f, "CqOverflowList"))
+		return refuse(d, f, "lost or overflown completions");
+	if (submitted != completed || has_list(f, "PollList"))
+		return refuse(d, f, "requests under way (%u submitted, %u completed); try again when they are done", submitted, completed);
+	r->e.submitted = submitted;
+	return 0;
+}
+
+/* "    0: 0x7f0000000000/4096", below "UserBufs:	1". */
+static int capture_buffers(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	uint32_t count = 0;
+	const char *line = fdinfo_value(f, "UserBufs");
+
+	if (!number_of(f, "UserBufs", &count) || !count)
+		return 0;
+	r->e.buffers = pool_take(pool, count * sizeof(*r->e.buffers));
+	if (!r->e.buffers)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < count; i++) {
+		UringBuffer *b = r->e.buffers[i] = pool_take(pool, sizeof(*b));
+		uint32_t index = UINT32_MAX;
+		unsigned long long address = 0;
+		if (!b)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		uring_buffer__init(b);
+		line = line ? strchr(line, '\n') : NULL;
+		line = line ? line + 1 : "";
+		if (sscanf(line, "%u: %llx/%u", &index, &address, &b->length) < 1 || index != i)
+			return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its buffers");
+		b->address = address;
+	}
+	r->e.n_buffers = count;
+	return 0;
+}
+
+/* As seq_file has it: octal for what would not be seen. */
+static void unescape(char *text)
+{
+	char *to = text;
+
+	for (const char *from = text; *from; to++) {
+		if (from[0] == '\\' && from[1] >= '0' && from[1] <= '3' && from[2] && from[3]) {
+			*to = (char)((from[1] - '0') * 64 + (from[2] - '0') * 8 + (from[3] - '0'));
+			from += 4;
+		} else {
+			*to = *from++;
+		}
+	}
+	*to = '\0';
+}
+
+/* The descriptor of the task that has that name; it must be clear which one. */
+static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, const char *name, int32_t *ret)
+{
+	struct task *t = f->task;
+
+	*ret = -1;
+	for (size_t i = 0; i < fds->count; i++) {
+		char path[64], link[4200];
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->proc, fds->data[i]);
+		ssize_t n = readlink(path, link, sizeof(link) - 1);
+		if (n < 0)
+			continue;
+		link[n] = '\0';
+		if (strcmp(link, name))
+			continue;
+		if (*ret >= 0 && syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, *ret, fds->data[i]))
+			return refuse(d, f, "the registered file %s, of which there are several,", name);
+		*ret = fds->data[i];
+	}
+	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
+}
+
+/* "    0: /tmp/data", below "UserFiles:	1". */
+static int capture_registered(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	struct proc_fds fds = {};
+	uint32_t count = 0;
+	const char *line = fdinfo_value(f, "UserFiles");
+
+	if (!number_of(f, "UserFiles", &count) || !count)
+		return 0;
+	r->e.files = pool_take(pool, count * sizeof(*r->e.files));
+	int s = r->e.files ? proc_list_fds(f->task->proc, &fds) : -ENOMEM;
+	if (s)
+		return task_errno(d, f->task, s, "cannot list its descriptors");
+	/* Empty places are not shown, or as <none>. */
+	for (uint32_t i = 0; i < count; i++)
+		r->e.files[i] = -1;
+	while (!s && (line = strchr(line, '\n')) && line++) {
+		char name[4200];
+		uint32_t index;
+		int n = 0;
+		if (*line != ' ' || sscanf(line, "%u: %n", &index, &n) < 1 || !n || index >= count)
+			break;
+		snprintf(name, sizeof(name), "%.*s", (int)strcspn(line + n, "\n"), line + n);
+		if (!strcmp(name, "<none>"))
+			continue;
+		unescape(name);
+		s = find_file(d, f, &fds, name, &r->e.files[index]);
+	}
+	r->e.n_files = count;
+	VEC_FREE(&fds);
+	return s;
+}
+
+/* Threads that have registered the ring's descriptor for themselves: nothing tells which ring it is, where there are several. */
+static int capture_slots(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	struct task *t = f->task;
+	size_t count = 0;
+
+	for (size_t i = 0; i < t->threads.count; i++)
+		count += (size_t)__builtin_popcount(t->threads.data[i]->answers.uring_slots);
+	if (!count)
+		return 0;
+	for (size_t i = 1; i < t->urings.count; i++)
+		if (syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, t->urings.data[0], t->urings.data[i]))
+			return refuse(d, f, "a registered descriptor, and is one of several rings,");
+	r->e.slots = pool_take(pool, count * sizeof(*r->e.slots));
+	for (size_t i = 0; r->e.slots && i < t->threads.count; i++)
+		for (uint32_t k = 0; k < URING_SLOTS_MAX; k++) {
+			if (!(t->threads.data[i]->answers.uring_slots & 1U << k))
+				continue;
+			UringSlot *slot = r->e.slots[r->e.n_slots] = pool_take(pool, sizeof(*slot));
+			if (!slot)
+				return error_set(d->e, -ENOMEM, "out of memory");
+			r->e.n_slots++;
+			uring_slot__init(slot);
+			slot->tid = (uint32_t)t->threads.data[i]->tid;
+			slot->index = k;
+		}
+	return r->e.slots ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+}
+
+static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	FileEntry entry = FILE_ENTRY__INIT;
+	int s = read_ring(d, f, r);
+
+	if (!s)
+		s = capture_setup(d, f, r);
+	if (!s)
+		s = check_idle(d, f, r);
+	if (!s)
+		s = capture_buffers(d, f, r, pool);
+	if (!s)
+		s = capture_registered(d, f, r, pool);
+	if (!s)
+		s = capture_slots(d, f, r, pool);
+	if (s)
+		return s;
+	r->e.id = f->id;
+	r->e.flags = f->flags & O_NONBLOCK;
+	r->e.layout = (ProtobufCBinaryData){ sizeof(r->layout), (uint8_t *)&r->layout };
+	r->e.ring = (ProtobufCBinaryData){ r->ring_size, r->ring };
+	r->e.sqes = (ProtobufCBinaryData){ r->sqes_size, r->sqes };
+	r->e.fown = f->fown;
+	entry.uring = &r->e;
+	return file_entry_write(d, &entry, f, FD_TYPES__FERMATA_URING);
+}
+
+static bool recognise(const struct descriptor *f)
+{
+	return anon_is(f, "io_uring");
+}
+
+static int capture(struct dump *d, struct descriptor *f)
+{
+	void **at = kind_state(d, &kind_uring);
+	struct state *s = *at = *at ? *at : calloc(1, sizeof(*s));
+	struct seen *x = s ? VEC_PUSH(&s->seen) : NULL;
+	struct ring r = {};
+	struct pool pool = {};
+
+	if (!x)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*x = (struct seen){ f->st.st_ino, f->id };
+	uring_entry__init(&r.e);
+	int result = capture_ring(d, f, &r, &pool);
+	free(r.ring);
+	free(r.sqes);
+	pool_free(&pool);
+	return result;
+}
+
+static int finish(struct dump *d, void **at, bool success)
+{
+	struct state *s = *at;
+
+	if (s)
+		VEC_FREE(&s->seen);
+	free(s);
+	*at = NULL;
+	return 0;
+}
+
+const struct kind kind_uring = {
+	.name = "an io_uring ring",
+	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers and rings (Linux 6.0)",
+	.type = FD_TYPES__FERMATA_URING,
+	.recognise = recognise,
+	.capture = capture,
+	.finish = finish,
+	.create = uring_create,
+	.settle = uring_settle,
+};

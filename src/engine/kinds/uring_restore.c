@@ -1,0 +1,285 @@
+/*
+ * io_uring(7), restore side. The coordinator makes the ring. Head and tail are the kernel's own, and a program may have copies of
+ * them: a thread of the task lets as many requests that do nothing complete as there ever were (some ten nanoseconds each). Then it registers what was
+ * registered, and in the end the coordinator puts back what stood in the ring.
+ *
+ * With IORING_SETUP_SINGLE_ISSUER only one thread may do all that: the ring is made disabled, and who enables it is the one.
+ */
+#include "engine/kinds/uring.h"
+#include "engine/memory/place.h"
+#include "engine/memory/restore.h"
+#include "engine/memory/vma.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#define SETUP_KNOWN (IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+#ifndef IORING_SETUP_TASKRUN_FLAG
+#define IORING_SETUP_TASKRUN_FLAG (1U << 9)
+#endif
+
+extern const struct kind kind_uring;
+
+static bool is_power(uint32_t n, uint32_t max)
+{
+	return n && n <= max && !(n & (n - 1));
+}
+
+static int check(struct restore *s, const struct file *f)
+{
+	const UringEntry *e = f->entry->uring;
+
+	if (!e || !is_power(e->sq_entries, URING_ENTRIES_MAX) || !is_power(e->cq_entries, 2 * URING_ENTRIES_MAX) ||
+	    e->cq_entries < e->sq_entries || e->setup & ~SETUP_KNOWN || e->layout.len != sizeof(struct uring_layout) ||
+	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX)
+		return error_set(s->e, -EBADMSG, "file %u lacks its entry, or is a ring that can't be", f->id);
+	return 0;
+}
+
+int uring_create(struct restore *s, struct file *f, int *ret_fd)
+{
+	const UringEntry *e = f->entry->uring;
+	struct uring_layout layout, *saved;
+	int r = check(s, f), fd;
+
+	if (r)
+		return r;
+	uint32_t setup = e->setup | (e->setup & IORING_SETUP_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0) |
+			 (e->setup & IORING_SETUP_DEFER_TASKRUN ? IORING_SETUP_TASKRUN_FLAG : 0);
+	r = uring_setup(setup, e->sq_entries, e->cq_entries, &layout, &fd);
+	if (r == -EPERM)
+		return error_set(s->e, r, "cannot make an io_uring ring: it is forbidden here; see /proc/sys/kernel/io_uring_disabled");
+	if (r)
+		return error_errno(s->e, r, "cannot make an io_uring ring of %u entries", e->sq_entries);
+	*ret_fd = fd;
+	saved = (struct uring_layout *)e->layout.data;
+	layout.sq.resv2 = layout.cq.resv2 = saved->sq.resv2 = saved->cq.resv2 = 0;
+	if (memcmp(&layout, saved, sizeof(layout)) || e->ring.len != uring_ring_size(&layout, e->sq_entries)) {
+		close(fd);
+		return error_set(s->e, -ENOTSUP, "this kernel lays out an io_uring ring in another way; restore under the kernel of the dump");
+	}
+	return 0;
+}
+
+/* ---- mappings ---- */
+
+bool uring_is_area(struct restore *s, const VmaEntry *v)
+{
+	const struct file *f = v->status & VMA_FILE_SHARED ? file_find(s, (uint32_t)v->shmid) : NULL;
+
+	return f && f->kind == &kind_uring;
+}
+
+bool uring_has_buffers(struct restore *s, const struct rtask *t)
+{
+	for (size_t i = 0; i < t->fds.count; i++) {
+		const struct file *f = file_find(s, t->fds.data[i]->id);
+		if (f && f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_buffers)
+			return true;
+	}
+	return false;
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct place_range *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+int uring_plan_areas(struct restore *s, struct rtask *t)
+{
+	_cleanup_free_ struct place_range *taken = calloc(t->mm->n_vmas + 1, sizeof(*taken));
+	size_t count = 0;
+	bool any = false;
+
+	if (!taken)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < t->mm->n_vmas; i++)
+		any |= uring_is_area(s, t->mm->vmas[i]);
+	if (!any)
+		return 0;
+	taken[count++] = memory_own_range(s);
+	for (size_t i = 0; i < t->mm->n_vmas; i++)
+		if (memory_is_inherited(t, t->mm->vmas[i]))
+			taken[count++] = (struct place_range){ t->mm->vmas[i]->start, t->mm->vmas[i]->end };
+	for (size_t i = 0; i < t->mm->n_vmas; i++) {
+		const VmaEntry *v = t->mm->vmas[i];
+		if (!uring_is_area(s, v))
+			continue;
+		int fd = file_fd_early(s, (uint32_t)v->shmid);
+		if (fd < 0)
+			return fd;
+		qsort(taken, count, sizeof(*taken), by_start);
+		place_plan(t, v, fd, taken, count);
+		taken[count++] = (struct place_range){ v->start, v->end };
+	}
+	return 0;
+}
+
+/* ---- what the thread does ---- */
+
+static uint64_t index_of(const struct batch *b, const struct agent_op *op)
+{
+	return (uint64_t)(op - b->ops.data);
+}
+
+/* `count` requests, `times` over: the entries of a new ring are all zero, which is a request that does nothing (IORING_OP_NOP). */
+static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uring_layout *l, uint32_t count, uint32_t times)
+{
+	if (!count || !times)
+		return;
+	OP(b, AGENT_OP_ADD, ring, count, l->sq.tail)->flags |= AGENT_OP_REF_ARG0;
+	struct agent_op *op = OP(b, __NR_io_uring_enter, fd, count, 0, 0);
+	op->flags |= AGENT_OP_EXPECT;
+	op->expect = count;
+	OP(b, AGENT_OP_ADD, ring, count, l->cq.head)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, AGENT_OP_REPEAT, 3, times);
+}
+
+static int plan_pump(struct restore *s, struct batch *b, const UringEntry *e, int fd)
+{
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+	size_t size = uring_ring_size(l, e->sq_entries);
+
+	if (!e->submitted)
+		return 0;
+	uint64_t ring = index_of(b, OP(b, __NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING));
+	plan_rounds(b, fd, ring, l, e->sq_entries, e->submitted / e->sq_entries);
+	plan_rounds(b, fd, ring, l, e->submitted % e->sq_entries, 1);
+	OP(b, __NR_munmap, ring, size)->flags |= AGENT_OP_REF_ARG0;
+	return 0;
+}
+
+static int plan_registered(struct restore *s, struct rtask *t, struct batch *b, const UringEntry *e, int fd)
+{
+	struct iovec *buffers = arena_take(&s->arena, e->n_buffers * sizeof(*buffers));
+
+	if (!buffers)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	for (size_t i = 0; i < e->n_buffers; i++)
+		buffers[i] = (struct iovec){ (void *)e->buffers[i]->address, e->buffers[i]->length };
+	batch_what(b, "register the buffers of the ring at descriptor %d of process %d", fd, t->pid);
+	if (e->n_buffers)
+		OP(b, __NR_io_uring_register, fd, IORING_REGISTER_BUFFERS, (uint64_t)buffers, e->n_buffers);
+	batch_what(b, "register the files of the ring at descriptor %d of process %d", fd, t->pid);
+	if (e->n_files)
+		OP(b, __NR_io_uring_register, fd, IORING_REGISTER_FILES, arena_place(&s->arena, e->files, e->n_files * sizeof(int32_t)), e->n_files);
+	return 0;
+}
+
+static int plan_ring(struct restore *s, struct rtask *t, struct rthread *th, const UringEntry *e, int fd)
+{
+	struct batch *b = &th->batch;
+
+	if (e->setup & IORING_SETUP_R_DISABLED)
+		return plan_registered(s, t, b, e, fd);
+	batch_what(b, "bring the ring at descriptor %d of process %d to where it was", fd, t->pid);
+	if (e->setup & IORING_SETUP_SINGLE_ISSUER)
+		OP(b, __NR_io_uring_register, fd, IORING_REGISTER_ENABLE_RINGS, 0, 0);
+	int r = plan_pump(s, b, e, fd);
+	return r ? r : plan_registered(s, t, b, e, fd);
+}
+
+/* IORING_REGISTER_RING_FDS, at the places that they had. */
+static void plan_slots(struct restore *s, struct rthread *th, const UringEntry *e, int fd)
+{
+	for (size_t i = 0; i < e->n_slots; i++) {
+		struct io_uring_rsrc_update update = { .offset = e->slots[i]->index, .data = (uint64_t)fd };
+		if (e->slots[i]->tid != (uint32_t)th->tid)
+			continue;
+		batch_what(&th->batch, "register the ring at descriptor %d for thread %d", fd, th->tid);
+		struct agent_op *op = OP(&th->batch, __NR_io_uring_register, fd, IORING_REGISTER_RING_FDS,
+					 arena_place(&s->arena, &update, sizeof(update)), 1);
+		op->flags |= AGENT_OP_EXPECT;
+		op->expect = 1;
+	}
+}
+
+int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
+{
+	pid_t usual = t->threads.data[t->leader_gone].tid;
+
+	for (size_t i = 0; i < t->fds.count; i++) {
+		const struct file *f = file_find(s, t->fds.data[i]->id);
+		const UringEntry *e = f && f->kind == &kind_uring ? f->entry->uring : NULL;
+		bool first = true; /* of the descriptors that refer to it */
+		if (!e || f->fd < 0)
+			continue;
+		for (size_t k = 0; k < i; k++)
+			first &= t->fds.data[k]->id != f->id;
+		int fd = (int)t->fds.data[i]->fd;
+		if (!first)
+			continue;
+		if (e->has_submitter ? e->submitter == (uint32_t)th->tid : f->owner == t && usual == th->tid) {
+			int r = plan_ring(s, t, th, e, fd);
+			if (r)
+				return r;
+		}
+		plan_slots(s, th, e, fd);
+	}
+	return 0;
+}
+
+/* ---- the coordinator's part ---- */
+
+struct mapped {
+	char *ring;
+	struct io_uring_sqe *sqes;
+};
+
+static int map(struct restore *s, const struct file *f, struct mapped *ret)
+{
+	const UringEntry *e = f->entry->uring;
+
+	ret->ring = mmap(NULL, e->ring.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQ_RING);
+	if (ret->ring == MAP_FAILED)
+		return error_errno(s->e, -errno, "cannot map an io_uring ring");
+	ret->sqes = mmap(NULL, e->sqes.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQES);
+	if (ret->sqes != MAP_FAILED)
+		return 0;
+	munmap(ret->ring, e->ring.len);
+	return error_errno(s->e, -errno, "cannot map an io_uring ring");
+}
+
+static void unmap(const UringEntry *e, const struct mapped *m)
+{
+	munmap(m->ring, e->ring.len);
+	munmap(m->sqes, e->sqes.len);
+}
+
+static bool is_zero(const uint32_t *array, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (array[i])
+			return false;
+	return true;
+}
+
+int uring_settle(struct restore *s, struct file *f)
+{
+	const UringEntry *e = f->entry->uring;
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+	struct mapped m;
+	int r = f->owner ? map(s, f, &m) : 1;
+
+	if (r)
+		return r < 0 ? r : 0;
+	uint32_t *to = uring_word(m.ring, l->sq.array);
+	const uint32_t *array = uring_word(e->ring.data, l->sq.array);
+	if (*uring_word(m.ring, l->cq.tail) != e->submitted || *uring_word(m.ring, l->sq.head) != e->submitted) {
+		r = error_set(s->e, -EIO, "an io_uring ring can't be brought to where it was");
+	} else {
+		bool none = is_zero(array, e->sq_entries);
+		for (uint32_t i = 0; i < e->sq_entries; i++)
+			to[i] = none ? i : array[i];
+		memcpy(m.sqes, e->sqes.data, e->sqes.len);
+		memcpy(m.ring + l->cq.cqes, e->ring.data + l->cq.cqes, e->cq_entries * sizeof(struct io_uring_cqe));
+		*uring_word(m.ring, l->cq.flags) = *uring_word(e->ring.data, l->cq.flags);
+		__atomic_store_n(uring_word(m.ring, l->sq.tail), *uring_word(e->ring.data, l->sq.tail), __ATOMIC_SEQ_CST);
+		__atomic_store_n(uring_word(m.ring, l->cq.head), *uring_word(e->ring.data, l->cq.head), __ATOMIC_SEQ_CST);
+	}
+	unmap(e, &m);
+	return r;
+}

@@ -1,0 +1,162 @@
+#!/usr/bin/env python3
+"""Tests of the options that say how a dump or restore goes about it, as criu(8) has them: --timeout, --leave-stopped, --restore-sibling,
+--action-script, --exec-cmd, --pidfile, and all of them from configuration files.
+
+Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
+import os
+import signal
+import sys
+import time
+
+sys.dont_write_bytecode = True
+import run as cli
+from run import DEADLINE, Target, expect, fermata, wait_gone
+
+
+def parent_of(pid):
+    return int(cli.read(f"/proc/{pid}/stat").rpartition(")")[2].split()[1])
+
+
+def wait_state(pid, *states):
+    end = time.monotonic() + DEADLINE
+    while cli.state_of(pid) not in states:
+        expect(time.monotonic() < end, f"process {pid} is in state {cli.state_of(pid)}")
+        time.sleep(0.002)
+
+
+def test_timeout(w):
+    """A process that waits in vfork for a child that has not called exec can't be stopped."""
+    fifo = os.path.join(w.work, "fifo")
+    os.mkfifo(fifo)
+    target = Target(w.work, "tick()\ntick()\ntime.sleep(0.1)\n"
+                            f"os.posix_spawn('/bin/true', ['true'], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 5, {fifo!r}, os.O_RDONLY, 0)])\n")
+    wait_state(target.pid, "D")
+    for program in (lambda *a: w.criu("dump", "-t", target.pid, "-D", w.make_dir("images" + a[1]), *a),
+                    lambda *a: fermata("dump", "process", target.pid, "--dir", w.make_dir("folder" + a[1]), *a)):
+        start = time.monotonic()
+        program("--timeout", "1").error(f"thread {target.pid} does not stop within 1 s", "--timeout")
+        expect(0.9 < time.monotonic() - start < 5, f"took {time.monotonic() - start} s")
+    expect(fermata("check", "process", target.pid, "--timeout", "1").status == 1, "the check has found nothing")
+    with open(fifo, "w"):
+        pass
+    target.wait()
+
+
+def test_leave_stopped(w):
+    target = Target(w.work)
+    images = w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images, "--leave-stopped").good()
+    wait_state(target.pid, "T")
+    os.kill(target.pid, signal.SIGCONT)
+    target.unharmed()
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("restore", "-d", "-D", images, "-s").good()
+    wait_state(target.pid, "T")
+    ticks = target.ticks()
+    time.sleep(0.1)
+    expect(target.ticks() == ticks, "it runs")
+    os.kill(target.pid, signal.SIGCONT)
+    target.unharmed()
+
+
+def test_sibling(w):
+    """The root becomes a child of whoever called the program, who can wait for it."""
+    images, target = w.checkpoint()
+    w.criu("restore", "-D", images, "--restore-sibling").error("--restore-sibling needs --restore-detached")
+    w.criu("restore", "-d", "-S", "-D", images).good()
+    target.unharmed()
+    expect(parent_of(target.pid) == os.getpid(), f"its parent is {parent_of(target.pid)}, not {os.getpid()}")
+    os.kill(target.pid, signal.SIGTERM)
+    pid, status = os.waitpid(target.pid, 0)
+    expect(pid == target.pid and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, status)
+    # Not by way of a subreaper: whose child is it while the program still runs?
+    log = os.path.join(w.work, "log")
+    w.criu("restore", "-d", "-S", "-D", images, "--action-script",
+           f"test $CRTOOLS_SCRIPT_ACTION != pre-resume || cut -d' ' -f4 /proc/$CRTOOLS_INIT_PID/stat > {log}").good()
+    expect(int(cli.read(log)) == os.getpid(), f"its parent was {cli.read(log)}")
+
+
+def test_pidfile(w):
+    images, target = w.checkpoint()
+    pidfile, work = os.path.join(w.work, "pid"), w.make_dir("other")
+    w.criu("restore", "-d", "-D", images, "--pidfile", pidfile).good()
+    expect(cli.read(pidfile) == str(target.pid), cli.read(pidfile))
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("restore", "-d", "-D", images, "-W", work, "--pidfile", "here").good()
+    expect(cli.read(os.path.join(work, "here")) == str(target.pid), os.listdir(work))
+
+
+def test_exec_cmd(w):
+    """The program becomes the command, as the parent of the root."""
+    images, target = w.checkpoint()
+    said = w.criu("restore", "-D", images, "--exec-cmd", "--", "sh", "-c",
+                  f"cut -d' ' -f4 /proc/{target.pid}/stat; echo $$; kill {target.pid}; wait").good().out.split()
+    expect(len(said) == 2 and said[0] == said[1], said)
+    wait_gone(target.pid)
+    w.criu("restore", "-D", images, "--exec-cmd").error("--exec-cmd needs the command")
+    w.criu("restore", "-D", images, "--", "true").error("needs --exec-cmd")
+    expect(cli.state_of(target.pid) is None, "something was restored")
+
+
+def test_action_script(w):
+    log, script = os.path.join(w.work, "log"), os.path.join(w.work, "script")
+    with open(script, "w") as file:
+        file.write(f"#!/bin/sh\necho $CRTOOLS_SCRIPT_ACTION $CRTOOLS_IMAGE_DIR $CRTOOLS_INIT_PID >> {log}\n"
+                   f"test $CRTOOLS_SCRIPT_ACTION != \"$(cat {w.work}/fail 2>&-)\"\n")
+    os.chmod(script, 0o755)
+    target, images = Target(w.work), w.make_dir()
+    for moment in ("pre-dump", "post-dump"):
+        with open(os.path.join(w.work, "fail"), "w") as file:
+            file.write(moment)
+        w.criu("dump", "-t", target.pid, "-D", images, "--action-script", script).error(f"exit status 1 at {moment}")
+        expect(not os.listdir(images), os.listdir(images))
+        target.unharmed()
+    os.unlink(os.path.join(w.work, "fail"))
+    os.unlink(log)
+    w.criu("dump", "-t", target.pid, "-D", images, "--action-script", script, cwd=w.work).good()
+    wait_gone(target.pid)
+    moments = [line.split() for line in cli.read(log).splitlines()]
+    expect([m[0] for m in moments] == ["pre-dump", "post-dump"] and all(m[1] == images for m in moments), moments)
+    for moment in ("pre-restore", "post-restore", "pre-resume"):
+        with open(os.path.join(w.work, "fail"), "w") as file:
+            file.write(moment)
+        w.criu("restore", "-d", "-D", images, "--action-script", script).error(f"exit status 1 at {moment}")
+        expect(cli.state_of(target.pid) in (None, "Z"), "something was restored")
+        cli.reap()
+    os.unlink(os.path.join(w.work, "fail"))
+    os.unlink(log)
+    w.criu("restore", "-d", "-D", images, "--action-script", script, "--action-script", f"echo second >> {log}").good()
+    target.unharmed()
+    moments = [line.split() for line in cli.read(log).splitlines() if line != "second"]
+    expect([m[0] for m in moments] == ["pre-restore", "post-restore", "pre-resume", "post-resume"], moments)
+    expect(all(m[2] == str(target.pid) for m in moments[1:]) and len(moments[0]) == 2, moments)
+    expect(cli.read(log).count("second") == 4, cli.read(log))
+
+
+def test_configured(w):
+    """criu(8)'s syntax: quotes with escaped quotes in them, comments, options without a value, negated ones, lists."""
+    work = w.make_dir('my "work" directory')
+    images, log = w.make_dir(), os.path.join(w.work, "log")
+    config = os.path.join(w.work, "config")
+    target = Target(w.work)
+    quoted = work.replace('"', '\\"')
+    with open(config, "w") as file:
+        file.write(f"# a comment\nleave-running\nwork-dir \"{quoted}\"\nlog-file here\n  verbosity 4\nno-leave-stopped   # another\n\n"
+                   f"images-dir {images}\naction-script \"echo one >> {log}\"\naction-script \"echo two >> {log} # of the script\" # of the file\n")
+    w.criu("dump", "-t", target.pid, "--config", config).good()
+    target.unharmed()
+    expect(os.path.exists(os.path.join(work, "here")), os.listdir(w.work) + os.listdir(work))
+    expect(cli.read(log).split() == ["one", "two"] * 2, cli.read(log))
+    fermata("inspect", images).good()
+    other = w.make_dir("other")
+    w.criu("dump", "-t", target.pid, "-D", other, "--no-leave-running", "--config", config).good()
+    wait_gone(target.pid)
+    fermata("inspect", other).good()
+
+
+TESTS = [("how_" + name[5:], function) for name, function in list(globals().items()) if name.startswith("test_")]
+
+if __name__ == "__main__":
+    cli.main(TESTS)
