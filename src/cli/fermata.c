@@ -116,7 +116,6 @@ static const struct verb verbs[] = {
 #define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
-#define NO_TCP "TCP connections"
 #define BOTH (DUMPS | RESTORES)
 
 static const struct option_row rows[] = {
@@ -161,6 +160,10 @@ static const struct option_row rows[] = {
 	OPTION("host-ipc", 0, BOOL, NULL, SAVES, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
+	OPTION("tcp-established", 0, BOOL, NULL, BOTH | SAVES, request.tcp_established, "Save and restore TCP connections; for both"),
+	OPTION("tcp-close", 0, BOOL, NULL, BOTH | SAVES, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
+	OPTION("network-lock", 0, STRING, "METHOD", BOTH | SAVES, network_lock,
+	       "How packets of saved TCP connections are held back: nftables, or skip"),
 	OPTION("ghost-limit", 0, SIZE, "SIZE", SAVES, request.ghost_limit,
 	       "Refuse deleted files with more content than this, holes not counted; any size is saved when not given"),
 	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
@@ -168,9 +171,6 @@ static const struct option_row rows[] = {
 		      "filesize buildid"),
 	OPTION("skip-file-rwx-check", 0, BOOL, NULL, RESTORES, request.skip_file_rwx_check,
 	       "Take files whose permissions (rwx) have changed since the dump"),
-	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", NO_TCP),
-	OPTION_MISSING("tcp-close", 0, BOOL, NULL, RESTORES,
-	       "Restore TCP connections as closed ones", NO_TCP),
 	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH | SAVES, external,
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),

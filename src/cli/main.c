@@ -141,6 +141,18 @@ static int take_externals(struct command_line *c, struct error *e)
 	return external_add(&c->externals, text, e);
 }
 
+static int set_network_lock(struct command_line *c, struct error *e)
+{
+	const char *method = c->network_lock;
+
+	if (method && !strcmp(method, "iptables"))
+		fprintf(stderr, "Warning: --network-lock iptables: nftables is used, which holds back the same packets\n");
+	else if (method && strcmp(method, "nftables") && strcmp(method, "skip"))
+		return error_set(e, -EINVAL, "--network-lock is nftables or skip, not %s", method);
+	c->request.network_lock = method && !strcmp(method, "skip") ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES;
+	return 0;
+}
+
 static int run(struct command_line *c)
 {
 	char pidfile[PATH_MAX];
@@ -148,7 +160,7 @@ static int run(struct command_line *c)
 
 	if (c->program->configured && !c->request.images_dir)
 		c->request.images_dir = ".";
-	if (take_externals(c, &e))
+	if (take_externals(c, &e) || set_network_lock(c, &e))
 		return usage_error(c->program, &e);
 	if (c->verb->missing) {
 		error_set(&e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);

@@ -419,7 +419,7 @@ def make_32(path):
 OBSTACLES = """
 held = open(%r, "w")
 fcntl.flock(held, fcntl.LOCK_EX)
-netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
 listener.listen()
@@ -430,6 +430,7 @@ gone = os.open("gone", os.O_RDONLY)
 os.rmdir("gone")
 if not os.fork():
     inner = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    inner.setsockopt(263, 5, b''.join(n.to_bytes(4, 'little') for n in (4096, 1, 2048, 2)))
     while True:
         time.sleep(1)
 time.sleep(0.2)
@@ -455,7 +456,7 @@ def test_process_obstacles(w):
     expect(result.status == 1 and not result.err, result)
     lines = result.out.splitlines()
     for who, what, remedy in ((target.pid, "locked) holds a file lock", "--file-locks"), (target.pid, "is a netlink socket", "close it"),
-                              (target.pid, "is a TCP connection", "close it"),
+                              (target.pid, "is a TCP connection", "--tcp-established"),
                               (child, "is a packet socket", "close it")):
         found = [line for line in lines if line.startswith(f"process {who} (") and what in line and remedy in line]
         expect(found, f"no line of {who} {what} in {lines}")
@@ -522,7 +523,7 @@ def test_process_tree(w):
         raise Skip("needs strace")
     small = os.path.join(w.work, "small")
     make_32(small)
-    target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\n"
+    target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n"
                             f"        while True: time.sleep(1)\nif not os.fork():\n    os.execv({small!r}, ['small'])\ntime.sleep(0.3)")
     first, second, last = sorted(children_of(target.pid))
     tracer = attach_strace(first)
@@ -781,7 +782,7 @@ def test_error_session(w):
 
 
 def test_error_descriptor(w):
-    target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
+    target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
     dump_refused(w, target.pid, f"process {target.pid}", "descriptor 77 (socket:[", "a netlink socket", "close it", target=target)
 
 
