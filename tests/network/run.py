@@ -233,7 +233,7 @@ def test_killed_dump(t):
         time.sleep(0.1)
         reap()
         if state_of(t.inside.pid)[0] in (None, "Z"):
-            expect(os.path.exists(f"{images}/inventory.img"), "the tree has ended, and there is no checkpoint")
+            expect(os.path.exists(f"{images}/inventory.img"), f"the tree has ended, and there is no checkpoint: {read(t.inside.report + '.err')}")
             t.restore(images)
         wait_for("end of the lock", lambda: not t.own_tables())
         t.on()

@@ -22,6 +22,7 @@
 #include <linux/sockios.h>
 #include <linux/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -228,11 +229,13 @@ static void end_repair(int fd)
 
 /*
  * No memory is allocated here: a thread of a coordinator that was killed may have held the lock. And no more than a few calls are made under
- * repair: when the coordinator is killed the program runs on, and would be told at once that it can't send.
+ * repair, before anything else that wants the processor: when the coordinator is killed the program runs on, and would be told that it can't
+ * send or receive. The kernel takes longer to end the coordinator and let go of the program.
  */
 static int look_apart(void *argument)
 {
 	struct snapshot *s = argument;
+	struct sched_param first = { 1 };
 	int reuse = 0, peek = -1;
 	int r = get(s->fd, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof(reuse));
 
@@ -242,6 +245,7 @@ static int look_apart(void *argument)
 	s->size[0] = s->size[1] = 0;
 	if (!r && s->unread)
 		r = look_at_queue(s, 0);
+	sched_setscheduler(0, SCHED_FIFO, &first);
 	if (!r)
 		r = set(s->fd, IPPROTO_TCP, TCP_REPAIR, TCP_REPAIR_ON);
 	if (!r) {
