@@ -21,7 +21,7 @@ UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds", "lazy")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "fd_inherited": ["--file-locks"], "locks": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # Done to the images between dump and restore.

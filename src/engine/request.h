@@ -34,6 +34,7 @@ struct request {
 	bool leave_running;
 	bool leave_stopped;
 	bool detach;            /* restore: do not wait for the restored tree */
+	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
 	struct request_hook hook; /* .call NULL: none */
