@@ -21,7 +21,8 @@ UNIT_DEADLINE = 120
 PR_SET_CHILD_SUBREAPER = 36
 MODES = ("stop", "leave", "rounds", "lazy")
 # What a program needs beyond the plain options.
-DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "locks": ["--file-locks"], "locks_mapped": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
+DUMP_OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "fd_inherited": ["--file-locks"],
+                "locks": ["--file-locks"], "locks_mapped": ["--file-locks"], "leader_gone_more": ["--file-locks"]}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # Done to the images between dump and restore.

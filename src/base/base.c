@@ -17,7 +17,7 @@ bool vec_reserve(void **ptr, size_t *capacity, size_t need, size_t element_size)
 	return true;
 }
 
-int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size)
+static int read_all(int dirfd, const char *path, size_t max_bytes, bool at_once, char **ret_data, size_t *ret_size)
 {
 	_cleanup_close_ int fd = openat(dirfd, path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
@@ -44,15 +44,25 @@ int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data,
 				continue;
 			return -errno;
 		}
-		if (n == 0)
-			break;
 		used += (size_t)n;
+		if (n == 0 || (at_once && used + 1 < capacity))
+			break;
 	}
 	data[used] = '\0';
 	if (ret_size)
 		*ret_size = used;
 	*ret_data = TAKE_PTR(data);
 	return 0;
+}
+
+int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size)
+{
+	return read_all(dirfd, path, max_bytes, false, ret_data, ret_size);
+}
+
+int read_small_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size)
+{
+	return read_all(dirfd, path, max_bytes, true, ret_data, ret_size);
 }
 
 void descriptors_reserve(size_t highest)

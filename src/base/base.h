@@ -89,3 +89,5 @@ void descriptors_reserve(size_t highest);
 /* Reads a whole file into a NUL-terminated buffer that the caller frees. `ret_size` may be NULL.
  * Returns 0 or a negative errno; -EFBIG beyond max_bytes. Made for /proc: reads until end of file. */
 int read_file_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size);
+/* The same of a file that gives as much as there is room for, so that less is the end: one with a single record in /proc. */
+int read_small_at(int dirfd, const char *path, size_t max_bytes, char **ret_data, size_t *ret_size);

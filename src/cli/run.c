@@ -156,6 +156,7 @@ int cli_restore(struct command_line *c, bool announce)
 		r = lazy_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
+	c->request.ends = c->request.detach;
 	if (!r)
 		r = engine_restore(&c->request, &pid, &e);
 	if (r)

@@ -80,6 +80,8 @@ static int check_shared(struct dump *d, int what, const char *name)
 		struct task *t = list[i];
 		if (!i || !same(list[i - 1], t, what))
 			first = NULL;
+		else
+			t->shares_memory |= what == KCMP_VM;
 		if (t->parent && t->parent->state != TASK_DEAD && same(t->parent, t, what))
 			continue;
 		if (first)
@@ -111,25 +113,6 @@ static int find_shared(struct dump *d, struct task *t)
 				  files ? "descriptor table" : "current directory", p->pid);
 	t->files_id = files ? p->files_id : t->id;
 	t->fs_id = fs ? p->fs_id : t->id;
-	return 0;
-}
-
-static int refuse_namespaces(struct dump *d, struct task *t)
-{
-	static const char *const names[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(names) && t->state != TASK_DEAD; i++) {
-		char path[64], theirs[64] = "", *ours = d->own_namespaces[i];
-		snprintf(path, sizeof(path), "/proc/%d/ns/%s", t->proc, names[i]);
-		ssize_t a = readlink(path, theirs, sizeof(theirs) - 1);
-		if (!ours[0]) {
-			snprintf(path, sizeof(path), "/proc/self/ns/%s", names[i]);
-			if (readlink(path, ours, sizeof(d->own_namespaces[i]) - 1) < 0)
-				continue;
-		}
-		if (a > 0 && strcmp(theirs, ours))
-			return task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container", names[i]);
-	}
 	return 0;
 }
 
@@ -213,24 +196,49 @@ static int write_inventory(struct dump *d)
 	return r;
 }
 
+/* Where it is, and whether it can be examined: then it is asked what only it can tell. */
+static int examine_task(struct dump *d, struct task *t)
+{
+	if (t->state == TASK_DEAD)
+		return 0;
+	int r = task_look(d, t);
+	if (!r)
+		r = lazy_settle(d, t);
+	if (!r)
+		r = dump_part(d, find_shared(d, t));
+	/* Behind other namespaces names mean other things: nothing more can be said of it. */
+	if (!r && t->view.foreign_namespace)
+		r = task_error(d, t, -ENOTSUP, "it is in a %s namespace of its own, which is not saved yet; start it outside of a container",
+			       t->view.foreign_namespace);
+	return r || t->shares_memory ? r : task_ask(d, t);
+}
+
+static int examine_all(struct dump *d)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		t->id = (uint32_t)i + 1;
+		int s = t->refused ? 0 : examine_task(d, t);
+		t->refused |= s != 0;
+		r = dump_part(d, s);
+	}
+	tree_ask(d);
+	/* There is room for one agent in an address space. */
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		if (d->tasks.data[i]->shares_memory && !d->tasks.data[i]->refused && !(r = task_ask(d, d->tasks.data[i])))
+			tree_ask(d);
+	return r;
+}
+
 /* Everything of one task but its pages. */
 static int capture_task(struct dump *d, struct task *t)
 {
 	if (t->state == TASK_DEAD)
 		return core_capture(d, t);
-	int r = proc_read_smaps(t->proc, &t->maps);
-	if (r)
-		return task_errno(d, t, r, "cannot read its maps");
-	r = lazy_settle(d, t);
-	if (!r)
-		r = dump_part(d, find_shared(d, t));
-	/* Behind other namespaces names mean other things: nothing more can be said of it. */
-	if (!r)
-		r = refuse_namespaces(d, t);
-	if (r)
-		return r;
-	int asked = task_ask(d, t);
-	r = dump_part(d, asked);
+	int asked = task_answered(d, t);
+	int r = dump_part(d, asked);
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
 	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
@@ -258,6 +266,7 @@ static void reserve_descriptors(struct dump *d)
 static int capture_all(struct dump *d)
 {
 	reserve_descriptors(d);
+	tree_look(d);
 	int r = image_create(d->dir, "files.img", IMAGE_MAGIC_FILES, &d->files);
 
 	if (r)
@@ -267,11 +276,11 @@ static int capture_all(struct dump *d)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
 	if (!r)
 		r = check_shared(d, KCMP_FS, "current directory");
-	for (size_t i = 0; !r && i < d->tasks.count; i++) {
-		d->tasks.data[i]->id = (uint32_t)i + 1;
+	if (!r)
+		r = examine_all(d);
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
 		if (!d->tasks.data[i]->refused)
 			r = dump_part(d, capture_task(d, d->tasks.data[i]));
-	}
 	int s = pages_finish(d);
 	r = r ? r : s;
 	s = files_finish(d, !r);
@@ -395,7 +404,7 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
-	workers_free(d.workers);
+	workers_free(TAKE_PTR(d.workers));
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && !request->leave_running && !request->leave_stopped) {

@@ -30,8 +30,9 @@ struct dump {
 	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
+	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	uint32_t next_file_id, next_pages_id;
-	char own_namespaces[8][64]; /* the coordinator's, as they were needed */
+	char own_namespaces[8][64]; /* the coordinator's; task/look.c */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

@@ -31,6 +31,7 @@ struct request {
 	bool leave_running;
 	bool leave_stopped;
 	bool detach;            /* restore: do not wait for the restored tree */
+	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
 	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */

@@ -361,6 +361,8 @@ static int switch_task(struct restore *s, struct rtask *t)
 	if (!r)
 		r = agent_seat_leave(&seat, s->e);
 	if (!r)
+		r = agent_seat_left(&seat, s->e);
+	if (!r)
 		r = rest_clean(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++)
 		r = threads_set_dispatch(s, &t->threads.data[i]);
@@ -486,6 +488,8 @@ void restore_finish(struct restore *s)
 	sysv_release(s);
 	vdso_release(s);
 	aio_release(s);
+	if (s->succeeded && s->request->ends)
+		return;
 	spawn_release(s);
 	restore_unload(s);
 	if (s->arena.start)

@@ -32,7 +32,8 @@ int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct err
 
 int tracee_interrupt(struct tracee *t)
 {
-	return ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0 ? -errno : 0;
+	t->stopping = ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) == 0;
+	return t->stopping ? 0 : -errno;
 }
 
 void tracing_begin(struct tracing *ret)
@@ -63,7 +64,7 @@ static bool is_zombie(pid_t tid)
  * A main thread that was killed tells nobody as long as other threads of its process wait to be reaped, which may be ours: so
  * it is looked at when nothing is heard.
  */
-static pid_t wait_leader(pid_t tid, int *ret)
+static pid_t watch_leader(pid_t tid, int *ret)
 {
 	struct timespec look = { 0, WATCH_NS };
 	sigset_t child;
@@ -83,7 +84,9 @@ static pid_t wait_leader(pid_t tid, int *ret)
 
 static int wait_status(struct tracee *t, int *ret)
 {
-	while ((t->tid == t->pid ? wait_leader(t->tid, ret) : waitpid(t->tid, ret, __WALL)) < 0)
+	bool tells = t->tid != t->pid || t->alone;
+
+	while ((tells ? waitpid(t->tid, ret, __WALL) : watch_leader(t->tid, ret)) < 0)
 		if (errno != EINTR)
 			return -errno;
 	if (!WIFSTOPPED(*ret)) {
@@ -95,6 +98,7 @@ static int wait_status(struct tracee *t, int *ret)
 
 int tracee_wait_parked(struct tracee *t, struct error *e)
 {
+	t->stopping = false;
 	for (;;) {
 		int status, r = wait_status(t, &status);
 		if (r == -ESRCH)
@@ -170,8 +174,14 @@ static int put_dispatch_back(struct tracee *t)
 
 void tracee_detach(struct tracee *t)
 {
+	struct error ignored;
+
+	if (t->seized && t->stopping) /* only one that stands still can be let go */
+		tracee_wait_parked(t, &ignored);
 	if (t->seized)
 		put_dispatch_back(t);
+	if (t->seized && t->stop_sent)
+		kill(t->pid, SIGSTOP);
 	if (t->seized)
 		ptrace(PTRACE_DETACH, t->tid, 0, 0);
 	t->seized = false;
@@ -205,31 +215,52 @@ static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
-/* To the stop by the signal that the snippet sends before `rip`. The same signal from elsewhere has no effect on the task. */
-static int run_to_signal(struct tracee *t, uint64_t rip)
+/* What stopped it on its way is nothing that the agent waits for: on. Of what comes from elsewhere only SIGSTOP has an effect. */
+static int go_on(struct tracee *t, int status)
+{
+	t->stop_sent |= status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP;
+	return ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+/* Waits for the stop by the signal that the snippet sends before `rip`. The same signal from elsewhere has no effect on the task. */
+static int wait_at(struct tracee *t, uint64_t rip)
 {
 	struct user_regs_struct regs;
 
 	for (;;) {
-		int status;
-		if (ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
-			return -errno;
-		int r = wait_status(t, &status);
+		int status, r = wait_status(t, &status);
 		if (r)
 			return r;
-		if (status >> 16 || WSTOPSIG(status) != t->quiet_signal)
-			continue;
-		if (ptrace(PTRACE_GETREGS, t->tid, 0, &regs) < 0)
-			return -errno;
-		if (regs.rip == rip)
-			return 0;
+		if (status >> 16 == 0 && WSTOPSIG(status) == t->quiet_signal) {
+			if (ptrace(PTRACE_GETREGS, t->tid, 0, &regs) < 0)
+				return -errno;
+			if (regs.rip == rip)
+				return 0;
+		}
+		r = go_on(t, status);
+		if (r)
+			return r;
 	}
 }
 
-/* Blocks everything but what stops it. */
-static uint64_t mask_in_agent(const struct tracee *t)
+/* Lets it run with these registers, and everything blocked but what stops it. Without such a signal it stays: it is led call by call. */
+static int send_off(struct tracee *t, const struct user_regs_struct *regs)
 {
-	return t->quiet_signal ? ~(1ULL << (t->quiet_signal - 1)) : ~0ULL;
+	uint64_t mask = t->quiet_signal ? ~(1ULL << (t->quiet_signal - 1)) : ~0ULL;
+
+	if (ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0 || (!t->mask_aside && ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0))
+		return -errno;
+	t->mask_aside = true;
+	return t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+/* It has what is its own again. */
+static int call_back(struct tracee *t)
+{
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0)
+		return -errno;
+	t->mask_aside = false;
+	return put_dispatch_back(t);
 }
 
 static size_t code_size(size_t threads)
@@ -276,11 +307,8 @@ int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint
 int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint64_t hole, size_t threads, uint64_t slack,
 		    struct error *e)
 {
-	struct agent_linger linger = { .threads = (uint32_t)threads, .slot_size = AGENT_SLOT_SIZE };
-
 	*seat = (struct agent_seat){ .leader = t, .area = hole, .area_size = agent_seat_size(threads), .code_size = code_size(threads),
-				     .snippet_address = slack, .mem_fd = mem_fd };
-	linger.slots = data_of(seat) + AGENT_SEAT_DATA_SIZE;
+				     .threads = threads, .snippet_address = slack, .mem_fd = mem_fd };
 	snippet_build(&seat->snippet, slack, &t->regs, t->sigmask, &t->dispatch, hole, seat->area_size, seat->code_size,
 		      &(struct snippet_signal){ t->pid, t->tid, t->quiet_signal });
 	int r = read_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
@@ -290,30 +318,41 @@ int agent_seat_take(struct agent_seat *seat, struct tracee *t, int mem_fd, uint6
 		return error_errno(e, r, "cannot place the agent in task %d", t->tid);
 
 	struct user_regs_struct regs = t->regs;
-	uint64_t mask = mask_in_agent(t);
 	regs.rip = slack + 24;
 	regs.orig_rax = (unsigned long long)-1;
 	r = put_dispatch_aside(t);
-	if (r)
+	if (!r)
+		r = send_off(t, &regs);
+	if (r) {
+		call_back(t);
 		write_mem(mem_fd, slack, seat->saved, SNIPPET_MAX);
-	if (r)
-		return error_errno(e, r, "cannot put aside the dispatch of system calls of task %d", t->tid);
-	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0)
-		r = -errno;
-	if (!r && seat->snippet.after_head)
-		r = run_to_signal(t, slack + seat->snippet.after_head);
+	}
+	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
+}
+
+int agent_seat_taken(struct agent_seat *seat, struct error *e)
+{
+	struct tracee *t = seat->leader;
+	struct user_regs_struct regs;
+	struct agent_linger linger = { .threads = (uint32_t)seat->threads, .slot_size = AGENT_SLOT_SIZE,
+				       .slots = data_of(seat) + AGENT_SEAT_DATA_SIZE };
+	int r = 0;
+
+	if (seat->snippet.after_head)
+		r = wait_at(t, seat->snippet_address + seat->snippet.after_head);
 	for (int i = 0; i < 2 && !r && !seat->snippet.after_head; i++) { /* both mappings */
 		r = run_to_syscall_exit(t, &regs);
-		if (!r && regs.rax != hole + (i ? seat->code_size : 0))
+		if (!r && regs.rax != seat->area + (i ? seat->code_size : 0))
 			r = (long)regs.rax < 0 ? (int)regs.rax : -ENOMEM;
 	}
 	if (!r)
-		r = write_mem(mem_fd, hole, agent_blob, agent_blob_size);
+		r = write_mem(seat->mem_fd, seat->area, agent_blob, agent_blob_size);
 	if (!r)
-		r = write_mem(mem_fd, data_of(seat), &linger, sizeof(linger));
+		r = write_mem(seat->mem_fd, data_of(seat), &linger, sizeof(linger));
 	if (r) {
 		struct error ignored;
-		agent_seat_leave(seat, &ignored);
+		if (!agent_seat_leave(seat, &ignored))
+			agent_seat_left(seat, &ignored);
 		return error_errno(e, r, "cannot place the agent in task %d", t->tid);
 	}
 	return 0;
@@ -335,7 +374,6 @@ int agent_run_start(struct agent_run *run, struct error *e)
 	struct tracee *t = run->tracee;
 	struct agent_seat *seat = run->seat;
 	struct user_regs_struct regs = t->regs;
-	uint64_t mask = mask_in_agent(t);
 	size_t room;
 	uint64_t at = agent_seat_place(seat, run->number, &room);
 	int r = 0;
@@ -362,32 +400,27 @@ int agent_run_start(struct agent_run *run, struct error *e)
 		r = write_mem(seat->mem_fd, at, run->batch, run->size);
 	if (!r)
 		r = put_dispatch_aside(t);
-	if (!r && (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 || ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0))
-		r = -errno;
-	if (!r && t->quiet_signal && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
-		r = -errno;
-	if (r && run->number) { /* it has not run: as if it had never been asked */
-		ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs);
-		ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask);
-	}
+	if (!r)
+		r = send_off(t, &regs);
+	if (r && run->number) /* it has not run: as if it had never been asked */
+		call_back(t);
 	return r ? error_errno(e, r, "cannot start the agent in task %d", t->tid) : 0;
 }
 
-/* Up to the signal that ends the batch. One that comes from elsewhere has no effect on the task, or it was not quiet. */
-static int wait_for_signal(struct agent_run *run, uint64_t at)
+/* Up to the signal that ends the batch, which is read back. One that comes from elsewhere has no effect on the task, or it was not quiet. */
+static int wait_for_end(struct agent_run *run, uint64_t at)
 {
 	struct tracee *t = run->tracee;
-	struct agent_batch head;
 
 	for (;;) {
 		int status, r = wait_status(t, &status);
 		if (!r && status >> 16 == 0 && WSTOPSIG(status) == t->quiet_signal) {
-			r = read_mem(run->seat->mem_fd, at, &head, sizeof(head));
-			if (!r && head.done + 1 >= head.count)
+			r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+			if (!r && run->batch->done + 1 >= run->batch->count)
 				return 0;
 		}
-		if (!r && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0)
-			r = -errno;
+		if (!r)
+			r = go_on(t, status);
 		if (r)
 			return r;
 	}
@@ -402,21 +435,19 @@ int agent_run_finish(struct agent_run *run, struct error *e)
 	uint32_t outside = 0;
 	int r = 0;
 
-	if (t->quiet_signal)
-		r = wait_for_signal(run, at);
-	else /* Every signal has an effect: count the calls instead. */
-		for (uint32_t i = 0; !r && i < run->batch->count; i++)
+	if (t->quiet_signal) {
+		r = wait_for_end(run, at);
+	} else { /* Every signal has an effect: count the calls instead. */
+		for (uint32_t i = 0; !r && i < run->batch->count + run->more_calls; i++)
 			r = run_to_syscall_exit(t, &regs);
-	if (!r)
-		r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+		if (!r)
+			r = read_mem(run->seat->mem_fd, at, run->batch, run->size);
+	}
 	/* In this order: from here on, when the coordinator dies, the thread has only a few instructions to go in the area. */
 	if (!r && run->number)
 		r = write_mem(run->seat->mem_fd, at + offsetof(struct agent_batch, inside), &outside, sizeof(outside));
-	if (!r && run->number &&
-	    (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
-		r = -errno;
 	if (!r && run->number)
-		r = put_dispatch_back(t);
+		r = call_back(t);
 	return r ? error_errno(e, r, "the agent in task %d did not finish", t->tid) : 0;
 }
 
@@ -424,22 +455,22 @@ int agent_seat_leave(struct agent_seat *seat, struct error *e)
 {
 	struct tracee *t = seat->leader;
 	struct user_regs_struct regs = t->regs;
-	int r = 0;
 
 	regs.rip = seat->snippet_address + seat->snippet.tail;
 	regs.orig_rax = (unsigned long long)-1;
-	if (ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0)
-		r = -errno;
-	if (!r && seat->snippet.after_munmap) {
-		uint64_t mask = mask_in_agent(t);
-		r = ptrace(PTRACE_SETSIGMASK, t->tid, 8, &mask) < 0 ? -errno : run_to_signal(t, seat->snippet_address + seat->snippet.after_munmap);
-	} else if (!r) {
-		r = run_to_syscall_exit(t, &regs); /* munmap */
-	}
-	if (!r && (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 || ptrace(PTRACE_SETREGS, t->tid, 0, &t->regs) < 0))
-		r = -errno;
+	int r = send_off(t, &regs);
+	return r ? error_errno(e, r, "cannot take the agent out of task %d", t->tid) : 0;
+}
+
+int agent_seat_left(struct agent_seat *seat, struct error *e)
+{
+	struct tracee *t = seat->leader;
+	struct user_regs_struct regs;
+	int r = seat->snippet.after_munmap ? wait_at(t, seat->snippet_address + seat->snippet.after_munmap) :
+					     run_to_syscall_exit(t, &regs);
+
 	if (!r)
-		r = put_dispatch_back(t);
+		r = call_back(t);
 	if (!r)
 		r = write_mem(seat->mem_fd, seat->snippet_address, seat->saved, SNIPPET_MAX);
 	return r ? error_errno(e, r, "cannot take the agent out of task %d", t->tid) : 0;

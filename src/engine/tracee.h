@@ -15,11 +15,15 @@
 struct tracee {
 	pid_t pid, tid;
 	bool seized;
+	bool stopping; /* it was interrupted, and its stop was not waited for yet */
 	int stop_signal;              /* of the job control stop it was found in, or 0 */
 	struct user_regs_struct regs; /* its own, as it was stopped */
 	uint64_t sigmask;
 	struct syscall_dispatch dispatch; /* its own, which is put aside while the agent makes calls in it */
 	bool dispatch_aside;
+	bool mask_aside;  /* it has mask_in_agent instead of its own */
+	bool alone;       /* no other thread of its process is held, so its end is told at once */
+	bool stop_sent;   /* SIGSTOP came while the agent was in it, and is to come again when it is let go */
 	int quiet_signal; /* a signal that can be sent to it with no effect when it is not traced, or 0; see agent_quiet_signal */
 };
 
@@ -48,7 +52,7 @@ struct agent_seat {
 	struct tracee *leader;
 	int mem_fd; /* /proc/PID/mem, the caller's */
 	uint64_t snippet_address, area;
-	size_t area_size, code_size;
+	size_t area_size, code_size, threads;
 	struct snippet snippet;
 	unsigned char saved[SNIPPET_MAX];
 };
@@ -61,10 +65,12 @@ size_t agent_seat_size(size_t threads);
 /* A signal for struct tracee's quiet_signal, from what the thread does with signals (bit sig - 1 in each). 0: none. */
 int agent_quiet_signal(uint64_t caught, uint64_t ignored, uint64_t blocked, uint64_t pending);
 
-/* Places the agent: `hole` is a free address range of agent_seat_size(threads) bytes in the target, `threads` how many it has beside
- * the leader, `slack` the address of SNIPPET_MAX dead, executable bytes. */
+/* Sends the leader off to make room for the agent: `hole` is a free address range of agent_seat_size(threads) bytes in the target, `threads`
+ * how many it has beside the leader, `slack` the address of SNIPPET_MAX dead, executable bytes. When it fails the leader is as it was. */
 int agent_seat_take(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t hole, size_t threads, uint64_t slack,
 		    struct error *e);
+/* Waits until it has, and places the agent. When it fails the leader has left again. */
+int agent_seat_taken(struct agent_seat *seat, struct error *e);
 /* Where the batch of a thread stands in the target, and how many bytes it may have with its data. `number`: 0 the leader. */
 uint64_t agent_seat_place(const struct agent_seat *seat, size_t number, size_t *ret_room);
 
@@ -75,6 +81,7 @@ struct agent_run {
 	size_t number;             /* of the thread in its process; 0 the leader */
 	struct agent_batch *batch; /* head and operations, data behind; the last operation is added by agent_run_start */
 	size_t size;               /* of all that */
+	uint32_t more_calls;       /* that its operations make, beyond one each */
 };
 /* How many operations agent_run_start adds to a batch. */
 #define AGENT_RUN_EXTRA 3
@@ -86,5 +93,7 @@ int agent_run_finish(struct agent_run *run, struct error *e);
  * with. */
 int agent_seat_adopt(struct agent_seat *seat, struct tracee *leader, int mem_fd, uint64_t area, size_t size, uint64_t slack,
 		     struct error *e);
-/* Takes the agent out again; the leader has its own registers back and is still stopped. */
+/* Sends the leader off to take the agent out again. */
 int agent_seat_leave(struct agent_seat *seat, struct error *e);
+/* Waits until it has: the leader has its own registers back and is still stopped. */
+int agent_seat_left(struct agent_seat *seat, struct error *e);

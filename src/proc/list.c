@@ -76,7 +76,7 @@ int proc_list_children(pid_t pid, pid_t tid, struct proc_pids *ret)
 		_cleanup_free_ char *text = NULL; \
 		char path[64]; \
 		snprintf(path, sizeof(path), "/proc/%d/task/%d/" #what, pid, tid); \
-		int r = read_file_at(AT_FDCWD, path, 1 << 20, &text, NULL); \
+		int r = read_small_at(AT_FDCWD, path, 1 << 20, &text, NULL); \
 		return r ? r : proc_parse_##what(text, ret); \
 	}
 THREAD_READER(stat, struct proc_stat)

@@ -72,40 +72,74 @@ static uint64_t number(const char *text, const char *key, int base)
 	return value ? strtoull(value, NULL, base) : 0;
 }
 
+/* Numbers up to the end of the line. Gives how many, or -EBADMSG for more than `most`. */
+static int parse_numbers(const char *at, uint32_t *to, size_t most)
+{
+	size_t n = 0;
+
+	for (;;) {
+		char *end;
+		at += strspn(at, " \t");
+		if (*at < '0' || *at > '9')
+			return (int)n;
+		unsigned long value = strtoul(at, &end, 10);
+		if (n == most)
+			return -EBADMSG;
+		to[n++] = (uint32_t)value;
+		at = end;
+	}
+}
+
+/* One line. Gives 1 for one of the two that must be there. */
+static int parse_status_line(const char *line, size_t key, struct proc_status *s)
+{
+	static const struct {
+		const char *key;
+		size_t offset;
+		int base;
+	} rows[] = {
+#define ROW(key, field, base) { key, offsetof(struct proc_status, field), base }
+		ROW("TracerPid", tracer_pid, 10), ROW("SigPnd", sig_pnd, 16), ROW("ShdPnd", shd_pnd, 16), ROW("SigIgn", sig_ign, 16),
+		ROW("SigCgt", sig_cgt, 16), ROW("CapInh", cap_inh, 16), ROW("CapPrm", cap_prm, 16), ROW("CapEff", cap_eff, 16),
+		ROW("CapBnd", cap_bnd, 16), ROW("CapAmb", cap_amb, 16), ROW("NoNewPrivs", no_new_privs, 10), ROW("Seccomp", seccomp, 10),
+#undef ROW
+	};
+	const char *value = line + key + 1;
+
+	if (key == 3 && !memcmp(line, "Uid", 3))
+		return parse_numbers(value, s->uid, 4) == 4 ? 1 : -EBADMSG;
+	if (key == 3 && !memcmp(line, "Gid", 3))
+		return parse_numbers(value, s->gid, 4) == 4 ? 1 : -EBADMSG;
+	if (key == 6 && !memcmp(line, "Groups", 6)) {
+		int n = parse_numbers(value, s->groups, ARRAY_SIZE(s->groups));
+		s->n_groups = n < 0 ? 0 : (size_t)n;
+		return n < 0 ? n : 0;
+	}
+	if (key == 5 && !memcmp(line, "Umask", 5))
+		s->umask = (uint32_t)strtoul(value, NULL, 8);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (rows[i].key[0] == line[0] && !strncmp(rows[i].key, line, key) && !rows[i].key[key])
+			*(uint64_t *)((char *)s + rows[i].offset) = strtoull(value, NULL, rows[i].base);
+	return 0;
+}
+
 int proc_parse_status(const char *text, struct proc_status *ret)
 {
-	struct proc_status s = {};
-	const char *uid = find_key(text, "Uid"), *gid = find_key(text, "Gid"), *groups = find_key(text, "Groups");
+	struct proc_status s;
+	int found = 0;
 
-	if (!uid || !gid || sscanf(uid, "%u %u %u %u", &s.uid[0], &s.uid[1], &s.uid[2], &s.uid[3]) != 4 ||
-	    sscanf(gid, "%u %u %u %u", &s.gid[0], &s.gid[1], &s.gid[2], &s.gid[3]) != 4)
-		return -EBADMSG;
-	while (groups && *groups != '\n') {
-		char *end;
-		while (*groups == ' ' || *groups == '\t')
-			groups++;
-		unsigned long g = strtoul(groups, &end, 10);
-		if (end == groups)
-			break;
-		if (s.n_groups == ARRAY_SIZE(s.groups))
-			return -EBADMSG;
-		s.groups[s.n_groups++] = (uint32_t)g;
-		groups = end;
+	memset(&s, 0, offsetof(struct proc_status, groups));
+	for (const char *line = text; line; line = strchr(line, '\n')) {
+		line += *line == '\n';
+		size_t key = strcspn(line, ":\n");
+		int r = line[key] == ':' ? parse_status_line(line, key, &s) : 0;
+		if (r < 0)
+			return r;
+		found += r;
 	}
-	s.umask = (uint32_t)number(text, "Umask", 8);
-	s.tracer_pid = (pid_t)number(text, "TracerPid", 10);
-	s.sig_pnd = number(text, "SigPnd", 16);
-	s.shd_pnd = number(text, "ShdPnd", 16);
-	s.sig_ign = number(text, "SigIgn", 16);
-	s.sig_cgt = number(text, "SigCgt", 16);
-	s.cap_inh = number(text, "CapInh", 16);
-	s.cap_prm = number(text, "CapPrm", 16);
-	s.cap_eff = number(text, "CapEff", 16);
-	s.cap_bnd = number(text, "CapBnd", 16);
-	s.cap_amb = number(text, "CapAmb", 16);
-	s.no_new_privs = (uint32_t)number(text, "NoNewPrivs", 10);
-	s.seccomp = (uint32_t)number(text, "Seccomp", 10);
-	*ret = s;
+	if (found != 2)
+		return -EBADMSG;
+	memcpy(ret, &s, offsetof(struct proc_status, groups) + s.n_groups * sizeof(s.groups[0]));
 	return 0;
 }
 
@@ -298,34 +332,28 @@ int proc_parse_limits(const char *text, uint64_t ret[16][2])
 	return 0;
 }
 
-static int read_text(pid_t pid, const char *name, char **ret)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	return read_file_at(AT_FDCWD, path, 64UL << 20, ret, NULL);
-}
-
-#define READER(what, type, name) \
+#define READER(what, type, name, read) \
 	int proc_read_##what(pid_t pid, type) \
 	{ \
 		_cleanup_free_ char *text = NULL; \
-		int r = read_text(pid, name, &text); \
+		char path[64]; \
+		snprintf(path, sizeof(path), "/proc/%d/%s", pid, name); \
+		int r = read(AT_FDCWD, path, 64UL << 20, &text, NULL); \
 		return r ? r : proc_parse_##what(text, ret); \
 	}
-READER(stat, struct proc_stat *ret, "stat")
-READER(status, struct proc_status *ret, "status")
-READER(maps, struct proc_maps *ret, "maps")
-READER(smaps, struct proc_maps *ret, "smaps")
-READER(limits, uint64_t ret[16][2], "limits")
+READER(stat, struct proc_stat *ret, "stat", read_small_at)
+READER(status, struct proc_status *ret, "status", read_small_at)
+READER(maps, struct proc_maps *ret, "maps", read_file_at)
+READER(smaps, struct proc_maps *ret, "smaps", read_file_at)
+READER(limits, uint64_t ret[16][2], "limits", read_small_at)
 
 int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret)
 {
 	_cleanup_free_ char *text = NULL;
-	char name[32];
+	char path[64];
 
-	snprintf(name, sizeof(name), "fdinfo/%d", fd);
-	int r = read_text(pid, name, &text);
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
+	int r = read_small_at(AT_FDCWD, path, 64UL << 20, &text, NULL);
 	return r ? r : proc_parse_fdinfo(text, ret);
 }
 

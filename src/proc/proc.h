@@ -19,11 +19,12 @@ struct proc_stat {
 };
 
 struct proc_status {
-	uint32_t umask, uid[4], gid[4], groups[1024];
-	size_t n_groups;
-	pid_t tracer_pid;
+	uint32_t umask, uid[4], gid[4];
+	uint64_t tracer_pid;
 	uint64_t sig_pnd, shd_pnd, sig_ign, sig_cgt, cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
-	uint32_t no_new_privs, seccomp;
+	uint64_t no_new_privs, seccomp;
+	size_t n_groups;
+	uint32_t groups[1024]; /* the last: only n_groups of them are set */
 };
 
 struct proc_vma {

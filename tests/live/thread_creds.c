@@ -37,6 +37,9 @@ static void some_capabilities(void)
 
 static void other_securebits(void)
 {
+	gid_t many[40];
+	for (gid_t i = 0; i < 40; i++) many[i] = 4000 + i;
+	CHECK(syscall(SYS_setgroups, 40, many) == 0);
 	CHECK(prctl(PR_CAPBSET_DROP, CAP_SYS_TIME) == 0);
 	CHECK(prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NO_SETUID_FIXUP) == 0);
 	setfsuid(1020);

@@ -6,6 +6,10 @@
 
 #include <asm/unistd.h>
 
+#define CAPS_VERSION 0x20080522 /* capget(2) */
+#define PR_CAPBSET_READ 23
+#define PR_CAP_AMBIENT 47
+#define PR_CAP_AMBIENT_IS_SET 1
 #define FUTEX_WAIT 0
 #define FUTEX_WAKE 1
 #define EINTR 4
@@ -157,6 +161,27 @@ static void wait_for_end(uint32_t *ids, uint64_t count)
 			call(__NR_futex, (long)&ids[i], FUTEX_WAIT, now, 0, 0, 0);
 }
 
+static long read_caps(struct agent_caps *to)
+{
+	uint32_t head[2] = { CAPS_VERSION, 0 }, sets[2][3];
+	long r = call(__NR_capget, (long)head, (long)sets, 0, 0, 0, 0);
+
+	to->effective = sets[0][0] | (uint64_t)sets[1][0] << 32;
+	to->permitted = sets[0][1] | (uint64_t)sets[1][1] << 32;
+	to->inheritable = sets[0][2] | (uint64_t)sets[1][2] << 32;
+	to->bounding = to->ambient = 0;
+	for (long cap = 0; cap < 64; cap++) {
+		long has = call(__NR_prctl, PR_CAPBSET_READ, cap, 0, 0, 0, 0);
+		if (has < 0)
+			break;
+		to->bounding |= (uint64_t)has << cap;
+		/* What is ambient is inheritable too. */
+		if (to->inheritable >> cap & 1 && call(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, cap, 0, 0, 0) > 0)
+			to->ambient |= 1UL << cap;
+	}
+	return r;
+}
+
 static long run_op(struct agent_batch *batch, struct agent_op *op)
 {
 	uint64_t arg[6];
@@ -195,6 +220,12 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_STORE:
 		*(volatile uint32_t *)arg[0] = (uint32_t)arg[1];
 		return 0;
+	case AGENT_OP_ACTIONS:
+		for (long sig = 1; sig <= AGENT_SIGNALS; sig++)
+			call(__NR_rt_sigaction, sig, 0, (long)arg[0] + (sig - 1) * 32, 8, 0, 0);
+		return 0;
+	case AGENT_OP_CAPS:
+		return read_caps((struct agent_caps *)arg[0]);
 	default:
 		return call(op->nr, (long)arg[0], (long)arg[1], (long)arg[2], (long)arg[3], (long)arg[4], (long)arg[5]);
 	}

@@ -15,6 +15,8 @@ enum {
 	AGENT_OP_EXPECT = 1 << 9,   /* the result must be `expect`, anything else ends the batch */
 };
 
+#define AGENT_SIGNALS 64
+
 /* Operations that are no plain system call. */
 enum {
 	AGENT_OP_FORK = -2,   /* clone3(arg0, arg1); the child runs the batch at arg2 on the stack that ends at arg3 */
@@ -27,7 +29,13 @@ enum {
 	AGENT_OP_FILL = -11,  /* do the pieces of the struct agent_fill at arg0 that nobody has taken yet, each by preads from arg1 */
 	AGENT_OP_FILLED = -12, /* wait until the arg2 threads whose ids are at arg1 have ended; its result is that of the filling at arg0 */
 	AGENT_OP_REST = -14,  /* as PARK, but wait in the code at arg0, with arg1 and arg2 as its arguments */
+	AGENT_OP_ACTIONS = -15, /* the actions of all AGENT_SIGNALS signals to arg0, each as rt_sigaction gives it in 32 bytes */
+	AGENT_OP_CAPS = -16, /* the capability sets of this thread into the struct agent_caps at arg0 */
 	AGENT_OP_EXIT = -13,  /* end this thread, and nobody needs its stack any more */
+};
+
+struct agent_caps {
+	uint64_t effective, permitted, inheritable, bounding, ambient;
 };
 
 /* Memory to be filled from a file, by several threads. */

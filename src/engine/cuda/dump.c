@@ -345,13 +345,10 @@ static int look_again(struct dump *d, struct cuda_process *p)
 {
 	struct task *task = NULL;
 	struct proc_pids tids = {};
-	struct thread *thread = find_thread(d, p->pid, p->thread.tid, &task);
 	int r = cuda_thread_stop(&p->thread, d->e);
 
-	if (!r && !task)
+	if (!r && !find_thread(d, p->pid, p->thread.tid, &task))
 		r = cuda_error(d, p->pid, -ESRCH, "its thread %d has gone", p->thread.tid);
-	if (!r && (r = thread_stopped_again(task, thread)))
-		r = cuda_error(d, p->pid, r, "cannot look at its thread %d again", thread->tid);
 	if (!r && (r = proc_list_threads(p->pid, &tids)))
 		r = cuda_error(d, p->pid, r, "cannot list its threads");
 	if (!r && tids.count != task->threads.count + task->leader_gone)

@@ -21,6 +21,7 @@ struct description {
 	int fd;
 	int own; /* a duplicate that stays open, of one that no task has in its table; or -1 */
 	uint32_t id, type;
+	bool unlocked; /* it has no lock, and no process has a POSIX lock on the file */
 	dev_t dev;
 	ino_t ino;
 	struct description *next; /* in its bucket */
@@ -146,12 +147,12 @@ static int read_link(struct task *t, const char *link, struct descriptor *f)
 }
 
 /* What the file at own_fd is, as /proc/`owner`/fd/N has it. */
-static int describe(struct dump *d, struct descriptor *f, const char *owner, int number, struct proc_fdinfo *info)
+static int describe(struct dump *d, struct descriptor *f, pid_t owner, int number, struct proc_fdinfo *info)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%s/fdinfo/%d", owner, number);
-	int r = read_file_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
+	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", owner, number);
+	int r = f->fdinfo ? 0 : read_small_at(AT_FDCWD, path, 16 << 20, &f->fdinfo, NULL);
 	if (!r)
 		r = proc_parse_fdinfo(f->fdinfo, info);
 	if (!r && fstat(f->own_fd, &f->st) < 0)
@@ -161,6 +162,14 @@ static int describe(struct dump *d, struct descriptor *f, const char *owner, int
 	f->flags = info->flags & ~(uint32_t)O_CLOEXEC;
 	f->pos = (uint64_t)info->pos;
 	return 0;
+}
+
+/* Asked for the description, so that the POSIX locks of every process are in the way. */
+static bool is_unlocked(int own_fd)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+
+	return fcntl(own_fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
 }
 
 /* A description that is seen for the first time. It is in the table before its kind looks at it: a socket may carry itself. */
@@ -197,21 +206,55 @@ static bool closes_on_exec(int own_fd, int number, uint32_t flags)
 	return flags & O_CLOEXEC && !(of_file && number <= STDERR_FILENO);
 }
 
-static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file *table)
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Most that a process has it has from its parent: what is not there already is one flag. */
+static struct description *find_inherited(const struct task *t, size_t index)
+{
+	const struct task *p = t->parent;
+	int fd = t->view.fds.data[index];
+
+	if (!t->view.fd_flags || !t->view.inherited[index] || t->view.fd_flags[index] < 0 || !p->descriptions)
+		return NULL;
+	const int *at = bsearch(&fd, p->view.fds.data, p->view.fds.count, sizeof(fd), by_number);
+	struct description *x = at ? p->descriptions[at - p->view.fds.data] : NULL;
+	return x && x->unlocked ? x : NULL;
+}
+
+static int write_fd(struct dump *d, struct image_file *table, const struct description *x, int fd, bool closes)
 {
 	FdinfoEntry entry = FDINFO_ENTRY__INIT;
-	struct proc_fdinfo info;
-	_cleanup_close_ int own = (int)syscall(__NR_pidfd_getfd, t->pidfd, fd, 0);
-	struct descriptor f = { .task = t, .fd = fd, .own_fd = own };
-	struct description *x;
-	char owner[16];
 
-	if (own < 0)
-		return task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd);
-	snprintf(owner, sizeof(owner), "%d", t->proc);
-	int r = describe(d, &f, owner, fd, &info);
-	if (!r && !(x = find_description(d->descriptions, t->proc, fd, f.st.st_dev, f.st.st_ino)))
+	entry.id = x->id;
+	entry.fd = (uint32_t)fd;
+	entry.flags = closes ? FD_CLOEXEC : 0;
+	entry.type = (FdTypes)x->type;
+	int r = image_write_message(table, &entry.base);
+	return r ? error_errno(d->e, r, "cannot write the descriptor table") : 0;
+}
+
+static int capture_fd(struct dump *d, struct task *t, size_t index, struct image_file *table)
+{
+	struct proc_fdinfo info;
+	const int fd = t->view.fds.data[index];
+	struct descriptor f = { .task = t, .fd = fd };
+	struct description *x = find_inherited(t, index);
+
+	if (x) {
+		t->descriptions[index] = x;
+		return write_fd(d, table, x, fd, t->view.fd_flags[index] & FD_CLOEXEC);
+	}
+	f.fdinfo = t->view.fdinfos ? TAKE_PTR(t->view.fdinfos[index]) : NULL;
+	_cleanup_close_ int own = f.own_fd = (int)syscall(__NR_pidfd_getfd, t->pidfd, fd, 0);
+	int r = own < 0 ? task_errno(d, t, -errno, "cannot duplicate descriptor %d", fd) : describe(d, &f, t->proc, fd, &info);
+	if (!r && !(x = find_description(d->descriptions, t->proc, fd, f.st.st_dev, f.st.st_ino))) {
 		r = capture_new(d, &f, t->proc, fd, &x);
+		if (!r)
+			x->unlocked = !info.locked && d->tasks.count > 1 && is_unlocked(own);
+	}
 	if (!r && info.locked) {
 		f.id = x->id;
 		r = locks_capture(d, &f);
@@ -219,12 +262,8 @@ static int capture_fd(struct dump *d, struct task *t, int fd, struct image_file 
 	free(f.fdinfo);
 	if (r)
 		return r;
-	entry.id = x->id;
-	entry.fd = (uint32_t)fd;
-	entry.flags = closes_on_exec(own, fd, info.flags) ? FD_CLOEXEC : 0;
-	entry.type = (FdTypes)x->type;
-	r = image_write_message(table, &entry.base);
-	return r ? error_errno(d->e, r, "cannot write the descriptor table") : 0;
+	t->descriptions[index] = x;
+	return write_fd(d, table, x, fd, closes_on_exec(own, fd, info.flags));
 }
 
 int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *ret_id)
@@ -232,7 +271,7 @@ int files_capture_flying(struct dump *d, struct task *t, int own_fd, uint32_t *r
 	struct proc_fdinfo info;
 	struct descriptor f = { .task = t, .fd = -1, .own_fd = own_fd };
 	struct description *x;
-	int r = describe(d, &f, "self", own_fd, &info);
+	int r = describe(d, &f, getpid(), own_fd, &info);
 
 	if (!r && !(x = find_description(d->descriptions, getpid(), own_fd, f.st.st_dev, f.st.st_ino))) {
 		r = capture_new(d, &f, getpid(), own_fd, &x);
@@ -294,16 +333,16 @@ static int capture_named(struct dump *d, struct task *t, const char *link, int o
 
 int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_t flags, uint32_t *ret_id)
 {
-	struct descriptor f;
-	struct stat st;
-	char path[96];
+	const struct task_link *l = NULL;
 
-	snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, link);
+	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++)
+		if (!strcmp(task_links[i], link))
+			l = &t->view.links[i];
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (read_link(t, link, &f) || stat(path, &st) < 0)
-		return task_errno(d, t, -errno, "cannot read its %s", link);
-	return capture_named(d, t, link, -1, NULL, f.target, st.st_ino, flags, ret_id);
+	if (!l || !l->target)
+		return task_error(d, t, -ENOENT, "cannot read its %s", link);
+	return capture_named(d, t, link, -1, NULL, l->target, l->ino, flags, ret_id);
 }
 
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id)
@@ -344,25 +383,23 @@ static int capture_fs(struct dump *d, struct task *t)
 int files_capture(struct dump *d, struct task *t)
 {
 	struct image_file *table;
-	struct proc_fds fds = {};
 	char name[32];
 
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (t->files_id != t->id) /* its parent's */
 		return capture_fs(d, t);
-	int r = proc_list_fds(t->proc, &fds);
-	if (r)
-		return task_errno(d, t, r, "cannot list its descriptors");
+	if (t->view.fds_result)
+		return task_errno(d, t, t->view.fds_result, "cannot list its descriptors");
+	t->descriptions = calloc(t->view.fds.count + 1, sizeof(*t->descriptions));
+	if (!t->descriptions)
+		return error_set(d->e, -ENOMEM, "out of memory");
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->files_id);
-	r = image_create(d->dir, name, IMAGE_MAGIC_FDINFO, &table);
-	if (r) {
-		VEC_FREE(&fds);
+	int r = image_create(d->dir, name, IMAGE_MAGIC_FDINFO, &table);
+	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
-	}
-	for (size_t i = 0; !r && i < fds.count; i++)
-		r = dump_part(d, capture_fd(d, t, fds.data[i], table));
-	VEC_FREE(&fds);
+	for (size_t i = 0; !r && i < t->view.fds.count; i++)
+		r = dump_part(d, capture_fd(d, t, i, table));
 	int closed = image_close(table);
 	if (!r && closed)
 		r = error_errno(d->e, closed, "cannot write %s", name);

@@ -111,8 +111,10 @@ static bool is_watched(const struct proc_maps *maps)
 
 int lazy_settle(struct dump *d, struct task *t)
 {
-	if (!is_watched(&t->maps) || !pager_finish_all())
+	if (!is_watched(&t->maps))
 		return 0;
+	/* Its pager may also have ended, by itself or for another task, since the maps were read. */
+	pager_finish_all();
 	proc_maps_finish(&t->maps);
 	int r = proc_read_smaps(t->proc, &t->maps);
 	return r ? task_errno(d, t, r, "cannot read its maps") : 0;

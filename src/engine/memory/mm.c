@@ -173,15 +173,14 @@ int mm_capture(struct dump *d, struct task *t)
 {
 	_cleanup_free_ VmaEntry *entries = calloc(t->maps.count, sizeof(*entries));
 	_cleanup_free_ VmaEntry **list = calloc(t->maps.count, sizeof(*list));
-	_cleanup_free_ char *auxv = NULL, *filter = NULL;
-	size_t auxv_size;
-	char name[64];
 	MmEntry mm = MM_ENTRY__INIT;
 	struct pool pool = {};
 	int r = 0;
 
 	if (!entries || !list)
 		return error_set(d->e, -ENOMEM, "out of memory");
+	if (t->view.auxv_result)
+		return task_errno(d, t, t->view.auxv_result, "cannot read its auxv");
 	for (size_t i = 0; !r && i < t->maps.count; i++) {
 		if (vma_status(&t->maps.data[i]) & VMA_VSYSCALL)
 			continue;
@@ -192,25 +191,18 @@ int mm_capture(struct dump *d, struct task *t)
 		r = files_capture_link(d, t, "exe", O_RDONLY, &mm.exe_file_id);
 	if (r)
 		return r;
-	r = policy_capture(t->proc, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
+	r = policy_capture(d, t->proc, list, mm.n_vmas, (uint32_t)t->threads.data[0]->answers.mempolicy, &pool);
 	if (r) {
 		pool_free(&pool);
 		return task_errno(d, t, r, "cannot read the memory policies of its areas");
 	}
 	mm.vmas = list;
-	snprintf(name, sizeof(name), "/proc/%d/auxv", t->proc);
-	r = read_file_at(AT_FDCWD, name, 1 << 16, &auxv, &auxv_size);
-	if (r) {
-		pool_free(&pool);
-		return task_errno(d, t, r, "cannot read its auxv");
-	}
-	mm.mm_saved_auxv = (uint64_t *)auxv;
-	mm.n_mm_saved_auxv = auxv_size / 8;
+	mm.mm_saved_auxv = (uint64_t *)t->view.auxv;
+	mm.n_mm_saved_auxv = t->view.auxv_size / 8;
 	fill_fields(t, &mm);
-	snprintf(name, sizeof(name), "/proc/%d/coredump_filter", t->proc);
-	if (!read_file_at(AT_FDCWD, name, 64, &filter, NULL)) {
+	if (t->view.coredump_filter) {
 		mm.has_coredump_filter = 1;
-		mm.coredump_filter = (uint32_t)strtoul(filter, NULL, 16);
+		mm.coredump_filter = (uint32_t)strtoul(t->view.coredump_filter, NULL, 16);
 	}
 	r = write_mm(d, t, &mm);
 	pool_free(&pool);

@@ -201,7 +201,6 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 {
 	uint32_t status = vma_status(vma);
 	struct task *parent = p->t->parent;
-	size_t first = p->runs.count;
 
 	/* What the kernel writes there need not be in the page table. */
 	if (status & VMA_AIORING) {
@@ -216,10 +215,8 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 		return 0;
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
-	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, &p->runs);
 	bool same = p->t->may_share && parent && maps_find_same(&parent->maps, vma);
-	if (!r && p->d.tasks.count > 1)
-		r = scan_split(p->t->pagemap_fd, same ? parent->pagemap_fd : -1, &p->runs, first);
+	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, same, &p->runs);
 	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : 0;
 }
 
@@ -231,6 +228,10 @@ static int lay_out(struct page_job *p)
 
 	for (size_t i = 0; !r && i < t->maps.count; i++)
 		r = scan_vma(p, &t->maps.data[i]);
+	if (!r && p->d.tasks.count > 1) {
+		r = scan_split(t->pagemap_fd, t->may_share && t->parent ? t->parent->pagemap_fd : -1, &p->runs);
+		r = r ? task_errno(&p->d, t, r, "cannot read its pagemap") : 0;
+	}
 	p->offsets = r ? NULL : calloc(p->runs.count + 1, sizeof(*p->offsets));
 	if (!r && !p->offsets)
 		r = error_set(p->d.e, -ENOMEM, "out of memory");

@@ -8,11 +8,13 @@
 /* The modes of mbind(2), as numa_maps prints them. */
 static const char *const modes[] = { "default", "prefer", "bind", "interleave", "local", "prefer (many)", "weighted interleave" };
 
-static bool many_nodes(void)
+static bool many_nodes(struct dump *d)
 {
 	_cleanup_free_ char *text = NULL;
 
-	return !read_file_at(AT_FDCWD, "/sys/devices/system/node/possible", 256, &text, NULL) && strpbrk(text, "-,");
+	if (!d->many_nodes)
+		d->many_nodes = !read_small_at(AT_FDCWD, "/sys/devices/system/node/possible", 256, &text, NULL) && strpbrk(text, "-,") ? 1 : -1;
+	return d->many_nodes > 0;
 }
 
 /* "0-3,5" */
@@ -58,13 +60,13 @@ static int apply(const char *line, VmaEntry *v, uint32_t task_mode, struct pool 
 	return 0;
 }
 
-int policy_capture(pid_t pid, VmaEntry **vmas, size_t count, uint32_t task_mode, struct pool *pool)
+int policy_capture(struct dump *d, pid_t pid, VmaEntry **vmas, size_t count, uint32_t task_mode, struct pool *pool)
 {
 	_cleanup_free_ char *text = NULL;
 	char path[64];
 	size_t i = 0;
 
-	if (!task_mode && !many_nodes())
+	if (!task_mode && !many_nodes(d))
 		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/numa_maps", pid);
 	int r = read_file_at(AT_FDCWD, path, 256 << 20, &text, NULL);

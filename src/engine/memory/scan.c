@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 
 #define WORDS 8192
+#define NEAR (64 * PAGE_SIZE)
 #define WORD_PRESENT (1ULL << 63)
 #define WORD_SWAPPED (1ULL << 62)
 #define WORD_FILE (1ULL << 61)
@@ -24,7 +25,7 @@ enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4, IS_ZERO = 1 <
 
 static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared, bool several)
 {
-	struct page_run *last = runs->count ? &runs->data[runs->count - 1] : NULL;
+	struct page_run *last = runs->count > runs->closed ? &runs->data[runs->count - 1] : NULL;
 
 	if (last && last->end == start && last->shared == shared && last->several == several) {
 		last->end = end;
@@ -37,7 +38,7 @@ static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool sh
 	return 0;
 }
 
-static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
 	struct region regions[512];
 	uint64_t not = IS_ZERO | (file_backed ? IS_FILE : 0);
@@ -50,7 +51,7 @@ static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, str
 		if (n < 0)
 			return -errno;
 		for (int i = 0; i < n && !r; i++)
-			r = add_run(runs, regions[i].start, regions[i].end, false, false);
+			r = add_run(runs, regions[i].start, regions[i].end, shared, false);
 		if (r)
 			return r;
 		if (arg.walk_end <= arg.start)
@@ -67,7 +68,7 @@ static int read_words(int fd, uint64_t at, uint64_t *words, size_t count)
 	return n == (ssize_t)(count * 8) ? 0 : n < 0 ? -errno : -EIO;
 }
 
-static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
 	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
 	int r = words ? 0 : -ENOMEM;
@@ -77,26 +78,26 @@ static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, st
 		r = read_words(fd, at, words, count);
 		for (size_t i = 0; i < count && !r; i++)
 			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE))
-				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, false, false);
+				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, shared, false);
 	}
 	return r;
 }
 
-int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs)
+int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
-	size_t before = runs->count;
-	int r = scan_fast(pagemap_fd, start, end, file_backed, runs);
+	size_t before = runs->closed = runs->count;
+	int r = scan_fast(pagemap_fd, start, end, file_backed, shared, runs);
 
 	if (r != -ENOTTY && r != -EINVAL)
 		return r;
 	runs->count = before;
-	return scan_words(pagemap_fd, start, end, file_backed, runs);
+	return scan_words(pagemap_fd, start, end, file_backed, shared, runs);
 }
 
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end)
 {
 	struct page_runs runs = {};
-	int r = scan_fast(pagemap_fd, start, end, false, &runs);
+	int r = scan_fast(pagemap_fd, start, end, false, false, &runs);
 
 	r = r ? r : runs.count ? 0 : -ENOTSUP;
 	VEC_FREE(&runs);
@@ -109,39 +110,67 @@ static bool same_frame(uint64_t a, uint64_t b)
 	       (a & WORD_FRAME) == (b & WORD_FRAME);
 }
 
-static int split_run(int own, int parent, const struct page_run *run, struct page_runs *to, uint64_t *words)
+/* The words of a stretch of pages: own, and WORDS further on the parent's. */
+struct words {
+	uint64_t start, end;
+	uint64_t *data;
+};
+
+/* From `at` in runs[i] on: with the runs behind it that are near, so that small ones do not cost a call each. */
+static int read_stretch(int own, int parent, const struct page_runs *runs, size_t i, uint64_t at, struct words *w)
 {
+	bool compare = runs->data[i].shared;
+
+	w->start = at;
+	w->end = MIN(runs->data[i].end, at + WORDS * PAGE_SIZE);
+	for (i++; w->end == runs->data[i - 1].end && i < runs->count; i++) {
+		const struct page_run *next = &runs->data[i];
+		if (next->several || next->start < w->end || next->start - w->end > NEAR || next->end - at > WORDS * PAGE_SIZE)
+			break;
+		w->end = next->end;
+		compare |= next->shared;
+	}
+	size_t count = (w->end - w->start) / PAGE_SIZE;
+	int r = read_words(own, w->start, w->data, count);
+	return !r && compare && parent >= 0 ? read_words(parent, w->start, w->data + WORDS, count) : r;
+}
+
+static int split_run(int own, int parent, const struct page_runs *runs, size_t i, struct page_runs *to, struct words *w)
+{
+	const struct page_run *run = &runs->data[i];
+	bool compare = run->shared && parent >= 0;
 	int r = 0;
 
-	for (uint64_t at = run->start; at < run->end && !r; at += WORDS * PAGE_SIZE) {
-		size_t count = MIN((run->end - at) / PAGE_SIZE, (uint64_t)WORDS);
-		r = read_words(own, at, words, count);
-		if (!r && parent >= 0)
-			r = read_words(parent, at, words + WORDS, count);
-		for (size_t i = 0; i < count && !r; i++)
-			r = add_run(to, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE,
-				    parent >= 0 && same_frame(words[i], words[WORDS + i]),
-				    words[i] & WORD_PRESENT && !(words[i] & WORD_EXCLUSIVE));
+	if (run->several)
+		return add_run(to, run->start, run->end, false, true);
+	for (uint64_t at = run->start; at < run->end && !r; at += PAGE_SIZE) {
+		if (at < w->start || at >= w->end)
+			r = read_stretch(own, parent, runs, i, at, w);
+		if (r)
+			break;
+		const uint64_t *word = w->data + (at - w->start) / PAGE_SIZE;
+		r = add_run(to, at, at + PAGE_SIZE, compare && same_frame(word[0], word[WORDS]),
+			    *word & WORD_PRESENT && !(*word & WORD_EXCLUSIVE));
 	}
 	return r;
 }
 
-int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first)
+int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs)
 {
-	_cleanup_free_ uint64_t *words = malloc(2 * WORDS * 8);
+	_cleanup_free_ uint64_t *data = malloc(2 * WORDS * 8);
+	struct words words = { .data = data };
 	struct page_runs split = {};
-	int r = words ? 0 : -ENOMEM;
+	int r = data ? 0 : -ENOMEM;
 
-	for (size_t i = first; i < runs->count && !r; i++)
-		r = split_run(pagemap_fd, parent_fd, &runs->data[i], &split, words);
-	runs->count = first;
-	for (size_t i = 0; i < split.count && !r; i++) {
-		struct page_run *run = VEC_PUSH(runs);
-		if (run)
-			*run = split.data[i];
-		else
-			r = -ENOMEM;
+	for (size_t i = 0; i < runs->count && !r; i++) {
+		split.closed = split.count;
+		r = split_run(pagemap_fd, parent_fd, runs, i, &split, &words);
 	}
-	VEC_FREE(&split);
-	return r;
+	if (r) {
+		VEC_FREE(&split);
+		return r;
+	}
+	VEC_FREE(runs);
+	*runs = split;
+	return 0;
 }

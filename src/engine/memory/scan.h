@@ -15,13 +15,14 @@ struct page_run {
 struct page_runs {
 	struct page_run *data;
 	size_t count, capacity;
+	size_t closed; /* so many of the first are not added to: no run goes beyond its area */
 };
 
 /* The pages of [start, end) that are there or swapped out; not zero pages, and where `file_backed` only those that were written.
- * They are added to *runs. */
-int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, struct page_runs *runs);
+ * They are added to *runs. `shared`: the parent may have them too, which is for scan_split to tell. */
+int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs);
 /* 0: PAGEMAP_SCAN finds pages in [start, end), of which some are there. */
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end);
-/* Splits the runs from `first` on by who else has the pages: fills `several` and, when parent_fd is that of the parent's pagemap and
- * not -1, `shared`. Page frame numbers need CAP_SYS_ADMIN; without, nothing is found to be shared. */
-int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs, size_t first);
+/* Splits the runs by who else has the pages: fills `several` and, where it was set and parent_fd, that of the parent's pagemap, is not
+ * -1, `shared`. Runs that are `several` already stay as they are. Page frame numbers need CAP_SYS_ADMIN; without, nothing is found to be shared. */
+int scan_split(int pagemap_fd, int parent_fd, struct page_runs *runs);

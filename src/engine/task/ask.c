@@ -15,26 +15,24 @@
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE 68
 #endif
-#define LEADER_OPS (96 + AGENT_RUN_EXTRA)
-#define THREAD_OPS (8 + THREAD_SWITCHES + AGENT_RUN_EXTRA)
+#define LEADER_OPS (10 + THREAD_OPS)
+#define CREDS_OPS 8
+#define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
 #define TIMERS_MAX 64
 #define RINGS_MAX 64
-
-struct leader_job {
-	struct agent_batch head;
-	struct agent_op ops[LEADER_OPS + 2 * TIMERS_MAX + RINGS_MAX];
-	struct {
-		struct task_answers task;
-		struct thread_answers thread;
-		struct itimerspec timer[TIMERS_MAX];
-	} out;
-};
 
 struct thread_job {
 	struct agent_batch head;
 	struct agent_op ops[THREAD_OPS];
 	struct thread_answers out;
+};
+
+/* What the leader writes, behind its operations. */
+struct leader_out {
+	struct task_answers task;
+	struct thread_answers thread;
+	struct itimerspec timer[];
 };
 
 static struct agent_op *op_add(struct agent_batch *b, long nr, uint64_t a0, uint64_t a1, uint64_t a2, uint64_t a3)
@@ -65,6 +63,45 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	return first;
 }
 
+/* What the status of a thread would tell: reading that takes longer than all the rest. */
+static void ask_creds(struct agent_batch *b, uint64_t out)
+{
+	const uint64_t uid = out + offsetof(struct thread_answers, uid), gid = out + offsetof(struct thread_answers, gid);
+
+	op_add(b, __NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0);
+	op_add(b, __NR_prctl, PR_GET_SECCOMP, 0, 0, 0);
+	op_add(b, __NR_setfsuid, (uint64_t)-1, 0, 0, 0); /* changes nothing */
+	op_add(b, __NR_setfsgid, (uint64_t)-1, 0, 0, 0);
+	op_add(b, __NR_getgroups, ARRAY_SIZE(((struct thread_answers *)0)->groups), out + offsetof(struct thread_answers, groups), 0, 0);
+	op_add(b, __NR_getresuid, uid, uid + 4, uid + 8, 0);
+	op_add(b, __NR_getresgid, gid, gid + 4, gid + 8, 0);
+	op_add(b, AGENT_OP_CAPS, out + offsetof(struct thread_answers, caps), 0, 0, 0);
+}
+
+static int take_creds(struct thread *th, const struct agent_op *first)
+{
+	const struct thread_answers *a = &th->answers;
+	struct proc_status *s = &th->status;
+
+	for (size_t i = 0; i < CREDS_OPS; i++)
+		if (first[i].result < 0) /* as for more groups than there is room for */
+			return proc_read_thread_status(th->task->pid, th->tid, s);
+	s->no_new_privs = (uint64_t)first[0].result;
+	s->seccomp = (uint64_t)first[1].result;
+	memcpy(s->uid, a->uid, sizeof(a->uid));
+	memcpy(s->gid, a->gid, sizeof(a->gid));
+	s->uid[3] = (uint32_t)first[2].result;
+	s->gid[3] = (uint32_t)first[3].result;
+	s->n_groups = (size_t)first[4].result;
+	memcpy(s->groups, a->groups, s->n_groups * sizeof(s->groups[0]));
+	s->cap_eff = a->caps.effective;
+	s->cap_prm = a->caps.permitted;
+	s->cap_inh = a->caps.inheritable;
+	s->cap_bnd = a->caps.bounding;
+	s->cap_amb = a->caps.ambient;
+	return 0;
+}
+
 static void take_thread_results(struct thread *th, const struct agent_op *first)
 {
 	th->answers.securebits = (int32_t)first[0].result;
@@ -74,55 +111,75 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
 }
 
-static int start_leader(struct dump *d, struct task *t, struct agent_run *run, struct leader_job *job, struct agent_op *ret[6])
-{
-	struct agent_batch *b = &job->head;
-	size_t room;
-	uint64_t out = agent_seat_place(run->seat, 0, &room) + offsetof(struct leader_job, out);
-
-	for (int sig = 1; sig <= 64; sig++)
-		op_add(b, __NR_rt_sigaction, (uint64_t)sig, 0, out + offsetof(struct task_answers, action[sig - 1]), 8);
-	for (uint64_t which = 0; which < 3; which++)
-		op_add(b, __NR_getitimer, which, out + offsetof(struct task_answers, itimer[which]), 0, 0);
-	op_add(b, __NR_prctl, PR_GET_CHILD_SUBREAPER, out + offsetof(struct task_answers, subreaper), 0, 0);
-	ret[0] = op_add(b, __NR_prctl, PR_GET_DUMPABLE, 0, 0, 0);
-	ret[1] = op_add(b, __NR_prctl, PR_GET_THP_DISABLE, 0, 0, 0);
-	ret[2] = op_add(b, __NR_brk, 0, 0, 0, 0);
-	ret[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
-	ret[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
-	ret[3] = ask_thread(b, out + sizeof(struct task_answers));
-	for (size_t i = 0; i < t->timers.count; i++) {
-		uint64_t id = (uint64_t)t->timers.data[i].id;
-		op_add(b, __NR_timer_gettime, id, out + offsetof(typeof(job->out), timer[i]), 0, 0);
-		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
-	}
-	/* No events, at once: fails where it is no context. */
-	for (size_t i = 0; i < t->rings.count; i++)
-		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
-	return agent_run_start(run, d->e);
-}
-
-/* One of each a thread, in the order of t->threads. */
+/* What a process and its threads are being asked. Each step is begun in all processes before it is waited for in any of them. */
 struct asking {
-	struct leader_job leader;
-	struct agent_op *results[6];
+	enum { ASKING_NOT, ASKING_TAKE, ASKING_RUN, ASKING_LEAVE } step; /* what was begun */
+	int result;
+	struct error why;
 	struct agent_seat seat;
-	struct agent_run *runs;
+	struct agent_batch *leader;
+	struct leader_out *out;
+	struct agent_op *results[6];
+	struct agent_run *runs; /* one of each a thread, in the order of t->threads */
 	struct thread_job *jobs;
 	size_t started;
 	bool unfinished; /* some thread is still in the area */
 };
 
+static size_t count_leader_ops(const struct task *t)
+{
+	return LEADER_OPS + 2 * t->timers.count + t->rings.count + (t->view.inherited ? t->view.fds.count : 0);
+}
+
+static int start_leader(struct dump *d, struct task *t, struct asking *a)
+{
+	size_t ops = sizeof(struct agent_batch) + count_leader_ops(t) * sizeof(struct agent_op), room;
+	size_t size = ops + sizeof(struct leader_out) + t->timers.count * sizeof(struct itimerspec);
+	struct agent_batch *b = a->leader = calloc(1, size);
+	struct agent_run *run = &a->runs[0];
+
+	if (!b)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*run = (struct agent_run){ &a->seat, &t->threads.data[0]->tracee, 0, b, size, AGENT_SIGNALS - 1 };
+	a->out = (struct leader_out *)((char *)b + ops);
+	uint64_t out = agent_seat_place(run->seat, 0, &room) + ops;
+	op_add(b, AGENT_OP_ACTIONS, out + offsetof(struct leader_out, task.action), 0, 0, 0);
+	for (uint64_t which = 0; which < 3; which++)
+		op_add(b, __NR_getitimer, which, out + offsetof(struct leader_out, task.itimer[which]), 0, 0);
+	op_add(b, __NR_prctl, PR_GET_CHILD_SUBREAPER, out + offsetof(struct leader_out, task.subreaper), 0, 0);
+	a->results[0] = op_add(b, __NR_prctl, PR_GET_DUMPABLE, 0, 0, 0);
+	a->results[1] = op_add(b, __NR_prctl, PR_GET_THP_DISABLE, 0, 0, 0);
+	a->results[2] = op_add(b, __NR_brk, 0, 0, 0, 0);
+	a->results[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
+	a->results[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
+	a->results[3] = ask_thread(b, out + offsetof(struct leader_out, thread));
+	for (size_t i = 0; i < t->timers.count; i++) {
+		uint64_t id = (uint64_t)t->timers.data[i].id;
+		op_add(b, __NR_timer_gettime, id, out + offsetof(struct leader_out, timer[i]), 0, 0);
+		op_add(b, __NR_timer_getoverrun, id, 0, 0, 0);
+	}
+	/* No events, at once: fails where it is no context. */
+	for (size_t i = 0; i < t->rings.count; i++)
+		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
+	for (size_t i = 0; t->view.inherited && i < t->view.fds.count; i++)
+		if (t->view.inherited[i])
+			op_add(b, __NR_fcntl, (uint64_t)t->view.fds.data[i], F_GETFD, 0, 0);
+	return agent_run_start(run, d->e);
+}
+
 static int start_all(struct dump *d, struct task *t, struct asking *a)
 {
-	a->runs[0] = (struct agent_run){ &a->seat, &t->threads.data[0]->tracee, 0, &a->leader.head, sizeof(a->leader) };
-	int r = start_leader(d, t, &a->runs[0], &a->leader, a->results);
+	int r = start_leader(d, t, a);
+
 	for (size_t i = 1; !r && i < t->threads.count; i++) {
 		struct thread_job *job = &a->jobs[i];
 		size_t room;
 		a->started = i;
-		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job) };
-		ask_thread(&job->head, agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out));
+		a->runs[i] = (struct agent_run){ &a->seat, &t->threads.data[i]->tracee, i, &job->head, sizeof(*job), 0 };
+		uint64_t out = agent_seat_place(&a->seat, i, &room) + offsetof(struct thread_job, out);
+		ask_thread(&job->head, out);
+		if (!t->threads.data[i]->status_read)
+			ask_creds(&job->head, out);
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
@@ -130,52 +187,60 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 	return r;
 }
 
-static void take_answers(struct task *t, struct asking *a)
+static void take_descriptor_flags(struct task *t, const struct agent_op *next)
 {
-	struct leader_job *l = &a->leader;
+	t->view.fd_flags = t->view.inherited ? calloc(t->view.fds.count + 1, sizeof(int)) : NULL;
+	for (size_t i = 0; t->view.fd_flags && i < t->view.fds.count; i++)
+		if (t->view.inherited[i])
+			t->view.fd_flags[i] = (int)(next++)->result;
+}
 
-	t->answers = l->out.task;
+static int take_answers(struct dump *d, struct task *t, struct asking *a)
+{
+	t->answers = a->out->task;
 	t->answers.dumpable = a->results[0]->result;
 	t->answers.thp_disable = a->results[1]->result;
 	t->answers.brk = a->results[2]->result;
 	t->answers.memory_merge = a->results[4]->result;
 	t->answers.mdwe = a->results[5]->result;
-	t->threads.data[0]->answers = l->out.thread;
+	t->threads.data[0]->answers = a->out->thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
 	for (size_t i = 0; i < t->timers.count; i++) {
-		t->timers.data[i].value = l->out.timer[i];
+		t->timers.data[i].value = a->out->timer[i];
 		t->timers.data[i].overrun = a->results[3][RESULTS + 2 * i + 1].result;
 	}
 	for (size_t i = 0; i < t->rings.count; i++)
 		t->rings.data[i].alive = a->results[3][RESULTS + 2 * t->timers.count + i].result == 0;
+	take_descriptor_flags(t, &a->results[3][RESULTS + 2 * t->timers.count + t->rings.count]);
 	for (size_t i = 1; i < t->threads.count; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
-		take_thread_results(t->threads.data[i], &agent_batch_ops(&a->jobs[i].head)[5]);
+		const struct agent_op *first = &agent_batch_ops(&a->jobs[i].head)[5];
+		take_thread_results(t->threads.data[i], first);
+		int r = t->threads.data[i]->status_read ? 0 : take_creds(t->threads.data[i], first + RESULTS);
+		if (r)
+			return task_errno(d, t, r, "cannot read the status of its thread %d", t->threads.data[i]->tid);
 	}
+	return 0;
 }
 
 static int list_timers(struct dump *d, struct task *t)
 {
-	struct proc_timers timers = {};
-	int r = proc_read_timers(t->proc, &timers);
+	const struct proc_timers *timers = &t->view.timers;
 
-	if (r)
-		return task_errno(d, t, r, "cannot list its POSIX timers");
-	if (timers.count > TIMERS_MAX)
-		r = task_error(d, t, -ENOTSUP, "it has %zu POSIX timers, more than the %d that are supported", timers.count, TIMERS_MAX);
+	if (t->view.timers_result)
+		return task_errno(d, t, t->view.timers_result, "cannot list its POSIX timers");
+	if (timers->count > TIMERS_MAX)
+		return task_error(d, t, -ENOTSUP, "it has %zu POSIX timers, more than the %d that are supported", timers->count, TIMERS_MAX);
 	/* The newest stands first; they are kept in the order in which they were made. */
-	for (size_t i = timers.count; !r && i-- > 0;) {
+	for (size_t i = timers->count; i-- > 0;) {
 		struct posix_timer *timer = VEC_PUSH(&t->timers);
-		if (!timer) {
-			r = error_set(d->e, -ENOMEM, "out of memory");
-			break;
-		}
-		const struct proc_timer *from = &timers.data[i];
+		if (!timer)
+			return error_set(d->e, -ENOMEM, "out of memory");
+		const struct proc_timer *from = &timers->data[i];
 		*timer = (struct posix_timer){ .id = from->id, .signal = from->signal, .notify = from->notify, .tid = from->tid,
 					       .sigev_value = from->sigev_value, .clock = from->clock };
 	}
-	VEC_FREE(&timers);
-	return r;
+	return 0;
 }
 
 /* Whether what is mapped from now on is locked (mlockall(2)): nothing tells it but what became of the agent's own area. */
@@ -200,58 +265,136 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 	return 0;
 }
 
-static int ask_in_seat(struct dump *d, struct task *t, struct asking *a)
+/* A failure of one process is told when it is its turn (task_answered). The first counts. */
+static void note(struct asking *a, const struct error *e, int r)
 {
-	int r = start_all(d, t, a);
-
-	/* Whatever was started must come to its end before the area goes. */
-	for (size_t i = a->started; i-- > 0;) {
-		struct error why = {};
-		int s = agent_run_finish(&a->runs[i], &why);
-		a->unfinished |= s != 0;
-		if (s && !r) {
-			*d->e = why;
-			r = s;
-		}
+	if (r && !a->result) {
+		a->result = r;
+		a->why = *e;
 	}
-	if (!r)
-		take_answers(t, a);
-	return r ? r : ask_mlockall(d, t, &a->seat);
 }
 
-int task_ask(struct dump *d, struct task *t)
+static int prepare(struct dump *d, struct task *t)
 {
-	size_t size = agent_seat_size(t->threads.count - 1);
-	uint64_t hole = maps_find_hole(&t->maps, size), slack = maps_find_slack(&t->maps, t->mem_fd);
-	struct asking *a = calloc(1, sizeof(*a));
-	int r = a ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+	int r = list_timers(d, t);
 
-	if (!r && (!(a->runs = calloc(t->threads.count, sizeof(*a->runs))) || !(a->jobs = calloc(t->threads.count, sizeof(*a->jobs)))))
-		r = error_set(d->e, -ENOMEM, "out of memory");
-	if (!r && (!hole || !slack))
-		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
-	if (!r)
-		r = list_timers(d, t);
 	if (!r)
 		r = aio_list(d, t);
 	if (!r && t->rings.count > RINGS_MAX)
 		r = task_error(d, t, -ENOTSUP, "it has %zu rings for asynchronous i/o, more than the %d that are supported", t->rings.count, RINGS_MAX);
+	return r;
+}
+
+static int begin(struct dump *d, struct task *t, struct asking *a)
+{
+	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(t->threads.count - 1)), slack = maps_find_slack(&t->maps, t->mem_fd);
+	int r = 0;
+
+	if (!(a->runs = calloc(t->threads.count, sizeof(*a->runs))) || !(a->jobs = calloc(t->threads.count, sizeof(*a->jobs))))
+		r = error_set(d->e, -ENOMEM, "out of memory");
+	if (!r && (!hole || !slack))
+		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
+	if (!r)
+		r = prepare(d, t);
 	if (!r)
 		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, t->threads.count - 1, slack, d->e);
-	if (!r) {
-		r = ask_in_seat(d, t, a);
-		struct error left = {};
-		/* With a thread inside, the area must stay: they leave it on their own once they are let go. */
-		int s = a->unfinished ? 0 : agent_seat_leave(&a->seat, &left);
-		if (s && !r) {
-			*d->e = left;
-			r = s;
-		}
+	if (!r)
+		a->step = ASKING_TAKE;
+	return r;
+}
+
+int task_ask(struct dump *d, struct task *t)
+{
+	struct error e = {};
+	struct dump own = *d;
+
+	own.e = &e;
+	t->asking = calloc(1, sizeof(*t->asking));
+	if (!t->asking)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	note(t->asking, &e, begin(&own, t, t->asking));
+	return 0;
+}
+
+static void run(struct dump *d, struct task *t, struct asking *a)
+{
+	a->step = ASKING_NOT;
+	int r = agent_seat_taken(&a->seat, d->e);
+	note(a, d->e, r);
+	if (r)
+		return;
+	a->step = ASKING_RUN;
+	note(a, d->e, start_all(d, t, a));
+}
+
+/* Whatever was started must come to its end before the area goes. */
+static void collect(struct dump *d, struct task *t, struct asking *a)
+{
+	a->step = ASKING_NOT;
+	for (size_t i = a->started; i-- > 0;) {
+		int r = agent_run_finish(&a->runs[i], d->e);
+		a->unfinished |= r != 0;
+		note(a, d->e, r);
 	}
+	if (!a->result) {
+		int r = take_answers(d, t, a);
+		note(a, d->e, r ? r : ask_mlockall(d, t, &a->seat));
+	}
+	/* With a thread inside, the area must stay: they leave it on their own once they are let go. */
+	if (a->unfinished)
+		return;
+	int r = agent_seat_leave(&a->seat, d->e);
+	note(a, d->e, r);
+	a->step = r ? ASKING_NOT : ASKING_LEAVE;
+}
+
+static void leave(struct dump *d, struct asking *a)
+{
+	a->step = ASKING_NOT;
+	note(a, d->e, agent_seat_left(&a->seat, d->e));
+}
+
+void tree_ask(struct dump *d)
+{
+	struct error e = {};
+	struct dump own = *d;
+
+	own.e = &e;
+	for (int step = ASKING_TAKE; step <= ASKING_LEAVE; step++)
+		for (size_t i = 0; i < d->tasks.count; i++) {
+			struct task *t = d->tasks.data[i];
+			struct asking *a = t->asking;
+			if (!a || (int)a->step != step)
+				continue;
+			if (step == ASKING_TAKE)
+				run(&own, t, a);
+			else if (step == ASKING_RUN)
+				collect(&own, t, a);
+			else
+				leave(&own, a);
+		}
+}
+
+int task_answered(struct dump *d, struct task *t)
+{
+	struct asking *a = t->asking;
+	int r = a->result;
+
+	if (r)
+		*d->e = a->why;
+	task_ask_free(t);
+	return r ? error_prefix(d->e, r, "process %d (%s)", t->pid, t->stat.comm) : 0;
+}
+
+void task_ask_free(struct task *t)
+{
+	struct asking *a = t->asking;
+
 	if (a) {
+		free(a->leader);
 		free(a->runs);
 		free(a->jobs);
 	}
 	free(a);
-	return r ? error_prefix(d->e, r, "process %d (%s)", t->pid, t->stat.comm) : 0;
+	t->asking = NULL;
 }

@@ -6,6 +6,7 @@
  * Children are found through /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
  */
 #include "base/log.h"
+#include "base/workers.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -13,11 +14,37 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
-#endif
 #define PF_KTHREAD 0x00200000
-#define USER_CS_32 0x23
+
+/* Lets go of its threads. */
+static void release_threads(struct task *t)
+{
+	for (size_t k = t->threads.count; k-- > 0;) {
+		tracee_detach(&t->threads.data[k]->tracee);
+		free(t->threads.data[k]);
+	}
+	t->threads.count = 0;
+	t->leader_gone = false;
+}
+
+static void task_free(struct task *t)
+{
+	release_threads(t);
+	VEC_FREE(&t->threads);
+	free(t->descriptions);
+	VEC_FREE(&t->timers);
+	VEC_FREE(&t->rings);
+	proc_maps_finish(&t->maps);
+	task_ask_free(t);
+	task_view_free(t);
+	if (t->mem_fd >= 0)
+		close(t->mem_fd);
+	if (t->pagemap_fd >= 0)
+		close(t->pagemap_fd);
+	if (t->pidfd >= 0)
+		close(t->pidfd);
+	free(t);
+}
 
 static struct task *find_task(struct dump *d, pid_t pid)
 {
@@ -48,108 +75,93 @@ static void take_ids(struct task *t)
 	t->sid = t->stat.session;
 }
 
-/* Seizes the threads that are not held yet and waits until they are stopped. Gives how many there were. */
+static int add_thread(struct dump *d, struct task *t, pid_t tid)
+{
+	struct thread *thread = calloc(1, sizeof(*thread)), **slot = thread ? VEC_PUSH(&t->threads) : NULL;
+
+	if (!slot) {
+		free(thread);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	thread->task = t;
+	thread->tid = tid;
+	*slot = thread;
+	return 0;
+}
+
+static void drop_last_thread(struct task *t)
+{
+	free(t->threads.data[--t->threads.count]);
+}
+
+/* Seizes it and lets it stop. */
+static int hold_thread(struct thread *thread)
+{
+	struct error ignored;
+	int r = tracee_seize(&thread->tracee, thread->task->pid, thread->tid, 0, &ignored);
+
+	return r ? r : tracee_interrupt(&thread->tracee);
+}
+
+static int seize_thread(struct dump *d, struct task *t, pid_t tid)
+{
+	struct proc_stat now;
+	int r = add_thread(d, t, tid);
+
+	if (r)
+		return r;
+	struct thread *thread = t->threads.data[t->threads.count - 1];
+	r = hold_thread(thread);
+	if (r == -EPERM && (proc_read_thread_stat(t->pid, tid, &now) || now.state == 'Z' || now.state == 'X'))
+		r = -ESRCH;
+	if (r == -ESRCH) { /* it has ended meanwhile */
+		drop_last_thread(t);
+		return tid != t->pid ? 0 : task_errno(d, t, r, "cannot stop its thread %d", tid);
+	}
+	if (r == -EPERM && proc_read_status(t->pid, &thread->status) == 0 && thread->status.tracer_pid)
+		return task_error(d, t, -EBUSY, "it is being debugged by process %d; end that first", (int)thread->status.tracer_pid);
+	return r ? task_errno(d, t, r, "cannot stop its thread %d", tid) : 0;
+}
+
+/* Seizes the threads that are not held yet, and lets them stop. Gives how many there were. */
 static int seize_threads(struct dump *d, struct task *t)
 {
 	struct proc_pids tids = {};
-	size_t first = t->threads.count;
+	size_t before = t->threads.count;
 	int r = proc_list_threads(t->pid, &tids);
 
 	if (r)
 		return task_errno(d, t, r, "cannot list its threads");
 	for (size_t i = 0; !r && i < tids.count; i++) {
-		struct error ignored;
 		bool known = t->leader_gone && tids.data[i] == t->pid;
-		for (size_t k = 0; k < t->threads.count && !known; k++)
+		for (size_t k = 0; k < before && !known; k++)
 			known = t->threads.data[k]->tid == tids.data[i];
-		if (known)
-			continue;
-		struct thread *thread = calloc(1, sizeof(*thread)), **slot = thread ? VEC_PUSH(&t->threads) : NULL;
-		if (!slot) {
-			free(thread);
-			r = error_set(d->e, -ENOMEM, "out of memory");
-			break;
-		}
-		*thread = (struct thread){ .task = t, .tid = tids.data[i] };
-		*slot = thread;
-		int s = tracee_seize(&thread->tracee, t->pid, thread->tid, 0, &ignored);
-		if (!s)
-			s = tracee_interrupt(&thread->tracee);
-		struct proc_stat now;
-		if (s == -EPERM && (proc_read_thread_stat(t->pid, thread->tid, &now) || now.state == 'Z' || now.state == 'X'))
-			s = -ESRCH;
-		if (s == -ESRCH && thread->tid != t->pid) { /* it has ended meanwhile */
-			t->threads.count--;
-			free(thread);
-		} else if (s == -EPERM && proc_read_status(t->pid, &thread->status) == 0 && thread->status.tracer_pid) {
-			r = task_error(d, t, -EBUSY, "it is being debugged by process %d; end that first",
-				       (int)thread->status.tracer_pid);
-		} else if (s) {
-			r = task_errno(d, t, s, "cannot stop its thread %d", thread->tid);
-		}
+		if (!known)
+			r = seize_thread(d, t, tids.data[i]);
 	}
 	VEC_FREE(&tids);
-	/* The leader last: the end of a process that is killed meanwhile is told by its leader, once its other threads were waited for. */
-	for (size_t i = t->threads.count; i-- > first;) {
+	return r ? r : (int)(t->threads.count - before);
+}
+
+/* Waits until those that were seized have stopped. The leader last: the end of a process that is killed meanwhile is told by its leader,
+ * once its other threads were waited for. */
+static int wait_threads(struct dump *d, struct task *t)
+{
+	int r = 0;
+
+	for (size_t i = t->threads.count; i-- > 0;) {
 		struct thread *thread = t->threads.data[i];
 		struct error why = {};
-		int s = thread->tracee.seized ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		int s = thread->tracee.stopping ? tracee_wait_stop(&thread->tracee, &why) : 0;
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;
 			free(thread);
-			continue;
-		}
-		if (s && !r)
+		} else if (s && !r) {
 			r = task_error(d, t, s, "%s", why.text);
+		}
 	}
-	return r ? r : (int)(t->threads.count - first);
-}
-
-/*
- * A thread inside a restartable sequence (rseq(2)) goes on at the sequence's abort handler, as the kernel would have it
- * after any preemption: once the agent has run in it the kernel no longer knows that it was in one.
- */
-static int leave_sequence(struct task *t, struct thread *thread)
-{
-	struct {
-		uint32_t version, flags;
-		uint64_t start, length, abort;
-	} sequence;
-	uint64_t at = 0;
-
-	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(thread->rseq), &thread->rseq) < 0)
-		return errno == EIO || errno == EINVAL ? 0 : -errno; /* before Linux 5.13, or without CONFIG_RSEQ */
-	if (!thread->rseq.rseq_abi_pointer)
-		return 0;
-	if (pread(t->mem_fd, &at, sizeof(at), (off_t)thread->rseq.rseq_abi_pointer + 8) != sizeof(at) || !at)
-		return 0;
-	if (pread(t->mem_fd, &sequence, sizeof(sequence), (off_t)at) != sizeof(sequence))
-		return 0;
-	if (thread->tracee.regs.rip - sequence.start < sequence.length)
-		thread->tracee.regs.rip = sequence.abort;
-	return 0;
-}
-
-int thread_stopped_again(struct task *t, struct thread *thread)
-{
-	return leave_sequence(t, thread);
-}
-
-static int open_task(struct dump *d, struct task *t)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/mem", t->proc);
-	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->proc);
-	t->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
-	if (t->pidfd < 0 && t->leader_gone && errno == EINVAL)
-		return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on, which can't be saved before Linux 6.9");
-	if (t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0)
-		return task_errno(d, t, -errno, "cannot open its memory");
-	return 0;
+	return r;
 }
 
 /* Of a leader that has gone, name and exit code are all that is left. */
@@ -170,47 +182,6 @@ static int read_stat(struct task *t)
 	return 0;
 }
 
-/* What the kernel says of a process that is stopped. */
-static int read_task(struct dump *d, struct task *t)
-{
-	int r = read_stat(t);
-
-	if (r)
-		return task_errno(d, t, r, "it ended while it was being stopped");
-	take_ids(t);
-	r = open_task(d, t);
-	if (r)
-		return r;
-	for (size_t i = 0; i < t->threads.count; i++) {
-		struct thread *thread = t->threads.data[i];
-		r = leave_sequence(t, thread);
-		if (r)
-			return task_errno(d, t, r, "cannot read the rseq area of its thread %d", thread->tid);
-		r = proc_read_thread_status(t->pid, thread->tid, &thread->status);
-		if (r)
-			return task_errno(d, t, r, "cannot read the status of its thread %d", thread->tid);
-		if (thread->tracee.regs.cs == USER_CS_32)
-			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
-		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
-			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
-		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
-		if (r)
-			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
-		struct proc_status *s = &thread->status;
-		if (s->seccomp && t->leader_gone)
-			return task_error(d, t, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
-		thread->tracee.quiet_signal =
-			agent_quiet_signal(s->sig_cgt, s->sig_ign, thread->tracee.sigmask, s->sig_pnd | s->shd_pnd);
-		if (s->seccomp && ptrace(PTRACE_SETOPTIONS, thread->tid, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP) < 0)
-			return task_errno(d, t, -errno, "cannot put its seccomp filter aside");
-	}
-	if (t->threads.data[0]->tracee.stop_signal) {
-		t->state = TASK_STOPPED;
-		t->stop_signal = t->threads.data[0]->tracee.stop_signal;
-	}
-	return 0;
-}
-
 static bool leader_is_gone(const struct task *t)
 {
 	struct proc_stat stat;
@@ -228,10 +199,15 @@ static void drop_leader(struct task *t)
 	memmove(&t->threads.data[0], &t->threads.data[1], t->threads.count * sizeof(t->threads.data[0]));
 }
 
-static int freeze_task(struct dump *d, struct task *t)
+/* Begins to stop a process. Gives 1 for one that has gone. */
+static int freeze_begin(struct dump *d, struct task *t)
 {
-	int r = proc_read_stat(t->pid, &t->stat);
-
+	/* One that lets itself be seized is alive and has a state of its own: its other threads are for later. */
+	int r = add_thread(d, t, t->pid);
+	if (r || !hold_thread(t->threads.data[0]))
+		return r;
+	drop_last_thread(t);
+	r = proc_read_stat(t->pid, &t->stat);
 	if (r == -ENOENT || r == -ESRCH)
 		return t->parent ? 1 : error_set(d->e, -ESRCH, "there is no process %d; see ps for those that are running", t->pid);
 	if (r)
@@ -248,27 +224,70 @@ static int freeze_task(struct dump *d, struct task *t)
 	}
 	if (t->stat.state == 'Z')
 		drop_leader(t);
-	do {
-		r = seize_threads(d, t);
-		if (r == -ESRCH && !t->leader_gone && leader_is_gone(t)) { /* in this moment */
-			drop_leader(t);
-			r = 1;
-		}
-	} while (r > 0);
-	if (r == -ESRCH || (!r && !t->threads.count)) { /* it ended just now: look again */
-		t->threads.count = 0;
-		t->leader_gone = false;
-		return freeze_task(d, t);
-	}
-	if (!r && t->leader_gone)
-		t->proc = t->threads.data[0]->tid;
-	return r ? r : read_task(d, t);
+	r = seize_threads(d, t);
+	return r == -ESRCH ? 0 : MIN(r, 0); /* freeze_end looks again */
 }
 
-/* The children of one process that are not known yet: frozen and added. Gives how many. */
+/* Until all threads that there are stand still. -ESRCH: there are none. */
+static int stop_threads(struct dump *d, struct task *t)
+{
+	int r;
+
+	for (;;) {
+		struct proc_stat now;
+		r = wait_threads(d, t);
+		if (!r && (r = proc_read_stat(t->pid, &now)) && r != -ESRCH && r != -ENOENT)
+			return task_errno(d, t, r, "cannot read its stat");
+		/* None is born any more: as many as are held are all. */
+		if (!r && t->threads.count && now.num_threads == t->threads.count + t->leader_gone) {
+			t->stat = now;
+			return 0;
+		}
+		if (!r)
+			r = seize_threads(d, t);
+		if (r == -ESRCH && !t->leader_gone && leader_is_gone(t)) /* in this moment */
+			drop_leader(t);
+		else if (r <= 0)
+			break;
+	}
+	if (!r && t->threads.count)
+		r = read_stat(t) ? -ESRCH : 0;
+	return !r && !t->threads.count ? -ESRCH : r;
+}
+
+/* Waits until the process stands still. */
+static int freeze_end(struct dump *d, struct task *t)
+{
+	int r = 0;
+
+	for (int tries = 0; t->state != TASK_DEAD; tries++) {
+		r = stop_threads(d, t);
+		if (r != -ESRCH)
+			break;
+		if (tries == 100)
+			return task_error(d, t, r, "it ended while it was being stopped");
+		/* It ended just now: look again. */
+		release_threads(t);
+		r = freeze_begin(d, t);
+		if (r)
+			return r;
+	}
+	if (r || t->state == TASK_DEAD)
+		return r;
+	if (t->leader_gone) {
+		t->proc = t->threads.data[0]->tid;
+		if (read_stat(t))
+			return task_error(d, t, -EAGAIN, "its threads ended while it was being stopped; try again");
+	}
+	take_ids(t);
+	task_look_early(d, t);
+	return 0;
+}
+
+/* Begins with the children of one process that are not known yet. */
 static int freeze_children(struct dump *d, struct task *t)
 {
-	int found = 0, r = 0;
+	int r = 0;
 
 	for (size_t i = 0; !r && i < t->threads.count; i++) {
 		struct proc_pids children = {};
@@ -281,21 +300,40 @@ static int freeze_children(struct dump *d, struct task *t)
 				continue;
 			r = add_task(d, children.data[k], t, &child);
 			if (!r)
-				r = freeze_task(d, child);
+				r = freeze_begin(d, child);
 			if (r == 1) { /* gone and reaped in between */
 				d->tasks.count--;
 				free(child);
 				r = 0;
-			} else if (!r) {
-				found++;
-			} else if (!(r = dump_part(d, r))) {
+			} else if (r && !(r = dump_part(d, r))) {
 				child->refused = true;
-				found++;
 			}
 		}
 		VEC_FREE(&children);
 	}
-	return r ? r : found;
+	return r;
+}
+
+/* Waits for those from `first` on. */
+static int freeze_new(struct dump *d, size_t first)
+{
+	int r = 0;
+
+	for (size_t i = first; !r && i < d->tasks.count;) {
+		struct task *t = d->tasks.data[i];
+		r = t->refused ? 0 : freeze_end(d, t);
+		if (r == 1) {
+			memmove(&d->tasks.data[i], &d->tasks.data[i + 1], (d->tasks.count - i - 1) * sizeof(t));
+			d->tasks.count--;
+			task_free(t);
+			r = 0;
+			continue;
+		}
+		if (r && !(r = dump_part(d, r)))
+			t->refused = true;
+		i++;
+	}
+	return r;
 }
 
 /* The tree would hold us, who can't save ourselves. */
@@ -329,38 +367,54 @@ static int check_root(struct dump *d)
 	else
 		r = 0;
 	if (!r)
-		r = freeze_task(d, root);
+		r = freeze_begin(d, root);
+	if (!r)
+		r = freeze_end(d, root);
 	if (r >= 0 || !root->threads.count)
 		return r;
 	root->refused = true;
 	return dump_part(d, r);
 }
 
+/* The children of those from `first` on, theirs, and so on: a generation at once. */
+static int freeze_generations(struct dump *d, size_t first)
+{
+	int r = 0;
+
+	for (size_t end = d->tasks.count; !r && first < end; first = end, end = d->tasks.count) {
+		for (size_t i = first; !r && i < end; i++)
+			r = freeze_children(d, d->tasks.data[i]);
+		if (!r)
+			r = freeze_new(d, end);
+	}
+	return r;
+}
+
 int tree_freeze(struct dump *d)
 {
-	int found, r = check_root(d);
+	size_t before = 1;
+	int r = check_root(d);
 
+	if (!r)
+		r = freeze_generations(d, 0);
+	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
+	while (!r && d->tasks.count != before) {
+		before = d->tasks.count;
+		r = freeze_generations(d, 0);
+	}
 	if (r)
 		return r;
-	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
-	do {
-		found = 0;
-		for (size_t i = 0; i < d->tasks.count; i++) {
-			int n = freeze_children(d, d->tasks.data[i]);
-			if (n < 0)
-				return n;
-			found += n;
-		}
-	} while (found);
 	size_t threads = 0;
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		struct task *t = d->tasks.data[i];
 		threads += t->threads.count;
-		/* Zombies may have died, and parents changed, while others were being stopped. */
-		r = read_stat(t);
-		if (r)
-			return task_errno(d, t, r, "it ended");
-		take_ids(t);
+		/* What could not be stopped may have changed since. */
+		if (t->state == TASK_DEAD || t->refused) {
+			r = read_stat(t);
+			if (r)
+				return task_errno(d, t, r, "it ended");
+			take_ids(t);
+		}
 		t->parent = i ? find_task(d, t->ppid) : NULL;
 		if (i && !t->parent)
 			return task_error(d, t, -EAGAIN, "its parent changed while the tree was being stopped; try again");
@@ -369,31 +423,12 @@ int tree_freeze(struct dump *d)
 	return 0;
 }
 
-static void task_free(struct task *t)
-{
-	for (size_t i = 0; i < t->threads.count; i++)
-		free(t->threads.data[i]);
-	VEC_FREE(&t->threads);
-	VEC_FREE(&t->timers);
-	VEC_FREE(&t->rings);
-	proc_maps_finish(&t->maps);
-	if (t->mem_fd >= 0)
-		close(t->mem_fd);
-	if (t->pagemap_fd >= 0)
-		close(t->pagemap_fd);
-	if (t->pidfd >= 0)
-		close(t->pidfd);
-	free(t);
-}
-
 void tree_thaw(struct dump *d)
 {
-	for (size_t i = d->tasks.count; i-- > 0;) {
-		struct task *t = d->tasks.data[i];
-		for (size_t k = t->threads.count; k-- > 0;)
-			tracee_detach(&t->threads.data[k]->tracee);
-		task_free(t);
-	}
+	if (d->workers) /* who may look at a task */
+		workers_wait(d->workers);
+	for (size_t i = d->tasks.count; i-- > 0;)
+		task_free(d->tasks.data[i]);
 	VEC_FREE(&d->tasks);
 }
 

@@ -21,7 +21,7 @@ static int read_number(pid_t pid, const char *name, int base, long *ret)
 	char path[64];
 
 	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
-	int r = read_file_at(AT_FDCWD, path, 64, &text, NULL);
+	int r = read_small_at(AT_FDCWD, path, 64, &text, NULL);
 	if (!r)
 		*ret = strtol(text, NULL, base);
 	return r;
@@ -31,27 +31,24 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 {
 	TaskRlimitsEntry *rlimits = POOL_NEW(pool, TaskRlimitsEntry, task_rlimits_entry__init);
 	RlimitEntry *limit = pool_take(pool, 16 * sizeof(*limit)), **list = pool_take(pool, 16 * sizeof(*list));
-	uint64_t limits[16][2];
-	long number;
 
 	if (!rlimits || !limit || !list)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	int r = proc_read_limits(t->proc, limits);
-	if (r)
-		return task_errno(d, t, r, "cannot read its limits");
+	if (t->view.limits_result)
+		return task_errno(d, t, t->view.limits_result, "cannot read its limits");
 	for (int i = 0; i < 16; i++) {
 		rlimit_entry__init(&limit[i]);
-		limit[i].cur = limits[i][0];
-		limit[i].max = limits[i][1];
+		limit[i].cur = t->view.limits[i][0];
+		limit[i].max = t->view.limits[i][1];
 		list[i] = &limit[i];
 	}
 	rlimits->rlimits = list;
 	rlimits->n_rlimits = 16;
 	core->rlimits = rlimits;
 	core->personality = t->threads.data[0]->answers.personality;
-	if (!read_number(t->proc, "oom_score_adj", 10, &number)) {
+	if (t->view.oom_score_adj) {
 		core->has_oom_score_adj = 1;
-		core->oom_score_adj = (int32_t)number;
+		core->oom_score_adj = (int32_t)strtol(t->view.oom_score_adj, NULL, 10);
 	}
 	core->has_child_subreaper = 1;
 	core->child_subreaper = t->answers.subreaper != 0;

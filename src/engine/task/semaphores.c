@@ -39,8 +39,11 @@ int semaphores_check(struct dump *d, struct task *t)
 	int set;
 	unsigned long count;
 
-	if (read_file_at(AT_FDCWD, "/proc/sysvipc/sem", TABLE_MAX, &text, NULL))
+	if (d->semaphores < 0 || read_file_at(AT_FDCWD, "/proc/sysvipc/sem", TABLE_MAX, &text, NULL))
 		return 0;
+	/* All tasks are stopped: what is not there was not changed by any of them. */
+	const char *end = strchr(text, '\n');
+	d->semaphores = end && end[1] ? 1 : -1;
 	for (const char *line = strchr(text, '\n'); line; line = strchr(line + 1, '\n')) {
 		if (sscanf(line, "%*d %d %*o %lu", &set, &count) != 2 || !changed_last(set, count, t->pid))
 			continue;

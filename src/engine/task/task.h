@@ -30,15 +30,19 @@ struct thread_answers {
 	uint64_t timer_slack; /* ns */
 	uint32_t personality;
 	char comm[16];
+	/* Only where the thread is asked for them. */
+	struct agent_caps caps;
+	uint32_t uid[3], gid[3], groups[32];
 };
 
 struct thread {
 	struct task *task;
 	pid_t tid;
 	struct tracee tracee;
-	struct proc_status status;
 	struct thread_answers answers;
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
+	bool status_read;
+	struct proc_status status; /* large, so the last; of other threads than the first only credentials and seccomp, unless status_read */
 };
 
 /* A ring for asynchronous i/o, io_setup(2). */
@@ -58,8 +62,32 @@ struct task {
 	VEC(struct thread *) threads; /* those that live, the leader first if it does; empty for a zombie */
 	struct proc_stat stat;
 	struct proc_maps maps;
+	/* What any thread of ours could read; look.c. A result is 0 or why there is nothing. */
+	struct task_view {
+		struct {
+			bool taken, done;
+		} first, rest;
+		const char *foreign_namespace; /* what it has another one of, or NULL */
+		int open_result, status_result, maps_result, timers_result, limits_result, auxv_result;
+		struct proc_timers timers;
+		uint64_t limits[16][2];
+		struct proc_fds fds;
+		int fds_result;
+		/* For as many as there are in fds; NULL where nothing was read ahead. */
+		bool *inherited; /* it is the parent's of the same number, by kcmp(2) */
+		char **fdinfos;	 /* of others; NULL: not read yet */
+		int *fd_flags;	 /* F_GETFD, of those that are inherited; by the agent */
+		struct task_link {
+			char *target;
+			ino_t ino;
+		} links[3]; /* task_links; NULL: it can't be read */
+		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
+		size_t auxv_size;
+	} view;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
-	bool refused; /* by a check: it is not held, or not as a whole */
+	struct description **descriptions; /* of view.fds, as they were captured; kinds/files.c */
+	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
+	bool shares_memory; /* with another task: only a check goes on with it */
 	bool may_share; /* it will be born by its parent, so pages may come from there */
 	bool may_share_tables; /* by its parent itself */
 	uint32_t id, files_id, fs_id; /* the latter its own id, or the parent's that it shares with */
@@ -73,6 +101,7 @@ struct task {
 		int64_t dumpable, thp_disable, brk, memory_merge, mdwe;
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
+	struct asking *asking; /* ask.c */
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
 };
@@ -88,15 +117,28 @@ struct posix_timer {
 
 /* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
 int tree_freeze(struct dump *d);
-/* A thread that ran once more since the tree was stopped, and stands again: what tree_freeze does with its registers. */
-int thread_stopped_again(struct task *t, struct thread *thread);
 /* Lets go of every task as it was found. Takes a tree that was only half frozen. */
 void tree_thaw(struct dump *d);
 /* For after a finished dump. */
 void tree_kill(struct dump *d);
 
-/* Asks the process and its threads what only they can tell. */
+/* Lets the workers look at what /proc tells of the tasks. */
+void tree_look(struct dump *d);
+/* The same for one task that has many threads, as soon as it stands still. */
+void task_look_early(struct dump *d, struct task *t);
+/* After it t->maps and t->view are there, and its threads can be asked. */
+int task_look(struct dump *d, struct task *t);
+void task_view_free(struct task *t);
+
+extern const char *const task_links[3];
+
+/* Begins to ask the process and its threads what only they can tell. */
 int task_ask(struct dump *d, struct task *t);
+/* Goes on with that until all who are being asked have answered and are as they were before. */
+void tree_ask(struct dump *d);
+/* After tree_ask: the task's answers are there, or why they are not. */
+int task_answered(struct dump *d, struct task *t);
+void task_ask_free(struct task *t);
 
 /* The parts of the images, one file each. The entries' pointers live until capture_free. */
 int core_capture(struct dump *d, struct task *t);
