@@ -915,7 +915,8 @@ def test_crash(w):
         thread.join()
         w.start()
         expect(alive(steady), f"kill {number}: the steady job has ended")
-        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]), "every checkpoint to be whole or gone")
+        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]),
+              lambda: "every checkpoint to be whole or gone: %s" % [one for one in w.request("GET", "/v1/checkpoints")[1] if one["state"] != "whole"])
         known = {one["path"] for one in w.request("GET", "/v1/checkpoints")[1]}
         there = {os.path.join(w.dir, name) for name in os.listdir(w.dir)}
         expect(known == there, f"kill {number}: known {known - there}, there {there - known}")
