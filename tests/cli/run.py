@@ -152,7 +152,7 @@ class Target:
                                 pass_fds=pass_fds)
         task.returncode = 0  # reaped by reap, never by Popen
         self.pid = task.pid
-        self.wait()
+        self.wait(0)
 
     def ticks(self):
         try:
@@ -161,8 +161,8 @@ class Target:
         except FileNotFoundError:
             return 0
 
-    def wait(self):
-        before, end = self.ticks(), time.monotonic() + DEADLINE
+    def wait(self, before=None):
+        before, end = self.ticks() if before is None else before, time.monotonic() + DEADLINE
         while self.ticks() <= before:
             if time.monotonic() > end or state_of(self.pid) in (None, "Z", "X"):
                 self.log.seek(0)
