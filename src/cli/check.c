@@ -38,14 +38,14 @@ static bool wants_list(const struct command_line *c)
 static void print_line(const struct probe *p, int r, const struct error *e)
 {
 	if (!r)
-		printf("ok       %-20s %s\n", p->name, p->purpose);
+		printf("  ok       %-20s %s\n", p->name, p->purpose);
 	else
-		printf("%s  %-20s %s: %s\n", p->required ? "MISSING" : "missing", p->name, p->purpose, e->text);
+		printf("  %s  %-20s %s: %s\n", p->required ? "MISSING" : "missing", p->name, p->purpose, e->text);
 }
 
 static json_t *make_json(const struct probe *p, int r, const struct error *e)
 {
-	return json_pack("{s:s, s:s, s:b, s:b, s:s*}", "name", p->name, "purpose", p->purpose, "required", p->required, "works", r == 0,
+	return json_pack("{s:s, s:s, s:s, s:b, s:b, s:s*}", "name", p->name, "area", probe_areas[p->area], "purpose", p->purpose, "required", p->required, "works", r == 0,
 			 "why", r ? e->text : NULL);
 }
 
@@ -60,6 +60,15 @@ static void probe_one(const struct command_line *c, const struct probe *p, struc
 		json_array_append_new(list, make_json(p, r, &e));
 	else
 		print_line(p, r, &e);
+}
+
+static void probe_area(const struct command_line *c, size_t area, struct tally *tally, json_t *list)
+{
+	if (!list)
+		printf("%s\n", probe_areas[area]);
+	for (size_t i = 0; i < probes_count; i++)
+		if (probes[i].area == area)
+			probe_one(c, &probes[i], tally, list);
 }
 
 static void print_verdict(const struct tally *tally)
@@ -99,14 +108,15 @@ int verb_check(struct command_line *c)
 	json_t *list = c->json ? json_array() : NULL;
 	for (size_t i = 0; i < c->features.count; i++)
 		probe_one(c, probe_find(c->features.data[i]), &tally, list);
-	for (size_t i = 0; i < probes_count && !c->features.count; i++)
-		probe_one(c, &probes[i], &tally, list);
-	if (c->json)
-		return print_json(list, &tally) ? 1 : tally.required || (c->features.count && tally.useful);
+	for (size_t area = 0; area < PROBE_AREAS && !c->features.count; area++)
+		probe_area(c, area, &tally, list);
+	if (c->json && print_json(list, &tally))
+		return 1;
 	if (c->features.count)
 		return tally.required || tally.useful;
-	print_verdict(&tally);
-	return tally.required != 0;
+	if (!c->json)
+		print_verdict(&tally);
+	return tally.required ? 2 : c->strict && tally.useful;
 }
 
 /* ---- criu ---- */

@@ -44,6 +44,7 @@ struct command_line {
 	const char *config_json, *config_dir, *address, *protocol;
 	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
 	int keep, restart_limit, for_user;
+	bool strict; /* check */
 	bool init_config, merge_config, attach, attachable, as_root, upcoming, all, full, tree, with_checkpoints;
 };
 

@@ -129,7 +129,7 @@ static const struct option_row rows[] = {
 	OPTION("protocol", 0, STRING, "KIND", CONFIGURED, protocol, "unix, or tcp with mutual TLS"),
 	OPTION("init-config", 0, FLAG, NULL, ON(DAEMON_START), init_config, "Write config.json first, with all settings"),
 	OPTION("merge-config", 0, FLAG, NULL, ON(DAEMON_START), merge_config, "Add to config.json what it lacks first"),
-	OPTION("full", 0, FLAG, NULL, ON(DAEMON_CHECK), full, "Folders too"),
+	OPTION("full", 0, FLAG, NULL, ON(DAEMON_CHECK) | ON(CHECK), full, "The daemon: folders too; check does all in any case"),
 	OPTION("dir", 'd', STRING, "DIR", DUMPS | ON(CHECK), dir,
 	       "The folder that checkpoints go to; /tmp when neither given nor configured"),
 	OPTION("name", 0, STRING, "NAME", DUMPS, name, "The name of the checkpoint; a new one when not given"),
@@ -202,6 +202,7 @@ static const struct option_row rows[] = {
 	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
 	OPTION("log-level", 0, STRING, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
+	OPTION("strict", 0, BOOL, NULL, ON(CHECK), strict, "Exit with 1 where something is missing that only some need"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
 };
 
@@ -212,7 +213,8 @@ static const char description[] =
 	"found in its API (docs/openapi.json).\n"
 	".SS Exit status\n"
 	"0; 1 after an error, which is one line on standard error; 2 when the command line is wrong. A restore that is not detached exits as\n"
-	"the restored process does, 128 and the number of the signal when one ended it.\n";
+	"the restored process does, 128 and the number of the signal when one ended it. \\fBcheck\\fR exits with 2 where something is missing that all\n"
+	"processes need, and with \\fB--strict\\fR with 1 where only some need it.\n";
 
 #define PROGRAM(n, s) { .name = n, .summary = s, .verbs = verbs, .n_verbs = ARRAY_SIZE(verbs), .rows = rows, .n_rows = ARRAY_SIZE(rows), \
 			.strict = true, .usage_status = 2, .description = description }

@@ -11,7 +11,11 @@ struct probe_ground {
 	struct error *e; /* a probe may say more than its negative errno does */
 };
 
+enum probe_area { PROBE_KERNEL, PROBE_PRIVILEGES, PROBE_MEMORY, PROBE_NETWORK, PROBE_STORAGE, PROBE_GPU, PROBE_AREAS };
+extern const char *const probe_areas[PROBE_AREAS];
+
 struct probe {
+	enum probe_area area;
 	const char *name; /* criu's name for the feature where it has one */
 	const char *purpose;
 	bool required;
