@@ -395,6 +395,8 @@ static int dump_stopped(struct dump *d)
 
 	enter(d, STAGE_DISCOVER);
 	live_give_calls(d);
+	if (d->live) /* files go on changing before the commit */
+		image_dir_read_at_once(d->dir);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -409,10 +411,10 @@ static int dump_go_on(struct dump *d)
 {
 	if (!d->live)
 		return 0;
-	if (!cuda_used(d)) /* whose threads are still needed */
+	if (!cuda_used(d)) { /* whose threads are still needed */
 		tree_let_go(d);
-	if (!cuda_used(d))
 		watch_thawed(d->watch);
+	}
 	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
 	return live_settle(d);
 }
@@ -442,8 +444,10 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
-	if (!r && wants_live(d->request))
+	if (!r && wants_live(d->request)) {
+		enter(d, STAGE_MEMORY);
 		r = live_begin(d);
+	}
 	if (!r)
 		r = dump_stopped(d);
 	if (!r)
