@@ -4,7 +4,7 @@ BUILD := build
 ASAN := build-asan
 FUZZ := build-fuzz
 FUZZ_SECONDS ?= 60
-.PHONY: all demo check check-gpu bench docs fuzz install install-criu clean
+.PHONY: all demo check check-gpu bench docs fuzz install install-criu install-cedana clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -43,6 +43,12 @@ install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
 	install -D -m 644 $(BUILD)/src/cli/fermata.1 $(DESTDIR)$(PREFIX)/share/man/man1/fermata.1
 	install -D -m 644 $(BUILD)/src/cli/fermata.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fermata
+	install -D -m 644 $(BUILD)/src/cli/cedana.1 $(DESTDIR)$(PREFIX)/share/man/man1/cedana.1
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(BUILD)/src/cli/fermata completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_fermata
+	$(BUILD)/src/cli/fermata completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/fermata.fish
+	for unit in fermata.service fermata.socket; do mkdir -p $(DESTDIR)$(PREFIX)/lib/systemd/system && \
+	  sed 's|/usr/local|$(PREFIX)|' dist/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit; done
 	install -D -m 644 include/fermata/fermata.h $(DESTDIR)$(PREFIX)/include/fermata/fermata.h
 	install -D -m 644 $(BUILD)/src/lib/libfermata.a $(DESTDIR)$(PREFIX)/lib/libfermata.a
 	install -D -m 755 $(BUILD)/src/lib/libfermata.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfermata.so.$(VERSION)
@@ -50,6 +56,9 @@ install: all
 	ln -sfn libfermata.so.0 $(DESTDIR)$(PREFIX)/lib/libfermata.so
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|' src/lib/fermata.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/fermata.pc
+
+install-cedana: install
+	ln -sfn fermata $(DESTDIR)$(PREFIX)/bin/cedana
 
 install-criu: install
 	ln -sfn fermata $(DESTDIR)$(PREFIX)/bin/criu

@@ -42,6 +42,8 @@ DUMP_OPTIONS = {
 # Not dumped twice: the names that the first dump gives files stay for its checkpoint, and are in the way of the second; a message without bytes is not
 # seen by the second (kinds/sock.c).
 ONCE = {"file_deleted_linked", "file_deleted_dir", "unix_pairs", "unix_senders"}
+DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening")}
+RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # Done to the images between dump and restore.
@@ -228,7 +230,8 @@ def rounds(name, pid, mode, binary, work, log):
         if name in ALTER:
             ALTER[name](images, work)
         try:
-            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else [])))
+            log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else []) +
+                            RESTORE_OPTIONS.get(name, [])))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise

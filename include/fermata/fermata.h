@@ -44,6 +44,9 @@ struct fermata_error {
 #define FERMATA_SKIP_IN_FLIGHT (1ULL << 5) /* dump, check: drop TCP connections that a listener has not accepted */
 #define FERMATA_SKIP_VERIFY (1ULL << 6)	   /* restore: do not compare checksums first */
 #define FERMATA_HOST_IPC (1ULL << 7)	   /* dump, check: save message queues and System V semaphores of the host that the tree uses */
+#define FERMATA_TCP_ESTABLISHED (1ULL << 8)   /* dump, check, restore: save and restore TCP connections */
+#define FERMATA_TCP_CLOSE (1ULL << 9)	      /* dump, check, restore: TCP connections are closed ones in the restored tree */
+#define FERMATA_NETWORK_LOCK_SKIP (1ULL << 10) /* dump, check, restore: do not hold back the packets of TCP connections */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
  * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */

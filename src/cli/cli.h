@@ -24,7 +24,7 @@ struct command_line {
 	const char *log_file, *work_dir;
 	/* criu */
 	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
-	const char *config, *ext_unix_sk;
+	const char *config, *ext_unix_sk, *network_lock;
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
@@ -39,14 +39,26 @@ struct command_line {
 	bool lazy_pages;
 	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
+	/* fermata with its daemon */
+	const struct given_options *given; /* as on the command line */
+	const char *config_json, *config_dir, *address, *protocol;
+	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
+	int keep, restart_limit, for_user;
+	bool init_config, merge_config, attach, attachable, as_root, upcoming, all, full, tree, with_checkpoints;
 };
 
-extern const struct program program_criu, program_fermata;
+extern const struct program program_criu, program_fermata, program_cedana;
 
 /* config.c: notes the options of a file, one a line: NAME, NAME VALUE or NAME=VALUE, without dashes; `#` begins a comment. A missing
  * file is an error unless `optional`. The text that `given` points into is added to `texts`. */
 int config_read(const struct program *p, const char *path, bool optional, struct given_options *given, struct option_list *texts,
 		struct error *e);
+
+/* criu_opts.c: adds what --criu-opts says, if it is there. */
+int criu_opts_expand(const struct program *p, struct given_options *given, struct option_list *texts, struct error *e);
+
+/* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
+int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 
 /* script.c: a hook that runs the action scripts of the command line `data`. */
 int script_call(void *data, const char *moment, pid_t pid, struct error *e);
@@ -75,6 +87,32 @@ int verb_check_process(struct command_line *c);
 int verb_features(struct command_line *c);
 int verb_inspect(struct command_line *c);
 int verb_verify(struct command_line *c);
+int verb_diff(struct command_line *c);
+int verb_query(struct command_line *c);
+int verb_daemon_start(struct command_line *c);
+int verb_daemon_check(struct command_line *c);
+int verb_daemon_openapi(struct command_line *c);
+int verb_config_show(struct command_line *c);
+int verb_run(struct command_line *c);
+int verb_attach_process(struct command_line *c);
+int verb_job_attach(struct command_line *c);
+int verb_manage(struct command_line *c);
+int verb_freeze_process(struct command_line *c);
+int verb_freeze_job(struct command_line *c);
+int verb_unfreeze_process(struct command_line *c);
+int verb_unfreeze_job(struct command_line *c);
+int verb_dump_job(struct command_line *c);
+int verb_restore_job(struct command_line *c);
+int verb_job_list(struct command_line *c);
+int verb_job_inspect(struct command_line *c);
+int verb_job_kill(struct command_line *c);
+int verb_job_delete(struct command_line *c);
+int verb_job_set(struct command_line *c);
+int verb_job_logs(struct command_line *c);
+int verb_job_checkpoints(struct command_line *c);
+int verb_checkpoints(struct command_line *c);
+int verb_checkpoint_inspect(struct command_line *c);
+int verb_checkpoint_delete(struct command_line *c);
 
 /* check.c: criu's `check`. */
 int criu_check(struct command_line *c);

@@ -54,10 +54,9 @@ static const struct verb verbs[] = {
 	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
 };
 
-#define ON(verb) (1u << (verb))
+#define ON(verb) (1ULL << (verb))
 #define DUMPS (ON(DUMP) | ON(PRE_DUMP))
 #define BOTH (DUMPS | ON(RESTORE))
-#define NO_TCP "TCP connections"
 #define NO_CGROUPS "control groups"
 #define NO_NAMESPACES "namespaces"
 #define NO_INCREMENTS "incremental dumps"
@@ -94,6 +93,10 @@ static const struct option_row rows[] = {
 	OPTION("host-ipc", 0, BOOL, NULL, BOTH, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
+	OPTION("tcp-established", 0, BOOL, NULL, BOTH, request.tcp_established, "Save and restore TCP connections; for both"),
+	OPTION("tcp-close", 0, BOOL, NULL, BOTH, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
+	OPTION("network-lock", 0, STRING, "METHOD", BOTH, network_lock,
+	       "How packets of saved TCP connections are held back: nftables (also for iptables), or skip"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
@@ -111,8 +114,6 @@ static const struct option_row rows[] = {
 	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE), request.skip_verify,
 	       "Do not compare the images with their checksums first; criu itself has no such option"),
 	/* Permissions and hints: without effect until there is what they are about, and nothing is lost. */
-	OPTION_IDLE("tcp-established", 0, BOOL, NULL, BOTH, "Permits open TCP connections, which are refused as yet"),
-	OPTION_IDLE("tcp-close", 0, BOOL, NULL, BOTH, "Permits open TCP connections, to be closed; they are refused as yet"),
 	OPTION("ext-unix-sk", 'x', OPTIONAL, "INODE", BOTH, ext_unix_sk,
 	       "Permits Unix sockets whose peer is outside the tree: datagram sockets, and with the inode this one"),
 	OPTION_IDLE("evasive-devices", 0, BOOL, NULL, BOTH, "Permits devices under another name; changes nothing"),
@@ -166,7 +167,6 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("cgroup-dump-controller", 0, LIST, "NAME", BOTH, "Controllers to save", NO_CGROUPS),
 	OPTION_MISSING("cgroup-yard", 0, STRING, "DIR", BOTH, "Where they are mounted", NO_CGROUPS),
 	OPTION_MISSING("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Freeze the tree by its control group", NO_CGROUPS),
-	OPTION_MISSING_BUT("network-lock", 0, STRING, "METHOD", BOTH, "How the network is held back", NO_TCP, "skip"),
 	OPTION_MISSING("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE), "The label to restore under", NO_LSM),
 	OPTION_MISSING("lsm-mount-context", 0, STRING, "TEXT", ON(RESTORE), "The label of mounts", NO_LSM),
 	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,

@@ -2,7 +2,7 @@
  * fermata dump process: a checkpoint of its own for each dump, a directory or an archive; none is left behind by one that failed. What is
  * asked for is looked at before the target is.
  */
-#include "cli/cli.h"
+#include "cli/remote.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -22,9 +22,9 @@ static int read_packing(struct command_line *c, struct error *e)
 	return 0;
 }
 
-static int choose_path(const struct command_line *c, char path[PATH_MAX], struct error *e)
+static int choose_path(const struct command_line *c, const struct settings *s, char path[PATH_MAX], struct error *e)
 {
-	const char *dir = c->dir ? c->dir : "/tmp";
+	const char *dir = c->dir ? c->dir : settings_text(s, SETTING_CHECKPOINT_DIR);
 	const struct packing *packing = &c->request.packing;
 	char unique[64];
 	struct timespec now;
@@ -58,7 +58,7 @@ static int make_directory(const char *path, struct error *e)
 static void announce(const struct command_line *c, const char *path)
 {
 	if (c->json) {
-		json_t *root = json_pack("{s:s, s:o*}", "checkpoint", path, "profile", profile_json(c, true));
+		json_t *root = json_pack("{s:s, s:s, s:o*}", "path", path, "checkpoint", path, "profile", profile_json(c, true));
 		json_dumpf(root, stdout, JSON_INDENT(1));
 		puts("");
 		json_decref(root);
@@ -71,14 +71,19 @@ static void announce(const struct command_line *c, const char *path)
 int verb_dump_process(struct command_line *c)
 {
 	const struct packing *packing = &c->request.packing;
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	char path[PATH_MAX];
 	struct error e = {};
 	int r = cli_parse_pid(c->words[0], &c->request.pid, &e);
 
 	if (!r)
-		r = read_packing(c, &e);
+		r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
 	if (!r)
-		r = choose_path(c, path, &e);
+		r = read_packing(c, &e);
+	if (!r && remote_wanted(c, s))
+		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+	if (!r)
+		r = choose_path(c, s, path, &e);
 	const bool directory = packing->kind == PACKING_NONE || packing->streams;
 	if (!r && directory)
 		r = make_directory(path, &e);

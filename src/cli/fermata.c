@@ -2,36 +2,44 @@
 #include "cli/cli.h"
 
 enum {
-	DUMP_PROCESS, RESTORE_PROCESS, CHECK, CHECK_PROCESS, INSPECT, VERIFY, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
+	DUMP_PROCESS, DUMP_JOB, RESTORE_PROCESS, RESTORE_JOB, RUN_PROCESS, EXEC, MANAGE_PROCESS, FREEZE_PROCESS, FREEZE_JOB, UNFREEZE_PROCESS,
+	UNFREEZE_JOB, ATTACH, JOB_LIST, JOB_LS, JOB_INSPECT, JOB_SET, JOB_LOGS, JOB_ATTACH, JOB_KILL, JOB_DELETE, JOB_CHECKPOINTS, CHECKPOINT_LIST,
+	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
+	CHECK_PROCESS, INSPECT, VERIFY, DIFF, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
 
 static int run_completion(struct command_line *c)
 {
-	if (strcmp(c->words[0], "bash")) {
-		fprintf(stderr, "Error: there is no completion for %s yet; use bash\n", c->words[0]);
-		return 1;
+	bool there = help_completion(stdout, &program_fermata, c->words[0]);
+
+	if (there) {
+		help_completion(stdout, &program_criu, c->words[0]);
+		help_completion(stdout, &program_cedana, c->words[0]);
+		return 0;
 	}
-	help_completion_bash(stdout, &program_fermata);
-	help_completion_bash(stdout, &program_criu);
-	return 0;
+	fprintf(stderr, "Error: there is no completion for %s; there are bash, zsh and fish\n", c->words[0]);
+	return 1;
 }
 
 static int run_manual(struct command_line *c)
 {
-	const struct program *const all[] = { &program_fermata, &program_criu };
+	const struct program *const all[] = { &program_fermata, &program_criu, &program_cedana };
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		if (!strcmp(c->words[0], all[i]->name)) {
 			help_manual(stdout, all[i]);
 			return 0;
 		}
-	fprintf(stderr, "Error: there is no manual page %s; there are fermata and criu\n", c->words[0]);
+	fprintf(stderr, "Error: there is no manual page %s; there are fermata, criu and cedana\n", c->words[0]);
 	return 1;
 }
 
 static int run_version(struct command_line *c)
 {
-	puts("fermata " FERMATA_VERSION);
+	if (c->json)
+		puts("{\"version\": \"" FERMATA_VERSION "\"}");
+	else
+		puts("fermata " FERMATA_VERSION);
 	return 0;
 }
 
@@ -53,34 +61,97 @@ static int run_help(struct command_line *c)
 
 static const struct verb verbs[] = {
 	[DUMP_PROCESS] = VERB("dump process", "PID", 1, 1, "Save a process and all that descend from it, and end them", verb_dump_process),
+	[DUMP_JOB] = VERB("dump job", "JOB", 1, 1, "Save a job, and end it", verb_dump_job),
 	[RESTORE_PROCESS] = VERB("restore process", "", 0, 0, "Start again what a checkpoint holds", verb_restore_process),
+	[RESTORE_JOB] = VERB("restore job", "JOB", 1, 1, "Start a job again from its last checkpoint", verb_restore_job),
+	[RUN_PROCESS] = VERB("run process", "PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "Start a program as a job of the daemon", verb_run),
+	[EXEC] = VERB("exec", "PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "The same as run process", verb_run),
+	[MANAGE_PROCESS] = VERB("manage process", "PID", 1, 1, "Make a job of a process that runs already", verb_manage),
+	[FREEZE_PROCESS] = VERB("freeze process", "PID", 1, 1, "Stop a process and all that descend from it", verb_freeze_process),
+	[FREEZE_JOB] = VERB("freeze job", "JOB", 1, 1, "Stop a job", verb_freeze_job),
+	[UNFREEZE_PROCESS] = VERB("unfreeze process", "PID", 1, 1, "Let a process and all that descend from it go on", verb_unfreeze_process),
+	[UNFREEZE_JOB] = VERB("unfreeze job", "JOB", 1, 1, "Let a job go on", verb_unfreeze_job),
+	[ATTACH] = VERB("attach", "PID", 1, 1, "Join the terminal of the job that a process is; Ctrl-C leaves it", verb_attach_process),
+	[JOB_LIST] = VERB("job list", "", 0, 0, "List jobs", verb_job_list),
+	[JOB_LS] = VERB("job ls", "", 0, 0, "The same as job list", verb_job_list),
+	[JOB_INSPECT] = VERB("job inspect", "JOB", 1, 1, "Show all that is known of a job", verb_job_inspect),
+	[JOB_SET] = VERB("job set", "JOB", 1, 1, "Change a job's periodic checkpoints and restarts", verb_job_set),
+	[JOB_LOGS] = VERB("job logs", "JOB", 1, 1, "Print what a job has written", verb_job_logs),
+	[JOB_ATTACH] = VERB("job attach", "JOB", 1, 1, "Join a job's terminal; Ctrl-C leaves it", verb_job_attach),
+	[JOB_KILL] = VERB("job kill", "[JOB]", 0, 1, "Send SIGKILL, or another signal, to all processes of a job", verb_job_kill),
+	[JOB_DELETE] = VERB("job delete", "[JOB]", 0, 1, "Forget a job that has ended", verb_job_delete),
+	[JOB_CHECKPOINTS] = VERB("job checkpoints", "JOB", 1, 1, "List a job's checkpoints", verb_job_checkpoints),
+	[CHECKPOINT_LIST] = VERB("job checkpoint list", "JOB", 1, 1, "The same", verb_job_checkpoints),
+	[CHECKPOINT_INSPECT] = VERB("job checkpoint inspect", "ID", 1, 1, "Show what a checkpoint holds", verb_checkpoint_inspect),
+	[CHECKPOINT_DELETE] = VERB("job checkpoint delete", "ID", 1, 1, "Remove a checkpoint", verb_checkpoint_delete),
+	[PS] = VERB("ps", "", 0, 0, "The same as job list", verb_job_list),
+	[JOBS] = VERB("jobs", "", 0, 0, "The same as job list", verb_job_list),
+	[CHECKPOINTS] = VERB("checkpoints", "", 0, 0, "List all checkpoints that the daemon knows", verb_checkpoints),
+	[QUERY] = VERB("query process", "PID...", 1, SIZE_MAX, "Show processes", verb_query),
+	[DAEMON_START] = VERB("daemon start", "", 0, 0, "Be the daemon, in the foreground", verb_daemon_start),
+	[DAEMON_CHECK] = VERB("daemon check", "", 0, 0, "Say how the daemon is", verb_daemon_check),
+	[DAEMON_OPENAPI] = VERB("daemon openapi", "", 0, 0, "Print the description of the daemon's API", verb_daemon_openapi),
+	[CONFIG_SHOW] = VERB("config show", "", 0, 0, "Show each setting, and where it comes from", verb_config_show),
 	[CHECK] = VERB("check", "", 0, 0, "Say what this machine has of what dump and restore need", verb_check),
 	[CHECK_PROCESS] = VERB("check process", "PID", 1, 1, "Say whether a process and its descendants can be saved, and what is in the way", verb_check_process),
 	[INSPECT] = VERB("inspect", "CHECKPOINT", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
 	[VERIFY] = VERB("verify", "CHECKPOINT", 1, 1, "Compare a checkpoint with its checksums", verb_verify),
+	[DIFF] = VERB("diff", "A B", 2, 2, "Say in which files two checkpoints differ", verb_diff),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
-	[COMPLETION] = VERB("completion", "bash", 1, 1, "Print the completion for a shell", run_completion),
-	[MANUAL] = VERB("manual", "fermata|criu", 1, 1, "Print a manual page (troff)", run_manual),
+	[COMPLETION] = VERB("completion", "bash|zsh|fish", 1, 1, "Print the completion for a shell", run_completion),
+	[MANUAL] = VERB("manual", "fermata|criu|cedana", 1, 1, "Print a manual page (troff)", run_manual),
 	[VERSION] = VERB("version", "", 0, 0, "Print the version", run_version),
-	[HELP] = VERB("help", "[COMMAND]", 0, 2, "Explain a command", run_help),
+	[HELP] = VERB("help", "[COMMAND]", 0, 3, "Explain a command", run_help),
 };
 
-#define ON(verb) (1u << (verb))
-#define SAVES (ON(DUMP_PROCESS) | ON(CHECK_PROCESS))
-#define NO_TCP "TCP connections"
-#define BOTH (ON(DUMP_PROCESS) | ON(RESTORE_PROCESS))
+#define ON(verb) (1ULL << (verb))
+#define DUMPS (ON(DUMP_PROCESS) | ON(DUMP_JOB))
+#define RESTORES (ON(RESTORE_PROCESS) | ON(RESTORE_JOB))
+#define RUNS (ON(RUN_PROCESS) | ON(EXEC))
+#define LISTS (ON(JOB_LIST) | ON(JOB_LS) | ON(PS) | ON(JOBS) | ON(JOB_CHECKPOINTS) | ON(CHECKPOINT_LIST) | ON(CHECKPOINTS))
+#define STOPS (ON(FREEZE_PROCESS) | ON(FREEZE_JOB) | ON(UNFREEZE_PROCESS) | ON(UNFREEZE_JOB))
+#define ON_JOBS (LISTS | STOPS | ON(JOB_INSPECT) | ON(JOB_SET) | ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(JOB_KILL) | ON(JOB_DELETE) | \
+		 ON(CHECKPOINT_INSPECT) | ON(CHECKPOINT_DELETE) | ON(ATTACH) | ON(MANAGE_PROCESS))
+#define DAEMONS (ON(DAEMON_START) | ON(DAEMON_CHECK))
+#define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
+#define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
+#define SAVES (DUMPS | ON(CHECK_PROCESS))
+#define BOTH (DUMPS | RESTORES)
 
 static const struct option_row rows[] = {
 	OPTION("help", 'h', FLAG, NULL, ALL_VERBS, help, "Print this"),
 	OPTION("version", 'V', FLAG, NULL, ALL_VERBS, version, "Print the version"),
 	OPTION("verbosity", 'v', LEVEL, "N", ALL_VERBS, verbosity, "Log more: 0 nothing, 1 errors, 2 warnings, 3 steps, 4 all"),
 	OPTION("log-file", 'o', STRING, "FILE", ALL_VERBS, log_file, "Log to this file"),
-	OPTION("dir", 'd', STRING, "DIR", ON(DUMP_PROCESS) | ON(CHECK), dir,
-	       "The folder that checkpoints go to; /tmp when not given"),
-	OPTION("name", 0, STRING, "NAME", ON(DUMP_PROCESS), name, "The name of the checkpoint; dump-process-TIME when not given"),
-	OPTION("path", 'p', STRING, "CHECKPOINT", ON(RESTORE_PROCESS), path, "The checkpoint: a directory or an archive of any kind"),
-	OPTION("leave-running", 'R', BOOL, NULL, ON(DUMP_PROCESS), request.leave_running, "Let it run on after the dump"),
-	OPTION("live", 0, BOOL, NULL, ON(DUMP_PROCESS), live,
+	OPTION("config", 0, STRING, "JSON", CONFIGURED, config_json, "Settings, above those of config.json"),
+	OPTION("config-dir", 0, STRING, "DIR", CONFIGURED, config_dir, "Where config.json is; /etc/fermata when not given"),
+	OPTION("address", 0, STRING, "ADDRESS", CONFIGURED, address, "The daemon's socket; with --protocol tcp HOST:PORT"),
+	OPTION("protocol", 0, STRING, "KIND", CONFIGURED, protocol, "unix, or tcp with mutual TLS"),
+	OPTION("init-config", 0, FLAG, NULL, ON(DAEMON_START), init_config, "Write config.json first, with all settings"),
+	OPTION("merge-config", 0, FLAG, NULL, ON(DAEMON_START), merge_config, "Add to config.json what it lacks first"),
+	OPTION("full", 0, FLAG, NULL, ON(DAEMON_CHECK), full, "Folders too"),
+	OPTION("dir", 'd', STRING, "DIR", DUMPS | ON(CHECK), dir,
+	       "The folder that checkpoints go to; /tmp when neither given nor configured"),
+	OPTION("name", 0, STRING, "NAME", DUMPS, name, "The name of the checkpoint; a new one when not given"),
+	OPTION("path", 'p', STRING, "CHECKPOINT", RESTORES, path, "The checkpoint: a directory or an archive of any kind"),
+	OPTION("checkpoint", 0, STRING, "ID", RESTORES, checkpoint, "A checkpoint by its id; fermata checkpoints shows them"),
+	OPTION("as", 0, STRING, "JOB", RESTORES, as, "Beside the first, as a job of this name, in a pid namespace of its own"),
+	OPTION("jid", 'j', STRING, "JOB", RUNS | ON(MANAGE_PROCESS), jid, "The job's name; one is found when not given"),
+	OPTION("out", 'o', STRING, "FILE", RUNS | RESTORES, out, "Where the output goes; /var/log/fermata-output-JOB.log when not given"),
+	OPTION("attachable", 0, BOOL, NULL, RUNS | RESTORES, attachable, "Give it a terminal that can be joined later (attach)"),
+	OPTION("as-root", 0, FLAG, NULL, RUNS, as_root, "Run it as root and not as the caller"),
+	OPTION("checkpoint-every", 0, STRING, "TIME", TIMED, every, "Make a checkpoint each so often (90, 10m, 2h); 0: never"),
+	OPTION("keep", 0, INT, "N", TIMED, keep, "How many periodic checkpoints are kept; 5 when not given, 0: all"),
+	OPTION("restart", 0, STRING, "WHEN", TIMED, restart, "on-failure: restore it from its last checkpoint when it fails; or no"),
+	OPTION("restart-limit", 0, INT, "N", TIMED, restart_limit, "How often; 3 when not given"),
+	OPTION("upcoming", 0, FLAG, NULL, ON(MANAGE_PROCESS), upcoming, "Wait for it: it need not run yet"),
+	OPTION("signal", 's', STRING, "SIGNAL", ON(JOB_KILL), signal, "Which signal; KILL when not given"),
+	OPTION("all", 'a', FLAG, NULL, ON(JOB_KILL) | ON(JOB_DELETE), all, "Every job"),
+	OPTION("checkpoints", 0, FLAG, NULL, ON(JOB_DELETE), with_checkpoints, "Its checkpoints too"),
+	OPTION("tree", 't', FLAG, NULL, ON(QUERY), tree, "Those that descend from it too"),
+	OPTION("inspect", 'i', FLAG, NULL, ON(QUERY), all, "Count threads, descriptors and areas of memory"),
+	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let it run on after the dump"),
+	OPTION("live", 0, BOOL, NULL, DUMPS, live,
 	       "With --leave-running: save memory while it runs, and stop it for a moment only; the default"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
@@ -89,40 +160,43 @@ static const struct option_row rows[] = {
 	OPTION("host-ipc", 0, BOOL, NULL, SAVES, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),
+	OPTION("tcp-established", 0, BOOL, NULL, BOTH | SAVES, request.tcp_established, "Save and restore TCP connections; for both"),
+	OPTION("tcp-close", 0, BOOL, NULL, BOTH | SAVES, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
+	OPTION("network-lock", 0, STRING, "METHOD", BOTH | SAVES, network_lock,
+	       "How packets of saved TCP connections are held back: nftables, or skip"),
 	OPTION("ghost-limit", 0, SIZE, "SIZE", SAVES, request.ghost_limit,
 	       "Refuse deleted files with more content than this, holes not counted; any size is saved when not given"),
-	OPTION_ONE_OF("file-validation", 0, "METHOD", ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), request.file_validation,
+	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
 		      "How files are compared at restore: filesize, or buildid (as when not given), which compares the build ids of programs and libraries too",
 		      "filesize buildid"),
-	OPTION("skip-file-rwx-check", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.skip_file_rwx_check,
+	OPTION("skip-file-rwx-check", 0, BOOL, NULL, RESTORES, request.skip_file_rwx_check,
 	       "Take files whose permissions (rwx) have changed since the dump"),
-	OPTION_MISSING("tcp-established", 0, BOOL, NULL, BOTH | SAVES, "Save open TCP connections", NO_TCP),
-	OPTION_MISSING("tcp-close", 0, BOOL, NULL, ON(RESTORE_PROCESS),
-	       "Restore TCP connections as closed ones", NO_TCP),
 	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH | SAVES, external,
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE_PROCESS), inherit,
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
-	OPTION("compression", 0, STRING, "KIND[:LEVEL]", ON(DUMP_PROCESS), compression,
+	OPTION("compression", 0, STRING, "KIND[:LEVEL]", DUMPS, compression,
 	       "none: a directory; or one file: tar, gzip, lz4, zlib, zstd, where a level may follow"),
-	OPTION("streams", 0, INT, "N", ON(DUMP_PROCESS), streams, "Spread the archive over this many files, in a directory; 0: one"),
+	OPTION("streams", 0, INT, "N", DUMPS, streams, "Spread the archive over this many files, in a directory; 0: one"),
 	OPTION("gpu", 0, STRING, "USE", BOTH | SAVES, gpu, "Look for CUDA processes: auto (where there is NVIDIA's driver), on, off"),
 	OPTION("gpu-timeout", 0, INT, "SECONDS", SAVES, gpu_timeout_s, "How long work under way on a GPU may take to end; 10 when not given"),
 	OPTION("gpu-deadline", 0, INT, "SECONDS", BOTH | SAVES, gpu_deadline_s, "How long a call of the GPU's driver may take; 600 when not given"),
 	OPTION("gpu-force", 0, BOOL, NULL, SAVES, request.gpu_force, "Save processes that may share GPU memory (NCCL), which may fail to be restored"),
-	OPTION("gpu-map", 0, LIST, "OLD=NEW", ON(RESTORE_PROCESS), gpu_map, "The GPU (its UUID) that takes the place of one of the checkpoint"),
-	OPTION_IDLE("attach", 'a', BOOL, NULL, ON(RESTORE_PROCESS),
-	       "Stay with the restored process; what is done without --detach anyway"),
+	OPTION("gpu-map", 0, LIST, "OLD=NEW", RESTORES, gpu_map, "The GPU (its UUID) that takes the place of one of the checkpoint"),
+	OPTION("attach", 'a', BOOL, NULL, RESTORES | RUNS, attach, "Join its terminal at once, and exit as it does; Ctrl-C leaves it"),
+	OPTION_IDLE("criu-opts", 0, STRING, "JSON", BOTH, "More options, as an object with criu's names: {\"leave_running\": true}"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
-	OPTION("lazy", 0, OPTIONAL, "all", ON(RESTORE_PROCESS), lazy,
+	OPTION("lazy", 0, OPTIONAL, "all", RESTORES, lazy,
 	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),
-	OPTION("skip-verify", 0, BOOL, NULL, ON(RESTORE_PROCESS) | ON(INSPECT), request.skip_verify,
+	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
-	OPTION("pid-file", 0, STRING, "FILE", ON(RESTORE_PROCESS), request.pidfile,
-	       "Write the pid of the restored process to this file"),
-	OPTION("no-server", 0, FLAG, NULL, BOTH, no_server, "Do it here and not in a daemon; there is none yet"),
-	OPTION("json", 0, BOOL, NULL, BOTH | ON(INSPECT) | ON(VERIFY) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,
+	       "Write the pid of the restored or started process to this file"),
+	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
+	       "Do it here, and not in the daemon"),
+	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
+	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
 	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
 	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
@@ -134,18 +208,15 @@ static const struct option_row rows[] = {
 static const char description[] =
 	"Saves a running tree of processes to a directory and starts it again later, with its pids, memory, files and signals as they were.\n"
 	"Called as \\fBcriu\\fR it takes that program's options instead; see\n.BR criu (1).\n"
+	"Jobs are programs that its daemon looks after: they have names, logs, a terminal to join, and checkpoints. What the daemon is told is also\n"
+	"found in its API (docs/openapi.json).\n"
 	".SS Exit status\n"
 	"0; 1 after an error, which is one line on standard error; 2 when the command line is wrong. A restore that is not detached exits as\n"
 	"the restored process does, 128 and the number of the signal when one ended it.\n";
 
-const struct program program_fermata = {
-	.name = "fermata",
-	.summary = "save and restore processes",
-	.verbs = verbs,
-	.n_verbs = ARRAY_SIZE(verbs),
-	.rows = rows,
-	.n_rows = ARRAY_SIZE(rows),
-	.strict = true,
-	.usage_status = 2,
-	.description = description,
-};
+#define PROGRAM(n, s) { .name = n, .summary = s, .verbs = verbs, .n_verbs = ARRAY_SIZE(verbs), .rows = rows, .n_rows = ARRAY_SIZE(rows), \
+			.strict = true, .usage_status = 2, .description = description }
+
+const struct program program_fermata = PROGRAM("fermata", "save and restore processes");
+/* The same by another name, which its settings have too: CEDANA_ADDRESS, /etc/cedana. */
+const struct program program_cedana = PROGRAM("cedana", "save and restore processes, by the verbs of cedana");

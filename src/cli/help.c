@@ -91,37 +91,88 @@ static void put_option_words(FILE *f, const struct program *p, const struct verb
 			fprintf(f, " --%s", p->rows[i].name);
 }
 
-void help_completion_bash(FILE *f, const struct program *p)
+/* What a shell calls the parts of the same function: the words in front make `verb`, a case for each gives what may follow. */
+struct shell {
+	const char *name, *head, *pattern, *exact, *end, *tail;
+};
+
+static const struct shell shells[] = {
+	{ "bash",
+	  "_%1$s() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} verb= words= i\n\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
+	  "\t\t[[ ${COMP_WORDS[i]} == -* ]] || verb=\"$verb${COMP_WORDS[i]} \"\n\tdone\n\tcase $verb in\n",
+	  "\t'%s '*) words='", "\t'%s') words='", "' ;;\n",
+	  "\tesac\n\tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n}\ncomplete -o default -F _%1$s %1$s\n" },
+	{ "zsh",
+	  "#compdef %1$s\n_%1$s() {\n\tlocal verb= list= i\n\tfor ((i = 2; i < CURRENT; i++)); do\n"
+	  "\t\t[[ ${words[i]} == -* ]] || verb=\"$verb${words[i]} \"\n\tdone\n\tcase $verb in\n",
+	  "\t'%s '*) list='", "\t'%s') list='", "' ;;\n", "\tesac\n\tcompadd -- ${=list}\n\t_files\n}\ncompdef _%1$s %1$s\n" },
+	{ "fish",
+	  "function __%1$s_words\n\tset -l verb ''\n\tfor word in (commandline -opc)[2..-1]\n\t\tstring match -q -- '-*' $word; or set verb \"$verb$word \"\n"
+	  "\tend\n\tswitch $verb\n",
+	  "\tcase '%s *'\n\t\tstring split ' ' -- '", "\tcase '%s'\n\t\tstring split ' ' -- '", "'\n",
+	  "\tend\nend\ncomplete -c %1$s -a '(__%1$s_words)'\n" },
+};
+
+static size_t count_words(const char *name)
 {
-	fprintf(f, "_%s() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} verb= words= i\n"
-		   "\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
-		   "\t\t[[ ${COMP_WORDS[i]} == -* ]] || verb=\"$verb${COMP_WORDS[i]} \"\n\tdone\n\tcase $verb in\n", p->name);
+	size_t n = 1;
+
+	for (; *name; name++)
+		n += *name == ' ';
+	return n;
+}
+
+/* The first `words` words of the name are where another verb's begin too; told once. */
+static void put_beginning(FILE *f, const struct program *p, const struct shell *s, size_t at, size_t words)
+{
+	char beginning[64], exact[66];
+	size_t length = 0;
+
+	for (size_t n = 0; n < words; n++)
+		length += strcspn(p->verbs[at].name + length, " ") + (n > 0);
+	snprintf(beginning, sizeof(beginning), "%.*s", (int)length, p->verbs[at].name);
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const char *name = p->verbs[i].name;
+		if (!strncmp(name, beginning, length) && ((i < at && name[length] == ' ') || !name[length]))
+			return;
+	}
+	snprintf(exact, sizeof(exact), "%s ", beginning);
+	fprintf(f, s->exact, exact);
+	put_next_words(f, p, beginning);
+	fputs(s->end, f);
+}
+
+static void put_completion(FILE *f, const struct program *p, const struct shell *s)
+{
+	fprintf(f, s->head, p->name);
 	/* Longer names first: `check process` before `check`. */
-	for (int words = 2; words >= 1; words--)
+	for (size_t words = 3; words >= 1; words--)
 		for (size_t i = 0; i < p->n_verbs; i++) {
 			const struct verb *v = &p->verbs[i];
-			if ((strchr(v->name, ' ') != NULL) != (words == 2))
+			if (count_words(v->name) > words)
+				put_beginning(f, p, s, i, words);
+			if (count_words(v->name) != words)
 				continue;
-			fprintf(f, "\t'%s '*) words='", v->name);
+			fprintf(f, s->pattern, v->name);
 			put_next_words(f, p, v->name);
 			put_option_words(f, p, v);
-			fprintf(f, "' ;;\n");
+			fputs(s->end, f);
 		}
-	for (size_t i = 0; i < p->n_verbs; i++) {
-		const char *space = strchr(p->verbs[i].name, ' ');
-		int size = space ? (int)(space - p->verbs[i].name) : 0;
-		if (!space)
-			continue;
-		fprintf(f, "\t'%.*s ') words='", size, p->verbs[i].name);
-		char first[64];
-		snprintf(first, sizeof(first), "%.*s", size, p->verbs[i].name);
-		put_next_words(f, p, first);
-		fprintf(f, "' ;;\n");
-	}
-	fprintf(f, "\t'') words='");
+	fprintf(f, s->exact, "");
 	put_next_words(f, p, "");
 	put_option_words(f, p, NULL);
-	fprintf(f, "' ;;\n\tesac\n\tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n}\ncomplete -o default -F _%s %s\n", p->name, p->name);
+	fputs(s->end, f);
+	fprintf(f, s->tail, p->name);
+}
+
+bool help_completion(FILE *f, const struct program *p, const char *shell)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(shells); i++)
+		if (!strcmp(shells[i].name, shell)) {
+			put_completion(f, p, &shells[i]);
+			return true;
+		}
+	return false;
 }
 
 /* Text for troff: dashes as the shell takes them, no line that begins with a request. */

@@ -3,6 +3,7 @@
  */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "daemon/helper.h"
 
 #include <fcntl.h>
 #include <libgen.h>
@@ -60,6 +61,8 @@ static int read_all(const struct program *p, char **argv, struct source *s, stru
 		r = error_set(e, -EINVAL, "%s needs a command; see %s --help", p->name, p->name);
 	if (!r && p->configured)
 		r = read_configs(p, s, e);
+	if (!r)
+		r = criu_opts_expand(p, &s->line, &s->texts, e);
 	if (!r && !VEC_PUSH(&s->words))
 		r = error_set(e, -ENOMEM, "out of memory");
 	if (r)
@@ -138,6 +141,18 @@ static int take_externals(struct command_line *c, struct error *e)
 	return external_add(&c->externals, text, e);
 }
 
+static int set_network_lock(struct command_line *c, struct error *e)
+{
+	const char *method = c->network_lock;
+
+	if (method && !strcmp(method, "iptables"))
+		fprintf(stderr, "Warning: --network-lock iptables: nftables is used, which holds back the same packets\n");
+	else if (method && strcmp(method, "nftables") && strcmp(method, "skip"))
+		return error_set(e, -EINVAL, "--network-lock is nftables or skip, not %s", method);
+	c->request.network_lock = method && !strcmp(method, "skip") ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES;
+	return 0;
+}
+
 static int run(struct command_line *c)
 {
 	char pidfile[PATH_MAX];
@@ -145,7 +160,7 @@ static int run(struct command_line *c)
 
 	if (c->program->configured && !c->request.images_dir)
 		c->request.images_dir = ".";
-	if (take_externals(c, &e))
+	if (take_externals(c, &e) || set_network_lock(c, &e))
 		return usage_error(c->program, &e);
 	if (c->verb->missing) {
 		error_set(&e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
@@ -159,15 +174,23 @@ static int run(struct command_line *c)
 	return c->verb->run(c);
 }
 
+static const struct program *program_of(const char *name)
+{
+	return !strcmp(name, "criu") ? &program_criu : !strcmp(name, "cedana") ? &program_cedana : &program_fermata;
+}
+
 int main(int argc, char **argv)
 {
-	const struct program *p = argc && !strcmp(basename(argv[0]), "criu") ? &program_criu : &program_fermata;
+	const struct program *p = program_of(argc ? basename(argv[0]) : "");
 	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING, .live = true,
 				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};
 	int status = 0;
 
+	if (daemon_helper_main(argc, argv, &status))
+		return status;
+	c.given = &source.line;
 	if (read_all(p, argv, &source, &c, &e))
 		status = usage_error(p, &e);
 	else if (c.version)

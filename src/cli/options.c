@@ -35,12 +35,21 @@ const struct given *given_find(const struct given_options *given, const char *na
 	return NULL;
 }
 
-static const struct option_row *find_letter(const struct program *p, char letter)
+/* The verb's own before one of all verbs, before another's. */
+static const struct option_row *find_letter(const struct program *p, const struct verb *verb, char letter)
 {
-	for (size_t i = 0; i < p->n_rows; i++)
-		if (p->rows[i].letter == letter)
-			return &p->rows[i];
-	return NULL;
+	const struct option_row *found = NULL;
+
+	for (size_t i = 0; i < p->n_rows; i++) {
+		const struct option_row *row = &p->rows[i];
+		if (row->letter != letter)
+			continue;
+		if (row->verbs != ALL_VERBS && option_belongs(p, verb, row))
+			return row;
+		if (!found || (found->verbs != ALL_VERBS && row->verbs == ALL_VERBS))
+			found = row;
+	}
+	return found;
 }
 
 enum match { MATCH_NONE, MATCH_ONE, MATCH_SEVERAL };
@@ -113,10 +122,10 @@ static int parse_long(const struct program *p, const char *name, bool whole, cha
 	return note(given, one, e);
 }
 
-static int parse_letters(const struct program *p, const char *letters, char ***args, struct given_options *given, struct error *e)
+static int parse_letters(const struct program *p, const struct verb *verb, const char *letters, char ***args, struct given_options *given, struct error *e)
 {
 	for (const char *c = letters; *c; c++) {
-		struct given one = { .row = find_letter(p, *c) };
+		struct given one = { .row = find_letter(p, verb, *c) };
 		bool has_value;
 		if (!one.row && c == letters)
 			return error_set(e, -EINVAL, "there is no option -%s; see %s --help", letters, p->name);
@@ -141,7 +150,8 @@ static int parse_letters(const struct program *p, const char *letters, char ***a
 }
 
 /* An option with one dash is a name when it is one in full, else letters, else the beginning of a name. */
-static int parse_one_dash(const struct program *p, const char *text, char ***args, struct given_options *given, struct error *e)
+static int parse_one_dash(const struct program *p, const struct verb *verb, const char *text, char ***args, struct given_options *given,
+			  struct error *e)
 {
 	const struct option_row *row;
 	bool negated;
@@ -150,9 +160,9 @@ static int parse_one_dash(const struct program *p, const char *text, char ***arg
 
 	if (is_name)
 		return parse_long(p, text, true, args, given, e);
-	if (!find_letter(p, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
+	if (!find_letter(p, verb, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
 		return parse_long(p, text, false, args, given, e);
-	return parse_letters(p, text, args, given, e);
+	return parse_letters(p, verb, text, args, given, e);
 }
 
 int options_parse(const struct program *p, char **argv, struct given_options *given, struct words *words, char ***ret_rest,
@@ -170,7 +180,7 @@ int options_parse(const struct program *p, char **argv, struct given_options *gi
 		if (a[0] == '-' && a[1] == '-') {
 			r = parse_long(p, a + 2, false, &args, given, e);
 		} else if (a[0] == '-' && a[1]) {
-			r = parse_one_dash(p, a + 1, &args, given, e);
+			r = parse_one_dash(p, verb_find(p, words), a + 1, &args, given, e);
 		} else {
 			char **slot = VEC_PUSH(words);
 			if (!slot)
@@ -195,16 +205,33 @@ int options_parse_line(const struct program *p, const char *name, const char *va
 	return note(given, one, e);
 }
 
+/* How many words of `name` the given ones begin with; all of them, or 0. */
+static size_t match_words(const char *name, const struct words *words)
+{
+	size_t n = 0;
+
+	for (;; n++) {
+		size_t length = strcspn(name, " ");
+		if (n == words->count || strlen(words->data[n]) != length || strncmp(words->data[n], name, length))
+			return 0;
+		if (!name[length])
+			return n + 1;
+		name += length + 1;
+	}
+}
+
 const struct verb *verb_find(const struct program *p, const struct words *words)
 {
 	const struct verb *found = NULL;
-	char two[256] = "";
+	size_t most = 0;
 
-	if (words->count > 1)
-		snprintf(two, sizeof(two), "%s %s", words->data[0], words->data[1]);
-	for (size_t i = 0; i < p->n_verbs && words->count; i++)
-		if (!strcmp(p->verbs[i].name, two) || (!found && !strcmp(p->verbs[i].name, words->data[0])))
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		size_t n = match_words(p->verbs[i].name, words);
+		if (n > most) {
+			most = n;
 			found = &p->verbs[i];
+		}
+	}
 	return found;
 }
 
@@ -222,7 +249,7 @@ int options_find_verb(const struct program *p, const struct words *words, const 
 					 words->count > 1 ? words->data[1] : "…", p->name);
 	if (!found)
 		return error_set(e, -EINVAL, "%s has no command %s; see %s --help", p->name, first, p->name);
-	size_t own = strchr(found->name, ' ') ? 2 : 1, behind = words->count - own;
+	size_t own = match_words(found->name, words), behind = words->count - own;
 	if (behind < found->min_words)
 		return error_set(e, -EINVAL, "%s %s needs %s; see %s %s --help", p->name, found->name, found->arguments, p->name, found->name);
 	if (behind > found->max_words)

@@ -5,7 +5,8 @@
  * Forms: --name VALUE, --name=VALUE, the same with one dash, unambiguous beginnings of a name, --no-NAME for what is on or
  * off, letters together (-jR), a letter's value behind it (-t12), `--` before words that are no options. Options may stand
  * before and behind the verb. Parsing only notes what was given, so that configuration files can be stored first; values are
- * checked when they are stored. Nothing here prints.
+ * checked when they are stored. Nothing here prints. A letter may mean different options to different verbs; the words in front of it
+ * tell which.
  */
 #pragma once
 
@@ -30,14 +31,14 @@ struct option_list {
 };
 
 #define OPTION_NOWHERE ((size_t)-1) /* for `offset`: the value is not kept */
-#define ALL_VERBS UINT32_MAX
+#define ALL_VERBS UINT64_MAX
 
 struct option_row {
 	const char *name;
 	char letter; /* or 0 */
 	enum option_kind kind;
 	const char *argument; /* how help calls the value */
-	uint32_t verbs;	      /* bit n: it belongs to verb n of the program */
+	uint64_t verbs;	      /* bit n: it belongs to verb n of the program */
 	size_t offset;	      /* in struct command_line */
 	const char *help;     /* one line */
 	const char *missing;  /* what is not there yet: given, the option is refused with this */
@@ -56,7 +57,7 @@ struct option_row {
 	OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE, .missing = m, .accepted = but)
 
 struct verb {
-	const char *name;      /* one word or two */
+	const char *name;      /* one word, two or three */
 	const char *arguments; /* "PID", or "" */
 	size_t min_words, max_words;
 	const char *summary;
@@ -117,5 +118,6 @@ const struct given *given_find(const struct given_options *given, const char *na
 
 /* help.c. `verb` NULL: the program as a whole. */
 void help_print(FILE *f, const struct program *p, const struct verb *verb);
-void help_completion_bash(FILE *f, const struct program *p);
+/* For "bash", "zsh" or "fish"; false: there is none for that shell. */
+bool help_completion(FILE *f, const struct program *p, const char *shell);
 void help_manual(FILE *f, const struct program *p);

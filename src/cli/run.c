@@ -177,6 +177,8 @@ int cli_restore(struct command_line *c, bool announce)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
+	else if (c->for_user)
+		c->request.hook = (struct request_hook){ restrict_call, c };
 	int r = cli_require_root(&e);
 	if (!r)
 		r = cli_gpu_options(c, &e);

@@ -11,6 +11,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/tcp.h"
 #include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -22,6 +23,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -202,6 +204,8 @@ static int write_tree(struct dump *d)
 	return r ? error_errno(d->e, r, "cannot write pstree.img") : 0;
 }
 
+#define CRIU_NFTABLES 2 /* network_lock_method */
+
 static int write_inventory(struct dump *d)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
@@ -210,6 +214,14 @@ static int write_inventory(struct dump *d)
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;
+	inventory.has_tcp_close = inventory.tcp_close = d->request->tcp_close;
+	if (d->tcp && d->request->network_lock == NETWORK_LOCK_NFTABLES) {
+		if (getrandom(&d->network_lock_id, sizeof(d->network_lock_id), 0) < 0)
+			return error_errno(d->e, -errno, "cannot get random bytes");
+		inventory.has_network_lock_method = inventory.has_network_lock = 1;
+		inventory.network_lock_method = CRIU_NFTABLES;
+		inventory.network_lock = d->network_lock_id;
+	}
 	int r = cuda_entry(d, &inventory.fermata_gpu);
 	if (r)
 		return error_set(d->e, r, "out of memory");
@@ -411,6 +423,7 @@ static int dump_go_on(struct dump *d)
 {
 	if (!d->live)
 		return 0;
+	tcp_release(d);
 	if (!cuda_used(d)) { /* whose threads are still needed */
 		tree_let_go(d);
 		watch_thawed(d->watch);
@@ -537,14 +550,19 @@ static int dump_traced(const struct request *request, struct error *e)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = dump_run(&d);
+	if (d.live)
+		tcp_release(&d);
 	if (d.live && !cuda_used(&d))
 		tree_let_go(&d);
 	live_end(&d);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
+	bool ends = !request->leave_running && !request->leave_stopped;
+	if (!r && ends && (r = tcp_end_tree(&d)))
+		image_dir_withdraw(d.dir);
 	if (d.tasks.count && d.tasks.data[0]->stat.comm[0])
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
-	if (!r && !request->leave_running && !request->leave_stopped) {
+	if (!r && ends) {
 		cuda_forget(&d);
 		tree_kill(&d);
 	} else {
@@ -553,6 +571,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	if (!r && request->leave_stopped)
 		for (size_t i = 0; i < d.tasks.count; i++)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
+	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
 	watch_end(&watch);
@@ -586,6 +605,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 		return error_errno(e, r, "cannot check process %d", request->pid);
 	tracing_begin(&tracing);
 	r = check_run(&d);
+	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
 	tracing_end(&tracing);

@@ -16,6 +16,7 @@ struct page_job;
 struct live;
 struct workers;
 struct lock_table;
+struct tcp_table;
 struct watch;
 
 /* What was counted, by any thread. */
@@ -37,6 +38,9 @@ struct dump {
 	struct shmem_table *shmem;	 /* shared memory that was seen; memory/shmem.c */
 	struct sysv_table *sysv;	 /* memory/sysv.c */
 	struct seccomp_table *seccomp; /* filters that were seen; task/seccomp.c */
+	struct image_file *sk_queues; /* sk-queues.img, being written, or NULL; kinds/sock.c */
+	struct tcp_table *tcp; /* connections that are held back; kinds/tcp.c */
+	uint64_t network_lock_id; /* of the lock that stays when the tree ends; 0: none */
 	struct cuda_dump *cuda;		 /* cuda/dump.c; NULL: no CUDA process */
 	struct workers *workers;
 	struct watch *watch; /* NULL: a check */

@@ -3,6 +3,8 @@
 
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/tcp.h"
+#include "engine/kinds/udp.h"
 #include "engine/task/state.h"
 
 #define TASKS_MAX 32768
@@ -305,6 +307,7 @@ static int read_all(struct restore *s)
 		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
 		return r;
+	s->network_lock_id = s->inventory->network_lock;
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
 		r = error_set(s->e, -EBADMSG, "pstree.img is empty");
@@ -332,6 +335,10 @@ int restore_load(struct restore *s)
 	VEC_FOREACH(&s->files, f)
 		if (!r && !f->kind)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	if (!r)
+		r = tcp_load(s);
+	if (!r)
+		r = udp_load(s);
 	return r ? r : seccomp_load(s);
 }
 

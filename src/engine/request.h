@@ -17,6 +17,9 @@ struct request_hook {
 	void *data;
 };
 
+/* What holds back the packets of TCP connections while nobody answers for them. */
+enum network_lock_method { NETWORK_LOCK_NFTABLES, NETWORK_LOCK_SKIP };
+
 /* --gpu: are CUDA processes looked for? GPU_AUTO: where NVIDIA's driver is. */
 enum request_gpu { GPU_AUTO, GPU_ALWAYS, GPU_NEVER };
 struct request_gpu_pair {
@@ -71,6 +74,9 @@ struct request {
 	bool skip_file_rwx_check;
 	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
+	bool tcp_established; /* TCP connections are saved and restored */
+	bool tcp_close;	      /* they are, or become, closed */
+	enum network_lock_method network_lock;
 	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */

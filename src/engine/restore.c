@@ -13,6 +13,8 @@
 #include "engine/kinds/external.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
+#include "engine/kinds/tcp.h"
+#include "engine/kinds/udp.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/feed.h"
@@ -436,6 +438,16 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
+/* From now on a tree without its coordinator runs. */
+static void let_live(struct restore *s)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++)
+			ptrace(PTRACE_SETOPTIONS, t->threads.data[k].tid, 0, 0);
+	}
+}
+
 static int restore_switch(struct restore *s)
 {
 	int r = files_settle(s);
@@ -459,6 +471,11 @@ static int restore_switch(struct restore *s)
 	if (r)
 		return r;
 	give_terminal(s);
+	if (tcp_must_resume(s)) {
+		tcp_end_repair(s);
+		let_live(s);
+		tcp_resume(s);
+	}
 	for (size_t i = s->tasks.count; i-- > 0;) {
 		struct rtask *t = s->tasks.data[i];
 		if (t->dead)
@@ -515,6 +532,8 @@ void restore_finish(struct restore *s)
 	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	rest_remove(s);
+	tcp_restore_release(s);
+	udp_release(s);
 	files_release(s);
 	shmem_release(s);
 	sysv_release(s);

@@ -139,6 +139,9 @@ struct restore {
 	VEC(struct held_queue) mqueues; /* kinds/mqueue.c */
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
+	struct udp_table *udp; /* kinds/udp.c */
+	struct tcp_restore *tcp; /* kinds/tcp_restore.c */
+	uint64_t network_lock_id; /* of the lock that the dump left; 0: none */
 	VEC(TtyInfoEntry *) ttys;
 	struct tty_table *terminals; /* kinds/tty_restore.c */
 	bool succeeded;

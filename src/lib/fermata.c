@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
 
-#define FLAGS_KNOWN ((FERMATA_HOST_IPC << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_NETWORK_LOCK_SKIP << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -84,6 +84,9 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.link_remap = flags & FERMATA_LINK_REMAP,
 		.host_ipc = flags & FERMATA_HOST_IPC,
 		.skip_in_flight = flags & FERMATA_SKIP_IN_FLIGHT,
+		.tcp_established = flags & FERMATA_TCP_ESTABLISHED,
+		.tcp_close = flags & FERMATA_TCP_CLOSE,
+		.network_lock = flags & FERMATA_NETWORK_LOCK_SKIP ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES,
 		.skip_verify = flags & FERMATA_SKIP_VERIFY,
 	};
 	c->request.packing.streams = c->options.streams;

@@ -181,6 +181,7 @@ class App:
     """One application. A subclass gives start, and state, check and, where it can do harm to files, between."""
     programs = ()  # commands it needs
     options = ()  # what its dump needs beyond the plain options
+    restore_options = ()
     modes = MODES
     deadline = 120  # for the whole test
 
@@ -308,7 +309,7 @@ def through(app, binary):
                 kill(left)
         wait_gone(app.outside, "after the dump")
         use_up_pids()
-        criu(binary, app.work, ["restore", "-d", "-D", images])
+        criu(binary, app.work, ["restore", "-d", "-D", images] + list(app.restore_options))
         app.alive()
         app.check(state)
         shutil.rmtree(images)

@@ -98,7 +98,7 @@ static void remove_segments(void)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const struct request request = { .images_dir = DIRECTORY, .detach = true, .skip_verify = true, .skip_file_rwx_check = true,
-						.file_validation = "filesize" };
+						.file_validation = "filesize", .tcp_established = true, .network_lock = NETWORK_LOCK_SKIP };
 	static unsigned char area[XSAVE_MAX];
 	struct rlimit limit = { FDS_MAX, FDS_MAX };
 	struct error e = {};

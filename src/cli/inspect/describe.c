@@ -233,6 +233,10 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_content(v, ret, e->fifo->pipe_id);
 	} else if (e->isk) {
 		add_inet(ret, e->isk);
+	} else if (e->nlsk) {
+		add(ret, "protocol %u, port %u", e->nlsk->protocol, e->nlsk->portid);
+	} else if (e->psk) {
+		add(ret, "%s, protocol %#x, device %u", socket_type(e->psk->type), e->psk->protocol, e->psk->ifindex);
 	} else if (e->usk) {
 		add_unix(v, ret, e->usk);
 	} else if (e->efd) {

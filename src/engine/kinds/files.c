@@ -7,6 +7,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
 #include "engine/kinds/regfile.h"
+#include "engine/kinds/sock.h"
 #include "engine/task/task.h"
 #include "fs.pb-c.h"
 
@@ -452,6 +453,8 @@ int files_finish(struct dump *d, bool success)
 			int s = kinds[i]->finish(d, &d->kind_state[i], good);
 			r = good ? dump_part(d, s) : r;
 		}
+	int s = sock_packets_finish(d);
+	r = r ? r : s;
 	for (size_t i = 0; d->descriptions && i < BUCKETS; i++) {
 		for (struct description *x = d->descriptions->bucket[i], *next; x; x = next) {
 			next = x->next;

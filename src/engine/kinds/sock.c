@@ -75,6 +75,16 @@ static const struct {
 	{ IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_USER_TIMEOUT },
 	{ IPPROTO_TCP, TCP_FASTOPEN }, { IPPROTO_TCP, TCP_FASTOPEN_CONNECT }, { IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE }, { IPPROTO_TCP, TCP_NOTSENT_LOWAT },
 	{ IPPROTO_TCP, TCP_SAVE_SYN }, { IPPROTO_TCP, TCP_INQ }, { IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS }, { IPPROTO_TCP, TCP_MAXSEG },
+	{ IPPROTO_IP, IP_HDRINCL }, { IPPROTO_IP, IP_OPTIONS }, { IPPROTO_IPV6, IPV6_HDRINCL }, { IPPROTO_IPV6, IPV6_CHECKSUM },
+	{ IPPROTO_IPV6, IPV6_RECVHOPOPTS }, { IPPROTO_IPV6, IPV6_RECVRTHDR }, { IPPROTO_IPV6, IPV6_RECVDSTOPTS }, { IPPROTO_IPV6, IPV6_RECVPATHMTU },
+	{ IPPROTO_IPV6, IPV6_RECVFRAGSIZE }, { IPPROTO_IPV6, IPV6_FLOWINFO }, { IPPROTO_IPV6, IPV6_FLOWINFO_SEND }, { IPPROTO_IPV6, IPV6_ADDR_PREFERENCES },
+	{ SOL_RAW, 1 /* ICMP_FILTER */ }, { IPPROTO_ICMPV6, 1 /* ICMPV6_FILTER */ }, { IPPROTO_UDPLITE, 10 /* UDPLITE_SEND_CSCOV */ },
+	{ IPPROTO_UDPLITE, 11 /* UDPLITE_RECV_CSCOV */ },
+	{ SOL_NETLINK, 3 /* NETLINK_PKTINFO */ }, { SOL_NETLINK, 4 /* NETLINK_BROADCAST_ERROR */ }, { SOL_NETLINK, 5 /* NETLINK_NO_ENOBUFS */ },
+	{ SOL_NETLINK, 8 /* NETLINK_LISTEN_ALL_NSID */ }, { SOL_NETLINK, 10 /* NETLINK_CAP_ACK */ }, { SOL_NETLINK, 11 /* NETLINK_EXT_ACK */ },
+	{ SOL_NETLINK, 12 /* NETLINK_GET_STRICT_CHK */ },
+	{ SOL_PACKET, 20 /* PACKET_QDISC_BYPASS */ }, { SOL_PACKET, 23 /* PACKET_IGNORE_OUTGOING */ },
+	{ IPPROTO_UDP, 1 /* UDP_CORK */ },
 	{ IPPROTO_UDP, 100 /* UDP_ENCAP */ }, { IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */ }, { IPPROTO_UDP, 102 /* UDP_NO_CHECK6_RX */ },
 	{ IPPROTO_UDP, 103 /* UDP_SEGMENT */ }, { IPPROTO_UDP, 104 /* UDP_GRO */ },
 };
@@ -115,7 +125,10 @@ static bool applies(int level, int family, int protocol)
 	case SOL_SOCKET: return true;
 	case IPPROTO_IP: return family == AF_INET || family == AF_INET6;
 	case IPPROTO_IPV6: return family == AF_INET6;
-	default: return family != AF_UNIX && level == protocol;
+	case SOL_NETLINK: return family == AF_NETLINK;
+	case SOL_PACKET: return family == AF_PACKET;
+	case SOL_RAW: return family == AF_INET && protocol == IPPROTO_ICMP;
+	default: return (family == AF_INET || family == AF_INET6) && level == protocol;
 	}
 }
 
@@ -418,9 +431,12 @@ static int peek_all(void *argument)
 		return -ENOMEM;
 	if (type == SOCK_STREAM && recv(job->fd, &urgent, 1, MSG_OOB | MSG_PEEK | MSG_DONTWAIT) == 1)
 		return -EDOM;
+	const bool local = number_of(job->fd, SO_DOMAIN) == AF_UNIX;
 	for (size_t i = 0; i < ARRAY_SIZE(look); i++) {
 		socklen_t size = sizeof(before[i]);
 		before[i] = look[i].value;
+		if (!local && look[i].name != SO_PEEK_OFF)
+			continue;
 		if (getsockopt(job->fd, SOL_SOCKET, look[i].name, &before[i], &size) < 0)
 			r = look[i].name == SO_PASSPIDFD ? r : -errno; /* Linux 6.5 */
 		else if (before[i] != look[i].value && setsockopt(job->fd, SOL_SOCKET, look[i].name, &look[i].value, sizeof(look[i].value)) < 0)
@@ -456,6 +472,24 @@ void sock_packets_free(struct sock_packets *p)
 				close(x->fds[i]);
 	VEC_FREE(&p->list);
 	pool_free(&p->pool);
+}
+
+int sock_packet_write(struct dump *d, const struct sock_packet *p)
+{
+	int r = d->sk_queues ? 0 : image_create(d->dir, "sk-queues.img", IMAGE_MAGIC_SK_QUEUES, &d->sk_queues);
+
+	if (!r)
+		r = image_write_message(d->sk_queues, &p->entry.base);
+	if (!r)
+		r = image_write_bytes(d->sk_queues, p->data, p->entry.length);
+	return r ? error_errno(d->e, r, "cannot write sk-queues.img") : 0;
+}
+
+int sock_packets_finish(struct dump *d)
+{
+	int r = d->sk_queues ? image_close(TAKE_PTR(d->sk_queues)) : 0;
+
+	return r ? error_errno(d->e, r, "cannot write sk-queues.img") : 0;
 }
 
 int sock_queues_load(struct restore *s, struct sock_queue **ret)

@@ -29,10 +29,13 @@ struct sock_packets {
 	struct pool pool;
 };
 
-/* Looks at all that waits in a unix socket and takes nothing out. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
+/* Looks at all that waits in a unix or UDP socket and takes nothing out. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
  * whose place among the others does not show. */
 int sock_peek(int fd, struct sock_packets *ret);
 void sock_packets_free(struct sock_packets *p);
+/* Adds it to sk-queues.img, which sock_packets_finish ends. */
+int sock_packet_write(struct dump *d, const struct sock_packet *p);
+int sock_packets_finish(struct dump *d);
 
 /* The packets of sk-queues.img, by the id of the file they wait in. */
 struct sock_queue {

@@ -41,7 +41,6 @@ struct state {
 	VEC(struct seen) seen;
 	VEC(struct waiting_queue) later;
 	bool looking;
-	struct image_file *queues;
 };
 
 static bool recognise(const struct descriptor *f)
@@ -179,13 +178,7 @@ static int write_packet(struct dump *d, struct descriptor *f, struct state *s, s
 	p->entry.id_for = f->id;
 	p->entry.scm = &list;
 	p->entry.n_scm = p->n_fds != 0;
-	if (!s->queues)
-		r = image_create(d->dir, "sk-queues.img", IMAGE_MAGIC_SK_QUEUES, &s->queues);
-	if (!r)
-		r = image_write_message(s->queues, &p->entry.base);
-	if (!r)
-		r = image_write_bytes(s->queues, p->data, p->entry.length);
-	return r ? error_errno(d->e, r, "cannot write sk-queues.img") : 0;
+	return sock_packet_write(d, p);
 }
 
 static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, struct pool *pool)
@@ -381,11 +374,6 @@ static int finish(struct dump *d, void **at, bool success)
 	if (!s)
 		return 0;
 	int r = success ? check(d, s) : 0;
-	if (s->queues) {
-		int closed = image_close(s->queues);
-		if (!r && closed)
-			r = error_errno(d->e, closed, "cannot write sk-queues.img");
-	}
 	unix_diag_free(&s->diags);
 	VEC_FOREACH(&s->later, q)
 		close(q->own_fd);

@@ -180,6 +180,15 @@ static int collect(struct dump *d, struct live_task *lt, bool first, struct foun
 	return r ? error_errno(d->e, r, "process %d (%s): cannot see what it has written", lt->pid, lt->comm) : 0;
 }
 
+static bool has_memory(const struct live_task *lt)
+{
+	struct proc_maps maps = {};
+	bool has = proc_read_maps(lt->proc, &maps) == 0 && maps.count;
+
+	proc_maps_finish(&maps);
+	return has;
+}
+
 /* Who else has the pages; in the first round, which of them are the parent's as well. */
 static int split(struct dump *d, struct live_task *lt, bool first, struct extents *runs)
 {
@@ -202,6 +211,15 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 		for (size_t k = 0; !r && k < pages.count; k++)
 			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several });
 		VEC_FREE(&pages);
+	}
+	/* It, or its parent, has ended meanwhile. */
+	if ((r == -EIO || r == -ESRCH) && !has_memory(lt)) {
+		lt->gone = true;
+		out.count = 0;
+		r = 0;
+	} else if ((r == -EIO || r == -ESRCH) && p && !has_memory(p)) {
+		VEC_FREE(&out);
+		return split(d, lt, false, runs);
 	}
 	VEC_FREE(runs);
 	*runs = out;

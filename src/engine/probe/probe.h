@@ -64,6 +64,9 @@ int probe_uffd_events(struct probe_ground *g);
 int probe_uffd_wp_async(struct probe_ground *g);
 int probe_soft_dirty(struct probe_ground *g);
 
+int probe_tcp_repair(struct probe_ground *g);
+int probe_tcp_diag(struct probe_ground *g);
+int probe_nftables(struct probe_ground *g);
 int probe_cuda(struct probe_ground *g);
 
 int probe_tmpfile(struct probe_ground *g);

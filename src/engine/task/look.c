@@ -184,7 +184,9 @@ static void look_from_the_end(void *argument)
 
 static void look_at_ourselves(struct dump *d)
 {
-	for (size_t i = 0; !d->own_namespaces[0][0] && i < ARRAY_SIZE(namespaces); i++)
+	const bool known = d->own_namespaces[0][0];
+
+	for (size_t i = 0; !known && i < ARRAY_SIZE(namespaces); i++)
 		read_namespace("self", i, d->own_namespaces[i]);
 }
 

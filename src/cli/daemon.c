@@ -1,0 +1,164 @@
+/* daemon start, daemon check, config show; and the API's description, for docs/openapi.json. */
+#include "cli/remote.h"
+
+#include "base/log.h"
+#include "daemon/api.h"
+
+static int level_of(const char *word)
+{
+	static const char *const words[] = { "quiet", "error", "warning", "info", "debug" };
+
+	for (int i = 0; i < (int)ARRAY_SIZE(words); i++)
+		if (!strcmp(words[i], word))
+			return i;
+	return LOG_LEVEL_INFO;
+}
+
+int verb_daemon_start(struct command_line *c)
+{
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	int r = s ? cli_require_root(&e) : error_set(&e, -ENOMEM, "out of memory");
+
+	if (!r)
+		r = remote_settings(c, s, &e);
+	if (!r && (c->init_config || c->merge_config))
+		r = settings_write(s, c->merge_config, &e);
+	if (r)
+		return cli_report(c, &e);
+	if (!given_find(c->given, "verbosity"))
+		log_setup(level_of(settings_text(s, SETTING_LOG_LEVEL)), -1);
+	return daemon_run(s);
+}
+
+struct health {
+	struct table *t;
+	json_t *list;
+	int warnings, errors;
+};
+
+static void put(struct health *h, const char *what, int severity, const char *format, ...) _printf_(4, 5);
+static void put(struct health *h, const char *what, int severity, const char *format, ...)
+{
+	static const char *const words[] = { "ok", "warning", "error" };
+	char text[1200];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	h->warnings += severity == 1;
+	h->errors += severity == 2;
+	table_put(h->t, "%s", what);
+	table_put(h->t, "%s", words[severity]);
+	table_put(h->t, "%s", text);
+	json_array_append_new(h->list, json_pack("{s:s, s:s, s:s}", "check", what, "result", words[severity], "text", text));
+}
+
+static void check_folder(struct health *h, const char *what, const char *path)
+{
+	if (access(path, W_OK) < 0)
+		put(h, what, 2, "%s: %s", path, strerror(errno));
+	else
+		put(h, what, 0, "%s", path);
+}
+
+static void check_jobs(struct health *h, const struct settings *s)
+{
+	struct error e = {};
+	json_t *jobs = NULL;
+
+	if (client_call(s, "GET", "/v1/jobs", NULL, &jobs, &e)) {
+		put(h, "jobs", 2, "%s", e.text);
+		return;
+	}
+	size_t lost = 0;
+	for (size_t i = 0; i < json_array_size(jobs); i++) {
+		const char *ended = json_string_value(json_object_get(json_array_get(jobs, i), "ended"));
+		lost += ended && !strcmp(ended, "lost");
+	}
+	put(h, "jobs", lost ? 1 : 0, "%zu%s", json_array_size(jobs), lost ? ", some of which were lost" : "");
+	json_decref(jobs);
+}
+
+static void check_all(struct health *h, const struct settings *s, bool full)
+{
+	struct error e = {};
+	json_t *answer = NULL;
+
+	if (client_call(s, "GET", "/v1/health", NULL, &answer, &e)) {
+		put(h, "daemon", 2, "%s", e.text);
+		return;
+	}
+	const char *version = json_string_value(json_object_get(answer, "version"));
+	bool same = version && !strcmp(version, FERMATA_VERSION);
+	put(h, "daemon", 0, "process %lld on %s", (long long)json_integer_value(json_object_get(answer, "pid")), settings_text(s, SETTING_ADDRESS));
+	put(h, "version", same ? 0 : 1, "%s%s", version ? version : "?", same ? "" : ", and this command has " FERMATA_VERSION "; restart the daemon");
+	json_decref(answer);
+	check_jobs(h, s);
+	if (full) {
+		check_folder(h, "checkpoint.dir", settings_text(s, SETTING_CHECKPOINT_DIR));
+		check_folder(h, "log_dir", settings_text(s, SETTING_LOG_DIR));
+	}
+}
+
+int verb_daemon_check(struct command_line *c)
+{
+	static const char *const heads[] = { "CHECK", "RESULT", "WHAT" };
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct health h = { .t = table_new(heads, ARRAY_SIZE(heads)), .list = json_array() };
+	struct error e = {};
+	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+
+	if (r)
+		put(&h, "configuration", 2, "%s", e.text);
+	else
+		check_all(&h, s, c->full);
+	if (c->json) {
+		remote_print(json_pack("{s:b, s:O}", "good", !h.errors, "checks", h.list));
+	} else {
+		table_print(TAKE_PTR(h.t));
+		if (h.errors)
+			printf("%d error(s), %d warning(s).\n", h.errors, h.warnings);
+		else if (h.warnings)
+			printf("Looks good, with %d warning(s).\n", h.warnings);
+		else
+			puts("All good.");
+	}
+	json_decref(h.list);
+	return h.errors ? 1 : 0;
+}
+
+int verb_daemon_openapi(struct command_line *c)
+{
+	json_t *document = routes_openapi();
+	int r = json_dumpf(document, stdout, JSON_INDENT(1) | JSON_SORT_KEYS);
+
+	puts("");
+	json_decref(document);
+	return r ? 1 : 0;
+}
+
+int verb_config_show(struct command_line *c)
+{
+	static const char *const heads[] = { "KEY", "VALUE", "ORIGIN" };
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+
+	if (r)
+		return cli_report(c, &e);
+	json_t *list = settings_json(s);
+	if (c->json)
+		return remote_print(list);
+	struct table *t = table_new(heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *one = json_array_get(list, i);
+		table_put(t, "%s", json_string_value(json_object_get(one, "key")));
+		table_put(t, "%s", settings_text(s, (enum setting)i));
+		table_put(t, "%s", json_string_value(json_object_get(one, "origin")));
+	}
+	table_print(t);
+	json_decref(list);
+	return 0;
+}

@@ -1,0 +1,460 @@
+/*
+ * run process: a program as a job of the daemon, or with --no-server as our child; and the terminal of a job, attached to ours. Ctrl-C
+ * leaves it; the job runs on. Without a terminal of ours the bytes go through as they are, and the end of our input is the end of its.
+ */
+#include "cli/remote.h"
+
+#include "daemon/frames.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <termios.h>
+
+extern char **environ;
+
+#define DETACH 3 /* Ctrl-C */
+
+/* ---- attach ---- */
+
+static void window_frame(struct frame_buffer *out)
+{
+	struct winsize size;
+
+	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) < 0)
+		return;
+	unsigned char data[4] = { (unsigned char)size.ws_row, (unsigned char)(size.ws_row >> 8), (unsigned char)size.ws_col,
+				  (unsigned char)(size.ws_col >> 8) };
+	frame_put(out, FRAME_WINDOW, data, sizeof(data));
+}
+
+struct attached {
+	struct client_connection connection;
+	struct frame_buffer in, out;
+	bool terminal, input_open, left, ended;
+	int code;
+};
+
+static void show(const unsigned char *data, size_t size)
+{
+	while (size) {
+		ssize_t n = write(STDOUT_FILENO, data, size);
+		if (n < 0 && errno != EINTR)
+			return;
+		data += MAX(n, 0);
+		size -= (size_t)MAX(n, 0);
+	}
+}
+
+static int take_frames(struct attached *a)
+{
+	const unsigned char *data;
+	enum frame_type type;
+	size_t size;
+	int n;
+
+	while ((n = frame_next(&a->in, &type, &data, &size)) == 1) {
+		if (type == FRAME_OUTPUT)
+			show(data, size);
+		if (type == FRAME_EXIT && size) {
+			a->ended = true;
+			a->code = data[0];
+		}
+		frame_drop(&a->in, FRAME_HEAD + size);
+	}
+	return n;
+}
+
+static void take_input(struct attached *a)
+{
+	unsigned char data[4096];
+	ssize_t n = read(STDIN_FILENO, data, sizeof(data));
+
+	if (n < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (n <= 0) {
+		frame_put(&a->out, FRAME_END, NULL, 0);
+		a->input_open = false;
+		return;
+	}
+	unsigned char *leave = a->terminal ? memchr(data, DETACH, (size_t)n) : NULL;
+	size_t size = leave ? (size_t)(leave - data) : (size_t)n;
+	if (size)
+		frame_put(&a->out, FRAME_INPUT, data, size);
+	a->left = leave != NULL;
+}
+
+static void take_signal(struct attached *a, int signals)
+{
+	struct signalfd_siginfo info;
+
+	while (read(signals, &info, sizeof(info)) == sizeof(info)) {
+		if (info.ssi_signo == SIGWINCH)
+			window_frame(&a->out);
+		else
+			a->left = true;
+	}
+}
+
+/* Until the job has ended or we leave it. 0, or what went wrong. */
+static int pass_bytes(struct attached *a, int signals)
+{
+	int r = 0, n;
+
+	while (!a->ended && !a->left) {
+		struct pollfd polls[3] = {
+			{ .fd = a->connection.fd, .events = (short)(POLLIN | (a->out.count ? POLLOUT : 0)) },
+			{ .fd = a->input_open && a->out.count < FRAME_MAX ? STDIN_FILENO : -1, .events = POLLIN },
+			{ .fd = signals, .events = POLLIN },
+		};
+		if (poll(polls, 3, -1) < 0 && errno != EINTR)
+			return -errno;
+		if (polls[2].revents)
+			take_signal(a, signals);
+		if (polls[1].revents)
+			take_input(a);
+		if (polls[0].revents & (POLLIN | POLLHUP | POLLERR)) {
+			r = frame_receive(&a->in, a->connection.fd);
+			n = take_frames(a);
+			if (n < 0 || (r && r != -EAGAIN))
+				return a->ended ? 0 : n < 0 ? n : -EPIPE;
+		}
+		r = frame_send(&a->out, a->connection.fd);
+		if (r && r != -EAGAIN && !a->ended)
+			return r;
+	}
+	return 0;
+}
+
+static int signals_begin(sigset_t *before)
+{
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGWINCH);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGHUP);
+	sigprocmask(SIG_BLOCK, &set, before);
+	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+int attach_to(struct command_line *c, const char *path, const char *job)
+{
+	struct attached *a = calloc(1, sizeof(*a));
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct termios settings, raw;
+	struct error e = {};
+	sigset_t before;
+
+	fflush(stdout);
+	int r = a && s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+	if (!r)
+		r = client_upgrade(s, path, &a->connection, &e);
+	if (r) {
+		free(a);
+		return cli_report(c, &e);
+	}
+	a->input_open = true;
+	a->terminal = isatty(STDIN_FILENO) && tcgetattr(STDIN_FILENO, &settings) == 0;
+	int signals = signals_begin(&before);
+	if (a->terminal) {
+		raw = settings;
+		cfmakeraw(&raw);
+		tcsetattr(STDIN_FILENO, TCSANOW, &raw);
+		window_frame(&a->out);
+	}
+	/* What came behind the head of the answer. */
+	struct client_connection *k = &a->connection;
+	if (k->end > k->start && vec_reserve((void **)&a->in.data, &a->in.capacity, k->end - k->start, 1)) {
+		memcpy(a->in.data, k->buffer + k->start, k->end - k->start);
+		a->in.count = k->end - k->start;
+	}
+	r = take_frames(a) < 0 ? -EBADMSG : pass_bytes(a, signals);
+	if (a->terminal)
+		tcsetattr(STDIN_FILENO, TCSANOW, &settings);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	if (a->left)
+		fprintf(stderr, "%sDetached; job %s runs on\n", a->terminal ? "\r\n" : "", job);
+	int status = a->ended ? a->code : 0;
+	if (r && !a->ended && !a->left) {
+		error_set(&e, r, "the connection to the daemon is lost; job %s runs on, attach again with fermata job attach %s", job, job);
+		status = cli_report(c, &e);
+	}
+	close(signals);
+	client_close(k);
+	VEC_FREE(&a->in);
+	VEC_FREE(&a->out);
+	free(a);
+	return status;
+}
+
+int verb_job_attach(struct command_line *c)
+{
+	char path[200];
+
+	return remote_path(c, path, sizeof(path), "/v1/jobs/%s/attach", c->words[0]) ? attach_to(c, path, c->words[0]) : 1;
+}
+
+int verb_attach_process(struct command_line *c)
+{
+	char path[200];
+
+	return remote_path(c, path, sizeof(path), "/v1/processes/%s/attach", c->words[0]) ? attach_to(c, path, c->words[0]) : 1;
+}
+
+void terminal_into(const struct command_line *c, json_t *body)
+{
+	struct winsize size;
+
+	json_object_set_new(body, "raw", json_boolean(c->attach && !isatty(STDIN_FILENO)));
+	if (ioctl(STDIN_FILENO, TIOCGWINSZ, &size) == 0) {
+		json_object_set_new(body, "rows", json_integer(size.ws_row));
+		json_object_set_new(body, "columns", json_integer(size.ws_col));
+	}
+}
+
+/* ---- run ---- */
+
+static int write_pid(const struct command_line *c, long long pid)
+{
+	FILE *f = c->request.pidfile ? fopen(c->request.pidfile, "we") : NULL;
+	bool good = f && fprintf(f, "%lld", pid) > 0;
+
+	if (f && fclose(f))
+		good = false;
+	if (!c->request.pidfile || good)
+		return 0;
+	fprintf(stderr, "Error: process %lld runs, but the pid file %s can't be written: %s\n", pid, c->request.pidfile, strerror(errno));
+	return 1;
+}
+
+static void pass_signal(int signal)
+{
+}
+
+/* Without a daemon: our child, in our terminal. Its end is ours, and what ends us ends it. */
+static int run_here(struct command_line *c, char **argv)
+{
+	struct sigaction pass = { .sa_handler = pass_signal };
+	struct error e = {};
+	int status, got;
+	sigset_t set, before;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &set, &before);
+	sigaction(SIGCHLD, &pass, NULL);
+	pid_t child = fork();
+	if (child == 0) {
+		sigprocmask(SIG_SETMASK, &before, NULL);
+		int out = c->out ? open(c->out, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
+		if (out >= 0) {
+			dup2(out, 1);
+			dup2(out, 2);
+		}
+		if (!c->out || out >= 0)
+			execvp(argv[0], argv);
+		fprintf(stderr, "Error: cannot run %s: %s\n", argv[0], strerror(errno));
+		_exit(127);
+	}
+	if (child < 0) {
+		error_errno(&e, -errno, "cannot run %s", argv[0]);
+		return cli_report(c, &e);
+	}
+	fprintf(stderr, "Running managed process PID %d\n", child);
+	write_pid(c, child);
+	while (waitpid(child, &status, WNOHANG) == 0) {
+		sigwait(&set, &got);
+		/* Ctrl-C reached the child too: it is in our group. */
+		if (got == SIGTERM)
+			kill(child, SIGTERM);
+	}
+	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+static json_t *texts(char **list)
+{
+	json_t *all = json_array();
+
+	for (; list && *list; list++)
+		if (json_array_append_new(all, json_string(*list))) {
+			json_decref(all);
+			return NULL;
+		}
+	return all;
+}
+
+/* Variables that are no UTF-8 can't be written as JSON; they are few and are left out by name. */
+static json_t *environment(void)
+{
+	json_t *all = json_array();
+
+	for (char **at = environ; *at; at++)
+		if (json_array_append_new(all, json_string(*at)))
+			fprintf(stderr, "Warning: the variable %.*s is no UTF-8 and is not passed on\n", (int)strcspn(*at, "="), *at);
+	return all;
+}
+
+static int add_times(const struct command_line *c, json_t *body, struct error *e)
+{
+	long seconds;
+	int r = 0;
+
+	if (c->every && (r = remote_duration(c->every, &seconds, e)))
+		return error_prefix(e, r, "option --checkpoint-every");
+	if (c->every)
+		json_object_set_new(body, "every", json_integer(seconds));
+	if (given_find(c->given, "keep"))
+		json_object_set_new(body, "keep", json_integer(c->keep));
+	if (given_find(c->given, "restart-limit"))
+		json_object_set_new(body, "restart_limit", json_integer(c->restart_limit));
+	if (c->restart)
+		json_object_set_new(body, "restart", json_string(c->restart));
+	return 0;
+}
+
+static json_t *run_body(struct command_line *c, char **argv, struct error *e)
+{
+	json_t *list = texts(argv), *body = json_object();
+	_cleanup_free_ char *here = getcwd(NULL, 0);
+	mode_t mask = umask(0);
+
+	umask(mask);
+	if (!list || !here) {
+		error_set(e, -EINVAL, list ? "there is no working directory" : "an argument is no UTF-8, which can't be told to the daemon; use --no-server");
+		json_decref(body);
+		json_decref(list);
+		return NULL;
+	}
+	json_object_set_new(body, "argv", list);
+	json_object_set_new(body, "env", environment());
+	json_object_set_new(body, "cwd", json_string(here));
+	json_object_set_new(body, "umask", json_integer(mask));
+	json_object_set_new(body, "as_root", json_boolean(c->as_root));
+	json_object_set_new(body, "attachable", json_boolean(c->attachable));
+	json_object_set_new(body, "attach", json_boolean(c->attach));
+	if (c->jid)
+		json_object_set_new(body, "jid", json_string(c->jid));
+	if (c->out)
+		json_object_set_new(body, "out", remote_absolute(c->out));
+	terminal_into(c, body);
+	if (add_times(c, body, e)) {
+		json_decref(body);
+		return NULL;
+	}
+	return body;
+}
+
+static char **command_of(const struct command_line *c)
+{
+	size_t words = 0, rest = 0;
+
+	while (c->words[words])
+		words++;
+	while (c->rest && c->rest[rest])
+		rest++;
+	char **argv = calloc(words + rest + 1, sizeof(*argv));
+	for (size_t i = 0; argv && i < words + rest; i++)
+		argv[i] = i < words ? c->words[i] : c->rest[i - words];
+	return argv;
+}
+
+int verb_run(struct command_line *c)
+{
+	_cleanup_free_ char **argv = command_of(c);
+	char path[200];
+	struct error e = {};
+
+	if (!argv || !argv[0]) {
+		fprintf(stderr, "Error: %s %s needs the program: %s %s -- PROGRAM ARGUMENTS\n", c->program->name, c->verb->name, c->program->name, c->verb->name);
+		return c->program->usage_status;
+	}
+	if (c->no_server)
+		return run_here(c, argv);
+	json_t *body = run_body(c, argv, &e);
+	if (!body)
+		return cli_report(c, &e);
+	json_t *job = remote_call(c, "POST", "/v1/jobs/run", body);
+	if (!job)
+		return 1;
+	long long pid = json_integer_value(json_object_get(job, "pid"));
+	const char *jid = json_string_value(json_object_get(job, "job"));
+	int status = write_pid(c, pid);
+	if (c->json && !c->attach)
+		return remote_print(job) || status;
+	fprintf(c->attach ? stderr : stdout, "Running managed process PID %lld\n", pid);
+	snprintf(path, sizeof(path), "/v1/jobs/%s/attach", jid ? jid : "");
+	if (c->attach)
+		status = attach_to(c, path, jid);
+	json_decref(job);
+	return status;
+}
+
+/* ---- manage, job set ---- */
+
+int verb_manage(struct command_line *c)
+{
+	struct error e = {};
+	pid_t pid;
+	json_t *body = json_object();
+	int r = cli_parse_pid(c->words[0], &pid, &e);
+
+	if (!r)
+		r = add_times(c, body, &e);
+	if (r) {
+		json_decref(body);
+		return cli_report(c, &e);
+	}
+	json_object_set_new(body, "pid", json_integer(pid));
+	json_object_set_new(body, "upcoming", json_boolean(c->upcoming));
+	if (c->jid)
+		json_object_set_new(body, "jid", json_string(c->jid));
+	json_t *job = remote_call(c, "POST", "/v1/jobs/manage", body);
+	if (!job)
+		return 1;
+	if (write_pid(c, pid)) {
+		json_decref(job);
+		return 1;
+	}
+	if (c->json)
+		return remote_print(job);
+	printf("Managing process PID %d\n", pid);
+	json_decref(job);
+	return 0;
+}
+
+int verb_job_set(struct command_line *c)
+{
+	json_t *body = json_object();
+	struct error e = {};
+	char path[200];
+
+	if (add_times(c, body, &e)) {
+		json_decref(body);
+		return cli_report(c, &e);
+	}
+	if (!remote_path(c, path, sizeof(path), "/v1/jobs/%s", c->words[0])) {
+		json_decref(body);
+		return 1;
+	}
+	json_t *job = remote_call(c, "PATCH", path, body);
+	if (!job)
+		return 1;
+	if (c->json)
+		return remote_print(job);
+	json_int_t every = json_integer_value(json_object_get(job, "checkpoint_every"));
+	if (every)
+		printf("Job %s: a checkpoint every %lld s, the last %lld kept; restart: %s\n", c->words[0], (long long)every,
+		       (long long)json_integer_value(json_object_get(job, "keep")), json_string_value(json_object_get(job, "restart")));
+	else
+		printf("Job %s: no periodic checkpoints; restart: %s\n", c->words[0], json_string_value(json_object_get(job, "restart")));
+	json_decref(job);
+	return 0;
+}

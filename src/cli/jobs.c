@@ -1,0 +1,365 @@
+/* The verbs of jobs and their checkpoints. Each is one request to the daemon, and a table of the answer or, with --json, the answer. */
+#include "cli/remote.h"
+
+#include "base/log.h"
+#include "daemon/identity.h"
+
+#include <signal.h>
+#include <time.h>
+
+static const char *text(const json_t *object, const char *key)
+{
+	const char *value = json_string_value(json_object_get(object, key));
+
+	return value ? value : "";
+}
+
+static json_int_t number(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+/* One request about the job or checkpoint named first; the answer, or NULL. */
+static json_t *about(struct command_line *c, const char *method, const char *format, json_t *body)
+{
+	char path[200];
+
+	if (remote_path(c, path, sizeof(path), format, c->words[0]))
+		return remote_call(c, method, path, body);
+	json_decref(body);
+	return NULL;
+}
+
+/* ---- lists ---- */
+
+static void put_job(struct table *t, const json_t *job)
+{
+	const json_t *last = json_object_get(job, "checkpoint");
+	char ago[32] = "-", size[32] = "-";
+
+	if (json_is_object(last)) {
+		text_ago(ago, number(last, "time_ns"));
+		text_size(size, (uint64_t)number(last, "size"));
+	}
+	table_put(t, "%s", text(job, "job"));
+	table_put(t, "%s", text(job, "type"));
+	table_put(t, "%lld", (long long)number(job, "pid"));
+	table_put(t, "%s", text(job, "status"));
+	table_put(t, "%s", text(job, "gpu"));
+	table_put(t, "%s", ago);
+	table_put(t, "%s", size);
+	table_put(t, "%s", text(job, "log"));
+}
+
+int verb_job_list(struct command_line *c)
+{
+	static const char *const heads[] = { "JOB", "TYPE", "PID", "STATUS", "GPU", "CHECKPOINT", "SIZE", "LOG" };
+	json_t *list = remote_call(c, "GET", "/v1/jobs", NULL);
+
+	if (!list)
+		return 1;
+	if (c->json)
+		return remote_print(list);
+	if (!json_array_size(list)) {
+		puts("No jobs found.");
+	} else {
+		struct table *t = table_new(heads, ARRAY_SIZE(heads));
+		for (size_t i = 0; i < json_array_size(list); i++)
+			put_job(t, json_array_get(list, i));
+		table_print(t);
+	}
+	json_decref(list);
+	return 0;
+}
+
+static int print_checkpoints(struct command_line *c, json_t *list)
+{
+	static const char *const heads[] = { "ID", "TIME", "SIZE", "PATH" };
+
+	if (!list)
+		return 1;
+	if (c->json)
+		return remote_print(list);
+	struct table *t = json_array_size(list) ? table_new(heads, ARRAY_SIZE(heads)) : NULL;
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *one = json_array_get(list, i);
+		char when[64] = "", size[32];
+		time_t seconds = (time_t)(number(one, "time_ns") / 1000000000);
+		struct tm parts;
+		strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", localtime_r(&seconds, &parts));
+		text_size(size, (uint64_t)number(one, "size"));
+		table_put(t, "%s", text(one, "id"));
+		table_put(t, "%s", when);
+		table_put(t, "%s", strcmp(text(one, "state"), "whole") ? "writing" : size);
+		table_put(t, "%s", text(one, "path"));
+	}
+	if (t)
+		table_print(t);
+	else
+		puts("No checkpoints found.");
+	json_decref(list);
+	return 0;
+}
+
+int verb_job_checkpoints(struct command_line *c)
+{
+	json_t *list = about(c, "GET", "/v1/jobs/%s/checkpoints", NULL);
+
+	return print_checkpoints(c, list);
+}
+
+int verb_checkpoints(struct command_line *c)
+{
+	return print_checkpoints(c, remote_call(c, "GET", "/v1/checkpoints", NULL));
+}
+
+/* ---- one ---- */
+
+static int print_object(struct command_line *c, json_t *object)
+{
+	const char *key;
+	json_t *value;
+
+	if (!object)
+		return 1;
+	if (c->json)
+		return remote_print(object);
+	json_object_foreach(object, key, value) {
+		char *line = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+		printf("%-17s %s\n", key, line ? line : json_string_value(value));
+		free(line);
+	}
+	json_decref(object);
+	return 0;
+}
+
+int verb_job_inspect(struct command_line *c)
+{
+	return print_object(c, about(c, "GET", "/v1/jobs/%s", NULL));
+}
+
+int verb_checkpoint_inspect(struct command_line *c)
+{
+	json_t *found = about(c, "GET", "/v1/checkpoints/%s", NULL);
+
+	if (!found || c->json)
+		return print_object(c, found);
+	char *words[] = { (char *)text(found, "path"), NULL };
+	c->words = words;
+	int status = verb_inspect(c);
+	json_decref(found);
+	return status;
+}
+
+int verb_checkpoint_delete(struct command_line *c)
+{
+	json_t *gone = about(c, "DELETE", "/v1/checkpoints/%s", NULL);
+
+	if (!gone)
+		return 1;
+	if (c->json)
+		return remote_print(gone);
+	printf("Deleted checkpoint %s\n", text(gone, "deleted"));
+	json_decref(gone);
+	return 0;
+}
+
+int verb_job_logs(struct command_line *c)
+{
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	char path[200];
+
+	if (!remote_path(c, path, sizeof(path), "/v1/jobs/%s/log", c->words[0]))
+		return 1;
+	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+	if (!r)
+		r = client_copy(s, path, STDOUT_FILENO, &e);
+	return r ? cli_report(c, &e) : 0;
+}
+
+/* ---- kill, delete ---- */
+
+static int signal_number(const char *text, struct error *e)
+{
+	char *end;
+	long n = strtol(text, &end, 10);
+	const char *name = !strncmp(text, "SIG", 3) ? text + 3 : text;
+
+	if (!*end && end != text && n > 0 && n < 65)
+		return (int)n;
+	for (int i = 1; i < 32; i++)
+		if (sigabbrev_np(i) && !strcmp(sigabbrev_np(i), name))
+			return i;
+	return error_set(e, -EINVAL, "%s is no signal; write its number or name", text);
+}
+
+static bool is_sure(const char *what)
+{
+	char answer[16];
+
+	if (!isatty(STDIN_FILENO))
+		return true;
+	fprintf(stderr, "%s? [y/N] ", what);
+	return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+/* The job named, or with --all every one: `act` for each. */
+static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), int (*act)(struct command_line *c))
+{
+	char *one[] = { NULL, NULL };
+	int status = 0;
+	size_t acted = 0;
+
+	if (!c->all && !c->words[0]) {
+		fprintf(stderr, "Error: %s %s needs the job, or --all\n", c->program->name, c->verb->name);
+		return c->program->usage_status;
+	}
+	if (!c->all)
+		return act(c);
+	if (!is_sure(question))
+		return 1;
+	json_t *list = remote_call(c, "GET", "/v1/jobs", NULL);
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *job = json_array_get(list, i);
+		if (!wanted(job))
+			continue;
+		one[0] = (char *)text(job, "job");
+		c->words = one;
+		acted++;
+		status |= act(c);
+	}
+	if (list && !acted) {
+		fprintf(stderr, "Error: there is no such job\n");
+		status = 1;
+	}
+	json_decref(list);
+	return list ? status : 1;
+}
+
+static bool is_halted(const json_t *job)
+{
+	return !strcmp(text(job, "status"), "halted") || !strcmp(text(job, "status"), "stale");
+}
+
+static bool is_running(const json_t *job)
+{
+	return !is_halted(job) && strcmp(text(job, "status"), "upcoming");
+}
+
+static int kill_one(struct command_line *c)
+{
+	struct error e = {};
+	int signal = c->signal ? signal_number(c->signal, &e) : SIGKILL;
+
+	if (signal < 0)
+		return cli_report(c, &e);
+	json_t *job = about(c, "POST", "/v1/jobs/%s/kill", json_pack("{s:i}", "signal", signal));
+	if (!job)
+		return 1;
+	if (c->json)
+		return remote_print(job);
+	if (signal == SIGKILL)
+		printf("Killed job %s\n", c->words[0]);
+	else
+		printf("Sent signal %d to job %s\n", signal, c->words[0]);
+	json_decref(job);
+	return 0;
+}
+
+int verb_job_kill(struct command_line *c)
+{
+	return for_each(c, "Kill all jobs", is_running, kill_one);
+}
+
+static int delete_one(struct command_line *c)
+{
+	json_t *gone = about(c, "DELETE", c->with_checkpoints ? "/v1/jobs/%s?checkpoints=true" : "/v1/jobs/%s", NULL);
+
+	if (!gone)
+		return 1;
+	if (c->json)
+		return remote_print(gone);
+	printf("Deleted job %s\n", c->words[0]);
+	json_decref(gone);
+	return 0;
+}
+
+int verb_job_delete(struct command_line *c)
+{
+	return for_each(c, "Delete all jobs that have ended", is_halted, delete_one);
+}
+
+/* ---- dump, restore, freeze ---- */
+
+int verb_dump_job(struct command_line *c)
+{
+	char path[200];
+
+	return remote_path(c, path, sizeof(path), "/v1/jobs/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+}
+
+int verb_restore_job(struct command_line *c)
+{
+	json_t *body = json_object();
+	char path[200];
+
+	if (c->path)
+		json_object_set_new(body, "path", remote_absolute(c->path));
+	if (remote_path(c, path, sizeof(path), "/v1/jobs/%s/restore", c->words[0]))
+		return remote_restore(c, path, body);
+	json_decref(body);
+	return 1;
+}
+
+static int stop_job(struct command_line *c, const char *format, const char *word)
+{
+	json_t *job = about(c, "POST", format, NULL);
+
+	if (!job)
+		return 1;
+	if (c->json)
+		return remote_print(job);
+	printf("%s process PID %lld\n", word, (long long)number(job, "pid"));
+	json_decref(job);
+	return 0;
+}
+
+int verb_freeze_job(struct command_line *c)
+{
+	return stop_job(c, "/v1/jobs/%s/freeze", "Froze");
+}
+
+int verb_unfreeze_job(struct command_line *c)
+{
+	return stop_job(c, "/v1/jobs/%s/unfreeze", "Unfroze");
+}
+
+static int stop_process(struct command_line *c, bool stop)
+{
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	pid_t pid;
+	int r = cli_parse_pid(c->words[0], &pid, &e);
+
+	if (!r)
+		r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+	if (!r && remote_wanted(c, s))
+		return stop_job(c, stop ? "/v1/processes/%s/freeze" : "/v1/processes/%s/unfreeze", stop ? "Froze" : "Unfroze");
+	if (!r)
+		r = tree_signal_stop(pid, stop, &e);
+	if (r)
+		return cli_report(c, &e);
+	printf("%s process PID %d\n", stop ? "Froze" : "Unfroze", pid);
+	return 0;
+}
+
+int verb_freeze_process(struct command_line *c)
+{
+	return stop_process(c, true);
+}
+
+int verb_unfreeze_process(struct command_line *c)
+{
+	return stop_process(c, false);
+}

@@ -1,0 +1,38 @@
+/* What the verbs that speak with the daemon share: configuration, requests, events, tables. */
+#pragma once
+
+#include "cli/cli.h"
+#include "daemon/client.h"
+
+int remote_settings(const struct command_line *c, struct settings *s, struct error *e);
+/* True: a daemon is to do it. False: --no-server, or there is none and none was named. */
+bool remote_wanted(const struct command_line *c, const struct settings *s);
+
+/* The whole of a verb with one request: the answer, or the error is reported and NULL. */
+json_t *remote_call(struct command_line *c, const char *method, const char *path, json_t *body);
+/* `what` behind a prefix, such as "/v1/jobs/NAME/dump". False: it is no name that could stand in a path, which was reported. */
+bool remote_path(const struct command_line *c, char *to, size_t size, const char *format, const char *word);
+
+/* The options of dump or restore that were given, for the daemon's helper to take. */
+json_t *remote_options(const struct command_line *c);
+/* A path as the daemon has to know it. A new reference. */
+json_t *remote_absolute(const char *path);
+int remote_print(json_t *document); /* consumes it; an exit status */
+int remote_duration(const char *text, long *ret_s, struct error *e); /* "90", "10m", "2h" */
+
+/* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */
+int remote_dump(struct command_line *c, const char *path);
+int remote_restore(struct command_line *c, const char *path, json_t *body);
+
+/* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
+int attach_to(struct command_line *c, const char *path, const char *job);
+/* What the daemon should know of our terminal. */
+void terminal_into(const struct command_line *c, json_t *body);
+
+/* table.c: columns two blanks apart, without borders. */
+struct table;
+struct table *table_new(const char *const *heads, size_t columns);
+void table_put(struct table *t, const char *format, ...) _printf_(2, 3); /* the next cell */
+void table_print(struct table *t); /* and frees it */
+void text_size(char to[32], uint64_t bytes);
+void text_ago(char to[32], int64_t time_ns);

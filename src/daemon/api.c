@@ -1,0 +1,594 @@
+/* See api.h. */
+#include "daemon/api.h"
+
+#include "daemon/helper.h"
+#include "proc/proc.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define CHILDREN_MAX 100000
+
+unsigned http_status(int code)
+{
+	switch (-code) {
+	case EINVAL:
+	case ENAMETOOLONG:
+		return 400;
+	case EPERM:
+	case EACCES:
+		return 403;
+	case ENOENT:
+	case ESRCH:
+		return 404;
+	case EEXIST:
+	case EBUSY:
+		return 409;
+	case E2BIG:
+		return 413;
+	case ENOTSUP:
+	case ENOEXEC:
+		return 422;
+	case ENOSPC:
+		return 507;
+	default:
+		return 500;
+	}
+}
+
+/* ---- how things look outside ---- */
+
+/* Text of a program, which need not be UTF-8. */
+static json_t *any_text(const char *text)
+{
+	json_t *value = json_string(text);
+
+	if (value)
+		return value;
+	char copy[STORE_PATH_MAX];
+	snprintf(copy, sizeof(copy), "%s", text);
+	for (char *at = copy; *at; at++)
+		if ((unsigned char)*at >= 0x80)
+			*at = '?';
+	return json_string(copy);
+}
+
+static json_t *checkpoint_json(const struct checkpoint *c)
+{
+	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:I, s:I, s:I}", "id", c->id, "job", c->jid, "path", any_text(c->path), "kind", c->type, "state",
+			 c->state == CHECKPOINT_WHOLE ? "whole" : "being written", "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
+			 (json_int_t)c->size);
+}
+
+static json_t *job_json(struct daemon *d, const struct job *j)
+{
+	struct checkpoint last;
+	struct error none = {};
+	json_t *document = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:s, s:o, s:o, s:b, s:b}", "job", j->jid, "type", j->type, "pid",
+				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", "no", "uid", (json_int_t)j->uid, "gid",
+				     (json_int_t)j->gid, "ended", j->ended, "command", any_text(j->command), "log", any_text(j->log), "attachable",
+				     (int)j->attachable, "own_namespace", (int)j->own_namespace);
+	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
+				 "checkpoint_every", (json_int_t)j->every_s, "keep", (json_int_t)j->keep, "restart", j->restart ? "on-failure" : "no",
+				 "restart_limit", (json_int_t)j->restart_limit, "restarts", (json_int_t)j->restarts);
+
+	json_object_update(document, more);
+	json_decref(more);
+	json_object_set_new(document, "exit_code", j->exit_code < 0 ? json_null() : json_integer(j->exit_code));
+	json_object_set_new(document, "checkpoint", checkpoint_last(d, j->jid, &last, &none) ? json_null() : checkpoint_json(&last));
+	return document;
+}
+
+/* ---- about the daemon ---- */
+
+static int get_health(struct call *c, struct error *e)
+{
+	c->answer = json_pack("{s:s, s:i, s:I, s:i}", "version", FERMATA_VERSION, "pid", getpid(), "started_ns", (json_int_t)c->daemon->started_ns,
+			      "uid", (int)c->caller.uid);
+	return 0;
+}
+
+static int get_config(struct call *c, struct error *e)
+{
+	if (c->caller.uid)
+		return error_set(e, -EPERM, "only root may see the daemon's configuration");
+	c->answer = settings_json(&c->daemon->settings);
+	return 0;
+}
+
+static int get_openapi(struct call *c, struct error *e)
+{
+	c->answer = routes_openapi();
+	return 0;
+}
+
+static int get_metrics(struct call *c, struct error *e)
+{
+	if (!settings_bool(&c->daemon->settings, SETTING_METRICS))
+		return error_set(e, -ENOENT, "metrics are switched off in the configuration");
+	c->text = metrics_text(c->daemon);
+	c->text_type = "text/plain; version=0.0.4";
+	return c->text ? 0 : error_set(e, -ENOMEM, "out of memory");
+}
+
+/* ---- jobs ---- */
+
+static int get_job(struct call *c, struct job *ret, struct error *e)
+{
+	return job_get(c->daemon, &c->caller, c->words[0], ret, e);
+}
+
+static int answer_job(struct call *c, const struct job *j)
+{
+	c->answer = job_json(c->daemon, j);
+	return 0;
+}
+
+static int list_jobs(struct call *c, struct error *e)
+{
+	struct job_list list = {};
+	int r = job_list(c->daemon, &c->caller, &list, e);
+
+	if (!r)
+		c->answer = json_array();
+	for (size_t i = 0; !r && i < list.count; i++)
+		json_array_append_new(c->answer, job_json(c->daemon, &list.data[i]));
+	VEC_FREE(&list);
+	return r;
+}
+
+static int run_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = job_run(c->daemon, &c->caller, c->body, &j, e);
+
+	return r ? r : answer_job(c, &j);
+}
+
+static int manage_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = job_manage(c->daemon, &c->caller, c->body, &j, e);
+
+	return r ? r : answer_job(c, &j);
+}
+
+static int show_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	return r ? r : answer_job(c, &j);
+}
+
+static int set_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	if (!r)
+		r = job_set(c->daemon, &j, c->body, e);
+	return r ? r : answer_job(c, &j);
+}
+
+static int delete_job(struct call *c, struct error *e)
+{
+	const char *also = c->query(c->connection, "checkpoints");
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	if (!r)
+		r = job_delete(c->daemon, &j, also && !strcmp(also, "true"), e);
+	if (!r)
+		c->answer = json_pack("{s:s}", "deleted", j.jid);
+	return r;
+}
+
+static int kill_job(struct call *c, struct error *e)
+{
+	const json_t *number = json_object_get(c->body, "signal");
+	struct job j;
+	int signal = number ? (int)json_integer_value(number) : SIGKILL, r = get_job(c, &j, e);
+
+	if (!r && (signal < 1 || signal > 64))
+		r = error_set(e, -EINVAL, "%d is no signal", signal);
+	if (!r)
+		r = tree_require_owner((pid_t)j.process.pid, c->caller.uid, e);
+	if (!r)
+		r = job_kill(c->daemon, &j, signal, e);
+	return r ? r : answer_job(c, &j);
+}
+
+static int stop_job(struct call *c, bool stop, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	if (!r && !job_runs(&j))
+		r = error_set(e, -ESRCH, "job %s does not run", j.jid);
+	if (!r)
+		r = tree_require_owner((pid_t)j.process.pid, c->caller.uid, e);
+	if (!r)
+		r = busy_begin(c->daemon, j.jid, stop ? "is being frozen" : "is being continued", e);
+	if (r)
+		return r;
+	r = tree_signal_stop((pid_t)j.process.pid, stop, e);
+	busy_end(c->daemon, j.jid);
+	return r ? r : answer_job(c, &j);
+}
+
+static int freeze_job(struct call *c, struct error *e)
+{
+	return stop_job(c, true, e);
+}
+
+static int unfreeze_job(struct call *c, struct error *e)
+{
+	return stop_job(c, false, e);
+}
+
+static int dump_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	return r ? r : operation_dump(c->daemon, &c->caller, &j, (pid_t)j.process.pid, c->body, false, &c->operation, e);
+}
+
+static int restore_job(struct call *c, struct error *e)
+{
+	struct job j, after;
+	int r = get_job(c, &j, e);
+
+	if (!r)
+		r = job_restore(c->daemon, &c->caller, &j, c->body, &after, e);
+	return r ? r : answer_job(c, &after);
+}
+
+static int show_log(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	if (!r && !j.log[0])
+		r = error_set(e, -ENOENT, "job %s was not started here: its output goes where it went", j.jid);
+	if (!r)
+		c->file = open(j.log, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	if (!r && c->file < 0)
+		r = error_errno(e, -errno, "cannot read %s", j.log);
+	return r;
+}
+
+/* ---- attach ---- */
+
+static int connect_supervisor(struct daemon *d, const struct job *j, struct error *e)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	char path[STORE_PATH_MAX + 200];
+
+	snprintf(path, sizeof(path), "%s/%s", d->jobs_dir, j->jid);
+	_cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/" SUPERVISOR_SOCKET, dir);
+	if (dir < 0 || fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+		return error_set(e, -ESRCH, "job %s has ended", j->jid);
+	return TAKE_FD(fd);
+}
+
+static int attach_job(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	if (!r && !j.attachable)
+		r = error_set(e, -EINVAL, "job %s was not started with --attachable; fermata job logs %s shows its output", j.jid, j.jid);
+	if (r)
+		return r;
+	c->attach = connect_supervisor(c->daemon, &j, e);
+	return c->attach < 0 ? c->attach : 0;
+}
+
+/* ---- checkpoints ---- */
+
+static int answer_checkpoints(struct call *c, const char *jid, struct error *e)
+{
+	struct checkpoint_list list = {};
+	int r = store_list_checkpoints(c->daemon->store, jid, &list, e);
+
+	if (!r)
+		c->answer = json_array();
+	for (size_t i = 0; !r && i < list.count; i++)
+		if (c->caller.uid == 0 || list.data[i].uid == (int64_t)c->caller.uid)
+			json_array_append_new(c->answer, checkpoint_json(&list.data[i]));
+	VEC_FREE(&list);
+	return r;
+}
+
+static int list_job_checkpoints(struct call *c, struct error *e)
+{
+	struct job j;
+	int r = get_job(c, &j, e);
+
+	return r ? r : answer_checkpoints(c, j.jid, e);
+}
+
+static int list_checkpoints(struct call *c, struct error *e)
+{
+	return answer_checkpoints(c, NULL, e);
+}
+
+static int get_checkpoint(struct call *c, struct checkpoint *ret, struct error *e)
+{
+	int r = store_get_checkpoint(c->daemon->store, c->words[0], ret, e);
+
+	if (!r && c->caller.uid && ret->uid != (int64_t)c->caller.uid)
+		r = error_set(e, -ENOENT, "there is no checkpoint %s of yours", c->words[0]);
+	return r;
+}
+
+static int show_checkpoint(struct call *c, struct error *e)
+{
+	struct checkpoint k;
+	int r = get_checkpoint(c, &k, e);
+
+	if (!r)
+		c->answer = checkpoint_json(&k);
+	return r;
+}
+
+static int delete_checkpoint(struct call *c, struct error *e)
+{
+	struct checkpoint k;
+	char id[64];
+	int r = get_checkpoint(c, &k, e);
+
+	snprintf(id, sizeof(id), "checkpoint %.40s", k.id);
+	if (!r)
+		r = busy_begin(c->daemon, id, "is being deleted", e);
+	if (r)
+		return r;
+	if (k.state == CHECKPOINT_PENDING && identity_alive(&k.worker))
+		r = error_set(e, -EBUSY, "the checkpoint %s is being written", k.id);
+	if (!r && k.jid[0] && busy_is(c->daemon, k.jid))
+		r = error_set(e, -EBUSY, "job %s is being dumped or restored", k.jid);
+	if (!r)
+		r = checkpoint_remove(c->daemon, &k, e);
+	busy_end(c->daemon, id);
+	if (!r)
+		c->answer = json_pack("{s:s, s:o}", "deleted", k.id, "path", any_text(k.path));
+	return r;
+}
+
+/* ---- processes ---- */
+
+static int get_pid(struct call *c, pid_t *ret, struct error *e)
+{
+	char *end;
+	long pid = strtol(c->words[0], &end, 10);
+
+	if (*end || pid <= 0 || pid > INT_MAX)
+		return error_set(e, -EINVAL, "%.40s is no process id", c->words[0]);
+	if (kill((pid_t)pid, 0) < 0 && errno == ESRCH)
+		return error_set(e, -ESRCH, "there is no process %ld", pid);
+	*ret = (pid_t)pid;
+	return tree_require_owner((pid_t)pid, c->caller.uid, e);
+}
+
+/* The job that the process is the root of: what is done to one is done to the other. */
+static bool find_job(struct call *c, pid_t pid, struct job *ret)
+{
+	struct job_list list = {};
+	struct error e = {};
+	bool found = false;
+
+	if (job_list(c->daemon, &c->caller, &list, &e) == 0)
+		for (size_t i = 0; i < list.count && !found; i++)
+			if (list.data[i].process.pid == pid && job_runs(&list.data[i])) {
+				*ret = list.data[i];
+				found = true;
+			}
+	VEC_FREE(&list);
+	return found;
+}
+
+static int dump_process(struct call *c, struct error *e)
+{
+	struct job j;
+	pid_t pid = 0;
+	int r = get_pid(c, &pid, e);
+
+	if (r)
+		return r;
+	bool is_job = find_job(c, pid, &j);
+	return operation_dump(c->daemon, &c->caller, is_job ? &j : NULL, pid, c->body, false, &c->operation, e);
+}
+
+static int stop_process(struct call *c, bool stop, struct error *e)
+{
+	pid_t pid = 0;
+	int r = get_pid(c, &pid, e);
+
+	if (!r)
+		r = tree_signal_stop(pid, stop, e);
+	if (!r)
+		c->answer = json_pack("{s:i}", "pid", pid);
+	return r;
+}
+
+static int freeze_process(struct call *c, struct error *e)
+{
+	return stop_process(c, true, e);
+}
+
+static int unfreeze_process(struct call *c, struct error *e)
+{
+	return stop_process(c, false, e);
+}
+
+static int attach_process(struct call *c, struct error *e)
+{
+	struct job j;
+	pid_t pid = 0;
+	int r = get_pid(c, &pid, e);
+
+	if (!r && !find_job(c, pid, &j))
+		r = error_set(e, -ENOENT, "process %d is no job of this daemon; start it with fermata run process --attachable", pid);
+	if (r)
+		return r;
+	snprintf(c->copies[0], sizeof(c->copies[0]), "%s", j.jid);
+	c->words[0] = c->copies[0];
+	return attach_job(c, e);
+}
+
+static int restore_path(struct call *c, struct error *e)
+{
+	struct job after;
+	int r = job_restore(c->daemon, &c->caller, NULL, c->body, &after, e);
+
+	return r ? r : answer_job(c, &after);
+}
+
+static const struct route routes[] = {
+	{ "GET", "/v1/health", "Version and pid of the daemon", NULL, "json", get_health },
+	{ "GET", "/v1/config", "Each setting, and where it comes from", NULL, "json", get_config },
+	{ "GET", "/v1/openapi.json", "This document", NULL, "json", get_openapi },
+	{ "GET", "/metrics", "Counters for Prometheus", NULL, "text", get_metrics },
+	{ "GET", "/v1/jobs", "All jobs, the newest first", NULL, "json", list_jobs },
+	{ "POST", "/v1/jobs/run", "Start a program as a job",
+	  "jid argv env cwd umask:integer out as_root:boolean attachable:boolean attach:boolean raw:boolean rows:integer columns:integer every:integer keep:integer restart restart_limit:integer",
+	  "json", run_job },
+	{ "POST", "/v1/jobs/manage", "Make a job of a process that runs, or will", "pid:integer jid upcoming:boolean every:integer keep:integer", "json",
+	  manage_job },
+	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job", "path checkpoint as attachable:boolean out options:object", "json", restore_path },
+	{ "GET", "/v1/jobs/{jid}", "One job", NULL, "json", show_job },
+	{ "PATCH", "/v1/jobs/{jid}", "Change periodic checkpoints and restarts", "every:integer keep:integer restart restart_limit:integer", "json", set_job },
+	{ "DELETE", "/v1/jobs/{jid}", "Forget a job that does not run; ?checkpoints=true removes its checkpoints", NULL, "json", delete_job },
+	{ "POST", "/v1/jobs/{jid}/kill", "Send a signal to all of its processes, SIGKILL when none is given", "signal:integer", "json", kill_job },
+	{ "POST", "/v1/jobs/{jid}/freeze", "Stop all of its processes", NULL, "json", freeze_job },
+	{ "POST", "/v1/jobs/{jid}/unfreeze", "Continue them", NULL, "json", unfreeze_job },
+	{ "POST", "/v1/jobs/{jid}/dump", "Make a checkpoint", "dir name options:object", "events", dump_job },
+	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`",
+	  "checkpoint path as attachable:boolean options:object", "json", restore_job },
+	{ "GET", "/v1/jobs/{jid}/log", "Its output so far", NULL, "text", show_log },
+	{ "GET", "/v1/jobs/{jid}/attach", "Its terminal: the connection is upgraded to frames", NULL, "attach", attach_job },
+	{ "GET", "/v1/jobs/{jid}/checkpoints", "Its checkpoints, the newest first", NULL, "json", list_job_checkpoints },
+	{ "GET", "/v1/checkpoints", "All checkpoints, the newest first", NULL, "json", list_checkpoints },
+	{ "GET", "/v1/checkpoints/{id}", "One checkpoint", NULL, "json", show_checkpoint },
+	{ "DELETE", "/v1/checkpoints/{id}", "Remove a checkpoint", NULL, "json", delete_checkpoint },
+	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", "dir name options:object", "events", dump_process },
+	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, "json", freeze_process },
+	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, "json", unfreeze_process },
+	{ "GET", "/v1/processes/{pid}/attach", "The terminal of the job that the process is", NULL, "attach", attach_process },
+};
+
+/* Compares with a path that has words in braces. */
+static bool matches(const char *pattern, const char *path, struct call *c)
+{
+	size_t word = 0;
+
+	while (*pattern) {
+		if (*pattern == '{') {
+			size_t length = strcspn(path, "/");
+			if (!length || length >= sizeof(c->copies[0]) || word == ARRAY_SIZE(c->copies))
+				return false;
+			snprintf(c->copies[word], sizeof(c->copies[0]), "%.*s", (int)length, path);
+			c->words[word] = c->copies[word];
+			word++;
+			path += length;
+			pattern = strchr(pattern, '}') + 1;
+		} else if (*pattern++ != *path++) {
+			return false;
+		}
+	}
+	return !*path;
+}
+
+const struct route *route_find(const char *method, const char *path, struct call *c, bool *ret_known)
+{
+	*ret_known = false;
+	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+		if (!matches(routes[i].path, path, c))
+			continue;
+		*ret_known = true;
+		if (!strcmp(routes[i].method, method))
+			return &routes[i];
+	}
+	return NULL;
+}
+
+/* ---- the document ---- */
+
+static json_t *body_schema(const char *text)
+{
+	json_t *properties = json_object();
+
+	while (*text) {
+		char name[64], type[32] = "string";
+		size_t length = strcspn(text, " ");
+		snprintf(name, sizeof(name), "%.*s", (int)length, text);
+		char *colon = strchr(name, ':');
+		if (colon) {
+			*colon = '\0';
+			snprintf(type, sizeof(type), "%s", colon + 1);
+		}
+		json_t *schema = json_pack("{s:s}", "type", !strcmp(name, "argv") || !strcmp(name, "env") ? "array" : type);
+		if (!strcmp(name, "argv") || !strcmp(name, "env"))
+			json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));
+		json_object_set_new(properties, name, schema);
+		text += length + (text[length] == ' ');
+	}
+	return json_pack("{s:{s:{s:{s:s, s:o}}}}", "content", "application/json", "schema", "type", "object", "properties", properties);
+}
+
+static json_t *parameters_of(const char *path)
+{
+	json_t *list = json_array();
+
+	for (const char *at = strchr(path, '{'); at; at = strchr(at + 1, '{')) {
+		char name[32];
+		snprintf(name, sizeof(name), "%.*s", (int)strcspn(at + 1, "}"), at + 1);
+		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", name, "in", "path", "required", 1, "schema", "type", "string"));
+	}
+	return list;
+}
+
+static json_t *answer_of(const struct route *r)
+{
+	const char *type = !strcmp(r->answers, "events") ? "application/x-ndjson" : !strcmp(r->answers, "text") ? "text/plain" : "application/json";
+
+	if (!strcmp(r->answers, "attach"))
+		return json_pack("{s:{s:s}, s:{s:s}}", "101", "description", "frames, see src/daemon/frames.h", "default", "$ref",
+				 "#/components/responses/error");
+	return json_pack("{s:{s:s, s:{s:{}}}, s:{s:s}}", "200", "description", r->answers, "content", type, "default", "$ref",
+			 "#/components/responses/error");
+}
+
+json_t *routes_openapi(void)
+{
+	json_t *paths = json_object();
+
+	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
+		const struct route *r = &routes[i];
+		char method[16];
+		size_t n = 0;
+		for (; r->method[n]; n++)
+			method[n] = (char)(r->method[n] | 0x20);
+		method[n] = '\0';
+		json_t *path = json_object_get(paths, r->path);
+		if (!path) {
+			path = json_object();
+			json_object_set_new(paths, r->path, path);
+		}
+		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(r->path), "responses", answer_of(r));
+		if (r->body)
+			json_object_set_new(operation, "requestBody", body_schema(r->body));
+		json_object_set_new(path, method, operation);
+	}
+	json_t *error = json_pack("{s:s, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s}}}}}}", "description", "what went wrong", "content", "application/json", "schema",
+				  "type", "object", "properties", "error", "type", "string", "code", "type", "integer");
+	return json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:o}}}", "openapi", "3.0.3", "info", "title", "fermata", "version", FERMATA_VERSION, "paths", paths,
+			 "components", "responses", "error", error);
+}

@@ -1,0 +1,188 @@
+/*
+ * Checkpoints on disk: which are whole, how large they are, which are to go. A directory is whole once it has inventory.img, which a dump
+ * names last; an archive gets its name only when it is.
+ */
+#include "daemon/daemon.h"
+
+#include "base/log.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+
+static const char *const endings[] = { "", ".tar", ".tar.gz", ".tar.lz4", ".tar.zlib", ".tar.zst", ".gz", ".lz4", ".zlib", ".zst" };
+
+bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX])
+{
+	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
+		if (snprintf(ret, STORE_PATH_MAX, "%s%s", path, endings[i]) < STORE_PATH_MAX && access(ret, F_OK) == 0)
+			return true;
+	}
+	return false;
+}
+
+bool checkpoint_is_whole(const char *path)
+{
+	char file[STORE_PATH_MAX + 20];
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return false;
+	if (S_ISREG(st.st_mode))
+		return st.st_size > 0;
+	snprintf(file, sizeof(file), "%s/inventory.img", path);
+	if (access(file, F_OK) == 0)
+		return true;
+	snprintf(file, sizeof(file), "%s/img-0", path);
+	return access(file, F_OK) == 0;
+}
+
+static uint64_t size_at(int parent, const char *name)
+{
+	struct stat st;
+	uint64_t size = 0;
+
+	if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+		return 0;
+	if (!S_ISDIR(st.st_mode))
+		return (uint64_t)st.st_size;
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+	for (struct dirent *entry; dir && (entry = readdir(dir));)
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			size += size_at(fd, entry->d_name);
+	if (dir)
+		closedir(dir);
+	return size;
+}
+
+uint64_t checkpoint_size(const char *path)
+{
+	return size_at(AT_FDCWD, path);
+}
+
+static int remove_at(int parent, const char *name)
+{
+	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), r = 0;
+	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (!dir) {
+		if (fd >= 0)
+			close(fd);
+		return unlinkat(parent, name, 0) < 0 && errno != ENOENT ? -errno : 0;
+	}
+	/* The mark that makes it a checkpoint goes first, so that half of one is none. */
+	unlinkat(fd, "inventory.img", 0);
+	for (struct dirent *entry; !r && (entry = readdir(dir));)
+		if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, ".."))
+			r = remove_at(fd, entry->d_name);
+	closedir(dir);
+	return r ? r : unlinkat(parent, name, AT_REMOVEDIR) < 0 && errno != ENOENT ? -errno : 0;
+}
+
+int remove_tree(const char *path)
+{
+	return remove_at(AT_FDCWD, path);
+}
+
+int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e)
+{
+	int r = remove_tree(c->path);
+
+	if (r)
+		return error_errno(e, r, "cannot remove the checkpoint %s", c->path);
+	d->counters.checkpoints_removed++;
+	return store_delete_checkpoint(d->store, c->id, e);
+}
+
+int checkpoint_last(struct daemon *d, const char *jid, struct checkpoint *ret, struct error *e)
+{
+	struct checkpoint_list list = {};
+	int r = store_list_checkpoints(d->store, jid, &list, e);
+	const struct checkpoint *found = NULL;
+
+	for (size_t i = 0; !r && i < list.count && !found; i++)
+		if (list.data[i].state == CHECKPOINT_WHOLE)
+			found = &list.data[i];
+	if (found)
+		*ret = *found;
+	VEC_FREE(&list);
+	return r ? r : found ? 0 : error_set(e, -ENOENT, "job %s has no checkpoint; fermata dump job %s makes one", jid, jid);
+}
+
+void checkpoint_new_id(char ret[24])
+{
+	uint64_t number = 0;
+
+	if (getrandom(&number, sizeof(number), 0) < 0)
+		number = (uint64_t)now_ns();
+	snprintf(ret, 24, "%012llx", (unsigned long long)(number & 0xffffffffffffULL));
+}
+
+void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep)
+{
+	struct checkpoint_list list = {};
+	struct error e = {};
+	int64_t seen = 0;
+	int r = keep > 0 ? store_list_checkpoints(d->store, jid, &list, &e) : 0;
+
+	for (size_t i = 0; !r && i < list.count; i++)
+		if (list.data[i].state == CHECKPOINT_WHOLE && !strcmp(list.data[i].type, "periodic") && ++seen > keep)
+			r = checkpoint_remove(d, &list.data[i], &e);
+	if (r)
+		log_warning("%s", e.text);
+	VEC_FREE(&list);
+}
+
+/* Its job was ended by the dump, and nobody was there to note it. */
+static void note_dumped(struct daemon *d, const char *jid)
+{
+	struct error e = {};
+	struct job j = {};
+
+	snprintf(j.jid, sizeof(j.jid), "%s", jid);
+	if (!jid[0] || job_lock(d, &j, &e))
+		return;
+	bool by_dump = j.state == JOB_HALTED && !strcmp(j.ended, "exited") && j.exit_code == 128 + SIGKILL;
+	if (by_dump)
+		snprintf(j.ended, sizeof(j.ended), "dumped");
+	if (job_unlock(d, &j, by_dump, &e))
+		log_warning("%s", e.text);
+}
+
+static int recover_one(struct daemon *d, struct checkpoint *c, struct error *e)
+{
+	char path[STORE_PATH_MAX];
+
+	if (c->state == CHECKPOINT_WHOLE || identity_alive(&c->worker))
+		return 0;
+	if (checkpoint_find(c->path, path) && checkpoint_is_whole(path)) {
+		snprintf(c->path, sizeof(c->path), "%s", path);
+		c->state = CHECKPOINT_WHOLE;
+		c->size = (int64_t)checkpoint_size(path);
+		note_dumped(d, c->jid);
+		log_info("the checkpoint %s was finished while no daemon ran", path);
+		return store_put_checkpoint(d->store, c, false, e);
+	}
+	log_info("the checkpoint %s is half-written and is removed", c->path);
+	if (checkpoint_find(c->path, path))
+		snprintf(c->path, sizeof(c->path), "%s", path);
+	return checkpoint_remove(d, c, e);
+}
+
+int checkpoints_recover(struct daemon *d, struct error *e)
+{
+	struct checkpoint_list list = {};
+	int r = store_list_checkpoints(d->store, NULL, &list, e);
+
+	for (size_t i = 0; !r && i < list.count; i++) {
+		char key[64];
+		snprintf(key, sizeof(key), "checkpoint %s", list.data[i].id);
+		if (list.data[i].state == CHECKPOINT_PENDING && !busy_is(d, key))
+			r = recover_one(d, &list.data[i], e);
+	}
+	VEC_FREE(&list);
+	return r;
+}

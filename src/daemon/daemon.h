@@ -1,0 +1,110 @@
+/*
+ * What the daemon's files share. Nothing here is known only in memory but who is busy right now: all else is in the store, in the jobs'
+ * folders, and in /proc, so that a daemon that is killed loses nothing.
+ */
+#pragma once
+
+#include "daemon/settings.h"
+#include "daemon/store.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct caller {
+	uid_t uid;
+	gid_t gid;
+	gid_t groups[256];
+	size_t n_groups;
+};
+
+struct counters {
+	atomic_ulong requests, refused, dumps, dumps_failed, restores, restores_failed, started, restarts, checkpoints_removed, bytes_written;
+	atomic_ulong dump_us;
+	atomic_int operations, attached;
+};
+
+struct busy {
+	char key[JID_MAX + 16];
+	const char *what;
+};
+
+struct daemon {
+	struct settings settings;
+	struct store *store;
+	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
+	pthread_mutex_t lock; /* of busy */
+	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
+	VEC(struct busy) busy;
+	struct counters counters;
+	int wake;	/* eventfd: the schedule has something new to look at */
+	atomic_bool stopping;
+	int64_t started_ns;
+};
+
+int64_t now_ns(void); /* CLOCK_REALTIME */
+
+/* Only one at a time dumps, restores or deletes a job or process. -EBUSY says what the other does. */
+int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e);
+void busy_end(struct daemon *d, const char *key);
+bool busy_is(struct daemon *d, const char *key);
+void daemon_wake(struct daemon *d);
+
+/* A row is changed between these two: the first reads it again. -ENOENT: it has gone meanwhile. */
+int job_lock(struct daemon *d, struct job *j, struct error *e);
+int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *e);
+
+/* ---- jobs.c ---- */
+
+/* After the store was opened: jobs that run are found again, what is half-written is removed. `damaged`: the store is new. */
+int jobs_recover(struct daemon *d, bool damaged, struct error *e);
+/* The job, looked at afresh, when the caller may reach it. */
+int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
+int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
+/* Compares a job with its folder and /proc, and writes what is new. */
+int job_refresh(struct daemon *d, struct job *j, struct error *e);
+const char *job_status(const struct job *j);
+bool job_runs(const struct job *j);
+int job_check_name(const char *jid, struct error *e);
+
+int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e);
+int job_manage(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e);
+int job_set(struct daemon *d, struct job *j, const json_t *body, struct error *e);
+int job_kill(struct daemon *d, struct job *j, int signal, struct error *e);
+int job_delete(struct daemon *d, struct job *j, bool with_checkpoints, struct error *e);
+
+/* ---- restores.c ---- */
+
+/* `j` NULL: of a path, as a new job. body: path, checkpoint, as, attachable, raw, rows, columns, log, options. */
+int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct job *ret, struct error *e);
+/* Starts the job's supervisor with `spec` and waits for its answer. The job stands in the store already. */
+int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error *e);
+/* Options of a request as words for the command line: a list of strings. Those that a user who is not root may not give are refused. */
+int options_words(const struct caller *c, const json_t *options, json_t *ret, struct error *e);
+
+/* ---- checkpoints.c ---- */
+
+bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX]); /* `path` with whichever ending it got */
+bool checkpoint_is_whole(const char *path);
+uint64_t checkpoint_size(const char *path);
+int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e);
+int checkpoint_last(struct daemon *d, const char *jid, struct checkpoint *ret, struct error *e); /* -ENOENT */
+void checkpoint_new_id(char ret[24]);
+/* Removes the oldest periodic ones beyond `keep`. */
+void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep);
+/* Pending ones whose worker has gone: whole ones are kept, others removed. */
+int checkpoints_recover(struct daemon *d, struct error *e);
+int remove_tree(const char *path);
+
+/* ---- schedule.c ---- */
+
+int schedule_start(struct daemon *d, struct error *e);
+void schedule_stop(struct daemon *d);
+
+/* ---- metrics.c ---- */
+
+char *metrics_text(struct daemon *d);
+
+/* ---- server.c ---- */
+
+/* Until it is told to stop by SIGTERM or SIGINT. Gives an exit status. */
+int daemon_run(const struct settings *settings);

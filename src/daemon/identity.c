@@ -1,0 +1,144 @@
+/* See identity.h. /proc/PID/stat field 22 is the start time, in clock ticks after boot. */
+#include "daemon/identity.h"
+
+#include "proc/proc.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+
+#define ROUNDS_MAX 1000
+
+static void read_boot(char boot[40])
+{
+	char *text = NULL;
+
+	boot[0] = '\0';
+	if (read_file_at(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100, &text, NULL) == 0) {
+		text[strcspn(text, "\n")] = '\0';
+		snprintf(boot, 40, "%.39s", text);
+	}
+	free(text);
+}
+
+int identity_of(pid_t pid, struct identity *ret)
+{
+	struct proc_stat stat;
+	int r = proc_read_stat(pid, &stat);
+
+	if (r)
+		return r == -ENOENT ? -ESRCH : r;
+	ret->pid = pid;
+	ret->start = (int64_t)stat.start_time;
+	read_boot(ret->boot);
+	return 0;
+}
+
+int identity_state(const struct identity *who)
+{
+	struct proc_stat stat;
+	char boot[40];
+
+	if (who->pid <= 0)
+		return 0;
+	read_boot(boot);
+	if (strcmp(boot, who->boot) || proc_read_stat((pid_t)who->pid, &stat))
+		return 0;
+	return (int64_t)stat.start_time == who->start ? stat.state : -1;
+}
+
+bool identity_alive(const struct identity *who)
+{
+	int state = identity_state(who);
+
+	return state > 0 && state != 'Z' && state != 'X';
+}
+
+int identity_open(const struct identity *who)
+{
+	int fd = who->pid > 0 ? (int)syscall(SYS_pidfd_open, (pid_t)who->pid, 0) : -1;
+
+	if (fd < 0)
+		return -ESRCH;
+	if (identity_alive(who))
+		return fd;
+	close(fd);
+	return -ESRCH;
+}
+
+static int add(struct tree *t, pid_t pid)
+{
+	pid_t *slot = VEC_PUSH(t);
+
+	if (!slot)
+		return -ENOMEM;
+	*slot = pid;
+	return 0;
+}
+
+int tree_list(pid_t root, struct tree *ret)
+{
+	int r = add(ret, root);
+
+	for (size_t i = 0; !r && i < ret->count; i++) {
+		struct proc_pids threads = {};
+		if (proc_list_threads(ret->data[i], &threads) == 0)
+			for (size_t k = 0; !r && k < threads.count; k++) {
+				struct proc_pids children = {};
+				if (proc_list_children(ret->data[i], threads.data[k], &children) == 0)
+					for (size_t c = 0; !r && c < children.count; c++)
+						r = add(ret, children.data[c]);
+				free(children.data);
+			}
+		free(threads.data);
+	}
+	return r;
+}
+
+int tree_signal_stop(pid_t root, bool stop, struct error *e)
+{
+	size_t before = 0;
+
+	if (kill(root, 0) < 0)
+		return error_set(e, -ESRCH, "there is no process %d", root);
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		struct tree t = {};
+		int r = tree_list(root, &t);
+		for (size_t i = 0; !r && i < t.count; i++)
+			if (kill(t.data[i], stop ? SIGSTOP : SIGCONT) < 0 && errno != ESRCH)
+				r = -errno;
+		size_t count = t.count;
+		VEC_FREE(&t);
+		if (r)
+			return error_errno(e, r, "cannot %s process %d", stop ? "stop" : "continue", root);
+		if (!stop || count == before)
+			return 0;
+		before = count;
+	}
+	return error_set(e, -EBUSY, "the tree of process %d makes new processes faster than they can be stopped", root);
+}
+
+bool process_is_dead(pid_t pid)
+{
+	struct proc_stat stat;
+
+	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
+}
+
+int tree_require_owner(pid_t root, uid_t uid, struct error *e)
+{
+	struct tree t = {};
+	int r = uid == 0 ? 0 : tree_list(root, &t);
+
+	for (size_t i = 0; !r && i < t.count; i++) {
+		struct proc_status status;
+		if (process_is_dead(t.data[i]))
+			continue;
+		if (proc_read_status(t.data[i], &status))
+			r = i ? 0 : error_set(e, -ESRCH, "there is no process %d", root);
+		else if (status.uid[0] != uid || status.uid[1] != uid || status.uid[2] != uid || status.cap_prm)
+			r = error_set(e, -EPERM, "process %d is not yours alone (it has another user's id or a capability); ask root", t.data[i]);
+	}
+	VEC_FREE(&t);
+	return r;
+}

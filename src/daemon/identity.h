@@ -1,0 +1,33 @@
+/*
+ * Which process is meant: a number, and when it began, since numbers are used again. A record of one that was written down under
+ * another boot is of nobody. Also who may reach a process, and all that descend from one.
+ */
+#pragma once
+
+#include "base/error.h"
+
+struct identity {
+	int64_t pid, start;
+	char boot[40];
+};
+
+/* -ESRCH: there is no such process. */
+int identity_of(pid_t pid, struct identity *ret);
+/* 0: it has gone. 'Z', 'S' …: its state as /proc/PID/stat has it. -1: the number is another's now. */
+int identity_state(const struct identity *who);
+bool identity_alive(const struct identity *who); /* not a zombie */
+/* A pidfd, or -ESRCH when it is not there any more. */
+int identity_open(const struct identity *who);
+
+/* The process and all that descend from it; the caller frees data. */
+struct tree {
+	pid_t *data;
+	size_t count, capacity;
+};
+int tree_list(pid_t root, struct tree *ret);
+/* Stops each process of the tree by SIGSTOP, until no new one is found; or continues them. */
+int tree_signal_stop(pid_t root, bool stop, struct error *e);
+/* A zombie with no thread left: it has nothing, and nobody's rights. */
+bool process_is_dead(pid_t pid);
+/* -EPERM with the reason, when a user who is not root may not have us act on the tree below `root`: all of it must be theirs. */
+int tree_require_owner(pid_t root, uid_t uid, struct error *e);

@@ -1,0 +1,427 @@
+/* See operation.h. */
+#include "daemon/operation.h"
+
+#include "base/log.h"
+#include "daemon/helper.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <semaphore.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define LINE_BYTES 4096
+#define END_MS 5000
+
+struct operation {
+	struct daemon *daemon;
+	atomic_int references;
+	pthread_mutex_t lock;
+	pthread_cond_t change;
+	VEC(char *) events;
+	bool done;
+
+	struct checkpoint checkpoint;
+	char key[JID_MAX + 16], jid[JID_MAX];
+	bool leaves_running;
+	int64_t keep;
+	json_t *words; /* the helper's command line */
+	int64_t start_ns;
+};
+
+static sem_t places;
+
+void operations_begin(struct daemon *d)
+{
+	sem_init(&places, 0, OPERATIONS_MAX);
+}
+
+void operation_release(struct operation *o)
+{
+	if (!o || --o->references > 0)
+		return;
+	VEC_FOREACH(&o->events, line)
+		free(*line);
+	VEC_FREE(&o->events);
+	json_decref(o->words);
+	pthread_mutex_destroy(&o->lock);
+	pthread_cond_destroy(&o->change);
+	free(o);
+}
+
+static void tell(struct operation *o, json_t *event, bool last)
+{
+	char *text = event ? json_dumps(event, JSON_COMPACT) : NULL;
+
+	json_decref(event);
+	pthread_mutex_lock(&o->lock);
+	char **slot = text ? VEC_PUSH(&o->events) : NULL;
+	if (slot)
+		*slot = text;
+	else
+		free(text);
+	o->done |= last;
+	pthread_cond_broadcast(&o->change);
+	pthread_mutex_unlock(&o->lock);
+}
+
+char *operation_next(struct operation *o, size_t *at)
+{
+	char *text = NULL;
+
+	pthread_mutex_lock(&o->lock);
+	while (*at >= o->events.count && !o->done)
+		pthread_cond_wait(&o->change, &o->lock);
+	if (*at < o->events.count && asprintf(&text, "%s\n", o->events.data[(*at)++]) < 0)
+		text = NULL;
+	pthread_mutex_unlock(&o->lock);
+	return text;
+}
+
+/* ---- the helper ---- */
+
+struct outcome {
+	char path[STORE_PATH_MAX];
+	struct error error;
+};
+
+static void take_line(struct operation *o, char *line, struct outcome *out)
+{
+	const char *path = !strncmp(line, "Dumped to ", 10) ? line + 10 : NULL;
+
+	if (path && strlen(path) < sizeof(out->path))
+		memcpy(out->path, path, strlen(path) + 1);
+	else if (!strncmp(line, "Error: ", 7))
+		error_set(&out->error, -EIO, "%s", line + 7);
+	else if (line[0] == '{')
+		tell(o, json_loads(line, 0, NULL), false);
+	else if (line[0])
+		tell(o, json_pack("{s:s, s:s}", "event", "message", "text", line), false);
+}
+
+static void read_output(struct operation *o, int fd, struct outcome *out)
+{
+	FILE *f = fdopen(fd, "r");
+	char line[LINE_BYTES];
+
+	while (f && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		take_line(o, line, out);
+	}
+	if (f)
+		fclose(f);
+	else
+		close(fd);
+}
+
+/* Starts it, writes down who it is, and waits. */
+static int run_helper(struct operation *o, struct outcome *out, struct error *e)
+{
+	size_t n = json_array_size(o->words);
+	_cleanup_free_ char **argv = calloc(n + 1, sizeof(*argv));
+	int ends[2], status = 0;
+	pid_t pid;
+
+	if (!argv || pipe2(ends, O_CLOEXEC) < 0)
+		return error_errno(e, -errno, "cannot make a pipe");
+	for (size_t i = 0; i < n; i++)
+		argv[i] = (char *)json_string_value(json_array_get(o->words, i));
+	int r = daemon_helper_start(argv, -1, ends[1], ends[1], &pid, e);
+	close(ends[1]);
+	if (r) {
+		close(ends[0]);
+		return r;
+	}
+	if (identity_of(pid, &o->checkpoint.worker) == 0)
+		store_put_checkpoint(o->daemon->store, &o->checkpoint, false, &out->error);
+	out->error = (struct error){};
+	read_output(o, ends[0], out);
+	waitpid(pid, &status, 0);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && out->path[0])
+		return 0;
+	if (out->error.code)
+		return error_set(e, -EIO, "%s", out->error.text);
+	return error_set(e, -EIO, "the dump ended by %s %d; the target runs on", WIFSIGNALED(status) ? "signal" : "status",
+			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+/* A job that was dumped and not left running has ended by that, and not by itself. */
+static void note_end(struct operation *o)
+{
+	struct daemon *d = o->daemon;
+	struct error e = {};
+	struct job j = {};
+
+	memcpy(j.jid, o->jid, sizeof(j.jid));
+	if (!o->jid[0] || store_get_job(d->store, o->jid, &j, &e))
+		return;
+	int pidfd = identity_open(j.supervisor.pid ? &j.supervisor : &j.process);
+	if (pidfd >= 0) {
+		struct pollfd poller = { .fd = pidfd, .events = POLLIN };
+		poll(&poller, 1, END_MS);
+		close(pidfd);
+	}
+	int r = job_refresh(d, &j, &e);
+	if (!r)
+		r = job_lock(d, &j, &e);
+	if (!r) {
+		snprintf(j.ended, sizeof(j.ended), "dumped");
+		r = job_unlock(d, &j, true, &e);
+	}
+	if (r)
+		log_warning("%s", e.text);
+}
+
+static int succeed(struct operation *o, const struct outcome *out, struct error *e)
+{
+	struct daemon *d = o->daemon;
+	struct checkpoint *c = &o->checkpoint;
+	int64_t took = now_ns() - o->start_ns;
+
+	snprintf(c->path, sizeof(c->path), "%s", out->path);
+	c->state = CHECKPOINT_WHOLE;
+	c->size = (int64_t)checkpoint_size(c->path);
+	c->worker = (struct identity){};
+	int r = store_put_checkpoint(d->store, c, false, e);
+	d->counters.dumps++;
+	d->counters.bytes_written += (unsigned long)c->size;
+	d->counters.dump_us += (unsigned long)(took / 1000);
+	if (!o->leaves_running)
+		note_end(o);
+	checkpoint_retain(d, o->jid, o->keep);
+	return r;
+}
+
+static void fail(struct operation *o, const struct error *e)
+{
+	struct daemon *d = o->daemon;
+	struct error ignored = {};
+	char path[STORE_PATH_MAX];
+
+	d->counters.dumps_failed++;
+	log_warning("%s", e->text);
+	/* One killed in the middle leaves a folder behind; one whose name was taken must not touch what is there. */
+	if (!checkpoint_find(o->checkpoint.path, path) || !checkpoint_is_whole(path))
+		checkpoint_remove(d, &o->checkpoint, &ignored);
+	else
+		store_delete_checkpoint(d->store, o->checkpoint.id, &ignored);
+}
+
+static void *work(void *argument)
+{
+	struct operation *o = argument;
+	struct daemon *d = o->daemon;
+	struct outcome out = {};
+	struct error e = {};
+	char id[64];
+
+	tell(o, json_pack("{s:s, s:s}", "event", "started", "path", o->checkpoint.path), false);
+	while (sem_wait(&places) < 0)
+		;
+	o->start_ns = now_ns();
+	int r = run_helper(o, &out, &e);
+	sem_post(&places);
+	if (!r)
+		r = succeed(o, &out, &e);
+	else
+		fail(o, &e);
+	snprintf(id, sizeof(id), "checkpoint %s", o->checkpoint.id);
+	busy_end(d, id);
+	busy_end(d, o->key);
+	d->counters.operations--;
+	daemon_wake(d);
+	if (r)
+		tell(o, json_pack("{s:s, s:s, s:i}", "event", "error", "error", e.text, "code", r), true);
+	else
+		tell(o, json_pack("{s:s, s:s, s:s, s:I}", "event", "done", "path", o->checkpoint.path, "id", o->checkpoint.id, "size",
+				  (json_int_t)o->checkpoint.size), true);
+	pthread_mutex_lock(&o->lock);
+	o->done = true;
+	pthread_cond_broadcast(&o->change);
+	pthread_mutex_unlock(&o->lock);
+	operation_release(o);
+	return NULL;
+}
+
+/* ---- before it starts ---- */
+
+static const char *text_of(const json_t *body, const char *key)
+{
+	return json_string_value(json_object_get(body, key));
+}
+
+static int choose_path(struct operation *o, const struct caller *c, const json_t *body, bool periodic, struct error *e)
+{
+	const struct daemon *d = o->daemon;
+	const char *dir = text_of(body, "dir"), *name = text_of(body, "name");
+	char made[200], taken[STORE_PATH_MAX];
+	long long now = (long long)now_ns();
+
+	if (c->uid && (dir || name))
+		return error_set(e, -EPERM, "only root may choose where a checkpoint goes; leave --dir and --name away");
+	if (!dir)
+		dir = c->uid ? d->private_dir : settings_text(&d->settings, SETTING_CHECKPOINT_DIR);
+	if (dir[0] != '/')
+		return error_set(e, -EINVAL, "the folder of the checkpoint must begin with a /");
+	if (name && (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, "..")))
+		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", name);
+	if (o->jid[0])
+		snprintf(made, sizeof(made), "dump-process-%s-%lld", o->jid, now / 1000000000);
+	else
+		snprintf(made, sizeof(made), "dump-process-%lld", now);
+	for (int i = 1;; i++) {
+		if (snprintf(o->checkpoint.path, sizeof(o->checkpoint.path), "%s/%s", dir, name ? name : made) >= (int)sizeof(o->checkpoint.path))
+			return error_set(e, -ENAMETOOLONG, "the checkpoint's path is too long");
+		if (!checkpoint_find(o->checkpoint.path, taken))
+			return 0;
+		if (name)
+			return error_set(e, -EEXIST, "%s is there already; choose another --name or remove it", taken);
+		snprintf(made, sizeof(made), "dump-process-%s-%lld.%d", o->jid[0] ? o->jid : "x", now / 1000000000, i);
+	}
+}
+
+static int inner_pid(pid_t pid, pid_t *ret)
+{
+	char path[64], *text = NULL;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	int r = read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL);
+	char *line = r ? NULL : strstr(text, "\nNSpid:");
+	if (line) {
+		line[1 + strcspn(line + 1, "\n")] = '\0';
+		*ret = (pid_t)strtol(strrchr(line, '\t') + 1, NULL, 10);
+	}
+	free(text);
+	return line ? 0 : r ? r : -ESRCH;
+}
+
+static void add(json_t *list, const char *format, ...) _printf_(2, 3);
+static void add(json_t *list, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	json_array_append_new(list, json_vsprintf(format, args));
+	va_end(args);
+}
+
+static int make_words(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, struct error *e)
+{
+	const struct settings *s = &o->daemon->settings;
+	const json_t *options = json_object_get(body, "options");
+	const char *slash = strrchr(o->checkpoint.path, '/');
+
+	const bool enters = j && j->own_namespace;
+	if (enters) {
+		add(o->words, "fermata-enter");
+		add(o->words, "%d", pid);
+		add(o->words, o->leaves_running ? "keep" : "end");
+		if (inner_pid(pid, &pid))
+			return error_set(e, -ESRCH, "there is no process %d", pid);
+	}
+	add(o->words, "fermata");
+	add(o->words, "dump");
+	add(o->words, "process");
+	add(o->words, "%d", pid);
+	add(o->words, "--no-server");
+	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
+	add(o->words, "--name=%s", slash + 1);
+	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
+		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
+	if (!json_object_get(options, "streams") && settings_number(s, SETTING_CHECKPOINT_STREAMS))
+		add(o->words, "--streams=%ld", settings_number(s, SETTING_CHECKPOINT_STREAMS));
+	if (j && j->attachable)
+		add(o->words, "--shell-job");
+	if (enters && !o->leaves_running)
+		add(o->words, "--leave-stopped");
+	return options_words(c, options, o->words, e);
+}
+
+static int prepare(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic, struct error *e)
+{
+	struct checkpoint *k = &o->checkpoint;
+	const json_t *options = json_object_get(body, "options");
+	int r = choose_path(o, c, body, periodic, e);
+
+	o->leaves_running = json_is_true(json_object_get(options, "leave-running")) || json_is_true(json_object_get(options, "leave-stopped"));
+	if (!r)
+		r = make_words(o, c, j, pid, body, e);
+	if (r)
+		return r;
+	checkpoint_new_id(k->id);
+	snprintf(k->jid, sizeof(k->jid), "%s", o->jid);
+	snprintf(k->type, sizeof(k->type), "%s", periodic ? "periodic" : "process");
+	k->state = CHECKPOINT_PENDING;
+	k->uid = j ? j->uid : c->uid;
+	k->pid = pid;
+	k->attachable = j ? j->attachable : 0;
+	k->time_ns = now_ns();
+	o->keep = periodic && j ? j->keep : 0;
+	return store_put_checkpoint(o->daemon->store, k, true, e);
+}
+
+static int start_thread(struct operation *o, struct error *e)
+{
+	struct daemon *d = o->daemon;
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, 512UL << 10);
+	d->counters.operations++;
+	o->references++;
+	int r = pthread_create(&thread, &attributes, work, o);
+	pthread_attr_destroy(&attributes);
+	if (!r)
+		return 0;
+	d->counters.operations--;
+	o->references--;
+	store_delete_checkpoint(d->store, o->checkpoint.id, e);
+	return error_errno(e, -r, "cannot start a thread");
+}
+
+int operation_dump(struct daemon *d, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic,
+		   struct operation **ret, struct error *e)
+{
+	struct operation *o = calloc(1, sizeof(*o));
+	char id[64];
+	int r;
+
+	if (!o)
+		return error_set(e, -ENOMEM, "out of memory");
+	pthread_mutex_init(&o->lock, NULL);
+	pthread_cond_init(&o->change, NULL);
+	o->references = 1;
+	o->daemon = d;
+	o->words = json_array();
+	if (j) {
+		snprintf(o->jid, sizeof(o->jid), "%s", j->jid);
+		snprintf(o->key, sizeof(o->key), "%s", j->jid);
+	} else {
+		snprintf(o->key, sizeof(o->key), "process %d", pid);
+	}
+	r = j && !job_runs(j) ? error_set(e, -ESRCH, "job %s does not run", j->jid) : busy_begin(d, o->key, "is being dumped", e);
+	if (r) {
+		operation_release(o);
+		return r;
+	}
+	r = tree_require_owner(pid, c->uid, e);
+	if (!r)
+		r = prepare(o, c, j, pid, body, periodic, e);
+	snprintf(id, sizeof(id), "checkpoint %s", o->checkpoint.id);
+	if (!r)
+		r = busy_begin(d, id, "is being written", e);
+	if (!r && (r = start_thread(o, e)))
+		busy_end(d, id);
+	if (r) {
+		busy_end(d, o->key);
+		operation_release(o);
+		return r;
+	}
+	*ret = o;
+	return 0;
+}
