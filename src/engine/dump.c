@@ -407,6 +407,8 @@ static int dump_stopped(struct dump *d)
 
 	enter(d, STAGE_DISCOVER);
 	live_give_calls(d);
+	if (d->live) /* files go on changing before the commit */
+		image_dir_read_at_once(d->dir);
 	if (!r)
 		r = check_births(d);
 	if (!r)
@@ -455,8 +457,10 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
-	if (!r && wants_live(d->request))
+	if (!r && wants_live(d->request)) {
+		enter(d, STAGE_MEMORY);
 		r = live_begin(d);
+	}
 	if (!r)
 		r = dump_stopped(d);
 	if (!r)

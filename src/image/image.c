@@ -198,6 +198,11 @@ int image_take_fd(struct image_file *file, int fd)
 	return 0;
 }
 
+void image_dir_read_at_once(struct image_dir *dir)
+{
+	dir->at_once = true;
+}
+
 static int file_flush(struct image_file *file)
 {
 	int r = image_file_open(file);
@@ -277,7 +282,7 @@ int image_write_from(struct image_file *file, int fd, uint64_t at, uint64_t size
 {
 	struct borrowed *b;
 
-	if (!file->dir->sink || file->fd >= 0 || size < BORROWED_MIN || file->borrowed.count == BORROWED_MAX)
+	if (!file->dir->sink || file->dir->at_once || file->fd >= 0 || size < BORROWED_MIN || file->borrowed.count == BORROWED_MAX)
 		return copy_from(file, fd, at, size);
 	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 	if (own < 0 || !(b = VEC_PUSH(&file->borrowed))) {

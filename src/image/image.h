@@ -134,6 +134,8 @@ void image_block_known(struct image_block *b, const void *data, size_t size);
  * its own; before image_blocks_fill. -EOPNOTSUPP where no file can be taken as it is: write it in blocks. */
 int image_scratch(struct image_dir *dir);
 int image_take_fd(struct image_file *file, int fd);
+/* image_write_from reads at once: the files may change before the commit. */
+void image_dir_read_at_once(struct image_dir *dir);
 /* Bytes in all files, once they are written. */
 uint64_t image_dir_written(const struct image_dir *dir);
 /* Bytes of such files that were written, and that there are as far as is known. */

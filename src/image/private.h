@@ -55,7 +55,7 @@ struct pending {
 
 struct image_dir {
 	int fd; /* -1: an archive */
-	bool nowhere, sorted;
+	bool nowhere, sorted, at_once;
 	struct sink *sink; /* an archive that is written, */
 	struct source *source; /* or read */
 	struct source_reader *reader; /* for small files */

@@ -398,6 +398,15 @@ bool live_has(const struct dump *d, const struct task *t)
 	return lt && lt->t == t;
 }
 
+/* By a process that shares its memory: it is saved with that one. */
+static bool is_watched_by_another_of_us(const struct dump *d, const struct proc_vma *v)
+{
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		if (track_watch(d->live->tasks.data[i]->uffd, v->start, v->end) == 1)
+			return true;
+	return false;
+}
+
 /* Areas that are watched by us are not seen to be watched. */
 static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 {
@@ -411,10 +420,11 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 			lt->gone = true; /* another program: exec */
 			return 0;
 		}
-		if (s != 1)
+		if (s != 1 && !(s == -EBUSY && is_watched_by_another_of_us(d, v)))
 			continue;
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
-		r = extents_add(&lt->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
+		if (s == 1)
+			r = extents_add(&lt->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
 	}
 	return r ? error_set(d->e, r, "out of memory") : 0;
 }
