@@ -267,16 +267,28 @@ static int birth(struct restore *s)
 	return 0;
 }
 
-static int seize_all(struct restore *s)
+/* Those that are not held yet: of each process the first `most` threads. They end with us from then on (PTRACE_O_EXITKILL). */
+static int seize(struct restore *s, size_t most)
 {
 	int options = PTRACE_O_EXITKILL | (s->seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0), r = 0;
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
-		for (size_t k = t->leader_gone; !r && !t->dead && k < t->threads.count; k++)
-			r = tracee_seize(&t->threads.data[k].tracee, t->pid, t->threads.data[k].tid, options, s->e);
+		for (size_t k = t->leader_gone, n = 0; !r && !t->dead && n < most && k < t->threads.count; k++, n++)
+			if (!t->threads.data[k].tracee.seized)
+				r = tracee_seize(&t->threads.data[k].tracee, t->pid, t->threads.data[k].tid, options, s->e);
 	}
 	return r;
+}
+
+/* The root ends with us as soon as it is there; the others with their parents, until they are held. */
+static int seize_root(struct restore *s)
+{
+	struct rtask *root = s->tasks.data[0];
+	struct rthread *leader = &root->threads.data[0];
+	int options = PTRACE_O_EXITKILL | (s->seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0);
+
+	return root->leader_gone ? 0 : tracee_seize(&leader->tracee, root->pid, leader->tid, options, s->e);
 }
 
 /* The leaders that had ended do so, now that nobody needs them; they must be out of the arena before it goes. */
@@ -307,20 +319,22 @@ static int restore_build(struct restore *s)
 
 	rest_remove(s);
 	if (!r)
+		r = seize_root(s);
+	if (!r)
 		r = feed_start(s);
 	if (!r)
 		r = lazy_start(s);
-	if (!r && s->seccomp) {
-		r = restore_wait(s, &s->words->seizable, (uint32_t)s->threads);
+	if (!r && (s->seccomp || s->processes > 1)) {
+		r = restore_wait(s, &s->words->seizable, (uint32_t)(s->seccomp ? s->threads : s->processes));
 		if (!r)
-			r = seize_all(s);
+			r = seize(s, s->seccomp ? SIZE_MAX : 1);
 		__atomic_store_n(&s->words->seized, 1, __ATOMIC_SEQ_CST);
 		syscall(__NR_futex, &s->words->seized, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 	}
 	if (!r)
 		r = restore_wait(s, &s->status->parked, (uint32_t)s->threads);
-	if (!r && !s->seccomp)
-		r = seize_all(s);
+	if (!r)
+		r = seize(s, SIZE_MAX);
 	return r ? r : let_leaders_go(s);
 }
 

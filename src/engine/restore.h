@@ -153,7 +153,8 @@ struct restore {
 	struct arena arena;
 	struct agent_status *status;
 	struct restore_words *words;
-	size_t threads; /* that will park */
+	size_t threads;	  /* that will park */
+	size_t processes; /* that live */
 	pid_t next_helper; /* memory/fill.c: the id that was given out last; 0: none yet */
 	bool seccomp;	/* some thread has filters */
 	SeccompEntry *seccomp_image;

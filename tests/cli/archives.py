@@ -296,12 +296,12 @@ def on_terminal(w, *arguments):
     return text.decode()
 
 
-SLOW = "words = bytearray(b''.join(b'%d of many words ' % (i * 7919 % 1000003) for i in range(6000000)))"
+SLOW = "words = bytearray(b''.join(b'%d of many words ' % (i * 7919 % 1000003) for i in range(2500000)))"
 
 
 def test_progress(w):
     target = Target(w.work, SLOW)
-    slow = ["dump", "process", target.pid, "--dir", w.work, "--compression", "zstd:17", "--leave-running"]
+    slow = ["dump", "process", target.pid, "--dir", w.work, "--compression", "zstd:17", "--leave-running", "--no-live"]
     text = on_terminal(w, *slow)
     expect("memory" in text and "#" in text and "MiB/s" in text and "left" in text and " of " in text, text[:2000])
     expect(text.replace("\r\n", "\n").endswith(".tar.zst\n") and "\r\033[KDumped to" in text, text[-300:])
@@ -314,7 +314,7 @@ def test_progress(w):
 
 def test_profiling(w):
     target = Target(w.work, MEMORY)
-    dump = ["dump", "process", target.pid, "--dir", w.work, "--compression", "lz4", "--leave-running"]
+    dump = ["dump", "process", target.pid, "--dir", w.work, "--compression", "lz4", "--leave-running", "--no-live"]
     lines = fermata(*dump, "--profiling").good().out.splitlines()
     names = [line.split()[0] for line in lines]
     expect(names[0] == "STAGE" and names[1:9] == ["prepare", "freeze", "discover", "capture", "memory", "write", "commit", "resume"], lines)

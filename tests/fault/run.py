@@ -386,6 +386,53 @@ def test_kill_tar(work):
 
 # ---- inject ----
 
+def nobody_left(target):
+    """Within a moment: who is killed with its coordinator may have a lot of memory to give back."""
+    end = time.monotonic() + DEADLINE / 2
+    while target.alive():
+        reap()
+        if time.monotonic() > end:
+            raise Failure(f"after a restore that was killed there are {target.alive()}")
+        time.sleep(0.002)
+    reap()
+
+
+def test_restore_kill(work, kills=KILLS // 2):
+    """A restore that is killed leaves no process behind, and can be done again."""
+    criu, target = Criu(work), Target(work)
+    target.check()
+    images, seen, failed = criu.images(), {"killed": 0, "finished": 0}, 0
+    if criu.run(criu.dump(target, images)):
+        raise Failure(f"the dump fails: {criu.text()}")
+    wait_gone(target)
+    start = time.monotonic()
+    restore_all(criu, images, target)
+    duration = time.monotonic() - start
+    for i in range(kills):
+        kill_all()
+        task = criu.start(criu.restore(images))
+        time.sleep(duration * (i + 0.5) / kills)
+        task.kill()
+        status = task.wait()
+        if status == 0:
+            seen["finished"] += 1
+            continue
+        try:
+            if status != -signal.SIGKILL:
+                raise Failure(f"restore ends with {status}: {criu.text()}")
+            if len(target.alive()) != len(target.before):  # it was let go: as good as finished
+                nobody_left(target)
+            seen["killed"] += 1
+        except Failure as failure:
+            failed += 1
+            note(f"kill {i}: {failure}")
+    note(f"{kills} kills over a restore of about {duration * 1000:.1f} ms: {seen['killed']} before its end, {seen['finished']} had finished, {failed} bad")
+    if failed:
+        raise Failure(f"{failed} of {kills} kills")
+    kill_all()
+    restore_all(criu, images, target)
+
+
 def trace_calls(criu, target, work):
     """How often each system call is made in a dump: by the loader, which ends with the release of its cache, and in all."""
     trace = os.path.join(work, "trace")
@@ -767,7 +814,7 @@ def test_damage(work):
 
 
 TESTS = [("live_kill", test_live_kill), ("live_full", test_live_full), ("live_change", test_live_change),
-         ("kill", test_kill), ("kill_lz4", test_kill_lz4), ("kill_tar", test_kill_tar), ("inject", test_inject),
+         ("kill", test_kill), ("kill_lz4", test_kill_lz4), ("kill_tar", test_kill_tar), ("restore_kill", test_restore_kill), ("inject", test_inject),
          ("inject_lz4", test_inject_lz4), ("space_full", test_space_full), ("space_full_lz4", test_space_full_lz4),
          ("space_full_tar", test_space_full_tar),
          ("space_read_only", test_space_read_only), ("space_missing", test_space_missing),

@@ -215,11 +215,14 @@ static void plan_reap(struct restore *s, struct node *n)
 	}
 }
 
+/* Nobody gives up what ends it with its parent (PR_SET_PDEATHSIG, which credentials reset) before the coordinator holds every process: otherwise
+ * one that waits would be left behind by a coordinator that is killed. */
 static void plan_seized(struct restore *s, const struct rtask *t, struct rthread *th)
 {
 	struct batch *b = &th->batch;
+	const bool first = th == &t->threads.data[t->leader_gone];
 
-	if (!s->seccomp || (t->leader_gone && th == &t->threads.data[0]))
+	if (!(s->seccomp || (first && s->processes > 1)) || (t->leader_gone && th == &t->threads.data[0]))
 		return;
 	batch_what(b, "wait until thread %d is traced", th->tid);
 	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->seizable);
@@ -452,8 +455,10 @@ int spawn_plan(struct restore *s)
 	int r = plan_tree(s);
 
 	for (size_t i = 0; i < s->tasks.count; i++)
-		if (!s->tasks.data[i]->dead)
+		if (!s->tasks.data[i]->dead) {
+			s->processes++;
 			s->threads += s->tasks.data[i]->threads.count - s->tasks.data[i]->leader_gone;
+		}
 	if (!r)
 		r = plan_node(s, &s->births->nodes[0]);
 	return r;
