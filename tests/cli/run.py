@@ -16,36 +16,14 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import PR_SET_CHILD_SUBREAPER, ROOT, Failure, Skip, adopt, expect, read, reap, reporter, state_of, verdict  # noqa: E402
+
+report = reporter("cli_")
+
 BINARY = os.environ.get("CLI_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 DEADLINE = 20       # s, for anything to end or to come
-PR_SET_CHILD_SUBREAPER = 36
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def report(kind, name, why=""):
-    counts[kind] += 1
-    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
-    print(f"{word} cli_{name}{': ' + why if why else ''}", flush=True)
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
-
-
-def read(path):
-    with open(path, errors="replace") as file:
-        return file.read()
 
 
 # ---- the programs ----
@@ -100,13 +78,6 @@ while True:
 """
 
 
-def state_of(pid):
-    try:
-        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
-    except OSError:
-        return None
-
-
 def children_of(pid):
     found = []
     for path in glob.glob(f"/proc/{pid}/task/*/children"):
@@ -116,14 +87,6 @@ def children_of(pid):
         except OSError:
             pass
     return found
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def kill_all():
@@ -1072,8 +1035,7 @@ TESTS = tests_of(globals())
 
 def main(tests=TESTS):
     wanted = sys.argv[1:]
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("cannot become a subreaper")
+    adopt()
     for name, test in tests:
         if wanted and not any(word in name for word in wanted):
             continue
@@ -1094,8 +1056,7 @@ def main(tests=TESTS):
             except Failure as failure:
                 report("failed", name, f"clean-up: {failure}")
             shutil.rmtree(work, ignore_errors=True)
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
-    sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
+    sys.exit(verdict())
 
 
 if __name__ == "__main__":

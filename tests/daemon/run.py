@@ -25,41 +25,19 @@ import termios
 import threading
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, Skip, adopt, counts, expect, read, reporter, state_of, verdict  # noqa: E402
+
+report = reporter("daemon_")
+
 BINARY = os.environ.get("DAEMON_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 KILLS = int(os.environ.get("DAEMON_KILLS", "12"))
 LOAD_JOBS = int(os.environ.get("DAEMON_LOAD_JOBS", "8"))
 LOAD_SECONDS = int(os.environ.get("DAEMON_LOAD_SECONDS", "6"))
 TEST_SECONDS = 60 + 20 * KILLS + 3 * LOAD_SECONDS
 DEADLINE = 30       # s, for anything to end or to come
-PR_SET_CHILD_SUBREAPER = 36
 NOBODY = 65534
 COUNT = ["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"]
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def report(kind, name, why=""):
-    counts[kind] += 1
-    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
-    print(f"{word} daemon_{name}{': ' + why if why else ''}", flush=True)
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
-
-
-def read(path):
-    with open(path, errors="replace") as file:
-        return file.read()
 
 
 def until(condition, what, seconds=DEADLINE):
@@ -88,13 +66,6 @@ class Result:
         for word in words:
             expect(word in self.err, f"no {word!r} in it: {self}")
         return self
-
-
-def state_of(pid):
-    try:
-        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
-    except OSError:
-        return None
 
 
 def alive(pid):
@@ -970,8 +941,7 @@ TESTS = [(name[5:], function) for name, function in sorted(globals().items(), ke
 
 def main():
     wanted = sys.argv[1:]
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("cannot become a subreaper")
+    adopt()
     def too_long(*_):
         raise Failure(f"it takes more than {TEST_SECONDS} s")
 
@@ -1001,8 +971,7 @@ def main():
             signal.alarm(0)
             world.finish()
             shutil.rmtree(work, ignore_errors=True)
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
-    sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
+    sys.exit(verdict())
 
 
 main()

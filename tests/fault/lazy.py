@@ -11,7 +11,11 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+
+report = reporter("lazy_")
+
 BINARY = os.environ.get("CLI_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 DEADLINE = 20
 MIB = 192
@@ -31,24 +35,6 @@ while True:
     os.write(1, b"%d\\n" % step)
     time.sleep(0.01)
 """
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-
-class Failure(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def gone(pid):
@@ -181,8 +167,7 @@ def test_damaged(p):
 
 
 def main():
-    import ctypes
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what was restored is ours to reap
+    adopt()
     for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
         if not all(word in "lazy_" + name for word in sys.argv[1:]):
             continue
@@ -194,16 +179,14 @@ def main():
                 program.end()
                 result, why = "passed", ""
             except (Failure, OSError, subprocess.TimeoutExpired) as failure:
-                result, why = "failed", f": {failure}"
+                result, why = "failed", str(failure)
                 if program:
                     try:
                         program.end()
                     except Failure:
                         pass
-            counts[result] += 1
-            print(f"{'ok' if result == 'passed' else 'not ok'} lazy_{name}{why}", flush=True)
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
-    return 1 if counts["failed"] else 0
+            report(result, name, why)
+    return verdict()
 
 
 if __name__ == "__main__":

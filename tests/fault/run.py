@@ -10,7 +10,6 @@ Those named …_lz4 and …_tar are the same for dumps into archives.
 
 Arguments select tests by a part of these names. FAULT_CRIU=PATH takes another binary that takes criu's options,
 FAULT_SEED another order of random moments. Runs as root."""
-import ctypes
 import glob
 import mmap
 import os
@@ -24,42 +23,25 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, Skip, adopt, read, reap, reporter, state_of, verdict  # noqa: E402
+
+report = reporter("fault_")
+
 TARGET = os.path.join(ROOT, "build/tests/fault_target")
 DEADLINE = 30       # s, for anything to end or to come back, on a busy machine
 SETTLE = 15         # s, in which a target whose coordinator was killed is as it was
-PR_SET_CHILD_SUBREAPER = 36
 KILLS = int(os.environ.get("FAULT_KILLS", "200"))
 INJECTIONS = int(os.environ.get("FAULT_INJECTIONS", "150"))
 LIVE_KILLS = int(os.environ.get("FAULT_LIVE_KILLS", "24"))
 DEATHS = int(os.environ.get("FAULT_DEATHS", "40"))
 SLOT = struct.Struct("16sQII96s")
 SLOTS = 32
-counts = {"passed": 0, "failed": 0, "skipped": 0}
 moments = random.Random(int(os.environ.get("FAULT_SEED", "1")))
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def report(kind, name, why=""):
-    counts[kind] += 1
-    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
-    print(f"{word} fault_{name}{': ' + why if why else ''}", flush=True)
 
 
 def note(text):
     print(f"# {text}", flush=True)
-
-
-def read(path):
-    with open(path) as file:
-        return file.read()
 
 
 def status_of(path):
@@ -77,21 +59,6 @@ def children_of(pid):
         except OSError:
             pass
     return found
-
-
-def state_of(pid):
-    try:
-        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
-    except OSError:
-        return None
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def kill_all():
@@ -824,8 +791,7 @@ GROUPS = {"inject", "inject_lz4", "damage"}  # these report on their parts thems
 
 def main():
     wanted = sys.argv[1:]
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("cannot become a subreaper")
+    adopt()
     for name, test in TESTS:
         if wanted and not any(word in name for word in wanted):
             continue
@@ -847,8 +813,7 @@ def main():
             except Failure as failure:
                 report("failed", name, f"clean-up: {failure}")
             shutil.rmtree(work, ignore_errors=True)
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
-    sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
+    sys.exit(verdict())
 
 
 main()

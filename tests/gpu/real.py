@@ -13,35 +13,17 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, Skip, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+
+report = reporter("gpu_real_")
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
 BUILD = os.environ.get("GPU_BUILD") or os.path.join(ROOT, "build")
 BINARY, DEVICE = os.path.join(BUILD, "src/cli/fermata"), os.path.join(BUILD, "tests/gpu/gpu_device")
 KERNELS = os.path.join(HERE, "real/kernels.ptx")
 DEADLINE = 120
-counts = {"passed": 0, "failed": 0, "skipped": 0}
 rows = []
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 def lines_of(path):
@@ -237,7 +219,7 @@ def write_report():
 
 
 def main():
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # what was restored is ours to reap
+    adopt()
     missing = why_not()
     for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
         if not all(word in "gpu_real_" + name for word in sys.argv[1:]):
@@ -249,15 +231,13 @@ def main():
                 test(work)
                 result, why = "passed", ""
             except Skip as skip:
-                result, why = "skipped", f": {skip}"
+                result, why = "skipped", str(skip)
             except (Failure, OSError, subprocess.TimeoutExpired) as failure:
-                result, why = "failed", f": {str(failure)[:800]}"
-        counts[result] += 1
-        print(f"{ {'passed': 'ok', 'failed': 'not ok', 'skipped': 'skip'}[result] } gpu_real_{name}{why}", flush=True)
+                result, why = "failed", str(failure)[:800]
+        report(result, name, why)
     if os.environ.get("GPU_REPORT") and not missing:
         write_report()
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
-    return 1 if counts["failed"] else 0
+    return verdict()
 
 
 if __name__ == "__main__":

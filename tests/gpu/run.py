@@ -12,37 +12,16 @@ import sys
 import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, Skip, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+
+report = reporter("gpu_")
+
 BUILD = os.environ.get("GPU_BUILD") or os.path.join(ROOT, "build")
 BINARY = os.path.join(BUILD, "src/cli/fermata")
 FAKES = os.path.join(ROOT, "build/tests/gpu")
 DEADLINE = 20       # s, for anything to end or to come
 KILLS = int(os.environ.get("GPU_KILLS", "40"))
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def report(kind, name, why=""):
-    counts[kind] += 1
-    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
-    print(f"{word} gpu_{name}{': ' + why if why else ''}", flush=True)
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
-
-
-def read(path):
-    with open(path, errors="replace") as file:
-        return file.read()
 
 
 def stat_of(pid):
@@ -185,14 +164,6 @@ class World:
             return list(self.rounds())
         except Failure:
             return []
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 # ---- it works ----
@@ -461,9 +432,7 @@ def main():
     if not os.path.exists(os.path.join(FAKES, "gpu_app")):
         print("not ok gpu: not built\n0 passed, 1 failed, 0 skipped")
         return 1
-    # What was restored is ours to reap.
-    import ctypes
-    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+    adopt()
     for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
         if not all(word in "gpu_" + name for word in sys.argv[1:]):
             continue
@@ -480,8 +449,7 @@ def main():
                 report("failed", name, str(why)[:600])
             finally:
                 world.end()
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts))
-    return 1 if counts["failed"] else 0
+    return verdict()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ data in both directions all the time, and must not notice more than a pause.
 
 Arguments select tests by a part of their names. NETWORK_FERMATA=PATH takes another binary. Runs as root, on the loopback device; no rule of
 nftables is touched but those that this program's own dumps make."""
-import ctypes
 import glob
 import os
 import random
@@ -16,27 +15,16 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, Skip, adopt, expect, reap, reporter, verdict  # noqa: E402
+
+report = reporter("network_")
+
 HERE = os.path.dirname(os.path.abspath(__file__))
-ROOT = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get("NETWORK_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 STREAM = os.path.join(HERE, "stream.py")
 DEADLINE = 20
-PR_SET_CHILD_SUBREAPER = 36
 KILLS = 20
-counts = {"passed": 0, "failed": 0, "skipped": 0}
-
-
-class Failure(Exception):
-    pass
-
-
-class Skip(Exception):
-    pass
-
-
-def expect(condition, what):
-    if not condition:
-        raise Failure(str(what))
 
 
 def read(path):
@@ -47,6 +35,10 @@ def read(path):
         return ""
 
 
+def state_of(pid):
+    return read(f"/proc/{pid}/stat").rpartition(")")[2].split(" ")[1:2] or [None]
+
+
 def wait_for(what, condition, seconds=DEADLINE):
     end = time.monotonic() + seconds
     while not condition():
@@ -54,22 +46,10 @@ def wait_for(what, condition, seconds=DEADLINE):
         time.sleep(0.01)
 
 
-def state_of(pid):
-    return read(f"/proc/{pid}/stat").rpartition(")")[2].split(" ")[1:2] or [None]
-
-
 def tables():
     """The tables of ours, as nft names them."""
     text = subprocess.run(["nft", "list", "tables", "inet"], capture_output=True, text=True).stdout
     return {word for word in text.split() if word.startswith("fermata-")}
-
-
-def reap():
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass
 
 
 class Stream:
@@ -375,12 +355,6 @@ def kill_tree(t):
 
 # ---- running them ----
 
-def report(kind, name, why=""):
-    counts[kind] += 1
-    word = {"passed": "ok", "failed": "not ok", "skipped": "skip"}[kind]
-    print(f"{word} network_{name}{': ' + why if why else ''}", flush=True)
-
-
 def descendants(pid):
     found = []
     for path in glob.glob(f"/proc/{pid}/task/*/children"):
@@ -419,16 +393,14 @@ def one(name, test):
 
 
 def main():
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        sys.exit("cannot become a subreaper")
+    adopt()
     for name, test in list(globals().items()):
         if name.startswith("test_") and (len(sys.argv) < 2 or any(word in name for word in sys.argv[1:])):
             if os.geteuid() or not shutil.which("nft"):
                 report("skipped", name[5:], "needs root, and nft")
             else:
                 one(name[5:], test)
-    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
-    return 1 if counts["failed"] or not sum(counts.values()) else 0
+    return verdict()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""What the suites share: how a test says what became of it, and a look at processes. A suite puts this folder into sys.path first."""
+import ctypes
+import os
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PR_SET_CHILD_SUBREAPER = 36
+counts = {"passed": 0, "failed": 0, "skipped": 0}
+WORDS = {"passed": "ok", "failed": "not ok", "skipped": "skip"}
+
+
+class Failure(Exception):
+    pass
+
+
+class Skip(Exception):
+    pass
+
+
+def reporter(prefix):
+    def report(kind, name, why=""):
+        counts[kind] += 1
+        print(f"{WORDS[kind]} {prefix}{name}{': ' + why if why else ''}", flush=True)
+    return report
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failure(str(what))
+
+
+def read(path):
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def adopt():
+    """What is restored, and whose parents end, is ours to reap."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise SystemExit("cannot become a subreaper")
+
+
+def reap():
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def state_of(pid):
+    """The letter of /proc/PID/stat, or None."""
+    try:
+        return read(f"/proc/{pid}/stat").rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def verdict():
+    """The last line of a suite; gives its exit status."""
+    print("{passed} passed, {failed} failed, {skipped} skipped".format(**counts), flush=True)
+    return 1 if counts["failed"] or not sum(counts.values()) else 0
