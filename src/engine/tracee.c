@@ -43,6 +43,7 @@ void tracing_begin(struct tracing *ret)
 
 	sigemptyset(&child);
 	sigaddset(&child, SIGCHLD);
+	*ret = (struct tracing){}; /* what a call that fails leaves: the default action */
 	sigprocmask(SIG_BLOCK, &child, &ret->mask);
 	sigaction(SIGCHLD, &plain, &ret->action);
 }

@@ -3,11 +3,10 @@
  * inherits them all, puts them at its own numbers.
  */
 #include "engine/kinds/external.h"
-#include "engine/kinds/kind.h"
-#include "engine/kinds/tty.h"
-
 #include "engine/kinds/ghost.h"
+#include "engine/kinds/kind.h"
 #include "engine/kinds/procfile.h"
+#include "engine/kinds/tty.h"
 
 #include <fcntl.h>
 #include <sched.h>
