@@ -1,6 +1,8 @@
 /* See inet_diag.h. */
 #include "engine/kinds/inet_diag.h"
 
+#include "engine/kinds/sock_diag.h"
+
 #include <libmnl/libmnl.h>
 #include <linux/inet_diag.h>
 #include <linux/sock_diag.h>
@@ -50,25 +52,9 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 
 static int ask(struct mnl_socket *socket, int family, int protocol, uint32_t states, struct inet_diags *ret)
 {
-	size_t size = MNL_SOCKET_BUFFER_SIZE * 4UL;
-	_cleanup_free_ char *buffer = malloc(size);
-	struct nlmsghdr *h = buffer ? mnl_nlmsg_put_header(buffer) : NULL;
-	int r = MNL_CB_OK;
+	const struct inet_diag_req_v2 request = { .sdiag_family = (uint8_t)family, .sdiag_protocol = (uint8_t)protocol, .idiag_states = states };
 
-	if (!h)
-		return -ENOMEM;
-	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-	struct inet_diag_req_v2 *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
-	*request = (struct inet_diag_req_v2){ .sdiag_family = (uint8_t)family, .sdiag_protocol = (uint8_t)protocol,
-					      .idiag_states = states };
-	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
-		return -errno;
-	while (r > MNL_CB_STOP) {
-		ssize_t n = mnl_socket_recvfrom(socket, buffer, size);
-		r = n < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)n, 0, 0, take_socket, ret);
-	}
-	return r < 0 ? -errno : 0;
+	return sock_diag_dump(socket, &request, sizeof(request), take_socket, ret);
 }
 
 static int by_inode(const void *a, const void *b)

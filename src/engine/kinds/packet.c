@@ -5,6 +5,7 @@
  * Left out: packets that wait, which are copies of what went by. Refused: rings, and groups whose members are chosen by a program.
  */
 #include "engine/kinds/sock.h"
+#include "engine/kinds/sock_diag.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -73,24 +74,9 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 
 static int ask(struct mnl_socket *socket, struct facts *x)
 {
-	size_t size = MNL_SOCKET_BUFFER_SIZE * 4UL;
-	_cleanup_free_ char *buffer = malloc(size);
-	struct nlmsghdr *h = buffer ? mnl_nlmsg_put_header(buffer) : NULL;
-	int r = MNL_CB_OK;
+	const struct packet_diag_req request = { .sdiag_family = AF_PACKET, .pdiag_show = PACKET_SHOW_MCLIST | PACKET_SHOW_RING_CFG };
 
-	if (!h)
-		return -ENOMEM;
-	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-	struct packet_diag_req *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
-	*request = (struct packet_diag_req){ .sdiag_family = AF_PACKET, .pdiag_show = PACKET_SHOW_MCLIST | PACKET_SHOW_RING_CFG };
-	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
-		return -errno;
-	while (r > MNL_CB_STOP) {
-		ssize_t n = mnl_socket_recvfrom(socket, buffer, size);
-		r = n < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)n, 0, 0, take_socket, x);
-	}
-	return r < 0 ? -errno : x->found ? 0 : -ENOENT;
+	return sock_diag_dump(socket, &request, sizeof(request), take_socket, x);
 }
 
 static int look_up(struct facts *x)

@@ -1,6 +1,8 @@
 /* See unix_diag.h. */
 #include "engine/kinds/unix_diag.h"
 
+#include "engine/kinds/sock_diag.h"
+
 #include <libmnl/libmnl.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
@@ -69,26 +71,9 @@ const struct unix_diag *unix_diag_find(const struct unix_diags *d, uint32_t ino)
 
 static int ask(struct mnl_socket *socket, struct unix_diags *ret)
 {
-	size_t size = MNL_SOCKET_BUFFER_SIZE * 4UL;
-	_cleanup_free_ char *buffer = malloc(size);
-	struct nlmsghdr *h = buffer ? mnl_nlmsg_put_header(buffer) : NULL;
-	int r = MNL_CB_OK;
+	const struct unix_diag_req request = { .sdiag_family = AF_UNIX, .udiag_states = ~0U, .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
 
-	if (!h)
-		return -ENOMEM;
-	h->nlmsg_type = SOCK_DIAG_BY_FAMILY;
-	h->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-	struct unix_diag_req *request = mnl_nlmsg_put_extra_header(h, sizeof(*request));
-	*request = (struct unix_diag_req){ .sdiag_family = AF_UNIX, .udiag_states = ~0U,
-					   .udiag_show = UDIAG_SHOW_VFS | UDIAG_SHOW_PEER |
-							    UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN };
-	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
-		return -errno;
-	while (r > MNL_CB_STOP) {
-		ssize_t n = mnl_socket_recvfrom(socket, buffer, size);
-		r = n < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)n, 0, 0, take_socket, ret);
-	}
-	return r < 0 ? -errno : 0;
+	return sock_diag_dump(socket, &request, sizeof(request), take_socket, ret);
 }
 
 int unix_diag_read(struct unix_diags *ret)
