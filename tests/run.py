@@ -4,8 +4,9 @@
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
 --packed     runs all live programs through an archive only, each by another kind in turn
+--modes=A,B  runs the live programs in these modes only
 
-LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
+LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options. LIVE_PATIENCE=N waits N times as long for everything."""
 import ctypes
 import glob
 import os
@@ -17,8 +18,9 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-DEADLINE = 10
-UNIT_DEADLINE = 120
+PATIENCE = int(os.environ.get("LIVE_PATIENCE", "1"))
+DEADLINE = 10 * PATIENCE
+UNIT_DEADLINE = 120 * PATIENCE
 PR_SET_CHILD_SUBREAPER = 36
 # leave: saved while it runs; again: the same twice, restored from the second; still: stopped for all of a dump that leaves it running.
 MODES = ("stop", "leave", "again", "still", "rounds", "lazy")
@@ -340,12 +342,14 @@ def run_lives(lives, modes, select, wanted):
 def main():
     wanted = [word for word in sys.argv[1:] if not word.startswith("--")]
     options = [word for word in sys.argv[1:] if word.startswith("--")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed"}:
+    chosen = [option.partition("=")[2].split(",") for option in options if option.startswith("--modes=")]
+    options = [option for option in options if not option.startswith("--modes=")]
+    if not set(options) <= {"--no-dump", "--pending", "--packed"} or not set(sum(chosen, [])) <= set(MODES + ("packed",)):
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
     select = lambda name: not wanted or any(word in name for word in wanted)
-    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else MODES
+    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else tuple(chosen[0]) if chosen else MODES
     lives = [] if "--pending" in options else programs("build/tests/live_*")
     pending = programs("build/tests/pending_*") if options and "--packed" not in options else []
     if not options:

@@ -65,10 +65,12 @@ static int choose_fd_base(struct restore *s)
 			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
 	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
-		if (limit.rlim_cur < need && limit.rlim_max >= need)
-			limit.rlim_cur = limit.rlim_max;
-		if (limit.rlim_cur < need || setrlimit(RLIMIT_NOFILE, &limit) < 0)
+		/* Twice: a pipe, say, has an end that is held until all is connected. The limits of tasks are their own. */
+		rlim_t need = (rlim_t)s->fd_base + 2 * s->files.count + s->tasks.count + 64;
+		if (limit.rlim_cur >= need)
+			return 0;
+		limit.rlim_cur = limit.rlim_max = MAX(limit.rlim_max, need);
+		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
 			return error_set(s->e, -EMFILE, "%lu descriptors are needed, more than the limit of %lu; see ulimit -n",
 					 (unsigned long)need, (unsigned long)limit.rlim_cur);
 	}
