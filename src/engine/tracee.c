@@ -151,8 +151,9 @@ int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret)
 {
 	struct syscall_dispatch d = {};
 
-	if (ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, t->tid, sizeof(d), &d) < 0 && errno != EIO && errno != EINVAL)
-		return -errno;
+	*ret = d;
+	if (ptrace(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, t->tid, sizeof(d), &d) < 0)
+		return errno == EIO || errno == EINVAL ? DISPATCH_UNTOLD : -errno;
 	/* The kernel keeps PR_SYS_DISPATCH_INCLUSIVE_ON (Linux 6.18) as the range around that range, which it would not take back. */
 	if (d.mode == DISPATCH_ON && d.offset && d.offset + d.len <= d.offset)
 		d = (struct syscall_dispatch){ DISPATCH_INCLUSIVE, d.selector, d.offset + d.len, -d.len };

@@ -45,7 +45,8 @@ int tracee_wait_stop(struct tracee *t, struct error *e);
 int tracee_wait_parked(struct tracee *t, struct error *e);
 void tracee_detach(struct tracee *t);
 
-/* PR_SET_SYSCALL_USER_DISPATCH of a stopped thread (Linux 6.4; before, nothing tells of it, and mode is 0). */
+/* PR_SET_SYSCALL_USER_DISPATCH of a stopped thread. DISPATCH_UNTOLD: before Linux 6.4 nothing tells of it, and mode is 0. */
+enum { DISPATCH_UNTOLD = 1 };
 int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret);
 int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatch);
 

@@ -232,6 +232,13 @@ static uint64_t parse_vmflags(const char *text)
 	return flags;
 }
 
+/* "                 132 kB" */
+static void parse_rss(const char *text, struct proc_vma *v)
+{
+	if (strtoull(text, NULL, 10) < (v->end - v->start) / 1024)
+		v->vmflags |= PROC_VMF_PARTLY;
+}
+
 int proc_parse_smaps(const char *text, struct proc_maps *ret)
 {
 	struct proc_maps maps = {};
@@ -242,8 +249,10 @@ int proc_parse_smaps(const char *text, struct proc_maps *ret)
 		if (*text >= 'A' && *text <= 'Z') { /* a field of the area above: "VmFlags: rd ex" */
 			if (!maps.count)
 				r = -EBADMSG;
+			else if (!strncmp(text, "Rss:", 4))
+				parse_rss(text + 4, &maps.data[maps.count - 1]);
 			else if (!strncmp(text, "VmFlags:", 8))
-				maps.data[maps.count - 1].vmflags = parse_vmflags(text + 8);
+				maps.data[maps.count - 1].vmflags |= parse_vmflags(text + 8);
 			else if (!strncmp(text, "ProtectionKey:", 14))
 				maps.data[maps.count - 1].pkey = (uint32_t)strtoul(text + 14, NULL, 10);
 		} else {

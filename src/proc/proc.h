@@ -55,6 +55,8 @@ enum {
 #define X(name, letters) PROC_VMF_##name = 1ULL << PROC_VMF_BIT_##name,
 enum proc_vmflag { PROC_VMF_ROWS };
 #undef X
+/* Beside them, from smaps as well: not all of its pages are there ("Rss:" is less than "Size:"). */
+#define PROC_VMF_PARTLY (1ULL << 63)
 
 struct proc_fds {
 	int *data;

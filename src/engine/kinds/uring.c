@@ -11,6 +11,7 @@
  * also: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
  */
 #include "engine/kinds/uring.h"
+#include "engine/kinds/uring_files.h"
 
 #include "base/pool.h"
 #include "engine/kinds/anon.h"
@@ -353,10 +354,24 @@ static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds
 	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
 }
 
+/* One of which only the last part of the name is told: no path, and no "pipe:[123]" either. */
+static int find_unnamed(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
+{
+	int r = *files ? 0 : uring_files_open(f, fds, files);
+
+	if (!r)
+		r = uring_files_find(*files, index, ret);
+	if (r)
+		return fd_errno(d, f, r == -ENOMEM ? r : -ENOTSUP, "is an io_uring ring with the registered file %s, of which this kernel tells no more than that, without BTF, BPF and CAP_BPF; use a newer one",
+				name);
+	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
+}
+
 /* "    0: /tmp/data", below "UserFiles:	1". */
 static int capture_registered(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
 	struct proc_fds fds = {};
+	struct uring_files *files = NULL;
 	uint32_t count = 0;
 	const char *line = fdinfo_value(f, "UserFiles");
 
@@ -379,8 +394,10 @@ static int capture_registered(struct dump *d, struct descriptor *f, struct ring 
 		if (!strcmp(name, "<none>"))
 			continue;
 		unescape(name);
-		s = find_file(d, f, &fds, name, &r->e.files[index]);
+		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, name, &r->e.files[index])
+							: find_unnamed(d, f, &fds, &files, index, name, &r->e.files[index]);
 	}
+	uring_files_close(files);
 	r->e.n_files = count;
 	VEC_FREE(&fds);
 	return s;

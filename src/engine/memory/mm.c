@@ -97,7 +97,7 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->flags |= MAP_NORESERVE;
 	if (vma->vmflags & PROC_VMF_LO) {
 		entry->flags |= MAP_LOCKED;
-		entry->has_lock_onfault = entry->lock_onfault = (vma->vmflags & PROC_VMF_LF) != 0;
+		entry->has_lock_onfault = entry->lock_onfault = vma_locks_on_fault(vma);
 	}
 	entry->has_sealed = entry->sealed = (vma->vmflags & PROC_VMF_SL) != 0;
 	entry->madv = advice_of(vma->vmflags);

@@ -259,6 +259,8 @@ int memory_plan(struct restore *s, struct rtask *t)
 			opened[i] = (v->prot & 3) != 3;
 		} else if (!vdso_is_part(v) && !uring_is_area(s, v)) {
 			r = plan_map(s, t, v, opened[i]);
+			if (v->has_madv && v->madv & 1ULL << MADV_NOHUGEPAGE) /* before it is filled, or each page would be a huge one */
+				OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_NOHUGEPAGE);
 		}
 	}
 	if (!r)
@@ -350,8 +352,12 @@ int memory_plan_finish(struct restore *s, struct rtask *t)
 			   arena_place(&s->arena, v->mempolicy_nodes.data, v->mempolicy_nodes.len), v->mempolicy_nodes.len * 8, 0);
 		}
 		if (v->flags & MAP_LOCKED) {
+			const uint64_t how = v->has_lock_onfault && v->lock_onfault ? MLOCK_ONFAULT : 0;
 			batch_what(b, "lock memory at %lx of process %d", (unsigned long)v->start, t->pid);
-			OP(b, __NR_mlock2, v->start, v->end - v->start, v->has_lock_onfault && v->lock_onfault ? 1 : 0);
+			if (v->prot)
+				OP(b, __NR_mlock2, v->start, v->end - v->start, how);
+			else /* it is locked, and the call says that its pages can't be brought */
+				OP_MAY_FAIL(b, __NR_mlock2, v->start, v->end - v->start, how);
 		}
 	}
 	int r = plan_fields(s, t);

@@ -107,3 +107,27 @@ void maps_sort(struct proc_maps *maps)
 	if (maps->count)
 		qsort(maps->data, maps->count, sizeof(*maps->data), by_start);
 }
+
+/* Whether smaps tells of MLOCK_ONFAULT, as newer kernels do: tried on a page of our own. */
+static bool kernel_tells_onfault(void)
+{
+	struct proc_maps maps = {};
+	bool told = true;
+	void *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (page == MAP_FAILED)
+		return true;
+	if (mlock2(page, PAGE_SIZE, MLOCK_ONFAULT) == 0 && proc_read_smaps(getpid(), &maps) == 0)
+		for (size_t i = 0; i < maps.count; i++)
+			if (maps.data[i].start <= (uintptr_t)page && maps.data[i].end > (uintptr_t)page)
+				told = maps.data[i].vmflags & PROC_VMF_LF;
+	proc_maps_finish(&maps);
+	munmap(page, PAGE_SIZE);
+	return told;
+}
+
+/* Where it isn't told, it shows in pages that are missing: otherwise all were brought when it was locked. */
+bool vma_locks_on_fault(const struct proc_vma *vma)
+{
+	return vma->vmflags & PROC_VMF_LF || ((vma->vmflags & (PROC_VMF_LO | PROC_VMF_PARTLY)) == (PROC_VMF_LO | PROC_VMF_PARTLY) && !kernel_tells_onfault());
+}

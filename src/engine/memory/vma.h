@@ -29,6 +29,8 @@ enum {
 uint32_t vma_status(const struct proc_vma *vma);
 /* The area of a parent that holds all of `vma` of its child and is of the same memory, or NULL. */
 const struct proc_vma *maps_find_same(const struct proc_maps *parent, const struct proc_vma *vma);
+/* Whether what is locked is locked page by page (MLOCK_ONFAULT). */
+bool vma_locks_on_fault(const struct proc_vma *vma);
 void maps_sort(struct proc_maps *maps);
 /* A free range of `size` bytes, or 0. */
 uint64_t maps_find_hole(const struct proc_maps *maps, size_t size);

@@ -309,7 +309,7 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 	for (size_t i = 0; i < maps.count; i++) {
 		const struct proc_vma *v = &maps.data[i];
 		if (v->start <= seat->area && v->end > seat->area && v->vmflags & PROC_VMF_LO)
-			t->answers.mlockall = MCL_FUTURE | (v->vmflags & PROC_VMF_LF ? MCL_ONFAULT : 0);
+			t->answers.mlockall = MCL_FUTURE | (vma_locks_on_fault(v) ? MCL_ONFAULT : 0);
 	}
 	proc_maps_finish(&maps);
 	return 0;

@@ -289,8 +289,12 @@ static int read_threads(struct dump *d, struct task *t)
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
 		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
+		if (r == DISPATCH_UNTOLD)
+			r = i ? 0 : dispatch_refuse_untold(d, t);
+		else if (r)
+			r = task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
 		if (r)
-			return task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
+			return r;
 		r = prepare_thread(d, thread);
 		if (r)
 			return r;

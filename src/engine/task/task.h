@@ -137,6 +137,8 @@ void tree_kill(struct dump *d);
 void tree_look(struct dump *d);
 /* The same for one task that has many threads, as soon as it stands still. */
 void task_look_early(struct dump *d, struct task *t);
+/* Refuses one whose system calls are dispatched to it, where only the kernel's structs tell (before Linux 6.4); task/dispatch.c. */
+int dispatch_refuse_untold(struct dump *d, struct task *t);
 /* After it t->maps and t->view are there, and its threads can be asked. */
 int task_look(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
