@@ -359,4 +359,5 @@ def main():
     sys.exit(1 if counts["failed"] or not sum(counts.values()) else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

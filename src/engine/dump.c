@@ -165,7 +165,7 @@ static int check_births(struct dump *d)
 	}
 	int r = births_plan(&births, list, d->tasks.count, external_session(d), d->e);
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
-		d->tasks.data[i]->may_share = births_from_parent(&births, list, i);
+		d->tasks.data[i]->may_share = !d->request->portable && births_from_parent(&births, list, i);
 		d->tasks.data[i]->may_share_tables = births_by_parent(&births, list, i);
 	}
 	births_free(&births);
@@ -450,7 +450,7 @@ static int dump_again(struct dump *d)
 /* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
 static bool wants_live(const struct request *r)
 {
-	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
+	return r->leave_running && !r->leave_stopped && !r->no_live && !r->portable && (r->live || !r->hook.call);
 }
 
 static int dump_run(struct dump *d)

@@ -132,6 +132,20 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member)
 	return -ENOENT;
 }
 
+int kernel_enumerator(const struct kernel *k, const char *type, const char *name)
+{
+	for (uint32_t id = 1; id < k->count; id++) {
+		const struct btf_type *t = type_at(k, id);
+		const struct btf_enum *e = (const struct btf_enum *)(t + 1);
+		if (BTF_INFO_KIND(t->info) != BTF_KIND_ENUM || strcmp(name_of(k, t->name_off), type))
+			continue;
+		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++)
+			if (!strcmp(name_of(k, e[i].name_off), name))
+				return e[i].val < 0 ? -ENOENT : e[i].val;
+	}
+	return -ENOENT;
+}
+
 /* ---- reading ---- */
 
 static int bpf(int command, union bpf_attr *attr)

@@ -1,6 +1,7 @@
 /* See load.h. */
 #include "engine/load.h"
 
+#include "engine/foreign.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
@@ -166,7 +167,13 @@ static int load_cores(struct restore *s, struct rtask *t)
 		int r = load_one(s, name, IMAGE_MAGIC_CORE, &core_entry__descriptor, &th->core);
 		if (r)
 			return r;
-		const CoreEntry *c = th->core;
+		CoreEntry *c = th->core;
+		if (i == 0 && !c->ids && c->tc && c->tc->task_state != TASK_DEAD) { /* as CRIU's */
+			snprintf(name, sizeof(name), "ids-%d.img", th->tid);
+			r = load_one(s, name, IMAGE_MAGIC_IDS, &task_kobj_ids_entry__descriptor, &c->ids);
+			if (r)
+				return r;
+		}
 		bool dead = i == 0 && c->tc && c->tc->task_state == TASK_DEAD;
 		if (dead ? t->threads.count > 1 :
 			   c->mtype != CORE_ENTRY__MARCH__X86_64 || !c->thread_info || !c->thread_info->gpregs || !c->thread_info->fpregs ||
@@ -251,7 +258,7 @@ static int load_task(struct restore *s, struct rtask *t)
 		if (v->start >= v->end || v->start % PAGE_SIZE || v->end % PAGE_SIZE || v->end > TASK_END || (i && v->start < t->mm->vmas[i - 1]->end))
 			r = error_set(s->e, -EBADMSG, "mm-%d.img has areas that overlap, or such that can't be", t->pid);
 	}
-	return r;
+	return r ? r : foreign_vdso(s, t);
 }
 
 static int by_id(const void *a, const void *b)

@@ -65,6 +65,7 @@ struct request {
 	bool leave_running;
 	bool leave_stopped;
 	bool live, no_live;	/* leave_running: memory is saved while the tree runs (memory/live.h); neither: where nothing speaks against it */
+	bool portable;		/* dump: CRIU can restore it too: every process has all its pages, and the vdso's */
 	bool detach;            /* restore: do not wait for the restored tree */
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;

@@ -310,6 +310,8 @@ static int capture_buffers(struct dump *d, struct descriptor *f, struct ring *r,
 		line = line ? line + 1 : "";
 		if (sscanf(line, "%u: %llx/%u", &index, &address, &b->length) < 1 || index != i)
 			return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its buffers");
+		if (address == UINT64_MAX) /* as Linux before 6.13 shows an empty place */
+			address = b->length = 0;
 		b->address = address;
 	}
 	r->e.n_buffers = count;

@@ -5,6 +5,7 @@
  * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
  * the others do its part.
  */
+#include "engine/foreign.h"
 #include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
 #include "engine/memory/restore.h"
@@ -67,6 +68,11 @@ static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutte
 {
 	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
 
+	if (pages_are_passed_over(p)) {
+		c->offset += end - p->vaddr;
+		c->open = false;
+		return;
+	}
 	for (uint64_t at = p->vaddr, next; at < end; at = next) {
 		bool later;
 		next = MIN(at + PIECE_SIZE, same_way(t, at, end, vma, &later));

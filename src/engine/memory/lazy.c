@@ -2,6 +2,7 @@
 #include "engine/memory/lazy.h"
 
 #include "base/log.h"
+#include "engine/foreign.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/pager.h"
 #include "engine/memory/restore.h"
@@ -69,6 +70,15 @@ static uint64_t pages_in(const struct rtask *t)
 	return sum;
 }
 
+/* The pager knows of no pages that are in the file and not wanted. */
+static bool passes_over_pages(const struct rtask *t)
+{
+	for (size_t i = 0; i < t->pages.count; i++)
+		if (pages_are_passed_over(t->pages.data[i]))
+			return true;
+	return false;
+}
+
 int lazy_choose(struct restore *s)
 {
 	size_t count = 0;
@@ -86,7 +96,7 @@ int lazy_choose(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t) &&
-			  !is_needed_early(s, t);
+			  !is_needed_early(s, t) && !passes_over_pages(t);
 		count += t->lazy;
 	}
 	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);

@@ -217,8 +217,8 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 	uint32_t status = vma_status(vma);
 	struct task *parent = p->t->parent;
 
-	/* What the kernel writes there need not be in the page table. */
-	if (status & VMA_AIORING) {
+	/* What the kernel writes there need not be in the page table; the vdso is the kernel's own, and CRIU wants it. */
+	if (status & VMA_AIORING || (status & VMA_VDSO && p->d.request->portable)) {
 		struct page_run *run = VEC_PUSH(&p->runs);
 		if (!run)
 			return error_set(p->d.e, -ENOMEM, "out of memory");

@@ -1,11 +1,14 @@
 /* See scan.h. Numbers from the kernel's Documentation/admin-guide/mm/pagemap.rst. */
 #include "engine/memory/scan.h"
 
+#include <fcntl.h>
 #include <linux/types.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #define WORDS 8192
 #define NEAR (64 * PAGE_SIZE)
+#define HUGE (2UL << 20)
 #define WORD_PRESENT (1ULL << 63)
 #define WORD_SWAPPED (1ULL << 62)
 #define WORD_FILE (1ULL << 61)
@@ -68,18 +71,63 @@ static int read_words(int fd, uint64_t at, uint64_t *words, size_t count)
 	return n == (ssize_t)(count * 8) ? 0 : n < 0 ? -errno : -EIO;
 }
 
+/*
+ * The frames that stand for memory which was only read, as our own memory shows them: one of a page, and one of HUGE bytes (which is there while
+ * somebody has it, so ours is kept until the end). 0: not known, as where frame numbers are hidden.
+ */
+struct zeros {
+	uint64_t small, huge;
+	char *memory;
+};
+
+static uint64_t frame_of(int fd, const volatile char *page)
+{
+	uint64_t word = 0;
+
+	(void)*page;
+	return read_words(fd, (uintptr_t)page, &word, 1) || !(word & WORD_PRESENT) ? 0 : word & WORD_FRAME;
+}
+
+static void find_zeros(struct zeros *z)
+{
+	_cleanup_close_ int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	char *memory = mmap(NULL, 3 * HUGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (fd < 0 || memory == MAP_FAILED)
+		return;
+	char *huge = (char *)ALIGN_UP((uintptr_t)memory, HUGE), *small = huge + HUGE;
+	madvise(huge, HUGE, MADV_HUGEPAGE);
+	madvise(small, HUGE, MADV_NOHUGEPAGE);
+	z->memory = memory;
+	z->small = frame_of(fd, small);
+	z->huge = frame_of(fd, huge);
+	if (z->huge == z->small || z->huge % (HUGE / PAGE_SIZE))
+		z->huge = 0;
+}
+
+static bool is_zeros(const struct zeros *z, uint64_t word)
+{
+	const uint64_t frame = word & WORD_FRAME;
+
+	return word & WORD_PRESENT && frame && (frame == z->small || (z->huge && frame - frame % (HUGE / PAGE_SIZE) == z->huge));
+}
+
 static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
 	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
+	struct zeros zeros = {};
 	int r = words ? 0 : -ENOMEM;
 
+	find_zeros(&zeros);
 	for (uint64_t at = start; at < end && !r; at += WORDS * PAGE_SIZE) {
 		size_t count = MIN((end - at) / PAGE_SIZE, (uint64_t)WORDS);
 		r = read_words(fd, at, words, count);
 		for (size_t i = 0; i < count && !r; i++)
-			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE))
+			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE) && !is_zeros(&zeros, words[i]))
 				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, shared, false);
 	}
+	if (zeros.memory)
+		munmap(zeros.memory, 3 * HUGE);
 	return r;
 }
 

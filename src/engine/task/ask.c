@@ -293,14 +293,18 @@ static int list_timers(struct dump *d, struct task *t)
 	return 0;
 }
 
-/* Whether what is mapped from now on is locked (mlockall(2)): nothing tells it but what became of the agent's own area. */
+/* Whether what is mapped from now on is locked (mlockall(2)): nothing tells it but what became of the agent's own area. That has all
+ * its pages, so where only missing ones tell of MCL_ONFAULT, the other areas do. */
 static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat *seat)
 {
 	struct proc_maps maps = {};
-	bool locked = false;
+	bool locked = false, on_fault = false;
 
-	for (size_t i = 0; i < t->maps.count; i++)
-		locked |= (t->maps.data[i].vmflags & PROC_VMF_LO) != 0;
+	for (size_t i = 0; i < t->maps.count; i++) {
+		const struct proc_vma *v = &t->maps.data[i];
+		locked |= (v->vmflags & PROC_VMF_LO) != 0;
+		on_fault |= v->prot && !(v->vmflags & PROC_VMF_LF) && vma_locks_on_fault(v);
+	}
 	if (!locked)
 		return 0;
 	int r = proc_read_smaps(t->proc, &maps);
@@ -309,7 +313,7 @@ static int ask_mlockall(struct dump *d, struct task *t, const struct agent_seat 
 	for (size_t i = 0; i < maps.count; i++) {
 		const struct proc_vma *v = &maps.data[i];
 		if (v->start <= seat->area && v->end > seat->area && v->vmflags & PROC_VMF_LO)
-			t->answers.mlockall = MCL_FUTURE | (vma_locks_on_fault(v) ? MCL_ONFAULT : 0);
+			t->answers.mlockall = MCL_FUTURE | (v->vmflags & PROC_VMF_LF || on_fault ? MCL_ONFAULT : 0);
 	}
 	proc_maps_finish(&maps);
 	return 0;

@@ -17,7 +17,8 @@
 #define THREADS_MAX (1U << 22)
 
 struct layout {
-	int context, tasks, links, signal, head, node, pid, dispatch, on;
+	int context, tasks, links, signal, head, node, pid, info, work;
+	int bit; /* of the work */
 };
 
 static int find_layout(const struct kernel *k, struct layout *l)
@@ -29,14 +30,15 @@ static int find_layout(const struct kernel *k, struct layout *l)
 		{ &l->context, "file", "private_data" },      { &l->tasks, "pid", "tasks" },
 		{ &l->links, "task_struct", "pid_links" },    { &l->signal, "task_struct", "signal" },
 		{ &l->head, "signal_struct", "thread_head" }, { &l->node, "task_struct", "thread_node" },
-		{ &l->pid, "task_struct", "pid" },	      { &l->dispatch, "task_struct", "syscall_dispatch" },
-		{ &l->on, "syscall_user_dispatch", "on_dispatch" },
+		{ &l->pid, "task_struct", "pid" },	      { &l->info, "task_struct", "thread_info" },
+		{ &l->work, "thread_info", "syscall_work" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
 		if ((*wanted[i].to = kernel_offset(k, wanted[i].type, wanted[i].member)) < 0)
 			return -ENOTSUP;
-	return 0;
+	l->bit = kernel_enumerator(k, "syscall_work_bit", "SYSCALL_WORK_BIT_SYSCALL_USER_DISPATCH");
+	return l->bit < 0 || l->bit > 31 ? -ENOTSUP : 0;
 }
 
 static int follow(struct kernel *k, uint64_t *at, int offset)
@@ -80,11 +82,11 @@ static int find_thread(struct kernel *k, pid_t pid, size_t count, pid_t *ret)
 	while (!r && !(r = follow(k, &at, 0)) && at != head && seen++ < THREADS_MAX) {
 		const uint64_t task = at - (uint64_t)l.node;
 		int32_t tid = 0;
-		uint8_t on = 0;
+		uint32_t work = 0;
 		r = kernel_read(k, task + (uint64_t)l.pid, &tid, sizeof(tid));
 		if (!r)
-			r = kernel_read(k, task + (uint64_t)l.dispatch + (uint64_t)l.on, &on, sizeof(on));
-		if (!r && on && !*ret)
+			r = kernel_read(k, task + (uint64_t)l.info + (uint64_t)l.work, &work, sizeof(work));
+		if (!r && work & 1U << l.bit && !*ret)
 			*ret = tid;
 	}
 	return r ? r : seen == count ? 0 : -ENOTSUP;
