@@ -87,6 +87,8 @@ static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
 {
 	PstreeEntry *tree = (PstreeEntry *)m;
 
+	if (tree->n_threads == 1 && !tree->threads[0]) /* CRIU's, of one that has ended */
+		tree->threads[0] = tree->pid;
 	if (s->tasks.count == TASKS_MAX || !tree->n_threads || tree->n_threads > THREADS_MAX || tree->threads[0] != tree->pid)
 		return -EBADMSG;
 	struct rtask *t = calloc(1, sizeof(*t)), **slot = t ? VEC_PUSH(&s->tasks) : NULL;

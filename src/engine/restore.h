@@ -36,6 +36,7 @@ struct file {
 	FileEntry *entry;
 	const struct kind *kind;
 	int fd;	       /* where the coordinator holds it; -1: not made yet, or FILE_IN_TASK */
+	int writable;  /* the same file opened for writing, for mappings; or 0 */
 	struct rtask *owner; /* the first task that holds it */
 	struct rtask *planned; /* the last task whose late operations were planned */
 	bool temporary; /* a name that was made for the checkpoint: removed at the end */

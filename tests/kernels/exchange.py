@@ -2,7 +2,7 @@
 """Checkpoints exchanged with CRIU, as Debian's package `criu` has it: live programs are dumped by one and restored by the other, both ways, and check
 themselves as ever. To be run as root under a kernel that this program supports; tests/kernels/run.py --exchange does it in a guest.
 
-Arguments select programs by a part of their names, and ways: to-criu, from-criu. EXCHANGE_CRIU=PATH takes another program than `criu` of the path."""
+Arguments select programs by a part of their names, and ways: to-criu, from-criu; and criu-alone, which tells what that program can't do by itself. EXCHANGE_CRIU=PATH takes another program than `criu` of the path."""
 import os
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ PROGRAMS = ("altstack", "anon", "big", "brk", "caps", "cow", "creds", "cwd", "de
             "thread_names", "thread_regs", "thread_signals", "thread_tls", "threads", "timerfd", "timers_posix", "tree_threads", "udp", "unix_connected",
             "unix_dgram", "unix_listen", "unix_pairs", "unix_tree", "vdso", "wide", "zombies")
 # What each is asked for beyond suite.DUMP_OPTIONS and suite.RESTORE_OPTIONS.
-DUMP = {"from-criu": ["--ghost-limit", "10M"], "to-criu": ["--portable"]}
+DUMP = {"from-criu": ["--ghost-limit", "10M"], "to-criu": ["--portable"], "criu-alone": ["--ghost-limit", "10M"]}
 # What its format has no place for, or what the program itself does not take; by way.
 LACKING = {}
 
@@ -57,7 +57,8 @@ def exchange(name, way, first, second, work):
         raise Skip(line[len("skip: "):])
     if line != "ready":
         raise Failure(f"before the dump: {line}")
-    logs = {which: os.path.join(work, which) for which in ("dump.log", "restore.log")}
+    os.mkdir(work + ".logs")
+    logs = {which: os.path.join(work + ".logs", which) for which in ("dump.log", "restore.log")}
     said = call(first, work, ["dump", "-t", str(task.pid), "-D", images, "-v4", "-o", logs["dump.log"]] + DUMP[way] + suite.DUMP_OPTIONS.get(name, []), logs["dump.log"])
     suite.wait_dead(task.pid)
     suite.reap_all(kill=False)
@@ -73,7 +74,7 @@ def exchange(name, way, first, second, work):
 
 
 def run_one(name, way, ours):
-    first, second = (ours, THEIRS) if way == "to-criu" else (THEIRS, ours)
+    first, second = {"to-criu": (ours, THEIRS), "from-criu": (THEIRS, ours), "criu-alone": (THEIRS, THEIRS)}[way]
     label = f"exchange_{name} {way}"
     if (name, way) in LACKING:
         report("skipped", label, LACKING[name, way])
@@ -92,12 +93,13 @@ def run_one(name, way, ours):
             suite.reap_all(kill=True)
         except Failure as failure:
             report("failed", label, f"clean-up: {failure}")
-        shutil.rmtree(work, ignore_errors=True)
+        for folder in (work, work + ".logs"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main():
     words = sys.argv[1:]
-    ways = [word for word in words if word in ("to-criu", "from-criu")] or ["from-criu", "to-criu"]
+    ways = [word for word in words if word in DUMP] or ["from-criu", "to-criu"]
     words = [word for word in words if word not in ways]
     if not THEIRS:
         sys.exit("there is no criu; install Debian's package criu")

@@ -22,8 +22,8 @@
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
-/* How the images name the kinds: the kernel's FL_* bits. */
-enum { FL_POSIX = 1, FL_FLOCK = 2, FL_LEASE = 32, FL_OFD = 1024 };
+/* How the images name the kinds. */
+enum { FL_POSIX = 1, FL_FLOCK = 2, FL_OFD = 4, FL_LEASE = 8 };
 static const uint32_t flags[] = {
 	[PROC_LOCK_POSIX] = FL_POSIX, [PROC_LOCK_FLOCK] = FL_FLOCK, [PROC_LOCK_OFD] = FL_OFD, [PROC_LOCK_LEASE] = FL_LEASE,
 };

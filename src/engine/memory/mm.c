@@ -123,6 +123,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 		entry->flags |= MAP_ANONYMOUS;
 		return 0;
 	}
+	if (vma->name && !strncmp(vma->name, "/memfd:", 7) && vma->deleted)
+		entry->status |= VMA_MEMFD;
 	id = uring_find(d, vma);
 	r = id ? 0 : files_capture_mapping(d, t, vma, &id);
 	entry->pgoff = vma->pgoff;

@@ -10,6 +10,7 @@
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
 
+#include <fcntl.h>
 #include <linux/prctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -213,6 +214,26 @@ static bool has_pages(const struct rtask *t, const VmaEntry *v, size_t *page)
 	return *page < t->pages.count && t->pages.data[*page]->vaddr < v->end;
 }
 
+/* CRIU's images have one file for all mappings of it, and a mapping says how it is to be opened. */
+static int mapped_fd(struct restore *s, const VmaEntry *v)
+{
+	int fd = file_fd_early(s, (uint32_t)v->shmid), flags = fd < 0 ? -1 : fcntl(fd, F_GETFL);
+	struct file *f = file_find(s, (uint32_t)v->shmid);
+	char path[40];
+
+	if (flags < 0 || (flags & O_ACCMODE) != O_RDONLY || !(v->status & VMA_FILE_SHARED) || !v->has_fdflags || (v->fdflags & O_ACCMODE) != O_RDWR)
+		return fd;
+	if (!f->writable) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		fd = open(path, O_RDWR | O_CLOEXEC);
+		fd = fd < 0 ? -errno : restore_hold(s, fd);
+		if (fd < 0)
+			return error_errno(s->e, fd, "cannot open file %u for writing, as a mapping at %lx asks for", f->id, (unsigned long)v->start);
+		f->writable = fd;
+	}
+	return f->writable;
+}
+
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -220,7 +241,7 @@ static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool 
 	uint64_t prot = v->prot;
 	int fd = -1;
 
-	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = file_fd_early(s, (uint32_t)v->shmid)) < 0)
+	if (v->status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED) && (fd = mapped_fd(s, v)) < 0)
 		return fd;
 	if (v->status & VMA_ANON_SHARED) {
 		fd = shmem_fd(s, v->shmid);

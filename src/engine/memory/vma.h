@@ -19,6 +19,7 @@ enum {
 	VMA_SYSVIPC = 1 << 10,
 	VMA_VVAR = 1 << 12,
 	VMA_AIORING = 1 << 13,
+	VMA_MEMFD = 1 << 14, /* beside VMA_FILE_*: of a memfd; in images alone, for CRIU */
 };
 
 /* The bits of mmap(2)'s flags that say of what huge pages an area is. */

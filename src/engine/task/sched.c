@@ -139,7 +139,9 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	struct batch *b = &th->batch;
 
 	if (c->has_sched_policy) {
-		struct attributes a = { FIRST_VERSION, c->sched_policy, c->sched_flags, c->sched_nice, c->sched_prio,
+		/* CRIU has the policy as sched_getscheduler(2) gives it, with SCHED_RESET_ON_FORK in it. */
+		const uint64_t reset = c->sched_policy & SCHED_RESET_ON_FORK ? 1 : 0;
+		struct attributes a = { FIRST_VERSION, c->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK, c->sched_flags | reset, c->sched_nice, c->sched_prio,
 					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns, 0, 0 };
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
 		OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);

@@ -10,6 +10,7 @@
 
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/time.h>
 
 #ifndef PR_TIMER_CREATE_RESTORE_IDS
 #define PR_TIMER_CREATE_RESTORE_IDS 77
@@ -141,7 +142,10 @@ int timers_plan(struct restore *s, struct rtask *t)
 	for (uint64_t i = 0; i < 3; i++) {
 		struct itimerval v = { { (time_t)it[i]->isec, (suseconds_t)it[i]->iusec },
 				       { (time_t)it[i]->vsec, (suseconds_t)it[i]->vusec } };
-		if (!v.it_value.tv_sec && !v.it_value.tv_usec)
+		/* The real one is disarmed without an interval: it has run out at the moment of the dump. */
+		if (i == ITIMER_REAL && !timerisset(&v.it_value))
+			v.it_value = v.it_interval;
+		if (!timerisset(&v.it_value))
 			continue;
 		batch_what(b, "arm interval timer %d of process %d", (int)i, t->pid);
 		OP(b, __NR_setitimer, i, arena_place(&s->arena, &v, sizeof(v)), 0);
