@@ -87,7 +87,9 @@ static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
 {
 	PstreeEntry *tree = (PstreeEntry *)m;
 
-	if (tree->n_threads == 1 && !tree->threads[0]) /* CRIU's, of one that has ended */
+	/* CRIU's entries of those that have ended have something else there. */
+	const bool ended = tree->n_threads == 1 && tree->threads[0] != tree->pid;
+	if (ended)
 		tree->threads[0] = tree->pid;
 	if (s->tasks.count == TASKS_MAX || !tree->n_threads || tree->n_threads > THREADS_MAX || tree->threads[0] != tree->pid)
 		return -EBADMSG;
@@ -99,6 +101,7 @@ static int take_task(struct restore *s, void *to, ProtobufCMessage *m)
 	*slot = t;
 	t->tree = tree;
 	t->pid = (pid_t)tree->pid;
+	t->must_have_ended = ended;
 	t->pages_fd = t->mem_fd = -1;
 	for (size_t i = 0; i + 1 < s->tasks.count; i++) {
 		if (s->tasks.data[i]->tree->pid == tree->pid)
@@ -181,6 +184,8 @@ static int load_cores(struct restore *s, struct rtask *t)
 			   c->mtype != CORE_ENTRY__MARCH__X86_64 || !c->thread_info || !c->thread_info->gpregs || !c->thread_info->fpregs ||
 				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
+		if (t->must_have_ended && !dead)
+			return error_set(s->e, -EBADMSG, "pstree.img has process %d without its main thread", t->pid);
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];

@@ -80,6 +80,7 @@ struct rtask {
 	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
 	struct birth *birth;
 	bool dead, stopped, seen;
+	bool must_have_ended; /* or pstree.img is damaged */
 	bool leader_gone; /* the leader builds the process and ends */
 	bool rests; /* waits for its registers without the arena (plan/rest.c) */
 	bool lazy;   /* memory/lazy.c */

@@ -1,6 +1,6 @@
 /*
- * seccomp(2): the filters of each thread, oldest first, read with PTRACE_SECCOMP_GET_FILTER (Linux 4.4, needs
- * CAP_SYS_ADMIN). All threads' filters stand once each in seccomp.img, chained by `prev`.
+ * seccomp(2): the filters of each thread, read with PTRACE_SECCOMP_GET_FILTER (Linux 4.4, needs CAP_SYS_ADMIN). They stand in seccomp.img as CRIU
+ * has them: a thread names its oldest, and `prev` leads from each to the next newer one. Threads with the same filters share a chain.
  *
  * On restore they are installed while a tracer with PTRACE_O_SUSPEND_SECCOMP keeps them from taking effect, before the
  * credentials, which may not allow it. Where all threads of a process have the same ones, the leader installs them for all, so that
@@ -63,7 +63,7 @@ int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core)
 		count++;
 	if (!count)
 		return task_errno(d, th->task, -errno, "cannot read its seccomp filters (needs CAP_SYS_ADMIN)");
-	for (int i = 0; i < count; i++) { /* 0 is the oldest, whatever ptrace(2) says */
+	for (int i = count - 1; i >= 0; i--) { /* 0 is the oldest, whatever ptrace(2) says */
 		struct __ptrace_seccomp_metadata meta = { .filter_off = (uint64_t)i };
 		long n = ptrace(PTRACE_SECCOMP_GET_FILTER, th->tid, i, code);
 		if (n <= 0)
@@ -131,8 +131,8 @@ static int plan_chain(struct restore *s, struct rthread *th, uint32_t last, uint
 			break;
 		i = image->seccomp_filters[i]->prev;
 	}
-	while (depth-- > 0) {
-		const SeccompFilter *f = image->seccomp_filters[chain[depth]];
+	for (uint32_t i = 0; i < depth; i++) {
+		const SeccompFilter *f = image->seccomp_filters[chain[i]];
 		struct sock_fprog program = { (unsigned short)(f->filter.len / 8),
 					      (void *)arena_place(&s->arena, f->filter.data, f->filter.len) };
 		OP(&th->batch, __NR_seccomp, SECCOMP_SET_MODE_FILTER, flags | (f->flags & SECCOMP_FILTER_FLAG_LOG),
