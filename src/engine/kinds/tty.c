@@ -213,7 +213,7 @@ struct info {
 	TermiosEntry termios, locked;
 	WinsizeEntry winsize;
 	TtyPtyEntry pty;
-	uint32_t cc[2][NCCS];
+	uint32_t cc[2][NCCS]; /* all zero but for the bytes; see tty.h */
 };
 
 static void info_init(struct info *i, const struct terminal *t, uint32_t id)
@@ -223,6 +223,7 @@ static void info_init(struct info *i, const struct terminal *t, uint32_t id)
 	termios_entry__init(&i->locked);
 	winsize_entry__init(&i->winsize);
 	tty_pty_entry__init(&i->pty);
+	memset(i->cc, 0, sizeof(i->cc));
 	i->e.id = id;
 	i->e.type = t->type;
 	i->e.rdev = (uint32_t)t->st.st_rdev;
@@ -241,15 +242,13 @@ static void take_settings(struct info *i, int fd)
 	if (ioctl(fd, TCGETS2, &t) == 0) {
 		i->termios = (TermiosEntry){ i->termios.base, t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag, t.c_line, t.c_ispeed, t.c_ospeed,
 					     NCCS, i->cc[0] };
-		for (int k = 0; k < NCCS; k++)
-			i->cc[0][k] = t.c_cc[k];
+		memcpy(i->cc[0], t.c_cc, NCCS);
 		i->e.termios = &i->termios;
 	}
 	if (ioctl(fd, TIOCGLCKTRMIOS, &locked) == 0) {
 		i->locked = (TermiosEntry){ i->locked.base, locked.c_iflag, locked.c_oflag, locked.c_cflag, locked.c_lflag, locked.c_line, 0, 0,
 					    NCCS, i->cc[1] };
-		for (int k = 0; k < NCCS; k++)
-			i->cc[1][k] = locked.c_cc[k];
+		memcpy(i->cc[1], locked.c_cc, NCCS);
 		i->e.termios_locked = &i->locked;
 	}
 	if (ioctl(fd, TIOCGWINSZ, &size) == 0) {
@@ -408,6 +407,7 @@ static int finish_own(struct dump *d, struct state *s, const struct terminal *t)
 	info_init(&master, t, TTY_ID_PTY(t->index, 1));
 	info_init(&slave, t, TTY_ID_PTY(t->index, 0));
 	take_settings(&slave, t->master);
+	take_settings(&master, t->master); /* which CRIU sets them by */
 	take_owner_of_node(t, &slave);
 	master.e.rdev = (uint32_t)makedev(TTYAUX_MAJOR, 2);
 	if (ioctl(t->master, TIOCGPTLCK, &value) == 0)

@@ -10,7 +10,8 @@
 #include <sys/ioctl.h>
 
 /* Numbers of the entries in tty-info.img. */
-#define TTY_ID_PTY(index, master) (((uint32_t)(index) << 1 | (master)) + 1)
+#define TTY_ID_PTY(index, master) ((uint32_t)(index) << 1 | (master)) /* as CRIU has it */
+/* Control characters stand in the images as CRIU has them: as bytes, four in a word from the lowest on, in as many words as there are of them. */
 #define TTY_ID_HUNG_UP(index) (1U << 24 | (uint32_t)(index))
 #define TTY_ID_CURRENT(index) (2U << 24 | (uint32_t)(index))
 #define TTY_ID_DEVICE(major, minor) (4U << 24 | ((uint32_t)(major) & 0xfff) << 12 | ((uint32_t)(minor) & 0xfff))

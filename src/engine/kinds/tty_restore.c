@@ -307,8 +307,7 @@ static struct termios2 settings_of(const TermiosEntry *e)
 {
 	struct termios2 t = { e->c_iflag, e->c_oflag, e->c_cflag, e->c_lflag, (cc_t)e->c_line, {}, e->c_ispeed, e->c_ospeed };
 
-	for (size_t i = 0; i < MIN(e->n_c_cc, (size_t)NCCS); i++)
-		t.c_cc[i] = (cc_t)e->c_cc[i];
+	memcpy(t.c_cc, e->c_cc, MIN(e->n_c_cc * sizeof(*e->c_cc), (size_t)NCCS));
 	return t;
 }
 
@@ -421,6 +420,11 @@ static int fill_pty(struct restore *s, struct made_pty *p)
 	int r = 0;
 
 	p->filled = true;
+	if (!slave && master && master->termios) { /* CRIU has one entry where one end alone is open */
+		r = set_settings(s, master, p->master);
+		if (!r)
+			r = set_size(s, master, p->master);
+	}
 	if (slave) {
 		r = set_settings(s, slave, p->master);
 		if (!r)
