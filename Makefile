@@ -4,7 +4,7 @@ BUILD := build
 ASAN := build-asan
 FUZZ := build-fuzz
 FUZZ_SECONDS ?= 60
-.PHONY: all demo check check-gpu bench docs fuzz install install-criu install-cedana clean
+.PHONY: all demo check check-gpu check-kernels bench docs fuzz install install-criu install-cedana clean
 
 all:
 	@test -f $(BUILD)/build.ninja || meson setup $(BUILD)
@@ -26,6 +26,12 @@ check:
 
 check-gpu: all
 	tests/gpu/real.py
+
+# Under other kernels, in qemu: half an hour for each. KERNELS: versions, packages or folders.
+KERNELS ?= 6.1
+check-kernels: all
+	scripts/install-deps.sh kernels
+	tests/kernels/run.py --exchange $(KERNELS)
 
 bench: all
 	bench/bench.py

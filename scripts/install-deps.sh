@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install what the build needs; with the argument "check", what `make check` needs as well.
+# Install what the build needs; with the argument "check", what `make check` needs as well;
+# with "kernels", what `make check-kernels` does.
 # Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
 set -eu
 packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 liblz4-dev libzstd-dev zlib1g-dev libmicrohttpd-dev libgnutls28-dev libsqlite3-dev python3"
@@ -8,7 +9,8 @@ case "${1:-}" in
   "") ;;
   check) packages="$packages clang python3-protobuf strace tmux lz4 zstd"
     optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
-  *) echo "usage: $0 [check]" >&2; exit 2 ;;
+  kernels) packages="$packages qemu-system-x86 busybox-static e2fsprogs zstd criu python3-protobuf" ;;
+  *) echo "usage: $0 [check|kernels]" >&2; exit 2 ;;
 esac
 
 missing_of() {

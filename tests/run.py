@@ -48,6 +48,14 @@ DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established"
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
+# What a dump must refuse under kernels older than that, and the words in its reason.
+OLDER = {
+    "io_uring": ((6, 0), "Linux 6.0"),
+    "leader_gone": ((6, 9), "before Linux 6.9"),
+    "leader_gone_more": ((6, 9), "before Linux 6.9"),
+    "syscall_dispatch": ((6, 4), "before Linux 6.4"),
+    "syscall_dispatch_threads": ((6, 4), "before Linux 6.4"),
+}
 # Done to the images between dump and restore.
 ALTER = {}
 NO_DUMP = "no-dump"
@@ -201,6 +209,13 @@ def alter_vdso(images, work):
 ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 
+def older_refuses(name, failure):
+    """Whether this kernel is one under which the dump must be refused, and was, in the right words."""
+    version, words = OLDER.get(name, ((0, 0), ""))
+    release = tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2])
+    return release < version and words in str(failure)
+
+
 def packed_round(name, pid, binary, work, log):
     kind = KINDS[sum(name.encode()) % len(KINDS)]
     fermata = os.path.join(os.path.dirname(binary), "fermata")
@@ -218,9 +233,14 @@ def rounds(name, pid, mode, binary, work, log):
     for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
-        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
-                        (["--no-live"] if mode == "still" else []) +
-                        DUMP_OPTIONS.get(name, [])))
+        try:
+            log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
+                            (["--no-live"] if mode == "still" else []) +
+                            DUMP_OPTIONS.get(name, [])))
+        except Failure as failure:
+            if older_refuses(name, failure):
+                raise Refused from None
+            raise
         if mode in RUNS_ON:
             if state_of(pid) not in ("R", "S", "D"):
                 raise Failure(f"after dump -R the task is in state {state_of(pid)}")

@@ -88,7 +88,7 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let the tree run on after the dump"),
 	OPTION("live", 0, BOOL, NULL, ON(DUMP), live,
 	       "With --leave-running: save memory while the tree runs, and stop it for a moment only; the default, unless there are scripts"),
-	OPTION("portable", 0, BOOL, NULL, DUMPS, request.portable, "Write what CRIU can restore too: pages that processes share since fork are stored for each"),
+	OPTION("portable", 0, BOOL, NULL, DUMPS, request.portable, "Write what CRIU can restore too, to a directory: pages that processes share since fork are stored for each"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave the tree stopped"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH, request.file_locks, "Save and restore file locks"),
 	OPTION("host-ipc", 0, BOOL, NULL, BOTH, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),

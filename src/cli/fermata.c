@@ -153,7 +153,7 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let it run on after the dump"),
 	OPTION("live", 0, BOOL, NULL, DUMPS, live,
 	       "With --leave-running: save memory while it runs, and stop it for a moment only; the default"),
-	OPTION("portable", 0, BOOL, NULL, SAVES, request.portable, "Write what CRIU can restore too: pages that processes share since fork are stored for each"),
+	OPTION("portable", 0, BOOL, NULL, SAVES, request.portable, "Write what CRIU can restore too, to a directory: pages that processes share since fork are stored for each"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),

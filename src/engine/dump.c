@@ -372,6 +372,9 @@ static int open_directory(struct dump *d)
 	const char *path = d->request->images_dir;
 	const struct packing *packing = &d->request->packing;
 	const bool archive = packing->kind != PACKING_NONE || packing->streams;
+
+	if (archive && d->request->portable)
+		return error_set(d->e, -EINVAL, "CRIU reads no archives: --portable goes to a directory, without --compression and --streams");
 	int r = archive ? image_archive_create(path, packing, &d->dir) : image_dir_create(path, &d->dir);
 
 	if (r == -EEXIST && archive)

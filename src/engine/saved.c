@@ -72,6 +72,8 @@ const struct refusal refusals[] = {
 	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "is a TCP connection that is being opened with data", "try again" },
 	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "has urgent data that was not read yet", "try again" },
 	{ "TCP connections: without an option, not accepted yet, with signatures, urgent data or another protocol on top", "with an error that the program was not told of", "try again" },
+	{ "programs whose system calls are dispatched to themselves, before Linux 6.4", "which can't be saved before Linux 6.4", NULL },
+	{ "programs whose system calls are dispatched to themselves, before Linux 6.4", "it catches SIGSYS, and before Linux 6.4", NULL },
 	{ "TCP connections where nftables is missing (Linux 5.12, CONFIG_NF_TABLES_INET, libnftables)", "the network can't be held back", "--network-lock skip" },
 	{ "UDP sockets with an error or half a datagram", "has an error that the program was not told of", "try again" },
 	{ "UDP sockets with an error or half a datagram", "has a datagram that is not complete yet", "try again" },

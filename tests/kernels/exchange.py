@@ -23,8 +23,27 @@ PROGRAMS = ("altstack", "anon", "big", "brk", "caps", "cow", "creds", "cwd", "de
             "unix_dgram", "unix_listen", "unix_pairs", "unix_tree", "vdso", "wide", "zombies")
 # What each is asked for beyond suite.DUMP_OPTIONS and suite.RESTORE_OPTIONS.
 DUMP = {"from-criu": ["--ghost-limit", "10M"], "to-criu": ["--portable"], "criu-alone": ["--ghost-limit", "10M"]}
-# What its format has no place for, or what the program itself does not take; by way.
-LACKING = {}
+# Where that program's own round (criu-alone) fails as well: what its format has no place for, or what it does not take; by way.
+BOTH, FROM, TO = ("from-criu", "to-criu"), ("from-criu",), ("to-criu",)
+LACKING = {(name, way): why for name, ways, why in (
+    ("caps", BOTH, "its format has no ambient capabilities"),
+    ("cow", FROM, "its format does not tell which pages are shared since fork: every process gets its own"),
+    ("creds", BOTH, "its format has no no_new_privs"),
+    ("epoll", BOTH, "its format does not tell of EPOLLONESHOT that was used up"),
+    ("eventfd", BOTH, "its format has no EFD_SEMAPHORE"),
+    ("inotify", TO, "it does not keep events that were not read"),
+    ("locks", FROM, "it does not keep locks that a process has by inheritance"),
+    ("memfd", BOTH, "its format has no mode of a memfd"),
+    ("mprotect", BOTH, "it restores shared anonymous memory as a memfd"),
+    ("personality", BOTH, "its format has no personality"),
+    ("pty", TO, "it does not restore TIOCEXCL"),
+    ("pty_ctty", BOTH, "it refuses such a controlling terminal"),
+    ("rseq", FROM, "it leaves a thread in its critical section"),
+    ("sched", BOTH, "it refuses SCHED_RESET_ON_FORK and SCHED_DEADLINE"),
+    ("stopped", BOTH, "it takes no stop but by SIGSTOP"),
+    ("sysv_shm", BOTH, "it takes System V shared memory in an IPC namespace of its own only"),
+    ("timerfd", BOTH, "it does not know all clocks"),
+) for way in ways}
 
 
 def call(binary, work, arguments, log):

@@ -5,6 +5,8 @@
  */
 #include "engine/memory/feed.h"
 
+#include "engine/foreign.h"
+
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -65,6 +67,8 @@ static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
 			continue;
 		if (p->in_parent || (p->has_flags && p->flags & 1))
 			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
+		if (pages_are_passed_over(p))
+			return error_set(s->e, -ENOTSUP, "the archive has images of CRIU, or such as it can read; unpack it, and restore from the directory");
 		struct feed_run *run = VEC_PUSH(&f->runs);
 		if (!run)
 			return error_set(s->e, -ENOMEM, "out of memory");
