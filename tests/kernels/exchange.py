@@ -42,7 +42,14 @@ LACKING = {(name, way): why for name, ways, why in (
     ("sched", BOTH, "it refuses SCHED_RESET_ON_FORK and SCHED_DEADLINE"),
     ("stopped", BOTH, "it takes no stop but by SIGSTOP"),
     ("sysv_shm", BOTH, "it takes System V shared memory in an IPC namespace of its own only"),
+    ("tcp_listen", BOTH, "its format has no place for some options"),
     ("timerfd", BOTH, "it does not know all clocks"),
+    ("udp", BOTH, "it does not keep multicast memberships"),
+    ("unix_connected", BOTH, "its format has no names of peers that have gone, and no credentials of peers"),
+    ("unix_dgram", BOTH, "its format has no names of senders"),
+    ("unix_pairs", FROM, "it loses empty messages"),
+    ("wide", FROM, "it takes too long for it in a guest"),
+    ("zombies", TO, "it does not give processes that have ended all the ways to end"),
 ) for way in ways}
 
 
