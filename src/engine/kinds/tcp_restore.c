@@ -433,8 +433,6 @@ static int fill(struct restore *s, const struct stream *x, int fd)
 		return failed(s, x, r, "set the window");
 	if ((r = set_state(x, fd)))
 		return failed(s, x, r, "restore how far the end is (does a firewall rule drop it?)");
-	if ((r = set_window(x, fd, x->e->inq_seq, x->e->rcv_wnd)))
-		return failed(s, x, r, "set the window");
 	sync_mss(x, fd);
 	set(fd, TCP_REPAIR_QUEUE, TCP_NO_QUEUE);
 	return 0;
@@ -472,6 +470,9 @@ static int build_connection(struct restore *s, struct stream *x, int fd)
 		r = fill(s, x, fd);
 	if (!r)
 		r = set_all_options(s, x->socket, fd);
+	/* Behind the options: under Linux before 6.7 TCP_WINDOW_CLAMP makes the window that is offered later no larger than the one at that moment, for ever. */
+	if (!r && (r = set_window(x, fd, x->e->inq_seq, x->e->rcv_wnd)))
+		r = failed(s, x, r, "set the window");
 	if (!r && o->so_bound_dev && setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, o->so_bound_dev, (socklen_t)strlen(o->so_bound_dev) + 1) < 0)
 		r = error_errno(s->e, -errno, "cannot bind a socket to the device %s", o->so_bound_dev);
 	return r;
