@@ -42,6 +42,7 @@ static long once(long number, double end)
 	case 4: return syscall(SYS_futex, &word, FUTEX_WAIT, 0, &left, NULL, 0) < 0 && errno == ETIMEDOUT ? 0 : -1;
 	case 5: return sigtimedwait(&none, NULL, &left) < 0 && errno == EAGAIN ? 0 : -1;
 	default:
+		if (!limit.tv_sec && !limit.tv_usec) return 0; /* which would be no limit */
 		CHECK(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) == 0);
 		return recv(pair[0], &byte, 1, 0) < 0 && errno == EAGAIN ? 0 : -1;
 	}

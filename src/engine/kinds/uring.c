@@ -158,7 +158,8 @@ static uint32_t probe_setup(int fd)
 		return IORING_SETUP_R_DISABLED;
 	if (syscall(__NR_io_uring_enter, fd, 0, 0, IORING_ENTER_GETEVENTS, NULL, 0) < 0 && errno == EEXIST)
 		return IORING_SETUP_DEFER_TASKRUN;
-	if (syscall(__NR_io_uring_enter, fd, 0, 0, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &bad, sizeof(bad)) >= 0)
+	/* More completions than there can be, or Linux before 6.13 would not look at the time either. */
+	if (syscall(__NR_io_uring_enter, fd, 0, UINT32_MAX, IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, &bad, sizeof(bad)) >= 0)
 		setup |= IORING_SETUP_IOPOLL;
 	return setup;
 }
