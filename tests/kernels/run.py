@@ -54,7 +54,7 @@ def job_of(modes, exchange, words):
     quoted = " ".join(f"'{word}'" for word in words)
     lines = [f"export LIVE_PATIENCE={PATIENCE}", "uname -r", "build/src/cli/fermata check", f"python3 tests/run.py --modes={modes} {quoted}"]
     if exchange:
-        lines.append("LIVE_PATIENCE=3 python3 tests/kernels/exchange.py")
+        lines.append("python3 tests/kernels/exchange.py")
     return "\n".join(lines) + "\n"
 
 
