@@ -12,6 +12,8 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
+#include "engine/memory/increment.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -222,6 +224,7 @@ static int write_inventory(struct dump *d)
 		inventory.network_lock_method = CRIU_NFTABLES;
 		inventory.network_lock = d->network_lock_id;
 	}
+	inventory.has_pre_dump_mode = d->request->pre_dump;
 	int r = cuda_entry(d, &inventory.fermata_gpu);
 	if (r)
 		return error_set(d->e, r, "out of memory");
@@ -236,6 +239,10 @@ static int examine_task(struct dump *d, struct task *t)
 	if (t->state == TASK_DEAD)
 		return 0;
 	int r = task_look(d, t);
+	if (!r && d->obstacles)
+		increment_look(t);
+	if (!r)
+		r = increment_open(d, t);
 	if (!r)
 		r = live_hold(d, t);
 	if (!r)
@@ -418,6 +425,45 @@ static int dump_stopped(struct dump *d)
 	return r ? r : write_inventory(d);
 }
 
+/* Memory alone: what a later dump may have this one as its parent for. */
+static int pre_dump_task(struct dump *d, struct task *t)
+{
+	int r = t->state == TASK_DEAD ? 0 : task_look(d, t);
+
+	if (!r && t->state != TASK_DEAD)
+		r = increment_open(d, t);
+	if (!r && t->state != TASK_DEAD)
+		r = lazy_settle(d, t);
+	return r || t->state == TASK_DEAD ? r : find_shared(d, t);
+}
+
+static int pre_dump_stopped(struct dump *d)
+{
+	enter(d, STAGE_FREEZE);
+	watch_frozen(d->watch);
+	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
+	int r = stop_tree(d);
+
+	enter(d, STAGE_DISCOVER);
+	if (!r)
+		r = check_births(d);
+	reserve_descriptors(d);
+	tree_look(d);
+	if (!r)
+		r = check_shared(d, KCMP_VM, "memory");
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		r = pre_dump_task(d, d->tasks.data[i]);
+	enter(d, STAGE_MEMORY);
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		if (d->tasks.data[i]->state != TASK_DEAD && !d->tasks.data[i]->vm_owner)
+			r = pages_capture(d, d->tasks.data[i]);
+	int s = pages_finish(d);
+	tree_let_go(d);
+	watch_thawed(d->watch);
+	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
+	return r ? r : s ? s : write_inventory(d);
+}
+
 /* The pause of a live dump is over: the tree goes on while the checkpoint is finished. 1: it must be stopped once more. */
 static int dump_go_on(struct dump *d)
 {
@@ -450,7 +496,7 @@ static int dump_again(struct dump *d)
 /* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
 static bool wants_live(const struct request *r)
 {
-	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
+	return r->leave_running && !r->leave_stopped && !r->no_live && !r->track && !r->parent && (r->live || !r->hook.call);
 }
 
 static int dump_run(struct dump *d)
@@ -462,12 +508,14 @@ static int dump_run(struct dump *d)
 		r = live_begin(d);
 	}
 	if (!r)
-		r = dump_stopped(d);
-	if (!r)
+		r = d->request->pre_dump ? pre_dump_stopped(d) : dump_stopped(d);
+	if (!r && !d->request->pre_dump)
 		r = dump_go_on(d);
 	if (r == 1)
 		r = dump_again(d);
 	enter(d, STAGE_COMMIT);
+	if (!r)
+		increment_name(d);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
 	if (!r && (r = tell(d, "post-dump")))
@@ -528,6 +576,7 @@ static void fill_profile(struct dump *d)
 
 	p->pages_scanned = c->pages_scanned;
 	p->pages_written = c->pages_written;
+	p->pages_previous = c->pages_previous;
 	p->shared_written = c->shared_written;
 	p->memory_ns = c->memory_to > c->memory_from ? c->memory_to - c->memory_from : 0;
 	p->bytes = d->dir ? image_dir_written(d->dir) : 0;
@@ -548,6 +597,8 @@ static int dump_traced(const struct request *request, struct error *e)
 		r = error_set(e, -ENOMEM, "out of memory");
 	if (!r)
 		image_dir_set_workers(d.dir, d.workers);
+	if (!r)
+		r = increment_begin(&d);
 	if (!r)
 		r = dump_run(&d);
 	if (d.live)
@@ -573,6 +624,7 @@ static int dump_traced(const struct request *request, struct error *e)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tcp_release(&d);
 	tree_thaw(&d);
+	increment_end(&d, !r);
 	cuda_finish(&d);
 	watch_end(&watch);
 	fill_profile(&d);

@@ -325,6 +325,8 @@ static int read_all(struct restore *s)
 	if (r)
 		return r;
 	s->network_lock_id = s->inventory->network_lock;
+	if (s->inventory->has_pre_dump_mode && !image_dir_has(s->dir, "pstree.img"))
+		return error_set(s->e, -ENODATA, "it is a pre-dump, which has memory alone: the parent of a checkpoint; restore that one");
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
 		r = error_set(s->e, -EBADMSG, "pstree.img is empty");

@@ -161,6 +161,7 @@ void image_dir_progress(struct image_dir *dir, uint64_t *ret_done, uint64_t *ret
 /* Ends a written file (it stays the directory's) or releases one that was read. */
 int image_close(struct image_file *file);
 
+bool image_dir_has(struct image_dir *dir, const char *name);
 /* -ENOENT; -EBADMSG when the magic is another's. */
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
 /* 1: *ret is the caller's, to be freed by protobuf_c_message_free_unpacked; 0: end of file; -EBADMSG. */

@@ -204,7 +204,7 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 			struct page_run *page = VEC_PUSH(&pages);
 			r = page ? 0 : -ENOMEM;
 			if (page)
-				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false };
+				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false, false };
 		}
 		if (!r)
 			r = scan_split(lt->pagemap_fd, same ? p->pagemap_fd : -1, &pages);

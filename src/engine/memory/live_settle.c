@@ -175,7 +175,7 @@ int live_settle_task(struct dump *d, struct live_task *lt)
 
 	for (size_t i = 0; !r && i < lt->pieces.count; i++) {
 		const struct piece *x = &lt->pieces.data[i];
-		r = pages_write_entries(d, lt->t, lt->map, x->start, x->end, x->kind == PIECE_SHARED);
+		r = pages_write_entries(d, lt->t, lt->map, x->start, x->end, x->kind == PIECE_SHARED ? PAGES_FORKED : PAGES_HERE);
 	}
 	bool taken = !r && stands_in_place(lt);
 	if (taken && (r = take_store(d, lt)) == -EOPNOTSUPP) {

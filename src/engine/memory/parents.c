@@ -106,6 +106,18 @@ int spans_common(const struct page_spans *a, const struct page_spans *b, struct 
 	return r;
 }
 
+int spans_join(const struct page_spans *a, const struct page_spans *b, struct page_spans *ret)
+{
+	int r = 0;
+
+	for (size_t i = 0, k = 0; !r && (i < a->count || k < b->count);) {
+		bool first = k == b->count || (i < a->count && a->data[i].address < b->data[k].address);
+		const struct page_span *x = first ? &a->data[i++] : &b->data[k++];
+		r = span_add(ret, x->address, x->size, x->address);
+	}
+	return r;
+}
+
 /* ---- the checkpoints ---- */
 
 static int fail_chain(struct restore *s, int r, const char *what, const struct image_dir *of, size_t level)

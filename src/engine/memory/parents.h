@@ -43,6 +43,8 @@ struct pagemap {
 int pagemap_add(struct pagemap *m, const PagemapEntry *p);
 int pagemap_read(struct image_dir *dir, const char *name, struct pagemap *m);
 void pagemap_finish(struct pagemap *m);
+/* Both lists as one, without offsets; they have nothing in common. */
+int spans_join(const struct page_spans *a, const struct page_spans *b, struct page_spans *ret);
 /* The parts of one list that the other has as well, with the offsets of the second. */
 int spans_common(const struct page_spans *a, const struct page_spans *b, struct page_spans *ret);
 
