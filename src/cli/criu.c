@@ -18,6 +18,13 @@ static int run_dump(struct command_line *c)
 	return cli_report(c, &e);
 }
 
+static int run_dedup(struct command_line *c)
+{
+	struct error e = {};
+
+	return engine_dedup(c->request.images_dir ? c->request.images_dir : ".", &e) ? cli_report(c, &e) : 0;
+}
+
 static int run_pre_dump(struct command_line *c)
 {
 	struct error e = {};
@@ -63,7 +70,7 @@ static const struct verb verbs[] = {
 	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
 	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
 	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
-	[DEDUP] = VERB_MISSING("dedup", "", 0, 0, "Drop pages that a later checkpoint has again", "incremental dumps"),
+	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
 	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
 };
 
@@ -72,7 +79,6 @@ static const struct verb verbs[] = {
 #define BOTH (DUMPS | ON(RESTORE))
 #define NO_CGROUPS "control groups"
 #define NO_NAMESPACES "namespaces"
-#define NO_INCREMENTS "incremental dumps"
 #define NO_NETWORK "migration over the network"
 #define NO_LAZY "lazy restore"
 #define NO_EXTERNAL "resources from outside the tree"
@@ -147,9 +153,10 @@ static const struct option_row rows[] = {
 	       "The last dump or pre-dump with --track-mem, as seen from the images directory: what has not changed since stays there alone"),
 	OPTION("track-mem", 0, BOOL, NULL, DUMPS, request.track, "Watch memory, so that the next dump can have this one as --prev-images-dir"),
 	OPTION_IDLE("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read; changes nothing"),
+	OPTION("auto-dedup", 0, BOOL, NULL, ON(DUMP), request.dedup, "Do what dedup does after the dump"),
+	OPTION_IDLE("auto-dedup", 0, BOOL, NULL, ON(RESTORE) | ON(PRE_DUMP), "Changes nothing: a restore leaves its images whole"),
 	/* Not there yet. */
-	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, BOTH | ON(PAGE_SERVER),
-	       "Drop pages that are in the newer checkpoint", NO_INCREMENTS),
+	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, ON(PAGE_SERVER), "Drop pages that are in the newer checkpoint", NO_NETWORK),
 	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
 	OPTION_MISSING("address", 0, STRING, "ADDRESS", ALL_VERBS, "Of the page server or service", NO_NETWORK),
 	OPTION_MISSING("port", 0, INT, "PORT", ALL_VERBS, "Of the page server", NO_NETWORK),

@@ -420,6 +420,8 @@ static int write_manifest(struct image_dir *dir)
 		return -EIO;
 	}
 	json_t *root = json_pack("{s:i, s:s, s:o}", "format", 1, "id", dir->lineage.id, "files", list);
+	if (root && dir->lineage.dropped)
+		json_object_set_new(root, "dropped", json_true());
 	if (root && dir->lineage.parent[0])
 		json_object_set_new(root, "parent", json_string(dir->lineage.parent));
 	_cleanup_free_ char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;

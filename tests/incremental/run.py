@@ -52,7 +52,7 @@ class Tree:
                 os.unlink(path)
                 return text
             time.sleep(0.001)
-        raise Failure(f"process {pid} ({state_of(pid)}) does not answer")
+        raise Failure(f"process {pid} ({state_of(pid)}, {read(f'/proc/{pid}/stat').split()[-1] if state_of(pid) else ''}) does not answer")
 
     def ask(self, pid, command):
         path = os.path.join(self.work, f"cmd.{pid}")
@@ -463,6 +463,74 @@ def packed_parent(tree):
         os.symlink(f"../d0.tar.{kind}", link)
         tree.restore("d1", state)
         tree.call(FERMATA, "verify", tree.path("d1"))
+
+
+def chain_of_four(tree):
+    states = []
+    tree.ask(tree.root, "big 16")
+    for i in range(4):
+        tree.step(10 * i, 60)
+        tree.ask(tree.root, f"touch 10 {i}")
+        if i == 1:
+            tree.fork(tree.root)
+        states.append(tree.state())
+        tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
+    return states
+
+
+@test
+def flatten(tree):
+    """One that needs no parent any more; those above it can go, those below it still have their pages."""
+    states = chain_of_four(tree)
+    tree.end()
+    text = tree.call(FERMATA, "checkpoint", "delete", tree.path("d1"), fails=True)
+    expect("is the parent of" in text and "d2" in text, text)
+    tree.call(FERMATA, "checkpoint", "flatten", tree.path("d2"))
+    expect(parent_of(tree.path("d2")) is None, "it still has a parent")
+    expect("already" in tree.call(FERMATA, "checkpoint", "flatten", tree.path("d2")), "it is not seen to need none")
+    for name in ("d1", "d0"):
+        tree.call(FERMATA, "checkpoint", "delete", tree.path(name))
+        expect(not os.path.exists(tree.path(name)), f"{name} is still there")
+    expect(not [name for name in os.listdir(tree.folder) if name.startswith(".fermata")], "something is left")
+    for name in ("d2", "d3"):
+        tree.call(FERMATA, "verify", tree.path(name))
+    tree.restore("d2", states[2])
+    tree.restore("d3", states[3])
+
+
+@test
+def dedup(tree):
+    """Parents with nothing but what the last needs; they are refused on their own."""
+    states = chain_of_four(tree)
+    tree.end()
+    before = [pages_in(tree.path(f"d{i}")) for i in range(4)]
+    tree.criu("dedup", "d3")
+    after = [pages_in(tree.path(f"d{i}")) for i in range(4)]
+    expect(all(a < b for a, b in zip(after[:3], before[:3])) and after[3] == before[3], f"{before} pages became {after}")
+    text = tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d1"), fails=True)
+    expect("dedup" in text, text)
+    tree.call(FERMATA, "verify", tree.path("d3"))
+    tree.criu("dedup", "d3")
+    tree.restore("d3", states[3])
+    tree.end()
+    tree.call(FERMATA, "checkpoint", "flatten", tree.path("d3"))
+    tree.restore("d3", states[3])
+    # A checkpoint that two have pages in stays as it is.
+    tree.end()
+    shutil.rmtree(tree.path("d2"))
+
+
+@test
+def auto_dedup(tree):
+    """As criu has it; the chain goes on from what is left."""
+    tree.ask(tree.root, "big 16")
+    for i in range(4):
+        tree.step(10 * i, 40)
+        tree.ask(tree.root, f"touch 20 {i}")
+        state = tree.state()
+        tree.criu("dump" if i == 3 else "pre-dump", f"d{i}", "-t", str(tree.root), "--track-mem",
+                  *(("--prev-images-dir", f"../d{i - 1}") if i else ()), *(("--auto-dedup",) if i == 3 else ()))
+    tree.restore("d3", state)
 
 
 def other_checkpoint(tree):

@@ -122,9 +122,13 @@ static void move_over(struct area *a, struct area *b)
 	char *to = b->at;
 	munmap(b->at, b->pages * PAGE);
 	b->at = NULL;
-	/* It may be several by now. */
-	if (mremap(a->at, a->pages * PAGE, a->pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED)
+	/* It may be several by now, of which some were moved. */
+	if (mremap(a->at, a->pages * PAGE, a->pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == MAP_FAILED) {
+		munmap(a->at, a->pages * PAGE);
+		munmap(to, a->pages * PAGE);
+		a->at = NULL;
 		return;
+	}
 	*b = *a;
 	b->at = to;
 	a->at = NULL;

@@ -23,7 +23,6 @@
 
 #define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
 #define SEGMENTS 64
-#define ENTRY_PAGES_MAX (1UL << 30)
 
 /* One address space that is being saved by the workers. */
 struct page_job {
@@ -201,23 +200,9 @@ static const struct image_filler page_filler = { fill_block, block_filled };
 
 int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t last, enum pages_place place)
 {
-	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
-	int r = 0;
+	int r = pagemap_write(map, start, last, place);
 
-	for (uint64_t at = start; at < last && !r;) {
-		uint64_t end = MIN(last, at + ENTRY_PAGES_MAX * PAGE_SIZE);
-		entry.vaddr = at;
-		entry.nr_pages = (uint32_t)((end - at) / PAGE_SIZE);
-		entry.has_flags = 1;
-		entry.flags = place == PAGES_HERE ? 4 : place == PAGES_IN_PARENT ? 1 : 0;
-		entry.has_in_parent = entry.in_parent = place == PAGES_IN_PARENT;
-		entry.has_forked = entry.forked = place == PAGES_FORKED;
-		r = image_write_message(map, &entry.base);
-		if (r)
-			return error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid);
-		at = end;
-	}
-	return r;
+	return r ? error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid) : 0;
 }
 
 static int scan_vma(struct page_job *p, const struct proc_vma *vma)

@@ -3,7 +3,8 @@
 
 #include <unistd.h>
 
-#define IN_PARENT 1 /* flags */
+enum { IN_PARENT = 1, PRESENT = 4 }; /* flags */
+#define ENTRY_PAGES_MAX (1UL << 30)
 #define PARENTS_MAX 512
 #define TASK_END 0x7ffffffff000ULL
 
@@ -55,6 +56,25 @@ int pagemap_add(struct pagemap *m, const PagemapEntry *p)
 		return r;
 	}
 	return -EBADMSG;
+}
+
+int pagemap_write(struct image_file *map, uint64_t start, uint64_t last, enum pages_place place)
+{
+	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
+	int r = 0;
+
+	for (uint64_t at = start; at < last && !r;) {
+		uint64_t end = MIN(last, at + ENTRY_PAGES_MAX * PAGE_SIZE);
+		entry.vaddr = at;
+		entry.nr_pages = (uint32_t)((end - at) / PAGE_SIZE);
+		entry.has_flags = 1;
+		entry.flags = place == PAGES_HERE ? PRESENT : place == PAGES_IN_PARENT ? IN_PARENT : 0;
+		entry.has_in_parent = entry.in_parent = place == PAGES_IN_PARENT;
+		entry.has_forked = entry.forked = place == PAGES_FORKED;
+		r = image_write_message(map, &entry.base);
+		at = end;
+	}
+	return r;
 }
 
 int pagemap_read(struct image_dir *dir, const char *name, struct pagemap *m)

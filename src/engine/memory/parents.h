@@ -41,6 +41,8 @@ struct pagemap {
 	uint64_t size; /* that the pages file must have */
 };
 int pagemap_add(struct pagemap *m, const PagemapEntry *p);
+/* The entries for [start, end). */
+int pagemap_write(struct image_file *map, uint64_t start, uint64_t end, enum pages_place place);
 int pagemap_read(struct image_dir *dir, const char *name, struct pagemap *m);
 void pagemap_finish(struct pagemap *m);
 /* Both lists as one, without offsets; they have nothing in common. */
