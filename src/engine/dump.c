@@ -13,7 +13,6 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
 #include "engine/memory/increment.h"
-#include "engine/memory/lazy.h"
 #include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -425,43 +424,15 @@ static int dump_stopped(struct dump *d)
 	return r ? r : write_inventory(d);
 }
 
-/* Memory alone: what a later dump may have this one as its parent for. */
-static int pre_dump_task(struct dump *d, struct task *t)
+/* Memory alone, for a later dump to be built upon. */
+static int pre_dump(struct dump *d)
 {
-	int r = t->state == TASK_DEAD ? 0 : task_look(d, t);
+	int r = live_pre_dump(d);
 
-	if (!r && t->state != TASK_DEAD)
-		r = increment_open(d, t);
-	if (!r && t->state != TASK_DEAD)
-		r = lazy_settle(d, t);
-	return r || t->state == TASK_DEAD ? r : find_shared(d, t);
-}
-
-static int pre_dump_stopped(struct dump *d)
-{
-	enter(d, STAGE_FREEZE);
-	watch_frozen(d->watch);
-	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
-	int r = stop_tree(d);
-
-	enter(d, STAGE_DISCOVER);
-	if (!r)
-		r = check_births(d);
-	reserve_descriptors(d);
-	tree_look(d);
-	if (!r)
-		r = check_shared(d, KCMP_VM, "memory");
-	for (size_t i = 0; !r && i < d->tasks.count; i++)
-		r = pre_dump_task(d, d->tasks.data[i]);
-	enter(d, STAGE_MEMORY);
-	for (size_t i = 0; !r && i < d->tasks.count; i++)
-		if (d->tasks.data[i]->state != TASK_DEAD && !d->tasks.data[i]->vm_owner)
-			r = pages_capture(d, d->tasks.data[i]);
-	int s = pages_finish(d);
-	tree_let_go(d);
-	watch_thawed(d->watch);
-	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
-	return r ? r : s ? s : write_inventory(d);
+	if (r == 1)
+		return error_set(d->e, -ENOTSUP, "this kernel can't tell what a process writes (userfaultfd with asynchronous write protection, Linux 6.7): "
+				 "a pre-dump would be of no use; leave it out");
+	return r ? r : write_inventory(d);
 }
 
 /* The pause of a live dump is over: the tree goes on while the checkpoint is finished. 1: it must be stopped once more. */
@@ -496,19 +467,22 @@ static int dump_again(struct dump *d)
 /* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
 static bool wants_live(const struct request *r)
 {
-	return r->leave_running && !r->leave_stopped && !r->no_live && !r->track && !r->parent && (r->live || !r->hook.call);
+	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
 }
 
 static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
-	if (!r && wants_live(d->request)) {
+	if (!r && d->request->pre_dump) {
+		enter(d, STAGE_MEMORY);
+		r = pre_dump(d);
+	} else if (!r && wants_live(d->request)) {
 		enter(d, STAGE_MEMORY);
 		r = live_begin(d);
 	}
-	if (!r)
-		r = d->request->pre_dump ? pre_dump_stopped(d) : dump_stopped(d);
+	if (!r && !d->request->pre_dump)
+		r = dump_stopped(d);
 	if (!r && !d->request->pre_dump)
 		r = dump_go_on(d);
 	if (r == 1)

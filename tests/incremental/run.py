@@ -269,6 +269,29 @@ def random_chains(tree):
 
 
 @test
+def running(tree):
+    """A program that writes a sequence number everywhere all the time: each checkpoint is of one moment."""
+    runner = tree.run()
+    tree.step(1, 100)
+    states = []
+    for i in range(6):
+        time.sleep(0.1)
+        tree.step(10 * i, 10)
+        states.append(tree.state())
+        parent = ("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)
+        tree.dump(f"d{i}", "--leave-running", *parent, *(("--no-live",) if i == 3 else ()))
+        expect(not i or parent_of(tree.path(f"d{i}")), "no parent")
+        tree.check_runner(runner)
+    for i in range(3):
+        tree.criu("pre-dump", f"p{i}", "-t", str(tree.root), "--track-mem", "--prev-images-dir", f"../p{i - 1}" if i else "../d5")
+        time.sleep(0.05)
+    states.append(tree.state())
+    tree.criu("dump", "d6", "-t", str(tree.root), "--prev-images-dir", "../p2")
+    for i in (6, 4, 3, 0, 2):
+        tree.restore(f"d{i}", states[i], [runner])
+
+
+@test
 def holder_killed(tree):
     """Without the process that watches, the next dump saves all, and says so."""
     tree.step(1, 200)

@@ -283,7 +283,7 @@ static int open_held(struct dump *d, struct task *t, int uffd, const char *id)
 		return 0;
 	if (!r && tr->held.count) {
 		log_info("Process %d (%s) is not watched any longer for an incremental dump: this is none", t->pid, t->stat.comm);
-		__atomic_store_n(&n->touched, true, __ATOMIC_RELAXED);
+		increment_touch(d);
 		release(tr, &t->maps);
 	}
 	forget(d, tr);
@@ -302,7 +302,10 @@ int increment_open(struct dump *d, struct task *t)
 	if (tr) {
 		tr->broken |= t->shares_memory;
 		tr->since_parent &= !t->shares_memory;
-		return find_areas(d, tr, t);
+		r = find_areas(d, tr, t);
+		if (r || tr->held.count)
+			return r;
+		forget(d, tr); /* another program since */
 	}
 	int fd = take_held(d, t, &id);
 	if (fd >= 0)
@@ -311,6 +314,39 @@ int increment_open(struct dump *d, struct task *t)
 		return r;
 	fd = track_open(d, t);
 	return fd < 0 ? fd : tracked_new(d, t, fd) ? 0 : -ENOMEM;
+}
+
+int increment_take(struct dump *d, const struct task *t, struct extents *since, struct page_spans *before)
+{
+	struct tracked *tr = find(d, t);
+
+	if (!tr || !tr->since_parent)
+		return 0;
+	*before = tr->before;
+	tr->before = (struct page_spans){};
+	tr->since_parent = false;
+	for (size_t i = 0; i < tr->held.count; i++)
+		if (extents_add(since, tr->held.data[i]))
+			return error_set(d->e, -ENOMEM, "out of memory");
+	return 0;
+}
+
+void increment_touch(struct dump *d)
+{
+	__atomic_store_n(&d->increment->touched, true, __ATOMIC_RELAXED);
+}
+
+void increment_break(struct dump *d, pid_t pid, uint64_t start_time)
+{
+	for (size_t i = 0; i < d->increment->tasks.count; i++) {
+		struct tracked *tr = d->increment->tasks.data[i];
+		tr->broken |= tr->pid == pid && tr->start_time == start_time;
+	}
+}
+
+void increment_used(struct dump *d)
+{
+	__atomic_store_n(&d->increment->used, true, __ATOMIC_RELAXED);
 }
 
 void increment_look(struct task *t)
@@ -430,31 +466,47 @@ static int cut_runs(struct dump *d, const struct tracked *tr, const struct exten
 	*runs = out;
 	for (size_t i = 0; i < out.count; i++)
 		if (out.data[i].previous)
-			__atomic_store_n(&d->increment->used, true, __ATOMIC_RELAXED);
+			increment_used(d);
 	return r;
+}
+
+/* All areas; between protecting and copying it is looked who may write unseen. */
+static int look_at_all(struct dump *d, struct tracked *tr, struct task *t, struct extents *unknown)
+{
+	const bool track = d->increment->track;
+	int r = 0;
+
+	if (track)
+		increment_touch(d);
+	for (size_t i = 0; !r && i < t->maps.count; i++)
+		r = look_at_area(d, tr, t, &t->maps.data[i], unknown);
+	if (!r && track && pinned_by(t->proc, &t->maps))
+		tr->broken = true;
+	return r ? task_errno(d, t, r, "cannot tell what it has written") : 0;
 }
 
 int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 {
 	struct tracked *tr = find(d, t);
 	struct extents unknown = {};
-	int r = 0;
+	int r = tr ? look_at_all(d, tr, t, &unknown) : 0;
 
-	if (!tr)
-		return 0;
-	if (d->increment->track)
-		__atomic_store_n(&d->increment->touched, true, __ATOMIC_RELAXED);
-	for (size_t i = 0; !r && i < t->maps.count; i++)
-		r = look_at_area(d, tr, t, &t->maps.data[i], &unknown);
-	/* Between protecting and copying. */
-	if (!r && d->increment->track && pinned_by(t->proc, &t->maps))
-		tr->broken = true;
-	if (!r && tr->since_parent)
-		r = cut_runs(d, tr, &unknown, runs);
+	if (!r && tr && tr->since_parent && (r = cut_runs(d, tr, &unknown, runs)))
+		error_set(d->e, r, "out of memory");
 	VEC_FREE(&unknown);
-	if (d->increment->track)
+	if (tr && d->increment->track)
 		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
-	return r ? task_errno(d, t, r, "cannot tell what it has written") : 0;
+	return r;
+}
+
+int increment_arm(struct dump *d, struct task *t)
+{
+	struct tracked *tr = d->increment->track ? find(d, t) : NULL;
+	struct extents unknown = {};
+	int r = tr ? look_at_all(d, tr, t, &unknown) : 0;
+
+	VEC_FREE(&unknown);
+	return r;
 }
 
 /* ---- the end ---- */

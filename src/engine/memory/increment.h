@@ -12,7 +12,9 @@
 #pragma once
 
 #include "engine/dump.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/scan.h"
+#include "engine/memory/slots.h"
 
 struct task;
 
@@ -24,6 +26,16 @@ int increment_open(struct dump *d, struct task *t);
 void increment_look(struct task *t);
 /* The userfaultfd of a process that is to be watched beyond this dump, or was since the last; -1: none. Stays ours. */
 int increment_uffd(const struct dump *d, const struct task *t);
+/* A live dump takes over what is known of a process since the parent checkpoint: areas, and pages that it has. */
+int increment_take(struct dump *d, const struct task *t, struct extents *since, struct page_spans *before);
+/* Something was protected: from now on only a dump that succeeds may be built upon. */
+void increment_touch(struct dump *d);
+/* Someone may write to it unseen: it is not watched any longer. */
+void increment_break(struct dump *d, pid_t pid, uint64_t start_time);
+/* A page is the parent's. */
+void increment_used(struct dump *d);
+/* In the pause of a live dump: all that was written is protected again. */
+int increment_arm(struct dump *d, struct task *t);
 /* In any thread: which pages are as the parent checkpoint has them (`previous`), and all are protected from now on. */
 int increment_cut(struct dump *d, struct task *t, struct page_runs *runs);
 /* Tells the checkpoint what its parent is; before the commit. */

@@ -17,6 +17,9 @@
 struct task;
 
 int live_begin(struct dump *d);
+/* In place of a dump: the pages alone, as far as they can be watched, while the tree runs; what it wrote meanwhile the next dump has. 1: this kernel
+ * can't tell. */
+int live_pre_dump(struct dump *d);
 /* The tree is stopped again: threads that the first stop interrupted are as they were before it. */
 void live_give_calls(struct dump *d);
 /* Whether this process's pages are saved so. */
