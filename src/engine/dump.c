@@ -411,6 +411,12 @@ static int dump_stopped(struct dump *d)
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = stop_tree(d);
 
+	if (!r && !d->live && !cuda_used(d) && live_has_unknown_calls(d)) {
+		r = live_look_at_calls(d);
+		clock_gettime(CLOCK_MONOTONIC, &d->stopped);
+		if (!r)
+			r = stop_tree(d);
+	}
 	enter(d, STAGE_DISCOVER);
 	live_give_calls(d);
 	if (d->live) /* files go on changing before the commit */
@@ -580,6 +586,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	if (d.live && !cuda_used(&d))
 		tree_let_go(&d);
 	live_end(&d);
+	VEC_FREE(&d.calls);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
 	bool ends = !request->leave_running && !request->leave_stopped;

@@ -15,6 +15,7 @@ struct file_table;
 struct page_job;
 struct live;
 struct increment;
+struct live_call;
 struct workers;
 struct lock_table;
 struct tcp_table;
@@ -50,6 +51,7 @@ struct dump {
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	struct timespec stopped;    /* when the tree was */
 	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
+	VEC(struct live_call) calls; /* memory/live_calls.c */
 	struct increment *increment; /* memory/increment.h */
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */

@@ -530,6 +530,8 @@ static int write_running(struct dump *d, struct live_task *lt)
 
 	lt->t = &t;
 	int r = order_missing(d, lt);
+	if (!r && lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
+		r = error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
 	if (!r)
 		r = pages_create(d, &t, &lt->map, &lt->data);
 	if (!r && !lt->given_up)
@@ -760,7 +762,6 @@ void live_end(struct dump *d)
 	for (size_t i = 0; i < l->tasks.count; i++)
 		live_task_free(l->tasks.data[i]);
 	VEC_FREE(&l->tasks);
-	VEC_FREE(&l->calls);
 	if (l->late)
 		munmap(l->late, l->late_room);
 	if (l->spill_fd >= 0)

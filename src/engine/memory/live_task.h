@@ -75,7 +75,6 @@ struct live_call {
 };
 
 struct live {
-	VEC(struct live_call) calls;
 	VEC(struct live_task *) tasks; /* parents before children */
 	bool watching; /* the first stop is over */
 	bool slowly;
