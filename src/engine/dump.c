@@ -436,7 +436,7 @@ static int pre_dump(struct dump *d)
 	int r = live_pre_dump(d);
 
 	if (r == 1)
-		return error_set(d->e, -ENOTSUP, "this kernel can't tell what a process writes (userfaultfd with asynchronous write protection, Linux 6.7): "
+		return error_set(d->e, -ENOSYS, "this kernel can't tell what a process writes (userfaultfd with asynchronous write protection, Linux 6.7): "
 				 "a pre-dump would be of no use; leave it out");
 	return r ? r : write_inventory(d);
 }
