@@ -37,6 +37,8 @@ DUMP_OPTIONS = {
     "locks": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
     "mqueue": ["--host-ipc"],
+    "packet": ["--skip-in-flight"],
+    "raw": ["--skip-in-flight"],  # it hears the pings of others
     "sysv_ipc": ["--host-ipc"],
 }
 # Not dumped twice: the names that the first dump gives files stay for its checkpoint, and are in the way of the second; a message without bytes is not

@@ -77,6 +77,7 @@ const struct refusal refusals[] = {
 	{ "UDP sockets with an error or half a datagram", "has a datagram that is not complete yet", "try again" },
 	{ "netlink sockets with messages not read yet, of netfilter, the audit daemon and the like", "is a netlink socket with messages that were not read yet", "try again" },
 	{ "netlink sockets with messages not read yet, of netfilter, the audit daemon and the like", "is a netlink socket of protocol", "close it first" },
+	{ "raw, ping and packet sockets with packets that were not read yet", "which the kernel gives only to who takes it", "--skip-in-flight drops it" },
 	{ "packet sockets with a ring, or a fanout program", "is a packet socket with a ring", "close it first" },
 	{ "packet sockets with a ring, or a fanout program", "is a packet socket in a fanout group with a program", "close it first" },
 	{ "sockets with eBPF programs", "has an eBPF program attached", "detach it" },

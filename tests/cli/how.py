@@ -156,6 +156,27 @@ def test_configured(w):
     fermata("inspect", other).good()
 
 
+def test_skip_in_flight(w):
+    """Packets that wait in raw and packet sockets: only who takes them sees them."""
+    own = "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 252)\ns.sendto(b'x', ('127.0.0.1', 0))"
+    packet = ("s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x88b6))\ns.bind(('lo', 0x88b6))\n"
+              "s.sendto(b'x', ('lo', 0x88b6))")
+    ping = ("s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)\ns.sendto(bytes([8]) + bytes(7), ('127.0.0.1', 0))\n"
+            "import select\nselect.select([s], [], [], 9)")
+    first, last = map(int, cli.read("/proc/sys/net/ipv4/ping_group_range").split())
+    for i, setup in enumerate((own, packet) + ((ping,) if first <= 0 <= last else ())):
+        target = Target(w.work, setup)
+        images = w.make_dir(f"images{i}")
+        w.criu("dump", "-t", target.pid, "-D", images).error("a packet that was not read yet", "--skip-in-flight")
+        target.unharmed()
+        w.criu("dump", "-t", target.pid, "-D", images, "--skip-in-flight").good()
+        wait_gone(target.pid)
+        w.criu("restore", "-d", "-D", images).good()
+        target.wait()
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
 TESTS = [("how_" + name[5:], function) for name, function in list(globals().items()) if name.startswith("test_")]
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 /*
  * Internet sockets: TCP, whose connections are in tcp.c; UDP and UDP-Lite, with what waits in them (udp.c); raw sockets, and those that send
- * pings (icmp(7)), without. See ip(7), tcp(7), udp(7), raw(7).
+ * pings (icmp(7)), which have no SO_PEEK_OFF, so that only the first packet that waits can be looked at: refused, or dropped as the user wants. See ip(7), tcp(7), udp(7), raw(7).
  */
 #include "engine/kinds/kind.h"
 #include "engine/kinds/multicast.h"
@@ -138,6 +138,8 @@ static int capture(struct dump *d, struct descriptor *f)
 		r = tcp_capture(d, f, &pool, &e);
 	if (!r && is_udp(&e))
 		r = udp_capture_queue(d, f);
+	if (!r && e.type != SOCK_STREAM && !is_udp(&e))
+		r = sock_refuse_waiting(d, f);
 	entry.isk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__INETSK);
@@ -245,7 +247,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without; IPv4 and IPv6",
+	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without what waits (--skip-in-flight); IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,

@@ -464,6 +464,16 @@ int sock_peek(int fd, struct sock_packets *ret)
 	return run_apart(NULL, peek_all, &job);
 }
 
+int sock_refuse_waiting(struct dump *d, struct descriptor *f)
+{
+	struct pollfd p = { .fd = f->own_fd, .events = POLLIN };
+
+	if (d->request->skip_in_flight || poll(&p, 1, 0) <= 0 || !(p.revents & (POLLIN | POLLERR)))
+		return 0;
+	return fd_error(d, f, -ENOTSUP, "has %s, which the kernel gives only to who takes it; try again, or use --skip-in-flight to drop it",
+			p.revents & POLLERR ? "an error that was not read yet" : "a packet that was not read yet");
+}
+
 void sock_packets_free(struct sock_packets *p)
 {
 	VEC_FOREACH(&p->list, x)
