@@ -5,6 +5,7 @@
 Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -175,6 +176,22 @@ def test_skip_in_flight(w):
         target.wait()
         os.kill(target.pid, signal.SIGKILL)
         wait_gone(target.pid)
+
+
+def test_connections_without_repair(w):
+    """Multipath TCP and vsock: connections are refused by name, listeners with some that wait unless they may be dropped."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
+    except OSError:
+        raise cli.Skip("no Multipath TCP") from None
+    listen = "l = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nl.bind(('127.0.0.1', 0))\nl.listen(5)\n"
+    connect = "c = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nc.connect(l.getsockname())\n"
+    target = Target(w.work, listen + connect + "a, _ = l.accept()\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("is a connection of Multipath TCP", "let the program do without")
+    target.unharmed()
+    target = Target(w.work, listen + "c = socket.create_connection(l.getsockname())\nc.close()\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "--skip-in-flight")
+    target.unharmed()
 
 
 TESTS = [("how_" + name[5:], function) for name, function in list(globals().items()) if name.startswith("test_")]

@@ -43,7 +43,8 @@ static const FownEntry *owner_of(const FileEntry *e)
 {
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->nlsk ? e->nlsk->fown : e->psk ? e->psk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
 	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown : e->ffy ? e->ffy->fown :
-	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown : NULL;
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown :
+	       e->vsock ? e->vsock->fown : NULL;
 }
 
 /* By its kind; or, a socket of the network, the caller's in its place. */

@@ -483,6 +483,13 @@ static int connection(struct dump *d, struct descriptor *f, uint32_t state, stru
 	return r;
 }
 
+/* Neither its sequence numbers nor its keys can be had: there is no TCP_REPAIR for it. */
+static int refuse_multipath(struct dump *d, struct descriptor *f)
+{
+	return fd_error(d, f, -ENOTSUP, "is a connection of Multipath TCP, which the kernel has no TCP_REPAIR for; close it first, or let the program do "
+			"without (IPPROTO_TCP; for Go GODEBUG=multipathtcp=0)");
+}
+
 int tcp_capture(struct dump *d, struct descriptor *f, struct pool *pool, InetSkEntry *e)
 {
 	struct tcp_info info = {};
@@ -493,6 +500,8 @@ int tcp_capture(struct dump *d, struct descriptor *f, struct pool *pool, InetSkE
 	e->state = info.tcpi_state;
 	if (info.tcpi_state == STATE_LISTEN)
 		return listener(d, f, &info, e);
+	if (e->proto == IPPROTO_MPTCP && (info.tcpi_state != STATE_CLOSE || events_of(f->own_fd) & POLLRDHUP))
+		return refuse_multipath(d, f);
 	if (info.tcpi_state == STATE_CLOSE)
 		return closed(d, f, e);
 	if (!d->request->tcp_close)
