@@ -39,6 +39,7 @@ DUMP_OPTIONS = {
     "mqueue": ["--host-ipc"],
     "packet": ["--skip-in-flight"],
     "raw": ["--skip-in-flight"],  # it hears the pings of others
+    "sock_options": ["--skip-in-flight"],
     "sysv_ipc": ["--host-ipc"],
 }
 # Not dumped twice: the names that the first dump gives files stay for its checkpoint, and are in the way of the second; a message without bytes is not

@@ -298,6 +298,15 @@ static bool is_hint(const SockOptEntry *m)
 	return m->level == SOL_SOCKET && m->name == SO_RESERVE_MEM;
 }
 
+/* Multipath TCP sets some and says that it could not, as a part of it could not. */
+static bool is_set(int fd, const SockOptEntry *m)
+{
+	char is[OPTION_MAX];
+	socklen_t size = sizeof(is);
+
+	return getsockopt(fd, m->level, m->name, is, &size) == 0 && size == m->value.len && !memcmp(is, m->value.data, size);
+}
+
 static int set_rest(struct restore *s, int fd, const SkOptsEntry *o)
 {
 	struct sock_fprog filter = { (unsigned short)o->n_so_filter, (struct sock_filter *)o->so_filter };
@@ -313,8 +322,9 @@ static int set_rest(struct restore *s, int fd, const SkOptsEntry *o)
 		const SockOptEntry *m = o->more[i];
 		if (!is_listed(m))
 			return error_set(s->e, -EBADMSG, "a socket has an option %d.%d that can't be", m->level, m->name);
-		if (setsockopt(fd, m->level, m->name, m->value.data, (socklen_t)m->value.len) < 0 && !is_hint(m))
-			return error_errno(s->e, -errno, "cannot set option %d.%d of a socket", m->level, m->name);
+		int r = setsockopt(fd, m->level, m->name, m->value.data, (socklen_t)m->value.len) < 0 ? -errno : 0;
+		if (r && !is_hint(m) && !is_set(fd, m))
+			return error_errno(s->e, r, "cannot set option %d.%d of a socket", m->level, m->name);
 	}
 	return 0;
 }
