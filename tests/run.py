@@ -39,6 +39,7 @@ DUMP_OPTIONS = {
     "mqueue": ["--host-ipc"],
     "packet": ["--skip-in-flight"],
     "raw": ["--skip-in-flight"],  # it hears the pings of others
+    "sem_undo": ["--host-ipc"],
     "sock_options": ["--skip-in-flight"],
     "sysv_ipc": ["--host-ipc"],
 }

@@ -3,6 +3,7 @@
 --action-script, --exec-cmd, --pidfile, and all of them from configuration files.
 
 Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
+import ctypes
 import os
 import signal
 import socket
@@ -192,6 +193,27 @@ def test_connections_without_repair(w):
     target = Target(w.work, listen + "c = socket.create_connection(l.getsockname())\nc.close()\n")
     w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "--skip-in-flight")
     target.unharmed()
+
+
+def test_sem_undo(w):
+    """What a process has to undo at its end can be had again only with the semaphores."""
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\ns = libc.semget(0, 1, 0o600)\n"
+                            "libc.semop(s, (ctypes.c_short * 3)(0, 1, 0x1000), 1)\nopen('set', 'w').write(str(s))\n")
+    images = w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images).error("System V semaphores", "--host-ipc")
+    target.unharmed()
+    w.criu("dump", "-t", target.pid, "-D", images, "--host-ipc").good()
+    wait_gone(target.pid)
+    libc = ctypes.CDLL(None)
+    number = int(cli.read(os.path.join(w.work, "set")))
+    expect(libc.semctl(number, 0, 12) == 0, "it is not undone")  # GETVAL
+    w.criu("restore", "-d", "-D", images).good()
+    target.wait()
+    expect(libc.semctl(number, 0, 12) == 1, "it has not its value again")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    expect(libc.semctl(number, 0, 12) == 0, "it is not undone after restore")
+    libc.semctl(number, 0, 0)
 
 
 TESTS = [("how_" + name[5:], function) for name, function in list(globals().items()) if name.startswith("test_")]
