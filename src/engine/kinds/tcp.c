@@ -375,6 +375,11 @@ static int refuse_connection(struct dump *d, struct descriptor *f, uint32_t stat
 	return 0;
 }
 
+/*
+ * Connections that were not accepted are refused. What they hold nothing shows but accept(2), which can't be undone: a dump that failed, or that
+ * leaves the tree running, would have taken them from the program. And nothing puts a socket into a listener's queue but a handshake, in
+ * which the kernel chooses its number and the offset of its timestamps by itself.
+ */
 static int listener(struct dump *d, struct descriptor *f, const struct tcp_info *info, InetSkEntry *e)
 {
 	e->backlog = info->tcpi_sacked;
