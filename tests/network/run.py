@@ -284,15 +284,23 @@ def test_close(t):
 
 
 def test_not_accepted(t):
-    """A listener with connections that it has not accepted: refused, or they are dropped; those accepted go on."""
+    """A listener with a connection that it has not accepted: saved with all that fits into it, or dropped; the one that was accepted goes on."""
     t.pair(inside="server")
     other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
     wait_for("connection", lambda: other.counts()[1])
-    t.bad("--skip-in-flight", "dump", "-t", t.inside.pid, "-D", t.images(), "--tcp-established")
-    t.on()
+    for option in ("-R", "--leave-stopped"):
+        t.good("dump", "-t", t.inside.pid, "-D", t.images(), "--tcp-established", option)
+        if option == "--leave-stopped":
+            os.kill(t.inside.pid, signal.SIGCONT)
+        t.on()
+    for _ in range(2):
+        t.restore(t.dump())
+        t.on()
+        other.counts()  # it was told of no end
     images = t.dump("--skip-in-flight")
     t.restore(images)
     t.on()
+    wait_for("end of the other", lambda: read(other.report + ".err"))
 
 
 def alter(path, offset, value):
@@ -334,6 +342,33 @@ def test_damaged(t):
         file.write(whole)
     t.restore(images)
     t.on()
+
+
+def test_damaged_waiting(t):
+    """The same, of connections that were not accepted."""
+    t.pair(inside="server")
+    other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
+    wait_for("connection", lambda: other.counts()[1])
+    images = t.dump()
+    waiting, = glob.glob(f"{images}/tcp-waiting-*.img")
+    os.unlink(f"{images}/fermata.json")
+    with open(waiting, "rb") as file:
+        whole = file.read()
+    size, = struct.unpack_from("<I", whole, 8)
+    # The last of a field counts: port, length, options, window scale, size of segments.
+    for tail in (b"\x20\x01", b"\x48\xff\xff\xff\x7f", b"\x50\x10", b"\x58\x0f", b"\x68\x03", b"\x08\x05", b"\x12\x01x"):
+        message = whole[12:12 + size] + tail
+        with open(waiting, "wb") as file:
+            file.write(whole[:8] + struct.pack("<I", len(message)) + message + whole[12 + size:])
+        status, text = t.run("restore", "-d", "-D", images, "--tcp-established")
+        expect(status == 1 and "damaged" in text and text.count("\n") == 1, f"{tail}: {status}, {text}")
+        expect(state_of(t.inside.pid)[0] is None, f"{tail}: there is a process")
+    with open(waiting, "wb") as file:
+        file.write(whole)
+    t.bad("not accepted", "restore", "-d", "-D", images)
+    t.restore(images)
+    t.on()
+    other.counts()
 
 
 def kill_all(pids, but=0):

@@ -249,7 +249,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP and Multipath TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without what waits (--skip-in-flight); IPv4 and IPv6",
+	.summary = "TCP and Multipath TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued, also those not accepted yet (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without what waits (--skip-in-flight); IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,

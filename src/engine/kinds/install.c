@@ -2,6 +2,7 @@
  * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
  * inherits them all, puts them at its own numbers.
  */
+#include "engine/kinds/tcp.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/ghost.h"
 #include "engine/kinds/kind.h"
@@ -127,7 +128,7 @@ int files_make(struct restore *s)
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->fill)
 			r = s->files.data[i].kind->fill(s, &s->files.data[i]);
-	return r;
+	return r ? r : tcp_build_waiting(s);
 }
 
 /* The owner of F_SETOWN, and O_ASYNC, which tells it: once all processes are there. */
