@@ -81,6 +81,7 @@ const struct refusal refusals[] = {
 	{ "UDP sockets with an error or half a datagram", "has a datagram that is not complete yet", "try again" },
 	{ "netlink sockets with messages not read yet, of netfilter, the audit daemon and the like", "is a netlink socket with messages that were not read yet", "try again" },
 	{ "netlink sockets with messages not read yet, of netfilter, the audit daemon and the like", "is a netlink socket of protocol", "close it first" },
+	{ "raw IPv6 sockets with a router alert", "gets packets with a router alert", "close it first" },
 	{ "vsock connections", "is a vsock connection, or was one", "close it first" },
 	{ "vsock connections", "is a vsock socket with connections not accepted yet", "--skip-in-flight drops them" },
 	{ "raw, ping and packet sockets with packets that were not read yet", "which the kernel gives only to who takes it", "--skip-in-flight drops it" },

@@ -179,6 +179,13 @@ def test_skip_in_flight(w):
         wait_gone(target.pid)
 
 
+def test_router_alert(w):
+    """The kernel tells that a socket gets such packets, not of which number."""
+    target = Target(w.work, "s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255)\ns.setsockopt(socket.IPPROTO_IPV6, 22, 5)")
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("IPV6_ROUTER_ALERT", "close it")
+    target.unharmed()
+
+
 def test_connections_without_repair(w):
     """Multipath TCP and vsock: connections are refused by name, listeners with some that wait unless they may be dropped."""
     try:
@@ -192,6 +199,11 @@ def test_connections_without_repair(w):
     target.unharmed()
     target = Target(w.work, listen + "c = socket.create_connection(l.getsockname())\nc.close()\n")
     w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "--skip-in-flight")
+    target.unharmed()
+    # One of those that share a port can't be asked for: what comes goes to any of them.
+    target = Target(w.work, "l = socket.socket()\nl.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nl.bind(('127.0.0.1', 0))\nl.listen(5)\n"
+                            "c = socket.create_connection(l.getsockname())\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "SO_REUSEPORT", "--skip-in-flight")
     target.unharmed()
 
 

@@ -223,6 +223,8 @@ int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool
 	size = sizeof(device);
 	if (getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, &size) == 0 && size && device[0])
 		o->so_bound_dev = pool_copy(pool, device, strlen(device) + 1);
+	if (family == AF_INET6 && get_int(fd, IPPROTO_IPV6, IPV6_ROUTER_ALERT, &value) && value)
+		return fd_error(d, f, -ENOTSUP, "gets packets with a router alert (IPV6_ROUTER_ALERT), of a number that the kernel does not tell; close it first");
 	int r = capture_filter(fd, pool, o);
 	if (r == -ENOTSUP)
 		return fd_error(d, f, r, "has an eBPF program attached, which is not saved; detach it first");
