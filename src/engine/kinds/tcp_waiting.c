@@ -111,7 +111,7 @@ static int take_names(struct reader *r, struct found *x)
 {
 	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
 	const struct layout *l = &r->l;
-	uint16_t family, port;
+	uint16_t family = 0, port = 0;
 	unsigned char own[16], peer[16];
 	int e = take(r, x->sock, l->family, &family, 2);
 
@@ -176,9 +176,9 @@ static int take_piece(struct reader *r, uint64_t shared, size_t i, size_t *skip,
 /* `size` bytes of a packet's, behind the first `skip`. */
 static int take_bytes(struct reader *r, uint64_t skb, size_t skip, char *to, size_t size)
 {
-	uint64_t data, head, list;
-	uint32_t len, apart, end;
-	uint8_t n_frags;
+	uint64_t data = 0, head = 0, list = 0;
+	uint32_t len = 0, apart = 0, end = 0;
+	uint8_t n_frags = 0;
 	int e = take(r, skb, r->l.len, &len, 4);
 
 	if (!e)
@@ -218,7 +218,7 @@ static int take_data(struct reader *r, struct found *x)
 	int e = take(r, queue, 0, &skb, 8);
 
 	for (unsigned n = 0; !e && skb != queue && done < x->size; n++) {
-		uint32_t seq, len;
+		uint32_t seq = 0, len = 0;
 		e = n < BUFFERS_MAX ? take(r, skb, r->l.control, &seq, 4) : -ENOTSUP;
 		if (!e)
 			e = take(r, skb, r->l.len, &len, 4);
