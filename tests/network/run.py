@@ -234,10 +234,37 @@ def test_killed_restore(t):
         reap()
         if t.own_tables():
             # What had been made and was not let go yet waits for ever; it is in the way of the next one.
-            kill_all(descendants(os.getpid()), but=t.outside.pid)
+            kill_all(descendants(os.getpid()), but=(t.outside.pid,))
             t.restore(images)
         expect(not t.own_tables(), f"tables: {t.own_tables()}")
         t.on()
+
+
+def test_killed_waiting(t):
+    """The same, of both, with a connection that was not accepted: its client is told of no end."""
+    t.pair(inside="server")
+    other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
+    wait_for("connection", lambda: other.counts()[1])
+    random.seed(9)
+    for _ in range(KILLS // 2):
+        images = t.images()
+        for action in ("dump", "restore"):
+            arguments = ["-t", str(t.inside.pid)] if action == "dump" else ["-d"]
+            task = subprocess.Popen([t.criu, action, *arguments, "-D", images, "--tcp-established"], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=t.work)
+            time.sleep(random.uniform(0.005, 0.12))
+            task.kill()
+            task.wait()
+            time.sleep(0.1)
+            reap()
+            if not os.path.exists(f"{images}/inventory.img"):
+                break
+        if os.path.exists(f"{images}/inventory.img") and t.own_tables():
+            kill_all(descendants(os.getpid()), but=(t.outside.pid, other.pid))
+            t.restore(images)
+        wait_for("end of the lock", lambda: not t.own_tables())
+        t.on()
+        other.counts()
 
 
 def test_again(t):
@@ -371,9 +398,9 @@ def test_damaged_waiting(t):
     other.counts()
 
 
-def kill_all(pids, but=0):
+def kill_all(pids, but=()):
     for pid in pids:
-        if pid != but:
+        if pid not in but:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
