@@ -92,6 +92,7 @@ int verb_dump_process(struct command_line *c)
 		return cli_report(c, &e);
 	}
 	c->request.images_dir = path;
+	c->request.track |= c->request.parent && c->request.leave_running;
 	int status = cli_dump(c);
 	if (!status)
 		announce(c, path);

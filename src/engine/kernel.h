@@ -18,6 +18,8 @@ void kernel_close(struct kernel *k);
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
 /* The value of an enumerator, none of which is negative; -ENOENT. */
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name);
+/* Whether a member of a struct is a pointer. */
+bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member);
 /* At most 4096 bytes. */
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 /* The address of the struct file of one of our own descriptors. */
