@@ -80,6 +80,9 @@ static int capture(struct dump *d, struct descriptor *f)
 	e.clockid = (uint32_t)atoi(clock);
 	e.ticks = strtoull(ticks, NULL, 10);
 	e.settime_flags = (uint32_t)strtoul(flags, NULL, 8);
+	/* One that runs out again and again before it is looked at, on a slow machine: it must go on, while a time of 0 would end it. */
+	if (e.ticks && (e.isec || e.insec) && !e.vsec && !e.vnsec)
+		e.vnsec = 1;
 	if (is_time_of_day(&e)) {
 		clock_gettime(CLOCK_REALTIME, &clock_now);
 		uint64_t nsec = (uint64_t)clock_now.tv_nsec + e.vnsec;
