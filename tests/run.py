@@ -30,6 +30,7 @@ PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "f
 KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
+    "calls_broken": ["--host-ipc"],
     "fd_inherited": ["--file-locks"],
     "file_deleted_dir": ["--link-remap"],
     "file_deleted_linked": ["--link-remap"],

@@ -10,6 +10,7 @@
 #include "base/workers.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
+#include "engine/kernel.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
 #include "engine/memory/live.h"
@@ -53,6 +54,14 @@ int dump_part(struct dump *d, int r)
 	*obstacle = *d->e;
 	*d->e = (struct error){};
 	return 0;
+}
+
+struct kernel *dump_kernel(struct dump *d)
+{
+	if (!d->kernel_tried && kernel_open(&d->kernel))
+		d->kernel = NULL;
+	d->kernel_tried = true;
+	return d->kernel;
 }
 
 static bool same(const struct task *a, const struct task *b, int what)
@@ -574,6 +583,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	kernel_close(d.kernel);
 	watch_end(&watch);
 	fill_profile(&d);
 	image_dir_free(d.dir);
@@ -608,6 +618,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	kernel_close(d.kernel);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;

@@ -103,19 +103,43 @@ static int read_layout(struct kernel *k)
 	return k->strings[k->strings_size - 1] ? -EBADMSG : index_types(k);
 }
 
-static int find_member(const struct kernel *k, const struct btf_type *t, const char *member, int depth)
+/* Behind typedefs and qualifiers. */
+static const struct btf_type *bare_type(const struct kernel *k, uint32_t id)
+{
+	const struct btf_type *t = type_at(k, id);
+
+	for (int i = 0; t && i < 8; i++) {
+		const uint32_t kind = BTF_INFO_KIND(t->info);
+		if (kind != BTF_KIND_TYPEDEF && kind != BTF_KIND_CONST && kind != BTF_KIND_VOLATILE)
+			break;
+		t = type_at(k, t->type);
+	}
+	return t;
+}
+
+static bool has_members(const struct btf_type *t)
+{
+	return t && (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(t->info) == BTF_KIND_UNION);
+}
+
+static int find_member(const struct kernel *k, const struct btf_type *t, const char *path, int depth)
 {
 	const struct btf_member *m = (const struct btf_member *)(t + 1);
 	const bool fields = BTF_INFO_KFLAG(t->info);
+	const size_t length = strcspn(path, ".");
 
 	for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++) {
 		uint32_t bits = fields ? BTF_MEMBER_BIT_OFFSET(m[i].offset) : m[i].offset;
-		const struct btf_type *inner = m[i].name_off ? NULL : type_at(k, m[i].type);
+		const struct btf_type *inner = bare_type(k, m[i].type);
+		const char *name = name_of(k, m[i].name_off);
+		const bool found = m[i].name_off && strlen(name) == length && !memcmp(name, path, length);
 		int r = -ENOENT;
-		if (m[i].name_off && !strcmp(name_of(k, m[i].name_off), member))
+		if (found && !path[length])
 			r = 0;
-		else if (inner && depth && (BTF_INFO_KIND(inner->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(inner->info) == BTF_KIND_UNION))
-			r = find_member(k, inner, member, depth - 1);
+		else if (found && has_members(inner) && depth)
+			r = find_member(k, inner, path + length + 1, depth - 1);
+		else if (!m[i].name_off && has_members(inner) && depth)
+			r = find_member(k, inner, path, depth - 1);
 		if (r >= 0)
 			return r + (int)(bits / 8);
 	}
@@ -228,6 +252,30 @@ int kernel_file(struct kernel *k, int fd, uint64_t *ret)
 	if (!r)
 		r = kernel_read(k, at + (uint64_t)fd * 8, &at, sizeof(at));
 	*ret = at;
+	return r;
+}
+
+int kernel_task(struct kernel *k, int fd, const char *comm, uint64_t *ret)
+{
+	const int inode = kernel_offset(k, "proc_inode", "vfs_inode"), pid = kernel_offset(k, "proc_inode", "pid");
+	const int links = kernel_offset(k, "task_struct", "pid_links"), name = kernel_offset(k, "task_struct", "comm");
+	char found[16];
+	uint64_t at;
+	int r = inode < 0 || pid < 0 || links < 0 || name < 0 ? -ENOTSUP : kernel_file(k, fd, &at);
+
+	if (!r)
+		r = follow(k, &at, "file", "f_inode");
+	if (!r)
+		r = kernel_read(k, at - (uint64_t)inode + (uint64_t)pid, &at, sizeof(at));
+	if (!r)
+		r = follow(k, &at, "pid", "tasks"); /* the first list: whose id it is */
+	if (!r && !at)
+		r = -ESRCH;
+	if (!r)
+		r = kernel_read(k, at - (uint64_t)links + (uint64_t)name, found, sizeof(found));
+	if (!r && strncmp(found, comm, sizeof(found)))
+		r = -EBADMSG;
+	*ret = at - (uint64_t)links;
 	return r;
 }
 

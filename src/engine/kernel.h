@@ -14,9 +14,11 @@ struct kernel;
 /* -ENOTSUP, -EPERM and the like where the kernel does not have it or does not allow it. */
 int kernel_open(struct kernel **ret);
 void kernel_close(struct kernel *k);
-/* Where a member stands in a struct, in bytes; -ENOENT. */
+/* Where a member stands in a struct, in bytes; -ENOENT. "a.b": the member b of the member a, a struct. */
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
 /* At most 4096 bytes. */
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 /* The address of the struct file of one of our own descriptors. */
 int kernel_file(struct kernel *k, int fd, uint64_t *ret);
+/* The address of the task_struct of a thread: `fd` is its folder in /proc, `comm` its name there. */
+int kernel_task(struct kernel *k, int fd, const char *comm, uint64_t *ret);

@@ -5,7 +5,7 @@
 #include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
-#include "engine/task/state.h"
+#include "engine/task/calls.h"
 
 #define TASKS_MAX 32768
 #define DEPTH_MAX 4096 /* of the tree: planning goes down it */
@@ -172,6 +172,8 @@ static int load_cores(struct restore *s, struct rtask *t)
 			   c->mtype != CORE_ENTRY__MARCH__X86_64 || !c->thread_info || !c->thread_info->gpregs || !c->thread_info->fpregs ||
 				   !c->thread_core || (i == 0 && (!c->tc || !c->ids)))
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
+		if (!dead && !calls_are_valid(c))
+			return error_set(s->e, -EBADMSG, "%s has a system call that can't be gone on with", name);
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
