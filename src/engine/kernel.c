@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 #include <linux/btf.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define BTF_PATH "/sys/kernel/btf/vmlinux"
@@ -19,13 +20,20 @@ struct context {
 	int64_t result;
 };
 
+/* Where each type stands among all, by its id: of the first `count`; the others when they are asked for. */
+struct index {
+	uint32_t *at;
+	size_t capacity;
+	uint32_t count, end;
+};
+
 struct kernel {
 	char *text;
 	size_t size;
+	bool is_mapped; /* `text` is the kernel's own */
 	const char *types, *strings;
 	uint32_t types_size, strings_size;
-	uint32_t *at; /* where each type stands in `types`, by its id */
-	uint32_t count;
+	struct index *index;
 	int map, program;
 	char *window; /* the map's memory: a page */
 };
@@ -63,35 +71,48 @@ static size_t tail_size(const struct btf_type *t)
 	}
 }
 
+/* NULL: there is none, or what there is is damaged. */
 static const struct btf_type *type_at(const struct kernel *k, uint32_t id)
 {
-	return id && id < k->count ? (const struct btf_type *)(k->types + k->at[id]) : NULL;
+	struct index *i = k->index;
+
+	for (; i->count <= id && i->end < k->types_size; i->count++) {
+		const uint32_t at = i->end;
+		const struct btf_type *t = (const struct btf_type *)(k->types + at);
+		if (k->types_size - at < sizeof(*t) || k->types_size - at - sizeof(*t) < tail_size(t) || i->count >= TYPES_MAX ||
+		    !vec_reserve((void **)&i->at, &i->capacity, i->count + 1, sizeof(*i->at)))
+			return NULL;
+		i->at[i->count] = at;
+		i->end += (uint32_t)(sizeof(*t) + tail_size(t));
+	}
+	return id && id < i->count ? (const struct btf_type *)(k->types + i->at[id]) : NULL;
 }
 
-static int index_types(struct kernel *k)
+/* The file can be mapped (Linux 6.16), or is read. */
+static int get_text(struct kernel *k)
 {
-	size_t capacity = 0;
+	_cleanup_close_ int fd = open(BTF_PATH, O_RDONLY | O_CLOEXEC);
+	struct stat st;
 
-	k->count = 1; /* 0 is void */
-	for (uint32_t at = 0; at < k->types_size; k->count++) {
-		const struct btf_type *t = (const struct btf_type *)(k->types + at);
-		if (k->types_size - at < sizeof(*t) || k->types_size - at - sizeof(*t) < tail_size(t) || k->count >= TYPES_MAX)
-			return -EBADMSG;
-		if (!vec_reserve((void **)&k->at, &capacity, k->count + 1, sizeof(*k->at)))
-			return -ENOMEM;
-		k->at[k->count] = at;
-		at += (uint32_t)(sizeof(*t) + tail_size(t));
+	if (fd < 0)
+		return errno == ENOENT ? -ENOTSUP : -errno;
+	if (fstat(fd, &st) == 0 && st.st_size > 0 && st.st_size <= (off_t)BTF_MAX) {
+		k->size = (size_t)st.st_size;
+		k->text = mmap(NULL, k->size, PROT_READ, MAP_PRIVATE, fd, 0);
+		k->is_mapped = k->text != MAP_FAILED;
 	}
-	return 0;
+	if (!k->is_mapped)
+		k->text = NULL;
+	return k->is_mapped ? 0 : read_file_at(AT_FDCWD, BTF_PATH, BTF_MAX, &k->text, &k->size);
 }
 
 static int read_layout(struct kernel *k)
 {
 	const struct btf_header *h;
-	int r = read_file_at(AT_FDCWD, BTF_PATH, BTF_MAX, &k->text, &k->size);
+	int r = get_text(k);
 
 	if (r)
-		return r == -ENOENT ? -ENOTSUP : r;
+		return r;
 	h = (const struct btf_header *)k->text;
 	if (k->size < sizeof(*h) || h->magic != BTF_MAGIC || h->hdr_len > k->size || (uint64_t)h->type_off + h->type_len > k->size - h->hdr_len ||
 	    !h->str_len || (uint64_t)h->str_off + h->str_len > k->size - h->hdr_len)
@@ -100,7 +121,11 @@ static int read_layout(struct kernel *k)
 	k->types_size = h->type_len;
 	k->strings = k->text + h->hdr_len + h->str_off;
 	k->strings_size = h->str_len;
-	return k->strings[k->strings_size - 1] ? -EBADMSG : index_types(k);
+	k->index = calloc(1, sizeof(*k->index));
+	if (!k->index)
+		return -ENOMEM;
+	k->index->count = 1; /* 0 is void */
+	return k->strings[k->strings_size - 1] ? -EBADMSG : 0;
 }
 
 /* Behind typedefs and qualifiers. */
@@ -148,8 +173,9 @@ static int find_member(const struct kernel *k, const struct btf_type *t, const c
 
 int kernel_offset(const struct kernel *k, const char *type, const char *member)
 {
-	for (uint32_t id = 1; id < k->count; id++) {
-		const struct btf_type *t = type_at(k, id);
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
 		if (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT && !strcmp(name_of(k, t->name_off), type))
 			return find_member(k, t, member, 4);
 	}
@@ -309,7 +335,12 @@ void kernel_close(struct kernel *k)
 		close(k->program);
 	if (k->map >= 0)
 		close(k->map);
-	free(k->at);
-	free(k->text);
+	if (k->index)
+		free(k->index->at);
+	free(k->index);
+	if (k->is_mapped)
+		munmap(k->text, k->size);
+	else
+		free(k->text);
 	free(k);
 }
