@@ -17,6 +17,7 @@
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
+#include "engine/task/hidden.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -282,6 +283,8 @@ static int capture_task(struct dump *d, struct task *t)
 		return core_capture(d, t);
 	int asked = task_answered(d, t);
 	int r = dump_part(d, asked);
+	if (!r && !asked)
+		r = dump_part(d, hidden_check(d, t));
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
 	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
@@ -466,6 +469,8 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
+	if (!r)
+		r = hidden_prepare(d);
 	if (!r && wants_live(d->request)) {
 		enter(d, STAGE_MEMORY);
 		r = live_begin(d);
@@ -583,6 +588,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	hidden_release(&d);
 	kernel_close(d.kernel);
 	watch_end(&watch);
 	fill_profile(&d);
@@ -618,6 +624,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	hidden_release(&d);
 	kernel_close(d.kernel);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);

@@ -19,6 +19,7 @@ struct lock_table;
 struct tcp_table;
 struct watch;
 struct kernel;
+struct hidden;
 
 /* What was counted, by any thread. */
 struct dump_counts {
@@ -56,6 +57,7 @@ struct dump {
 	char own_namespaces[8][64]; /* the coordinator's; task/look.c */
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;
+	struct hidden *hidden; /* task/hidden.c */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

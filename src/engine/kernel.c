@@ -12,6 +12,7 @@
 #define BTF_MAX (256UL << 20)
 #define TYPES_MAX (1U << 22)
 #define TRIES 10
+#define KNOWN_MAX 64
 
 /* What the program is given, and what it gives back. */
 struct context {
@@ -25,6 +26,12 @@ struct index {
 	uint32_t *at;
 	size_t capacity;
 	uint32_t count, end;
+	/* What was asked for: names that the program has anyway. */
+	struct {
+		const char *type, *member;
+		int offset;
+	} known[KNOWN_MAX];
+	size_t known_count;
 };
 
 struct kernel {
@@ -171,7 +178,7 @@ static int find_member(const struct kernel *k, const struct btf_type *t, const c
 	return -ENOENT;
 }
 
-int kernel_offset(const struct kernel *k, const char *type, const char *member)
+static int find_offset(const struct kernel *k, const char *type, const char *member)
 {
 	const struct btf_type *t;
 
@@ -180,6 +187,22 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member)
 			return find_member(k, t, member, 4);
 	}
 	return -ENOENT;
+}
+
+int kernel_offset(const struct kernel *k, const char *type, const char *member)
+{
+	struct index *x = k->index;
+
+	for (size_t i = 0; i < x->known_count; i++)
+		if (!strcmp(x->known[i].type, type) && !strcmp(x->known[i].member, member))
+			return x->known[i].offset;
+	int offset = find_offset(k, type, member);
+	if (x->known_count < KNOWN_MAX) {
+		x->known[x->known_count].type = type;
+		x->known[x->known_count].member = member;
+		x->known[x->known_count++].offset = offset;
+	}
+	return offset;
 }
 
 /* ---- reading ---- */

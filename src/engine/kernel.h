@@ -14,7 +14,7 @@ struct kernel;
 /* -ENOTSUP, -EPERM and the like where the kernel does not have it or does not allow it. */
 int kernel_open(struct kernel **ret);
 void kernel_close(struct kernel *k);
-/* Where a member stands in a struct, in bytes; -ENOENT. "a.b": the member b of the member a, a struct. */
+/* Where a member stands in a struct, in bytes; -ENOENT. "a.b": the member b of the member a, a struct. The texts are constants. */
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
 /* At most 4096 bytes. */
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);

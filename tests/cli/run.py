@@ -825,6 +825,86 @@ def test_error_semaphore_undo(w):
             libc.semctl(int(sems), 0, 0)
 
 
+NOTIFIED = """import ctypes, struct
+libc = ctypes.CDLL(None)
+code = ctypes.create_string_buffer(struct.pack('HBBI', 0x20, 0, 0, 0) + struct.pack('HBBI', 0x15, 0, 1, 101)
+                                   + struct.pack('HBBI', 6, 0, 0, 0x7fc00000) + struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 4, ctypes.addressof(code)))
+libc.prctl(38, 1, 0, 0, 0)
+listener = libc.syscall(317, 1, 8, program)
+assert listener >= 0
+"""
+
+
+def test_error_seccomp_listener(w):
+    target = Target(w.work, NOTIFIED)
+    dump_refused(w, target.pid, "anon_inode:seccomp", "is a seccomp listener", target=target)
+    target = Target(w.work, NOTIFIED + "os.close(listener)")
+    dump_refused(w, target.pid, "a seccomp filter that asks another process (SECCOMP_RET_USER_NOTIF)", target=target)
+
+
+def test_error_anonymous_inodes(w):
+    """What the kernel shows a name of and nothing else."""
+    attr = "attr = ctypes.create_string_buffer(144)\nstruct.pack_into('{}', attr, 0, {})\n"
+    for body, words in ((attr.format("IIIII", "1, 4, 8, 4, 0") + "held = libc.syscall(321, 0, attr, 144)", "a BPF object"),
+                        (attr.format("IIQ", "1, 112, 0") + "held = libc.syscall(298, attr, 0, -1, -1, 0)", "a perf event"),
+                        ("held = libc.syscall(323, 1)", "a userfaultfd"),
+                        ("rules = ctypes.c_uint64(1)\nheld = libc.syscall(444, ctypes.byref(rules), 8, 0)", "a Landlock ruleset")):
+        target = Target(w.work, f"import ctypes, struct\nlibc = ctypes.CDLL(None)\n{body}\nassert held >= 0")
+        dump_refused(w, target.pid, "anon_inode:", f"is {words}", target=target)
+
+
+def test_error_userfaultfd(w):
+    # The descriptor is with another process; the area is still watched.
+    target = Target(w.work, "import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\nmemory = mmap.mmap(-1, 65536)\n"
+                            "at = ctypes.addressof(ctypes.c_char.from_buffer(memory))\nwatch = libc.syscall(323, 1)\n"
+                            "api = ctypes.create_string_buffer(struct.pack('QQQ', 0xaa, 0, 0))\nassert libc.ioctl(watch, 0xc018aa3f, api) == 0\n"
+                            "area = ctypes.create_string_buffer(struct.pack('QQQQ', at, 65536, 1, 0))\nassert libc.ioctl(watch, 0xc020aa00, area) == 0\n"
+                            "if os.fork():\n    os.close(watch)\nelse:\n    time.sleep(1000)")
+    dump_refused(w, target.pid, f"process {target.pid}", "userfaultfd", target=target)
+
+
+def test_error_landlock(w):
+    rules = "import ctypes\nlibc = ctypes.CDLL(None)\nhandled = ctypes.c_uint64(1)\ndef restrict():\n" \
+            "    rules = libc.syscall(444, ctypes.byref(handled), 8, 0)\n    assert rules >= 0 and libc.syscall(446, rules, 0) == 0\n    os.close(rules)\n"
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
+        raise Skip("this kernel has no Landlock")
+    for body in ("restrict()", "threading.Thread(target=lambda: (restrict(), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)"):
+        target = Target(w.work, rules + body)
+        dump_refused(w, target.pid, f"process {target.pid}", "rules of Landlock", "start it without its sandbox", target=target)
+    # A ruleset that was made and not used leaves nothing.
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.prctl(38, 1, 0, 0, 0)")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+def test_error_keyring(w):
+    join = "import ctypes\nlibc = ctypes.CDLL(None)\nassert libc.syscall(250, 1, None) > 0\n"
+    key = "assert libc.syscall(248, b'user', b'a secret', b'abc', 3, {}) > 0\n"
+    for body, words in ((join + key.format(-3), "its session keyring holds keys"), (join + key.format(-2), "its process keyring holds keys"),
+                        (join + key.format(-1), "its thread keyring holds keys")):
+        target = Target(w.work, body)
+        dump_refused(w, target.pid, f"process {target.pid}", words, "in the user's keyring", target=target)
+    # One of its own that holds no more than another keyring loses nothing.
+    target = Target(w.work, join + "assert libc.syscall(248, b'keyring', b'a name', None, 0, -3) > 0")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+def test_error_protection_key(w):
+    target = Target(w.work, "import ctypes, mmap\nlibc = ctypes.CDLL(None)\nmemory = mmap.mmap(-1, 8192)\nkey = libc.syscall(330, 0, 0)\n"
+                            "at = ctypes.addressof(ctypes.c_char.from_buffer(memory))\nopen('key', 'w').write(str(key))\n"
+                            "assert key < 0 or libc.syscall(329, ctypes.c_void_p(at), 4096, 3, key) == 0")
+    if int(read(os.path.join(w.work, "key"))) < 0:
+        raise Skip("this processor has no protection keys")
+    dump_refused(w, target.pid, f"process {target.pid}", "has the protection key", target=target)
+
+
+def test_error_core_scheduling(w):
+    target = Target(w.work, "import ctypes\nopen('core', 'w').write(str(ctypes.CDLL(None).prctl(62, 1, 0, 0, 0)))")
+    if int(read(os.path.join(w.work, "core"))) < 0:
+        raise Skip("this kernel has no core scheduling")
+    dump_refused(w, target.pid, f"process {target.pid}", "is in a core scheduling group", target=target)
+
+
 def test_error_thread_apart(w):
     target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\n"
                             "threading.Thread(target=lambda: (libc.unshare(0x400), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)")

@@ -52,8 +52,6 @@ void live_name_calls(struct dump *d)
 		if (c->nr == __NR_restart_syscall && !read_file_at(AT_FDCWD, path, 256, &text, NULL))
 			c->nr = call_of(text, c->rdi);
 	}
-	if (d->live->calls.count) /* which tells more, and is opened now, not in the pause */
-		dump_kernel(d);
 }
 
 void live_give_calls(struct dump *d)

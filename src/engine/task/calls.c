@@ -17,6 +17,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/ptrace.h>
+#include <sys/uio.h>
 
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
@@ -48,25 +49,28 @@ static unsigned long long argument(const struct user_regs_struct *regs, size_t i
 	return (const unsigned long long[]){ regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9 }[i];
 }
 
-static int peek(pid_t tid, uint64_t address, uint64_t *ret)
+/* In this way pages that a lazy restore still has to bring are waited for. */
+static int peek(pid_t tid, uint64_t address, void *to, size_t size)
 {
-	errno = 0;
-	*ret = (uint64_t)ptrace(PTRACE_PEEKDATA, tid, address, 0);
-	return errno ? -errno : 0;
+	struct iovec ours = { to, size }, its = { (void *)address, size };
+	ssize_t n = process_vm_readv(tid, &ours, 1, &its, 1, 0);
+
+	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
 /* Whether what it waits for ends soon, or never. */
 static bool may_begin_again(const struct tracee *t, enum limit limit, size_t at)
 {
-	uint64_t where = argument(&t->regs, at), s, ns;
+	uint64_t where = argument(&t->regs, at);
+	struct timespec limit_of;
 
 	if (limit == MILLISECONDS)
 		return (int)where < 0 || (int)where <= SHORT_NS / 1000000;
-	if (limit == URING_ARGUMENT && t->regs.r10 & IO_URING_EXT_ARG && peek(t->tid, where + 16, &where))
+	if (limit == URING_ARGUMENT && t->regs.r10 & IO_URING_EXT_ARG && peek(t->tid, where + 16, &where, sizeof(where)))
 		return false;
 	if (limit == NO_LIMIT || (limit == URING_ARGUMENT && !(t->regs.r10 & IO_URING_EXT_ARG)) || !where)
 		return true;
-	return !peek(t->tid, where, &s) && !peek(t->tid, where + 8, &ns) && (s == 0 || (s == 1 && !ns));
+	return !peek(t->tid, where, &limit_of, sizeof(limit_of)) && (limit_of.tv_sec == 0 || (limit_of.tv_sec == 1 && !limit_of.tv_nsec));
 }
 
 void calls_mend(struct tracee *t)
@@ -257,12 +261,12 @@ bool calls_are_valid(const CoreEntry *core)
 	return c->error == ERESTARTSYS || c->error == ERESTARTNOINTR || c->error == ERESTARTNOHAND;
 }
 
-static int poke(pid_t tid, uint64_t at, const uint64_t words[2])
+static int poke(pid_t tid, uint64_t address, const void *from, size_t size)
 {
-	for (size_t i = 0; i < 2; i++)
-		if (ptrace(PTRACE_POKEDATA, tid, at + i * 8, words[i]) < 0)
-			return -errno;
-	return 0;
+	struct iovec ours = { (void *)from, size }, its = { (void *)address, size };
+	ssize_t n = process_vm_writev(tid, &ours, 1, &its, 1, 0);
+
+	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
 /* Makes the call with what is left, interrupted; gives what it says. */
@@ -271,15 +275,16 @@ static int begin_call(struct rthread *th, const InterruptedCallEntry *c, long lo
 	struct tracee *t = &th->tracee;
 	struct user_regs_struct regs = t->regs;
 	const uint64_t all = ~0ULL, at = (regs.rsp - RED_ZONE - 64) & ~15ULL; /* memory that is nobody's */
-	const uint64_t left[2] = { c->left_ns / NS_PER_S, c->left_ns % NS_PER_S };
-	uint64_t code, saved[2] = {};
-	int r = peek(t->tid, regs.rip, &code);
+	const struct timespec left = { (time_t)(c->left_ns / NS_PER_S), (long)(c->left_ns % NS_PER_S) };
+	struct timespec saved = {};
+	uint16_t code;
+	int r = peek(t->tid, regs.rip, &code, sizeof(code));
 
-	if (r || (code & 0xffff) != 0x050f) /* syscall */
+	if (r || code != 0x050f) /* syscall */
 		return r ? r : -EINVAL;
 	const bool in_memory = c->nr != __NR_poll;
 	*time_of((long)c->nr, &regs) = in_memory ? at : MIN((c->left_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
-	if (in_memory && ((r = peek(t->tid, at, &saved[0])) || (r = peek(t->tid, at + 8, &saved[1])) || (r = poke(t->tid, at, left))))
+	if (in_memory && ((r = peek(t->tid, at, &saved, sizeof(saved))) || (r = poke(t->tid, at, &left, sizeof(left)))))
 		return r;
 	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
 		r = -errno;
@@ -289,7 +294,7 @@ static int begin_call(struct rthread *th, const InterruptedCallEntry *c, long lo
 	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 && !r)
 		r = -errno;
 	if (in_memory && !r)
-		r = poke(t->tid, at, saved);
+		r = poke(t->tid, at, &saved, sizeof(saved));
 	return r;
 }
 
