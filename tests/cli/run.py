@@ -787,6 +787,13 @@ def test_error_io_uring(w):
                                ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0", "an eventfd that is told")):
         target = Target(w.work, body.format(setup=setup, submit=then))
         dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
+    # One request, one completion, and it goes on: a poll that tells of each event, a timer that ticks.
+    again = "assert libc.syscall(426, ring, 1, 1, 1, 0, 0) == 1\n"
+    for then in ("sqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 1, 1)\nos.write(wr, b'x')\n" + again,
+                 "t = ctypes.create_string_buffer(struct.pack('qq', 1, 0))\n"
+                 "sqes[:32] = struct.pack('<BBHiQQII', 11, 0, 0, -1, 0, ctypes.addressof(t), 1, 1 << 6)\n" + again):
+        target = Target(w.work, body.format(setup="", submit=then))
+        dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with requests under way", target=target)
 
 
 def test_error_mq_notify(w):

@@ -4,7 +4,8 @@
  * nothing, find out (capture_setup, task/ask.c).
  *
  * A request that is under way can't be saved: the kernel shows it to nobody. A ring that has as many completions as it had submissions
- * is taken to have none. Left out: one whose further completions (multishot) make up for one that is under way.
+ * is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot): those of polls fdinfo
+ * shows, that of timeouts the kernel's own memory (kernel.h).
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
@@ -13,7 +14,9 @@
 #include "engine/kinds/uring.h"
 
 #include "base/pool.h"
+#include "engine/kernel.h"
 #include "engine/kinds/anon.h"
+#include "engine/task/inside.h"
 #include "engine/task/task.h"
 
 #include <asm/unistd.h>
@@ -272,6 +275,19 @@ static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 	return odd ? refuse(d, f, "entries of another size (IORING_SETUP_SQE128, IORING_SETUP_CQE32)") : 0;
 }
 
+/* Whether the list of what waits for a moment has something. */
+static bool has_timeouts(struct dump *d, const struct descriptor *f)
+{
+	struct kernel *k = dump_kernel(d);
+	uint64_t ring, first;
+	int at = k ? kernel_offset(k, "io_ring_ctx", "timeout_list") : -1;
+
+	if (at < 0 || kernel_file(k, f->own_fd, &ring) || inside_follow(d, &ring, "file", "private_data") ||
+	    kernel_read(k, ring + (uint64_t)at, &first, sizeof(first)))
+		return false;
+	return first != ring + (uint64_t)at;
+}
+
 /* Nothing is under way: as many have completed as were submitted. */
 static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
 {
@@ -281,7 +297,7 @@ static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
 		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
 	if (*uring_word(r->ring, r->layout.sq.dropped) || *uring_word(r->ring, r->layout.cq.overflow) || has_list(f, "CqOverflowList"))
 		return refuse(d, f, "lost or overflown completions");
-	if (submitted != completed || has_list(f, "PollList"))
+	if (submitted != completed || has_list(f, "PollList") || has_timeouts(d, f))
 		return refuse(d, f, "requests under way (%u submitted, %u completed); try again when they are done", submitted, completed);
 	r->e.submitted = submitted;
 	return 0;
