@@ -174,7 +174,8 @@ static const struct option_row rows[] = {
 		      "filesize buildid"),
 	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
 	       "What the processor must have", "the comparison of processors", "none"),
-	OPTION_MISSING("unprivileged", 0, BOOL, NULL, ALL_VERBS, "Work without root", "work without root"),
+	OPTION("unprivileged", 0, BOOL, NULL, ALL_VERBS, unprivileged,
+	       "Without root, with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE: one's own processes"),
 };
 
 static const char description[] =
