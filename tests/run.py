@@ -3,6 +3,7 @@
 
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
+--user       runs all live programs as an ordinary user with two capabilities (--unprivileged)
 --packed     runs all live programs through an archive only, each by another kind in turn
 
 LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
@@ -27,6 +28,10 @@ RUNS_ON = ("leave", "again", "still")
 PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
           "unix_tree", "wide", "zero_pages", "zombies")
+# As an ordinary user as well.
+USER = ()
+SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
 KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
@@ -166,11 +171,12 @@ def wait_dead(pid):
         time.sleep(0.001)
 
 
-def criu(binary, work, arguments):
+def criu(binary, work, arguments, mode=None):
     # Files, not pipes: a restored task that held an end would keep the reader waiting.
     with tempfile.TemporaryFile() as log:
         try:
-            status = subprocess.run([binary] + arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            before, more = (SETPRIV + RIGHTS, ["--unprivileged"]) if mode == "user" else ([], [])
+            status = subprocess.run(before + [binary] + arguments[:1] + more + arguments[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     timeout=DEADLINE, cwd=work).returncode
         except subprocess.TimeoutExpired:
             status = "deadline"
@@ -217,9 +223,10 @@ def rounds(name, pid, mode, binary, work, log):
     for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
+        os.chmod(images, 0o777)
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
                         (["--no-live"] if mode == "still" else []) +
-                        DUMP_OPTIONS.get(name, [])))
+                        DUMP_OPTIONS.get(name, []), mode))
         if mode in RUNS_ON:
             if state_of(pid) not in ("R", "S", "D"):
                 raise Failure(f"after dump -R the task is in state {state_of(pid)}")
@@ -232,7 +239,7 @@ def rounds(name, pid, mode, binary, work, log):
             ALTER[name](images, work)
         try:
             log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else []) +
-                            RESTORE_OPTIONS.get(name, [])))
+                            RESTORE_OPTIONS.get(name, []), mode))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise
@@ -247,7 +254,7 @@ def live(path, mode, binary, work):
     verdict, log = os.path.join(work, "report"), []
     with open(verdict, "w"):
         os.chmod(verdict, 0o666)
-    task = subprocess.Popen([path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    task = subprocess.Popen((SETPRIV if mode == "user" else []) + [path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, start_new_session=True, cwd=work)
     pid = task.pid
     task.returncode = 0  # reaped by reap_all, never by Popen
@@ -328,7 +335,8 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, link)
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
-            for mode in modes + (("packed",) if modes is MODES and os.path.basename(path).partition("_")[2] in PACKED else ()):
+            for mode in modes + (("packed",) if modes is MODES and os.path.basename(path).partition("_")[2] in PACKED else ()) + \
+                    (("user",) if modes is MODES and os.path.basename(path).partition("_")[2] in USER else ()):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name) or (mode == "again" and os.path.basename(path).partition("_")[2] in ONCE):
                     continue
@@ -341,14 +349,14 @@ def run_lives(lives, modes, select, wanted):
 def main():
     wanted = [word for word in sys.argv[1:] if not word.startswith("--")]
     options = [word for word in sys.argv[1:] if word.startswith("--")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed"}:
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--user"}:
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
     select = lambda name: not wanted or any(word in name for word in wanted)
-    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else MODES
+    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else ("user",) if "--user" in options else MODES
     lives = [] if "--pending" in options else programs("build/tests/live_*")
-    pending = programs("build/tests/pending_*") if options and "--packed" not in options else []
+    pending = programs("build/tests/pending_*") if options and not set(options) & {"--packed", "--user"} else []
     if not options:
         run_units(select, wanted)
     run_lives(lives + pending, modes, select, wanted)

@@ -123,6 +123,16 @@ static int require_rights(const struct command_line *c, struct error *e)
 	return 0;
 }
 
+/* What failed for a lack of rights says what would help. */
+static int explain(const struct command_line *c, int r, struct error *e)
+{
+	const size_t used = strlen(e->text);
+
+	if ((r == -EPERM || r == -EACCES) && c->unprivileged && geteuid() != 0)
+		snprintf(e->text + used, sizeof(e->text) - used, "; that takes more rights than --unprivileged has, use sudo");
+	return r;
+}
+
 /* As criu does; what was asked for is done already, so a failure is only told. */
 static void write_stats(const struct command_line *c, bool restore)
 {
@@ -147,7 +157,7 @@ int cli_dump(struct command_line *c)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
 	progress_begin(c);
 	if (!r)
-		r = engine_dump(&c->request, &e);
+		r = explain(c, engine_dump(&c->request, &e), &e);
 	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
@@ -211,7 +221,7 @@ int cli_restore(struct command_line *c, bool announce)
 	c->request.ends = c->request.detach;
 	progress_begin(c);
 	if (!r)
-		r = engine_restore(&c->request, &pid, &e);
+		r = explain(c, engine_restore(&c->request, &pid, &e), &e);
 	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
