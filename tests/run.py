@@ -29,7 +29,8 @@ PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "f
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
           "unix_tree", "wide", "zero_pages", "zombies")
 # As an ordinary user as well.
-USER = ()
+USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_uring", "locks", "map_shared", "memfd", "pipe", "proctitle", "pty_ctty",
+        "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")
 SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
 KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files

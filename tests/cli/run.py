@@ -741,6 +741,62 @@ def test_error_not_root(w):
     expect(not os.listdir(folder), os.listdir(folder))
 
 
+class Shell:
+    """A shell that counts in a file, as an ordinary user: everybody can read its program."""
+
+    def __init__(self, work, before=tuple(NOBODY)):
+        self.path = os.path.join(work, "ticks")
+        code = f"n=0; while :; do n=$((n+1)); echo $n > {self.path}; sleep 0.02; done"
+        task = subprocess.Popen([*before, "/bin/sh", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                start_new_session=True, cwd="/")
+        task.returncode = 0
+        self.pid = task.pid
+        self.wait(0)
+
+    def ticks(self):
+        text = read(self.path) if os.path.exists(self.path) else ""
+        return int(text) if text.strip() else 0
+
+    def wait(self, before):
+        end = time.monotonic() + DEADLINE
+        while self.ticks() <= before:
+            expect(time.monotonic() < end, "the shell does not go on")
+            time.sleep(0.005)
+
+
+def test_unprivileged(w):
+    """An ordinary user, with two capabilities and without; what takes more says so (the live tests do the rest)."""
+    if not shutil.which("setpriv"):
+        raise Skip("needs setpriv")
+    os.chmod(w.work, 0o777)
+    rights = NOBODY + [f"--{kind}-caps=+checkpoint_restore,+sys_ptrace" for kind in ("inh", "ambient")]
+    folder = w.make_dir("folder")
+    os.chmod(folder, 0o777)
+    target = Shell(w.work)
+    w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=NOBODY).error("needs CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE")
+    w.criu("dump", "-t", target.pid, "-D", folder, before=rights).error("needs root", "--unprivileged")
+    target.wait(target.ticks())
+    expect(not os.listdir(folder), os.listdir(folder))
+    w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=rights).good()
+    reap()
+    before = target.ticks()
+    w.criu("restore", "--unprivileged", "-d", "-D", folder, before=rights).good()
+    target.wait(before)
+    status = read(f"/proc/{target.pid}/status")
+    expect("Uid:\t65534\t65534\t65534\t65534\n" in status and "CapEff:\t0000000000000000\n" in status, status)
+    # Another's, who may look at it and not be it.
+    os.kill(target.pid, signal.SIGKILL)
+    other, folder = w.make_dir("other"), w.make_dir("images")
+    os.chmod(folder, 0o777)
+    os.chmod(other, 0o777)
+    target = Shell(other, ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups"])
+    result = w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=rights)
+    reap()
+    if result.status == 0:
+        result = w.criu("restore", "--unprivileged", "-d", "-D", folder, before=rights)
+    result.error("more rights than --unprivileged has")
+
+
 def test_error_session(w):
     target = Target(w.work, session=False)
     dump_refused(w, target.pid, f"process {target.pid}", f"session {os.getsid(target.pid)}", "use --shell-job", target=target)
