@@ -103,6 +103,7 @@ static const struct option_row rows[] = {
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
+	OPTION("daemon", 0, BOOL, NULL, ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach, "The same as --restore-detached"),
 	OPTION("restore-sibling", 'S', BOOL, NULL, ON(RESTORE), request.sibling,
 	       "Make the root a child of the caller's parent; with --restore-detached"),
 	OPTION("timeout", 0, INT, "SECONDS", BOTH, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),

@@ -205,6 +205,53 @@ def test_help(w):
         expect(w.criu(action, "-h").good().out.startswith(f"Usage: criu {action}"), action)
 
 
+# criu(8): what its manual page has, by action. "=": with an argument, "=?": with one or without.
+CRIU_COMMON = ["-v", "-v4", "-vvv", "--verbosity=2", "--verbosity", "--config=", "--no-default-config", "--pidfile=", "-o=", "--log-file=", "--display-stats", "-D=",
+               "--images-dir=", "--stream", "--prev-images-dir=", "-W=", "--work-dir=", "-L=", "--libdir=", "--action-script="]
+CRIU_BOTH = ["--tcp-established", "--tcp-close", "-l", "--file-locks", "--auto-dedup", "-j", "--shell-job", "--cpu-cap=?", "--lazy-pages", "--file-validation=", "--network-lock=",
+             "-s", "--leave-stopped", "--external=", "--manage-cgroups=?", "--cgroup-root=", "--cgroup-props=", "--cgroup-props-file=", "--cgroup-dump-controller=", "--cgroup-yard=",
+             "--enable-fs=", "-x", "--ext-unix-sk", "--link-remap", "--evasive-devices", "--force-irmap", "--irmap-scan-path=", "-r=", "--root=", "--enable-external-sharing",
+             "--enable-external-masters", "-M=", "--ext-mount-map=", "--skip-mnt=", "--mntns-compat-mode", "--allow-uprobes", "--unprivileged", "--timeout=9", "--log-pid"]
+CRIU_NETWORK = ["--address=", "--port=1", "--ps-socket=1", "--tls", "--tls-cacert=", "--tls-cacrl=", "--tls-cert=", "--tls-key=", "--tls-no-cn-verify", "--status-fd=1"]
+CRIU_DUMPS = ["--track-mem", "--pre-dump-mode=", "-t=1", "--tree=1", "-R", "--leave-running", "--freeze-cgroup=", "--skip-in-flight", "--page-server", "--ghost-limit=1M",
+              "--ghost-fiemap", "--empty-ns="]
+CRIU_OPTIONS = {
+    "dump": CRIU_COMMON + CRIU_BOTH + CRIU_NETWORK + CRIU_DUMPS,
+    "pre-dump": CRIU_COMMON + CRIU_DUMPS + CRIU_NETWORK,
+    "restore": CRIU_COMMON + CRIU_BOTH + CRIU_NETWORK + ["--inherit-fd=fd[0]:x", "-d", "--restore-detached", "-S", "--restore-sibling", "-J=", "--join-ns=", "--veth-pair=", "--lsm-profile=",
+                                                         "--lsm-mount-context=", "--weak-sysctls", "--skip-file-rwx-check", "--exec-cmd", "--empty-ns=", "--close=5"],
+    "check": CRIU_COMMON + ["--extra", "--experimental", "--all", "--feature=", "--unprivileged", "--deprecated"],
+    "page-server": CRIU_COMMON + CRIU_NETWORK + ["-d", "--daemon", "--auto-dedup"],
+    "lazy-pages": CRIU_COMMON + CRIU_NETWORK + ["-d", "--daemon"],
+    "service": CRIU_COMMON + ["-d", "--daemon", "--address=", "--pidfile="],
+    "swrk": [], "dedup": CRIU_COMMON, "cpuinfo": CRIU_COMMON + ["--cpu-cap=?"],
+}
+
+
+def test_criu_options(w):
+    """Each option that criu has is known, and its help says where it does nothing or is not there."""
+    page = "".join(w.criu(action, "--help").good().out for action in CRIU_OPTIONS).replace("[no-]", "")
+    for action, options in CRIU_OPTIONS.items():
+        words = []
+        for option in options:
+            name, _, value = option.partition("=")
+            plain = "-v" if name.startswith("-v") else name
+            expect(re.search(rf"(^|[\s,]){re.escape(plain)}\b", page), f"no criu --help has {name}")
+            if plain == "-v" or name == "--verbosity":
+                words += [option]
+            elif value == "?":
+                words += [name, f"{name}=x"]
+            else:
+                words += [name, value or "x"] if "=" in option else [name]
+        # All are known: the one that is not is the first that is complained about.
+        w.criu(action, *words, "--no-such-option").error("there is no option --no-such-option")
+        w.criu(action, *(f"--no-{word[2:]}" for word in words if word in ("--leave-running", "--tcp-established", "--shell-job")), "--no-such-option").error("--no-such-option")
+    idle = re.findall(r'OPTION_IDLE\("([^"]+)".*?\),\n', read(os.path.join(ROOT, "src/cli/criu.c")), re.S)
+    expect(len(idle) > 5, idle)
+    for name in idle:
+        expect(re.search(rf"--{name}\b[^-]*?(\n[^-]*?)*changes nothing", page), f"--{name} does nothing, and its help does not say so")
+
+
 def test_generated(w):
     for page in ("fermata", "criu"):
         manual = fermata("manual", page).good().out
