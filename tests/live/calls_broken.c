@@ -4,10 +4,11 @@
 #include <linux/aio_abi.h>
 #include <sys/epoll.h>
 #include <sys/sem.h>
+#include <sys/socket.h>
 
-enum { EPOLL, EPOLL_MASK, EPOLL_SHORT, SEM, SEM_TIMED, SIGNAL, AIO, URING, HANDLED, COUNT };
+enum { EPOLL, EPOLL_MASK, EPOLL_SHORT, SEM, SEM_TIMED, SIGNAL, AIO, URING, RECEIVE, HANDLED, COUNT };
 static pid_t tids[COUNT];
-static int ends[2], epoll, other, sems, done;
+static int pair[2], ends[2], epoll, other, sems, done;
 static aio_context_t aio;
 static struct uring ring;
 static volatile sig_atomic_t handled;
@@ -40,6 +41,9 @@ static void *body(void *argument)
 	case SIGNAL: CHECK(syscall(SYS_rt_sigtimedwait, &set, &info, NULL, 8) == SIGUSR2 && info.si_code == SI_TKILL); break;
 	case AIO: CHECK(syscall(SYS_io_getevents, aio, 1, 1, &completion, NULL) == 1 && completion.data == 77); break;
 	case URING: CHECK(syscall(SYS_io_uring_enter, ring.fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 0); break;
+	case RECEIVE:
+		CHECK(recv(pair[0], &event, 1, 0) == -1 && errno == EAGAIN && seconds_now(CLOCK_MONOTONIC) - start > 0.799);
+		break;
 	case HANDLED: CHECK(epoll_wait(other, &event, 1, -1) == -1 && errno == EINTR && handled == SIGRTMIN + 3); break;
 	}
 	__atomic_add_fetch(&done, 1, __ATOMIC_SEQ_CST);
@@ -55,6 +59,8 @@ static void make(void)
 	sigaddset(&set, SIGUSR2);
 	CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0 && sigaction(SIGRTMIN + 3, &action, NULL) == 0);
 	CHECK(pipe(ends) == 0 && (epoll = epoll_create1(0)) >= 0 && (other = epoll_create1(0)) >= 0);
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	CHECK(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){.tv_usec = 800000}, sizeof(struct timeval)) == 0);
 	CHECK(epoll_ctl(epoll, EPOLL_CTL_ADD, ends[0], &event) == 0);
 	CHECK((sems = semget(IPC_PRIVATE, 2, 0600)) >= 0 && semctl(sems, 0, SETVAL, 0) == 0 && semctl(sems, 1, SETVAL, 0) == 0);
 	CHECK(syscall(SYS_io_setup, 4, &aio) == 0 && uring_make(&ring, 4, 0, 0) == 0);
@@ -76,7 +82,7 @@ static void release(void)
 int main(int argc, char **argv)
 {
 	static const long calls[COUNT] = {SYS_epoll_wait, SYS_epoll_pwait2, SYS_epoll_wait, SYS_semop, SYS_semtimedop, SYS_rt_sigtimedwait, SYS_io_getevents,
-		SYS_io_uring_enter, SYS_epoll_wait};
+		SYS_io_uring_enter, SYS_recvfrom, SYS_epoll_wait};
 	live_init(argc, argv);
 	pthread_t threads[COUNT];
 	make();

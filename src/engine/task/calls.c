@@ -17,6 +17,8 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 
 #define ERESTARTSYS 512
@@ -31,9 +33,9 @@
 
 /* ---- calls that end with EINTR ---- */
 
-enum limit { NO_LIMIT, MILLISECONDS, TIMESPEC, URING_ARGUMENT };
+enum limit { NO_LIMIT, MILLISECONDS, TIMESPEC, URING_ARGUMENT, SOCKET };
 
-/* signal(7), "Interruption of system calls and library functions by stop signals"; sockets with a timeout are left out. */
+/* signal(7), "Interruption of system calls and library functions by stop signals". */
 static const struct {
 	long nr;
 	enum limit limit;
@@ -42,6 +44,10 @@ static const struct {
 	{ __NR_epoll_wait, MILLISECONDS, 3 }, { __NR_epoll_pwait, MILLISECONDS, 3 },  { __NR_epoll_pwait2, TIMESPEC, 3 },
 	{ __NR_semop, NO_LIMIT, 0 },	      { __NR_semtimedop, TIMESPEC, 3 },	      { __NR_rt_sigtimedwait, TIMESPEC, 2 },
 	{ __NR_io_getevents, TIMESPEC, 4 },   { __NR_io_uring_enter, URING_ARGUMENT, 4 },
+	{ __NR_read, SOCKET, 0 },	      { __NR_readv, SOCKET, 0 },	      { __NR_recvfrom, SOCKET, 0 },
+	{ __NR_recvmsg, SOCKET, 0 },	      { __NR_accept, SOCKET, 0 },	      { __NR_accept4, SOCKET, 0 },
+	{ __NR_write, SOCKET, 0 },	      { __NR_writev, SOCKET, 0 },	      { __NR_sendto, SOCKET, 0 },
+	{ __NR_sendmsg, SOCKET, 0 },	      { __NR_connect, SOCKET, 0 },
 };
 
 static unsigned long long argument(const struct user_regs_struct *regs, size_t i)
@@ -58,12 +64,28 @@ static int peek(pid_t tid, uint64_t address, void *to, size_t size)
 	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
+/* A socket that waits for no more than that, SO_RCVTIMEO and SO_SNDTIMEO. */
+static bool is_short_socket(pid_t pid, int fd)
+{
+	struct timeval in = {}, out = {};
+	socklen_t size = sizeof(in), out_size = sizeof(out);
+	_cleanup_close_ int process = (int)syscall(__NR_pidfd_open, pid, 0);
+	_cleanup_close_ int own = process < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, process, fd, 0);
+
+	if (own < 0 || getsockopt(own, SOL_SOCKET, SO_RCVTIMEO, &in, &size) < 0 || getsockopt(own, SOL_SOCKET, SO_SNDTIMEO, &out, &out_size) < 0)
+		return false;
+	return in.tv_sec + out.tv_sec + in.tv_usec + out.tv_usec > 0 && in.tv_sec * 1000000 + in.tv_usec <= SHORT_NS / 1000 &&
+	       out.tv_sec * 1000000 + out.tv_usec <= SHORT_NS / 1000;
+}
+
 /* Whether what it waits for ends soon, or never. */
 static bool may_begin_again(const struct tracee *t, enum limit limit, size_t at)
 {
 	uint64_t where = argument(&t->regs, at);
 	struct timespec limit_of;
 
+	if (limit == SOCKET)
+		return is_short_socket(t->pid, (int)where);
 	if (limit == MILLISECONDS)
 		return (int)where < 0 || (int)where <= SHORT_NS / 1000000;
 	if (limit == URING_ARGUMENT && t->regs.r10 & IO_URING_EXT_ARG && peek(t->tid, where + 16, &where, sizeof(where)))
