@@ -4,8 +4,8 @@
 #include <poll.h>
 
 enum { SLEEP, SLEEP_REST, CLOCK, CLOCK_REST, BOOT, POLL, FUTEX, FUTEX_UNTIL, COUNT };
-#define LENGTH 2.4
-#define BEFORE 1.2
+#define LENGTH 3.4
+#define BEFORE 1.6
 static pid_t tids[COUNT];
 static double ended[COUNT];
 static int quiet[2];
@@ -14,12 +14,12 @@ static struct timespec rests[COUNT];
 static void *body(void *argument)
 {
 	long number = (long)argument;
-	const struct timespec length = {2, 400000000};
+	const struct timespec length = {3, 400000000};
 	struct pollfd polled = {.fd = quiet[0], .events = POLLIN};
 	struct timespec until;
 	int word = 7;
 	CHECK(clock_gettime(CLOCK_MONOTONIC, &until) == 0);
-	until.tv_sec += 2;
+	until.tv_sec += 3;
 	if ((until.tv_nsec += 400000000) >= 1000000000) until.tv_sec++, until.tv_nsec -= 1000000000;
 	thread_here(&tids[number]);
 	switch (number) {
@@ -34,7 +34,7 @@ static void *body(void *argument)
 		CHECK(syscall(SYS_futex, &word, FUTEX_WAIT_BITSET, 7, &until, NULL, FUTEX_BITSET_MATCH_ANY) == -1 && errno == ETIMEDOUT);
 		break;
 	}
-	CHECK(length.tv_sec == 2 && length.tv_nsec == 400000000);
+	CHECK(length.tv_sec == 3 && length.tv_nsec == 400000000);
 	ended[number] = seconds_now(CLOCK_MONOTONIC);
 	return NULL;
 }
@@ -67,7 +67,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < COUNT; i++) CHECK(pthread_join(threads[i], NULL) == 0);
 	for (int i = 0; i < COUNT; i++) {
 		/* Not before its time, not from the beginning again. */
-		if (ended[i] < start + LENGTH - 0.002 || ended[i] > went + LENGTH - BEFORE + 0.7) {
+		if (ended[i] < start + LENGTH - 0.002 || ended[i] > went + LENGTH - BEFORE + 1.4) {
 			live_say("not ok: call %d ended %.3f s after its start, %.3f s after the restore", i, ended[i] - start, ended[i] - went);
 			return 1;
 		}
