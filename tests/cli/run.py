@@ -991,7 +991,8 @@ def test_error_keyring(w):
     join = "import ctypes\nlibc = ctypes.CDLL(None)\nassert libc.syscall(250, 1, None) > 0\n"
     key = "assert libc.syscall(248, b'user', b'a secret', b'abc', 3, {}) > 0\n"
     for body, words in ((join + key.format(-3), "its session keyring holds keys"), (join + key.format(-2), "its process keyring holds keys"),
-                        (join + key.format(-1), "its thread keyring holds keys")):
+                        (join + key.format(-1), "its thread keyring holds keys"),
+                        (join + "inner = libc.syscall(248, b'keyring', b'a name', None, 0, -3)\n" + key.format("inner"), "its session keyring holds keys")):
         target = Target(w.work, body)
         dump_refused(w, target.pid, f"process {target.pid}", words, "in the user's keyring", target=target)
     # One of its own that holds no more than another keyring loses nothing.

@@ -26,7 +26,8 @@
 #define SLOTS 16 /* of a node of a keyring */
 #define IS_META 1UL
 #define IS_KEYRING 2UL
-#define KEYRINGS_OF_SESSIONS "invocation_id" /* systemd.exec(5): a name, not a secret */
+#define INVOCATION "invocation_id" /* systemd.exec(5): a name, not a secret */
+#define DEPTH_MAX 6 /* the kernel's own limit */
 
 struct hidden {
 	bool is_readable; /* the kernel's memory is, and what follows is known */
@@ -121,31 +122,35 @@ static void look_at_ourselves(struct dump *d, struct hidden *h)
 
 /* ---- keyrings ---- */
 
-/* Whether a leaf is a key that a program put there: neither another keyring, nor what every session has. */
-static bool is_key(struct dump *d, uint64_t leaf)
-{
-	uint64_t name = leaf;
-	char text[sizeof(KEYRINGS_OF_SESSIONS)] = "";
+static bool has_keys(struct dump *d, uint64_t keyring, int depth);
 
-	if (leaf & IS_META)
-		return true; /* a keyring so large has some */
-	if (!leaf || leaf & IS_KEYRING)
-		return false;
-	return inside_follow(d, &name, "key", "description") || kernel_read(d->kernel, name, text, sizeof(text)) ||
-	       memcmp(text, KEYRINGS_OF_SESSIONS, sizeof(text)) != 0;
+/* Whether a leaf is a key that a program put there, or a keyring with such: not the user's, which others have too, nor what every session has. */
+static bool is_key(struct dump *d, uint64_t leaf, int depth)
+{
+	const uint64_t key = leaf & ~IS_KEYRING;
+	uint64_t name = key;
+	char text[sizeof(INVOCATION)] = "";
+
+	if (!leaf || leaf & IS_META)
+		return leaf != 0; /* a keyring so large has some */
+	if (inside_follow(d, &name, "key", "description") || kernel_read(d->kernel, name, text, sizeof(text)))
+		return true;
+	if (leaf & IS_KEYRING)
+		return strncmp(text, "_uid", 4) && strncmp(text, "_persistent", 11) && has_keys(d, key, depth + 1);
+	return memcmp(text, INVOCATION, sizeof(text)) != 0;
 }
 
-static bool has_keys(struct dump *d, uint64_t keyring)
+static bool has_keys(struct dump *d, uint64_t keyring, int depth)
 {
 	uint64_t root = keyring, slots[SLOTS];
 	const int at = kernel_offset(d->kernel, "assoc_array_node", "slots");
 
-	if (!keyring || at < 0 || inside_follow(d, &root, "key", "keys.root") || !root)
+	if (!keyring || at < 0 || depth > DEPTH_MAX || inside_follow(d, &root, "key", "keys.root") || !root)
 		return false;
 	if (!(root & IS_META) || kernel_read(d->kernel, (root & ~3UL) + (uint64_t)at, slots, sizeof(slots)))
 		return true;
 	for (size_t i = 0; i < SLOTS; i++)
-		if (is_key(d, slots[i]))
+		if (is_key(d, slots[i], depth))
 			return true;
 	return false;
 }
@@ -158,7 +163,7 @@ static int check_keyrings(struct dump *d, struct task *t, const struct hidden *h
 
 	for (size_t i = 0; i < ARRAY_SIZE(rings); i++) {
 		uint64_t ring = cred;
-		if (inside_follow(d, &ring, "cred", rings[i].member) || (!i && ring == h->own_session) || !has_keys(d, ring))
+		if (inside_follow(d, &ring, "cred", rings[i].member) || (!i && ring == h->own_session) || !has_keys(d, ring, 0))
 			continue;
 		return task_error(d, t, -ENOTSUP, "its %s keyring holds keys, which are not saved; let the program keep them in the user's keyring%s",
 				  rings[i].name, i ? "" : ", or dump and restore it from its own session");
