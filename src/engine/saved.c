@@ -52,7 +52,7 @@ const struct refusal refusals[] = {
 	{ "secret memory (memfd_secret)", "is secret (memfd_secret)", NULL },
 	{ "memory with protection keys", "has the protection key", NULL },
 	{ "memory that userfaultfd watches", "is watched by its own userfaultfd", NULL },
-	{ "io_uring: requests under way, threads of the kernel that submit (SQPOLL), eventfds, groups of buffers, credentials, restrictions", "is an io_uring ring with", "try again when its requests are done" },
+	{ "io_uring: requests under way, threads of the kernel that submit (SQPOLL), eventfds where the kernel has no BTF or BPF, groups of buffers, credentials, restrictions", "is an io_uring ring with", "try again when its requests are done" },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "rings for asynchronous i/o, more than", NULL },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "its ring for asynchronous i/o at", NULL },
 	{ "asynchronous I/O: more than 64 rings, rings of a parent", "that belonged to the process it was forked from", NULL },

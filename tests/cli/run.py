@@ -887,7 +887,7 @@ def test_error_io_uring(w):
                                ("p[2] = 2", "", "a thread of the kernel that submits (IORING_SETUP_SQPOLL)"),
                                ("p[2] = 0x1000", "b = ctypes.create_string_buffer(8192)\ng = (ctypes.c_uint64 * 5)(ctypes.addressof(b) + 4095 & ~4095, 7 << 32 | 8, 0, 0, 0)\n"
                                 "assert libc.syscall(427, ring, 22, g, 1) == 0", "groups of buffers"),
-                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0", "an eventfd that is told")):
+                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0\nos.close(e.value)", "an eventfd that is told")):
         target = Target(w.work, body.format(setup=setup, submit=then))
         dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
     # One request, one completion, and it goes on: a poll that tells of each event, a timer that ticks.

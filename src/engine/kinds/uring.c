@@ -179,12 +179,38 @@ static bool has_buffer_groups(int fd)
 	return false;
 }
 
+/* Which descriptor is told of completions. */
+static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	struct task *t = f->task;
+	struct kernel *k = dump_kernel(d);
+	uint64_t told = 0, table, file;
+	uint32_t async;
+	int at = k ? kernel_offset(k, "io_ev_fd", "eventfd_async") : -1;
+
+	if (at < 0 || kernel_file(k, f->own_fd, &told) || inside_follow(d, &told, "file", "private_data") || inside_follow(d, &told, "io_ring_ctx", "io_ev_fd") ||
+	    kernel_read(k, told + (uint64_t)at, &async, sizeof(async)) || inside_follow(d, &told, "io_ev_fd", "cq_ev_fd") || !told ||
+	    inside_thread(d, t->threads.data[0], "files", &table, sizeof(table)) || inside_follow(d, &table, "files_struct", "fdt") ||
+	    inside_follow(d, &table, "fdtable", "fd"))
+		return refuse(d, f, "an eventfd that is told of completions, where the kernel's memory can't be read");
+	for (size_t i = 0; i < t->view.fds.count; i++) {
+		if (kernel_read(k, table + (uint64_t)t->view.fds.data[i] * 8, &file, sizeof(file)) || inside_follow(d, &file, "file", "private_data") || file != told)
+			continue;
+		r->e.has_eventfd = r->e.has_eventfd_async = 1;
+		r->e.eventfd = (uint32_t)t->view.fds.data[i];
+		r->e.eventfd_async = async & 1;
+		return 0;
+	}
+	return refuse(d, f, "an eventfd that is told of completions and has no descriptor any more");
+}
+
 /* Setup flags, who submits, and what else was registered, from the threads' answers. */
 static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 {
 	struct task *t = f->task;
 	size_t k = 0, refused = 0;
 	uint32_t cpu = UINT32_MAX;
+	bool tells = false;
 
 	r->e.setup = probe_setup(f->own_fd);
 	if (number_of(f, "SqThread", &cpu) && cpu != UINT32_MAX)
@@ -199,8 +225,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 		const struct thread *th = t->threads.data[i];
 		int answer = th->answers.uring[k];
 		refused += answer == -EEXIST;
-		if (answer == -EBUSY)
-			return refuse(d, f, "an eventfd that is told of completions");
+		tells |= answer == -EBUSY;
 		if (answer == -EACCES)
 			return refuse(d, f, "restrictions");
 		if (answer != -EEXIST)
@@ -216,7 +241,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
 	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
-	return 0;
+	return tells ? capture_eventfd(d, f, r) : 0;
 }
 
 static bool all_zero(const uint8_t *from, size_t size)
@@ -495,7 +520,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers and rings (Linux 6.0)",
+	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,
