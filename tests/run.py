@@ -3,6 +3,7 @@
 
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
+--user       runs all live programs as an ordinary user with two capabilities (--unprivileged)
 --packed     runs all live programs through an archive only, each by another kind in turn
 --modes=A,B  runs the live programs in these modes only
 --chain      runs all live programs through a pre-dump and a dump that has it as its parent only
@@ -34,9 +35,15 @@ PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "f
 CHAINED = ("aio", "anon", "big", "brk", "cow", "droppable", "fork", "forker", "growsdown", "hugetlb", "io_uring", "ksm", "leader_gone", "madvise", "many_vmas",
            "map_anon_shared", "map_memfd", "map_private", "map_shared", "mlock", "mprotect", "mseal", "shares_memory", "shares_all", "spawner", "sysv_shm",
            "thread_churn", "threads_many", "wide", "zero_pages")
+# As an ordinary user as well.
+USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_uring", "locks", "map_shared", "memfd", "pipe", "proctitle", "pty_ctty",
+        "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")
+SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
 KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
+    "calls_broken": ["--host-ipc"],
     "fd_inherited": ["--file-locks"],
     "file_deleted_dir": ["--link-remap"],
     "file_deleted_linked": ["--link-remap"],
@@ -184,11 +191,12 @@ def wait_dead(pid):
         time.sleep(0.001)
 
 
-def criu(binary, work, arguments):
+def criu(binary, work, arguments, mode=None):
     # Files, not pipes: a restored task that held an end would keep the reader waiting.
     with tempfile.TemporaryFile() as log:
         try:
-            status = subprocess.run([binary] + arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            before, more = (SETPRIV + RIGHTS, ["--unprivileged"]) if mode == "user" else ([], [])
+            status = subprocess.run(before + [binary] + arguments[:1] + more + arguments[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     timeout=DEADLINE, cwd=work).returncode
         except subprocess.TimeoutExpired:
             status = "deadline"
@@ -242,6 +250,7 @@ def rounds(name, pid, mode, binary, work, log):
     for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
+        os.chmod(images, 0o777)
         if mode == "chain":
             os.mkdir(os.path.join(work, "images-before"))
         try:
@@ -250,7 +259,7 @@ def rounds(name, pid, mode, binary, work, log):
             log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
                             (["--track-mem", "--prev-images-dir", "../images-before"] if mode == "chain" else []) +
                             (["--no-live"] if mode == "still" else []) +
-                            DUMP_OPTIONS.get(name, [])))
+                            DUMP_OPTIONS.get(name, []), mode))
         except Failure as failure:
             if older_refuses(name, failure):
                 raise Refused from None
@@ -267,7 +276,7 @@ def rounds(name, pid, mode, binary, work, log):
             ALTER[name](images, work)
         try:
             log.append(criu(binary, work, ["restore", "-d", "-D", images] + (["--lazy-pages"] if mode == "lazy" else []) +
-                            RESTORE_OPTIONS.get(name, [])))
+                            RESTORE_OPTIONS.get(name, []), mode))
         except Failure as failure:
             if name not in REFUSED or REFUSED[name] not in str(failure):
                 raise
@@ -282,7 +291,7 @@ def live(path, mode, binary, work):
     verdict, log = os.path.join(work, "report"), []
     with open(verdict, "w"):
         os.chmod(verdict, 0o666)
-    task = subprocess.Popen([path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    task = subprocess.Popen((SETPRIV if mode == "user" else []) + [path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, start_new_session=True, cwd=work)
     pid = task.pid
     task.returncode = 0  # reaped by reap_all, never by Popen
@@ -364,7 +373,7 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
             program = os.path.basename(path).partition("_")[2]
-            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED)) if modes is MODES and program in those]
+            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER)) if modes is MODES and program in those]
             for mode in (*modes, *more):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name) or (mode == "again" and program in ONCE):
@@ -380,15 +389,15 @@ def main():
     options = [word for word in sys.argv[1:] if word.startswith("--")]
     chosen = [option.partition("=")[2].split(",") for option in options if option.startswith("--modes=")]
     options = [option for option in options if not option.startswith("--modes=")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain")):
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user")):
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
     select = lambda name: not wanted or any(word in name for word in wanted)
-    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else ("chain",) if "--chain" in options else \
+    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else ("chain",) if "--chain" in options else ("user",) if "--user" in options else \
         tuple(chosen[0]) if chosen else MODES
     lives = [] if "--pending" in options else programs("build/tests/live_*")
-    pending = programs("build/tests/pending_*") if options and not {"--packed", "--chain"} & set(options) else []
+    pending = programs("build/tests/pending_*") if options and not {"--packed", "--chain", "--user"} & set(options) else []
     if not options:
         run_units(select, wanted)
     run_lives(lives + pending, modes, select, wanted)

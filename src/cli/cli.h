@@ -24,7 +24,7 @@ struct command_line {
 	bool help, version;
 	const char *log_file, *work_dir;
 	/* criu */
-	bool display_stats, log_pid, exec_command, no_default_config, check_extra, check_experimental, check_all;
+	bool display_stats, log_pid, exec_command, unprivileged, no_default_config, check_extra, check_experimental, check_all;
 	const char *config, *ext_unix_sk, *network_lock;
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */

@@ -123,6 +123,7 @@ static const struct option_row rows[] = {
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
 	       "Exit once the tree runs"),
+	OPTION("daemon", 0, BOOL, NULL, ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach, "The same as --restore-detached"),
 	OPTION("restore-sibling", 'S', BOOL, NULL, ON(RESTORE), request.sibling,
 	       "Make the root a child of the caller's parent; with --restore-detached"),
 	OPTION("timeout", 0, INT, "SECONDS", BOTH, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
@@ -196,7 +197,8 @@ static const struct option_row rows[] = {
 		      "filesize buildid"),
 	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
 	       "What the processor must have", "the comparison of processors", "none"),
-	OPTION_MISSING("unprivileged", 0, BOOL, NULL, ALL_VERBS, "Work without root", "work without root"),
+	OPTION("unprivileged", 0, BOOL, NULL, ALL_VERBS, unprivileged,
+	       "Without root, with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE: one's own processes"),
 };
 
 static const char description[] =

@@ -164,6 +164,8 @@ static const struct option_row rows[] = {
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),
 	OPTION("file-locks", 'l', BOOL, NULL, BOTH | SAVES, request.file_locks, "Save and restore file locks"),
+	OPTION("unprivileged", 0, BOOL, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), unprivileged,
+	       "Without root, with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE: one's own processes"),
 	OPTION("host-ipc", 0, BOOL, NULL, SAVES, request.host_ipc, "Save message queues and System V semaphores of the host that the processes use"),
 	OPTION("link-remap", 0, BOOL, NULL, BOTH | SAVES, request.link_remap,
 	       "Give deleted files that have other names a name for the time between"),

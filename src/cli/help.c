@@ -24,7 +24,7 @@ static void put_option(FILE *f, const struct option_row *row)
 		fprintf(f, "  -%c, %-30s", row->letter, form);
 	else
 		fprintf(f, "      %-30s", form);
-	fprintf(f, "%s%s", strlen(form) > 30 ? "\n                                    " : "", row->help);
+	fprintf(f, "%s%s", strlen(form) >= 30 ? "\n                                    " : "", row->help);
 	if (row->missing)
 		fprintf(f, " (not yet%s%s)", row->accepted ? "; taken: " : "", row->accepted ? row->accepted : "");
 	fputc('\n', f);

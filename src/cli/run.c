@@ -2,10 +2,13 @@
 #include "base/log.h"
 #include "cli/cli.h"
 #include "engine/stats.h"
+#include "proc/proc.h"
 
 #include <jansson.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -128,6 +131,35 @@ int cli_require_root(struct error *e)
 	return geteuid() == 0 ? 0 : error_set(e, -EPERM, "this needs root (CAP_SYS_ADMIN and more); run it with sudo");
 }
 
+/* A user with two capabilities can do what concerns their own processes (Linux 5.9). */
+static int require_rights(const struct command_line *c, struct error *e)
+{
+	struct proc_status s;
+
+	if (geteuid() == 0)
+		return 0;
+	if (!c->unprivileged)
+		return error_set(e, -EPERM, "this needs root (CAP_SYS_ADMIN and more); run it with sudo, or your own processes with --unprivileged");
+	int r = proc_read_status(getpid(), &s);
+	if (r)
+		return error_errno(e, r, "cannot read our own status");
+	if (!(s.cap_eff >> CAP_CHECKPOINT_RESTORE & 1) || !(s.cap_eff >> CAP_SYS_PTRACE & 1))
+		return error_set(e, -EPERM, "--unprivileged needs CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE; see setcap(8), or setpriv --ambient-caps");
+	/* With capabilities of its file it could not read its own folder in /proc. */
+	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	return 0;
+}
+
+/* What failed for a lack of rights says what would help. */
+static int explain(const struct command_line *c, int r, struct error *e)
+{
+	const size_t used = strlen(e->text);
+
+	if ((r == -EPERM || r == -EACCES) && c->unprivileged && geteuid() != 0)
+		snprintf(e->text + used, sizeof(e->text) - used, "; that takes more rights than --unprivileged has, use sudo");
+	return r;
+}
+
 /* As criu does; what was asked for is done already, so a failure is only told. */
 static void write_stats(const struct command_line *c, bool restore)
 {
@@ -145,14 +177,14 @@ int cli_dump(struct command_line *c)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	if (c->scripts.count)
 		c->request.hook = (struct request_hook){ script_call, c };
-	int r = cli_require_root(&e);
+	int r = require_rights(c, &e);
 	if (!r)
 		r = cli_gpu_options(c, &e);
 	if (r)
 		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
 	progress_begin(c);
 	if (!r)
-		r = engine_dump(&c->request, &e);
+		r = explain(c, engine_dump(&c->request, &e), &e);
 	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
@@ -208,7 +240,7 @@ int cli_restore(struct command_line *c, bool announce)
 		c->request.hook = (struct request_hook){ script_call, c };
 	else if (c->for_user)
 		c->request.hook = (struct request_hook){ restrict_call, c };
-	int r = cli_require_root(&e);
+	int r = require_rights(c, &e);
 	if (!r)
 		r = cli_gpu_options(c, &e);
 	if (!r)
@@ -218,7 +250,7 @@ int cli_restore(struct command_line *c, bool announce)
 	c->request.ends = c->request.detach;
 	progress_begin(c);
 	if (!r)
-		r = engine_restore(&c->request, &pid, &e);
+		r = explain(c, engine_restore(&c->request, &pid, &e), &e);
 	progress_end(c);
 	if (r)
 		return cli_report(c, &e);

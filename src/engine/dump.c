@@ -10,6 +10,7 @@
 #include "base/workers.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
+#include "engine/kernel.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
 #include "engine/memory/increment.h"
@@ -17,6 +18,7 @@
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
+#include "engine/task/hidden.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -54,6 +56,14 @@ int dump_part(struct dump *d, int r)
 	*obstacle = *d->e;
 	*d->e = (struct error){};
 	return 0;
+}
+
+struct kernel *dump_kernel(struct dump *d)
+{
+	if (!d->kernel_tried && kernel_open(&d->kernel))
+		d->kernel = NULL;
+	d->kernel_tried = true;
+	return d->kernel;
 }
 
 static bool same(const struct task *a, const struct task *b, int what)
@@ -279,6 +289,8 @@ static int capture_task(struct dump *d, struct task *t)
 		return core_capture(d, t);
 	int asked = task_answered(d, t);
 	int r = dump_part(d, asked);
+	if (!r && !asked)
+		r = dump_part(d, hidden_check(d, t));
 	if (!r)
 		r = dump_part(d, files_capture(d, t));
 	/* It goes to whom the end of a thread is told: in the restored tree that is the leader's, which ends once more. */
@@ -485,6 +497,8 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
+	if (!r)
+		r = hidden_prepare(d);
 	if (!r && d->request->pre_dump) {
 		enter(d, STAGE_MEMORY);
 		r = pre_dump(d);
@@ -612,6 +626,8 @@ static int dump_traced(const struct request *request, struct error *e)
 	tree_thaw(&d);
 	increment_end(&d, !r);
 	cuda_finish(&d);
+	hidden_release(&d);
+	kernel_close(d.kernel);
 	watch_end(&watch);
 	fill_profile(&d);
 	image_dir_free(d.dir);
@@ -646,6 +662,8 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	hidden_release(&d);
+	kernel_close(d.kernel);
 	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;

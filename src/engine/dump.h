@@ -20,6 +20,8 @@ struct workers;
 struct lock_table;
 struct tcp_table;
 struct watch;
+struct kernel;
+struct hidden;
 
 /* What was counted, by any thread. */
 struct dump_counts {
@@ -57,10 +59,15 @@ struct dump {
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;
 	char own_namespaces[8][64]; /* the coordinator's; task/look.c */
+	struct kernel *kernel; /* dump_kernel */
+	bool kernel_tried;
+	struct hidden *hidden; /* task/hidden.c */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 
 /* How a part ended that others do not depend on. A dump ends with its failure; a check notes it, gives 0, and goes on. */
 int dump_part(struct dump *d, int r);
+/* The kernel's own memory (kernel.h), opened when it is first asked for; NULL where it can't be had. By the main thread. */
+struct kernel *dump_kernel(struct dump *d);
 /* Writes an image that holds one message. */
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m);

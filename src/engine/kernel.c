@@ -5,12 +5,14 @@
 #include <linux/bpf.h>
 #include <linux/btf.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define BTF_PATH "/sys/kernel/btf/vmlinux"
 #define BTF_MAX (256UL << 20)
 #define TYPES_MAX (1U << 22)
 #define TRIES 10
+#define KNOWN_MAX 64
 
 /* What the program is given, and what it gives back. */
 struct context {
@@ -19,13 +21,26 @@ struct context {
 	int64_t result;
 };
 
+/* Where each type stands among all, by its id: of the first `count`; the others when they are asked for. */
+struct index {
+	uint32_t *at;
+	size_t capacity;
+	uint32_t count, end;
+	/* What was asked for: names that the program has anyway. */
+	struct {
+		const char *type, *member;
+		int offset;
+	} known[KNOWN_MAX];
+	size_t known_count;
+};
+
 struct kernel {
 	char *text;
 	size_t size;
+	bool is_mapped; /* `text` is the kernel's own */
 	const char *types, *strings;
 	uint32_t types_size, strings_size;
-	uint32_t *at; /* where each type stands in `types`, by its id */
-	uint32_t count;
+	struct index *index;
 	int map, program;
 	char *window; /* the map's memory: a page */
 };
@@ -63,35 +78,48 @@ static size_t tail_size(const struct btf_type *t)
 	}
 }
 
+/* NULL: there is none, or what there is is damaged. */
 static const struct btf_type *type_at(const struct kernel *k, uint32_t id)
 {
-	return id && id < k->count ? (const struct btf_type *)(k->types + k->at[id]) : NULL;
+	struct index *i = k->index;
+
+	for (; i->count <= id && i->end < k->types_size; i->count++) {
+		const uint32_t at = i->end;
+		const struct btf_type *t = (const struct btf_type *)(k->types + at);
+		if (k->types_size - at < sizeof(*t) || k->types_size - at - sizeof(*t) < tail_size(t) || i->count >= TYPES_MAX ||
+		    !vec_reserve((void **)&i->at, &i->capacity, i->count + 1, sizeof(*i->at)))
+			return NULL;
+		i->at[i->count] = at;
+		i->end += (uint32_t)(sizeof(*t) + tail_size(t));
+	}
+	return id && id < i->count ? (const struct btf_type *)(k->types + i->at[id]) : NULL;
 }
 
-static int index_types(struct kernel *k)
+/* The file can be mapped (Linux 6.16), or is read. */
+static int get_text(struct kernel *k)
 {
-	size_t capacity = 0;
+	_cleanup_close_ int fd = open(BTF_PATH, O_RDONLY | O_CLOEXEC);
+	struct stat st;
 
-	k->count = 1; /* 0 is void */
-	for (uint32_t at = 0; at < k->types_size; k->count++) {
-		const struct btf_type *t = (const struct btf_type *)(k->types + at);
-		if (k->types_size - at < sizeof(*t) || k->types_size - at - sizeof(*t) < tail_size(t) || k->count >= TYPES_MAX)
-			return -EBADMSG;
-		if (!vec_reserve((void **)&k->at, &capacity, k->count + 1, sizeof(*k->at)))
-			return -ENOMEM;
-		k->at[k->count] = at;
-		at += (uint32_t)(sizeof(*t) + tail_size(t));
+	if (fd < 0)
+		return errno == ENOENT ? -ENOTSUP : -errno;
+	if (fstat(fd, &st) == 0 && st.st_size > 0 && st.st_size <= (off_t)BTF_MAX) {
+		k->size = (size_t)st.st_size;
+		k->text = mmap(NULL, k->size, PROT_READ, MAP_PRIVATE, fd, 0);
+		k->is_mapped = k->text != MAP_FAILED;
 	}
-	return 0;
+	if (!k->is_mapped)
+		k->text = NULL;
+	return k->is_mapped ? 0 : read_file_at(AT_FDCWD, BTF_PATH, BTF_MAX, &k->text, &k->size);
 }
 
 static int read_layout(struct kernel *k)
 {
 	const struct btf_header *h;
-	int r = read_file_at(AT_FDCWD, BTF_PATH, BTF_MAX, &k->text, &k->size);
+	int r = get_text(k);
 
 	if (r)
-		return r == -ENOENT ? -ENOTSUP : r;
+		return r;
 	h = (const struct btf_header *)k->text;
 	if (k->size < sizeof(*h) || h->magic != BTF_MAGIC || h->hdr_len > k->size || (uint64_t)h->type_off + h->type_len > k->size - h->hdr_len ||
 	    !h->str_len || (uint64_t)h->str_off + h->str_len > k->size - h->hdr_len)
@@ -100,32 +128,61 @@ static int read_layout(struct kernel *k)
 	k->types_size = h->type_len;
 	k->strings = k->text + h->hdr_len + h->str_off;
 	k->strings_size = h->str_len;
-	return k->strings[k->strings_size - 1] ? -EBADMSG : index_types(k);
+	k->index = calloc(1, sizeof(*k->index));
+	if (!k->index)
+		return -ENOMEM;
+	k->index->count = 1; /* 0 is void */
+	return k->strings[k->strings_size - 1] ? -EBADMSG : 0;
 }
 
-static int find_member(const struct kernel *k, const struct btf_type *t, const char *member, int depth)
+/* Behind typedefs and qualifiers. */
+static const struct btf_type *bare_type(const struct kernel *k, uint32_t id)
+{
+	const struct btf_type *t = type_at(k, id);
+
+	for (int i = 0; t && i < 8; i++) {
+		const uint32_t kind = BTF_INFO_KIND(t->info);
+		if (kind != BTF_KIND_TYPEDEF && kind != BTF_KIND_CONST && kind != BTF_KIND_VOLATILE)
+			break;
+		t = type_at(k, t->type);
+	}
+	return t;
+}
+
+static bool has_members(const struct btf_type *t)
+{
+	return t && (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(t->info) == BTF_KIND_UNION);
+}
+
+static int find_member(const struct kernel *k, const struct btf_type *t, const char *path, int depth)
 {
 	const struct btf_member *m = (const struct btf_member *)(t + 1);
 	const bool fields = BTF_INFO_KFLAG(t->info);
+	const size_t length = strcspn(path, ".");
 
 	for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++) {
 		uint32_t bits = fields ? BTF_MEMBER_BIT_OFFSET(m[i].offset) : m[i].offset;
-		const struct btf_type *inner = m[i].name_off ? NULL : type_at(k, m[i].type);
+		const struct btf_type *inner = bare_type(k, m[i].type);
+		const char *name = name_of(k, m[i].name_off);
+		const bool found = m[i].name_off && strlen(name) == length && !memcmp(name, path, length);
 		int r = -ENOENT;
-		if (m[i].name_off && !strcmp(name_of(k, m[i].name_off), member))
+		if (found && !path[length])
 			r = 0;
-		else if (inner && depth && (BTF_INFO_KIND(inner->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(inner->info) == BTF_KIND_UNION))
-			r = find_member(k, inner, member, depth - 1);
+		else if (found && has_members(inner) && depth)
+			r = find_member(k, inner, path + length + 1, depth - 1);
+		else if (!m[i].name_off && has_members(inner) && depth)
+			r = find_member(k, inner, path, depth - 1);
 		if (r >= 0)
 			return r + (int)(bits / 8);
 	}
 	return -ENOENT;
 }
 
-int kernel_offset(const struct kernel *k, const char *type, const char *member)
+static int find_offset(const struct kernel *k, const char *type, const char *member)
 {
-	for (uint32_t id = 1; id < k->count; id++) {
-		const struct btf_type *t = type_at(k, id);
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
 		if (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT && !strcmp(name_of(k, t->name_off), type))
 			return find_member(k, t, member, 4);
 	}
@@ -134,8 +191,9 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member)
 
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name)
 {
-	for (uint32_t id = 1; id < k->count; id++) {
-		const struct btf_type *t = type_at(k, id);
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
 		const struct btf_enum *e = (const struct btf_enum *)(t + 1);
 		if (BTF_INFO_KIND(t->info) != BTF_KIND_ENUM || strcmp(name_of(k, t->name_off), type))
 			continue;
@@ -148,8 +206,9 @@ int kernel_enumerator(const struct kernel *k, const char *type, const char *name
 
 bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member)
 {
-	for (uint32_t id = 1; id < k->count; id++) {
-		const struct btf_type *t = type_at(k, id);
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
 		const struct btf_member *m = (const struct btf_member *)(t + 1);
 		if (BTF_INFO_KIND(t->info) != BTF_KIND_STRUCT || strcmp(name_of(k, t->name_off), type))
 			continue;
@@ -161,6 +220,22 @@ bool kernel_is_pointer(const struct kernel *k, const char *type, const char *mem
 		return false;
 	}
 	return false;
+}
+
+int kernel_offset(const struct kernel *k, const char *type, const char *member)
+{
+	struct index *x = k->index;
+
+	for (size_t i = 0; i < x->known_count; i++)
+		if (!strcmp(x->known[i].type, type) && !strcmp(x->known[i].member, member))
+			return x->known[i].offset;
+	int offset = find_offset(k, type, member);
+	if (x->known_count < KNOWN_MAX) {
+		x->known[x->known_count].type = type;
+		x->known[x->known_count].member = member;
+		x->known[x->known_count++].offset = offset;
+	}
+	return offset;
 }
 
 /* ---- reading ---- */
@@ -262,6 +337,30 @@ int kernel_file(struct kernel *k, int fd, uint64_t *ret)
 	return r;
 }
 
+int kernel_task(struct kernel *k, int fd, const char *comm, uint64_t *ret)
+{
+	const int inode = kernel_offset(k, "proc_inode", "vfs_inode"), pid = kernel_offset(k, "proc_inode", "pid");
+	const int links = kernel_offset(k, "task_struct", "pid_links"), name = kernel_offset(k, "task_struct", "comm");
+	char found[16];
+	uint64_t at;
+	int r = inode < 0 || pid < 0 || links < 0 || name < 0 ? -ENOTSUP : kernel_file(k, fd, &at);
+
+	if (!r)
+		r = follow(k, &at, "file", "f_inode");
+	if (!r)
+		r = kernel_read(k, at - (uint64_t)inode + (uint64_t)pid, &at, sizeof(at));
+	if (!r)
+		r = follow(k, &at, "pid", "tasks"); /* the first list: whose id it is */
+	if (!r && !at)
+		r = -ESRCH;
+	if (!r)
+		r = kernel_read(k, at - (uint64_t)links + (uint64_t)name, found, sizeof(found));
+	if (!r && strncmp(found, comm, sizeof(found)))
+		r = -EBADMSG;
+	*ret = at - (uint64_t)links;
+	return r;
+}
+
 int kernel_open(struct kernel **ret)
 {
 	struct kernel *k = calloc(1, sizeof(*k));
@@ -292,7 +391,12 @@ void kernel_close(struct kernel *k)
 		close(k->program);
 	if (k->map >= 0)
 		close(k->map);
-	free(k->at);
-	free(k->text);
+	if (k->index)
+		free(k->index->at);
+	free(k->index);
+	if (k->is_mapped)
+		munmap(k->text, k->size);
+	else
+		free(k->text);
 	free(k);
 }

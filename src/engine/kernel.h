@@ -14,7 +14,7 @@ struct kernel;
 /* -ENOTSUP, -EPERM and the like where the kernel does not have it or does not allow it. */
 int kernel_open(struct kernel **ret);
 void kernel_close(struct kernel *k);
-/* Where a member stands in a struct, in bytes; -ENOENT. */
+/* Where a member stands in a struct, in bytes; -ENOENT. "a.b": the member b of the member a, a struct. The texts are constants. */
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
 /* The value of an enumerator, none of which is negative; -ENOENT. */
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name);
@@ -24,3 +24,5 @@ bool kernel_is_pointer(const struct kernel *k, const char *type, const char *mem
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 /* The address of the struct file of one of our own descriptors. */
 int kernel_file(struct kernel *k, int fd, uint64_t *ret);
+/* The address of the task_struct of a thread: `fd` is its folder in /proc, `comm` its name there. */
+int kernel_task(struct kernel *k, int fd, const char *comm, uint64_t *ret);

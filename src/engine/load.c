@@ -7,6 +7,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/memory/parents.h"
+#include "engine/task/calls.h"
 #include "engine/task/state.h"
 
 #define TASKS_MAX 32768
@@ -197,6 +198,8 @@ static int load_cores(struct restore *s, struct rtask *t)
 			return error_set(s->e, -EBADMSG, "%s lacks a part, or is of another processor", name);
 		if (t->must_have_ended && !dead)
 			return error_set(s->e, -EBADMSG, "pstree.img has process %d without its main thread", t->pid);
+		if (!dead && !calls_are_valid(c))
+			return error_set(s->e, -EBADMSG, "%s has a system call that can't be gone on with", name);
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];

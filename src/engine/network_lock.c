@@ -102,6 +102,8 @@ static int refused(struct network_lock *l, struct error *e)
 	const char *text = l->lib.error(l->nft);
 	size_t prefix = strncmp(text, "Error: ", 7) ? 0 : 7;
 
+	if (strstr(text, "Operation not permitted"))
+		return error_set(e, -EPERM, "the network can't be held back without CAP_NET_ADMIN; --network-lock skip does without");
 	return error_set(e, -ENOTSUP, "the network can't be held back: nftables says: %.*s; a kernel with CONFIG_NF_TABLES_INET is needed (Linux 5.12), or --network-lock skip",
 			 (int)strcspn(text + prefix, "\n"), text + prefix);
 }

@@ -27,6 +27,7 @@
 #include "engine/memory/vma.h"
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
+#include "engine/task/calls.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -408,6 +409,13 @@ static int set_registers(struct rthread *th, struct error *e)
 	return 0;
 }
 
+static int finish_thread(struct restore *s, struct rthread *th)
+{
+	int r = calls_give_back(s, th);
+
+	return r ? r : threads_set_dispatch(s, th);
+}
+
 /* A task that has left the arena itself. */
 static int switch_resting(struct restore *s, struct rtask *t)
 {
@@ -420,7 +428,7 @@ static int switch_resting(struct restore *s, struct rtask *t)
 		r = rest_clean(s, t);
 	if (!r)
 		r = set_registers(th, s->e);
-	return r ? r : threads_set_dispatch(s, th);
+	return r ? r : finish_thread(s, th);
 }
 
 /* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away, unless the memory is
@@ -443,7 +451,7 @@ static int switch_task(struct restore *s, struct rtask *t)
 		if (!r && (th != leader || t->vm_owner))
 			r = set_registers(th, s->e);
 		if (!r && t->vm_owner)
-			r = threads_set_dispatch(s, th);
+			r = finish_thread(s, th);
 	}
 	if (r || t->vm_owner)
 		return r;
@@ -464,7 +472,7 @@ static int switch_task(struct restore *s, struct rtask *t)
 	if (!r)
 		r = rest_clean(s, t);
 	for (size_t i = first; !r && i < t->threads.count; i++)
-		r = threads_set_dispatch(s, &t->threads.data[i]);
+		r = finish_thread(s, &t->threads.data[i]);
 	return r;
 }
 

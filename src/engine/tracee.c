@@ -232,6 +232,36 @@ static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
+/* Continues until the entry or the exit of a system call. */
+static int run_to_call(struct tracee *t)
+{
+	for (;;) {
+		int status;
+		if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0)
+			return -errno;
+		int r = wait_status(t, &status);
+		if (r)
+			return r;
+		if (WSTOPSIG(status) == (SIGTRAP | 0x80))
+			return 0;
+	}
+}
+
+int tracee_interrupted_call(struct tracee *t, struct user_regs_struct *regs)
+{
+	int r;
+
+	regs->orig_rax = (unsigned long long)-1;
+	if (ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0)
+		return -errno;
+	r = run_to_call(t);
+	if (!r && ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		r = -errno;
+	if (!r)
+		r = run_to_call(t);
+	return r ? r : ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
+}
+
 /* What stopped it on its way is nothing that the agent waits for: on. Of what comes from elsewhere only SIGSTOP has an effect. */
 static int go_on(struct tracee *t, int status)
 {

@@ -99,6 +99,29 @@ def test_hostile_paths(w):
     Target.wait(target)
 
 
+def test_hostile_call(w):
+    """What a thread is to go on with."""
+    w.known = []
+    images, target = w.checkpoint("")
+    pack, name = packer(), f"core-{target.pid}.img"
+
+    def lie(error, nr, left):
+        def one(entry):
+            thread = next(part for part in entry if part[0] == 5)
+            inner = [part for part in pack.fields(thread[2]) if part[0] != 1040]
+            call = [[1, 0, error], [2, 0, nr]] + ([[3, 0, left]] if left is not None else [])
+            thread[2] = pack.message(inner + [[1040, 2, pack.message(call)]])
+        return one
+    with open(os.path.join(images, name), "rb") as file:
+        core = pack.fields(pack.records(file.read())[0])
+    registers = pack.fields(next(part for part in pack.fields(next(part for part in core if part[0] == 2)[2]) if part[0] == 2)[2])
+    nr = next(part for part in registers if part[0] == 11)[2]
+    for error, number, left in ((516, nr + 1, 5), (77, nr, None), (516, nr, None), (516, nr, 1 << 63), (514, nr + 1, None), (0, nr, 0)):
+        refused_copy(w, images, lambda copy, one=lie(error, number, left): change(copy, name, one), "has a system call that can't be gone on with")
+    w.criu("restore", "-d", "-D", images).good()
+    Target.wait(target)
+
+
 def test_hostile_ghosts(w):
     w.known = []
     where = os.path.join(w.work, "dir")

@@ -205,6 +205,53 @@ def test_help(w):
         expect(w.criu(action, "-h").good().out.startswith(f"Usage: criu {action}"), action)
 
 
+# criu(8): what its manual page has, by action. "=": with an argument, "=?": with one or without.
+CRIU_COMMON = ["-v", "-v4", "-vvv", "--verbosity=2", "--verbosity", "--config=", "--no-default-config", "--pidfile=", "-o=", "--log-file=", "--display-stats", "-D=",
+               "--images-dir=", "--stream", "--prev-images-dir=", "-W=", "--work-dir=", "-L=", "--libdir=", "--action-script="]
+CRIU_BOTH = ["--tcp-established", "--tcp-close", "-l", "--file-locks", "--auto-dedup", "-j", "--shell-job", "--cpu-cap=?", "--lazy-pages", "--file-validation=", "--network-lock=",
+             "-s", "--leave-stopped", "--external=", "--manage-cgroups=?", "--cgroup-root=", "--cgroup-props=", "--cgroup-props-file=", "--cgroup-dump-controller=", "--cgroup-yard=",
+             "--enable-fs=", "-x", "--ext-unix-sk", "--link-remap", "--evasive-devices", "--force-irmap", "--irmap-scan-path=", "-r=", "--root=", "--enable-external-sharing",
+             "--enable-external-masters", "-M=", "--ext-mount-map=", "--skip-mnt=", "--mntns-compat-mode", "--allow-uprobes", "--unprivileged", "--timeout=9", "--log-pid"]
+CRIU_NETWORK = ["--address=", "--port=1", "--ps-socket=1", "--tls", "--tls-cacert=", "--tls-cacrl=", "--tls-cert=", "--tls-key=", "--tls-no-cn-verify", "--status-fd=1"]
+CRIU_DUMPS = ["--track-mem", "--pre-dump-mode=", "-t=1", "--tree=1", "-R", "--leave-running", "--freeze-cgroup=", "--skip-in-flight", "--page-server", "--ghost-limit=1M",
+              "--ghost-fiemap", "--empty-ns="]
+CRIU_OPTIONS = {
+    "dump": CRIU_COMMON + CRIU_BOTH + CRIU_NETWORK + CRIU_DUMPS,
+    "pre-dump": CRIU_COMMON + CRIU_DUMPS + CRIU_NETWORK,
+    "restore": CRIU_COMMON + CRIU_BOTH + CRIU_NETWORK + ["--inherit-fd=fd[0]:x", "-d", "--restore-detached", "-S", "--restore-sibling", "-J=", "--join-ns=", "--veth-pair=", "--lsm-profile=",
+                                                         "--lsm-mount-context=", "--weak-sysctls", "--skip-file-rwx-check", "--exec-cmd", "--empty-ns=", "--close=5"],
+    "check": CRIU_COMMON + ["--extra", "--experimental", "--all", "--feature=", "--unprivileged", "--deprecated"],
+    "page-server": CRIU_COMMON + CRIU_NETWORK + ["-d", "--daemon", "--auto-dedup"],
+    "lazy-pages": CRIU_COMMON + CRIU_NETWORK + ["-d", "--daemon"],
+    "service": CRIU_COMMON + ["-d", "--daemon", "--address=", "--pidfile="],
+    "swrk": [], "dedup": CRIU_COMMON, "cpuinfo": CRIU_COMMON + ["--cpu-cap=?"],
+}
+
+
+def test_criu_options(w):
+    """Each option that criu has is known, and its help says where it does nothing or is not there."""
+    page = "".join(w.criu(action, "--help").good().out for action in CRIU_OPTIONS).replace("[no-]", "")
+    for action, options in CRIU_OPTIONS.items():
+        words = []
+        for option in options:
+            name, _, value = option.partition("=")
+            plain = "-v" if name.startswith("-v") else name
+            expect(re.search(rf"(^|[\s,]){re.escape(plain)}\b", page), f"no criu --help has {name}")
+            if plain == "-v" or name == "--verbosity":
+                words += [option]
+            elif value == "?":
+                words += [name, f"{name}=x"]
+            else:
+                words += [name, value or "x"] if "=" in option else [name]
+        # All are known: the one that is not is the first that is complained about.
+        w.criu(action, *words, "--no-such-option").error("there is no option --no-such-option")
+        w.criu(action, *(f"--no-{word[2:]}" for word in words if word in ("--leave-running", "--tcp-established", "--shell-job")), "--no-such-option").error("--no-such-option")
+    idle = re.findall(r'OPTION_IDLE\("([^"]+)".*?\),\n', read(os.path.join(ROOT, "src/cli/criu.c")), re.S)
+    expect(len(idle) > 5, idle)
+    for name in idle:
+        expect(re.search(rf"--{name}\b[^-]*?(\n[^-]*?)*changes nothing", page), f"--{name} does nothing, and its help does not say so")
+
+
 def test_generated(w):
     for page in ("fermata", "criu"):
         manual = fermata("manual", page).good().out
@@ -741,6 +788,62 @@ def test_error_not_root(w):
     expect(not os.listdir(folder), os.listdir(folder))
 
 
+class Shell:
+    """A shell that counts in a file, as an ordinary user: everybody can read its program."""
+
+    def __init__(self, work, before=tuple(NOBODY)):
+        self.path = os.path.join(work, "ticks")
+        code = f"n=0; while :; do n=$((n+1)); echo $n > {self.path}; sleep 0.02; done"
+        task = subprocess.Popen([*before, "/bin/sh", "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                start_new_session=True, cwd="/")
+        task.returncode = 0
+        self.pid = task.pid
+        self.wait(0)
+
+    def ticks(self):
+        text = read(self.path) if os.path.exists(self.path) else ""
+        return int(text) if text.strip() else 0
+
+    def wait(self, before):
+        end = time.monotonic() + DEADLINE
+        while self.ticks() <= before:
+            expect(time.monotonic() < end, "the shell does not go on")
+            time.sleep(0.005)
+
+
+def test_unprivileged(w):
+    """An ordinary user, with two capabilities and without; what takes more says so (the live tests do the rest)."""
+    if not shutil.which("setpriv"):
+        raise Skip("needs setpriv")
+    os.chmod(w.work, 0o777)
+    rights = NOBODY + [f"--{kind}-caps=+checkpoint_restore,+sys_ptrace" for kind in ("inh", "ambient")]
+    folder = w.make_dir("folder")
+    os.chmod(folder, 0o777)
+    target = Shell(w.work)
+    w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=NOBODY).error("needs CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE")
+    w.criu("dump", "-t", target.pid, "-D", folder, before=rights).error("needs root", "--unprivileged")
+    target.wait(target.ticks())
+    expect(not os.listdir(folder), os.listdir(folder))
+    w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=rights).good()
+    reap()
+    before = target.ticks()
+    w.criu("restore", "--unprivileged", "-d", "-D", folder, before=rights).good()
+    target.wait(before)
+    status = read(f"/proc/{target.pid}/status")
+    expect("Uid:\t65534\t65534\t65534\t65534\n" in status and "CapEff:\t0000000000000000\n" in status, status)
+    # Another's, who may look at it and not be it.
+    os.kill(target.pid, signal.SIGKILL)
+    other, folder = w.make_dir("other"), w.make_dir("images")
+    os.chmod(folder, 0o777)
+    os.chmod(other, 0o777)
+    target = Shell(other, ["setpriv", "--reuid", "65533", "--regid", "65533", "--clear-groups"])
+    result = w.criu("dump", "--unprivileged", "-t", target.pid, "-D", folder, before=rights)
+    reap()
+    if result.status == 0:
+        result = w.criu("restore", "--unprivileged", "-d", "-D", folder, before=rights)
+    result.error("more rights than --unprivileged has")
+
+
 def test_error_session(w):
     target = Target(w.work, session=False)
     dump_refused(w, target.pid, f"process {target.pid}", f"session {os.getsid(target.pid)}", "use --shell-job", target=target)
@@ -784,9 +887,16 @@ def test_error_io_uring(w):
                                ("p[2] = 2", "", "a thread of the kernel that submits (IORING_SETUP_SQPOLL)"),
                                ("p[2] = 0x1000", "b = ctypes.create_string_buffer(8192)\ng = (ctypes.c_uint64 * 5)(ctypes.addressof(b) + 4095 & ~4095, 7 << 32 | 8, 0, 0, 0)\n"
                                 "assert libc.syscall(427, ring, 22, g, 1) == 0", "groups of buffers"),
-                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0", "an eventfd that is told")):
+                               ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0\nos.close(e.value)", "an eventfd that is told")):
         target = Target(w.work, body.format(setup=setup, submit=then))
         dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
+    # One request, one completion, and it goes on: a poll that tells of each event, a timer that ticks.
+    again = "assert libc.syscall(426, ring, 1, 1, 1, 0, 0) == 1\n"
+    for then in ("sqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 1, 1)\nos.write(wr, b'x')\n" + again,
+                 "t = ctypes.create_string_buffer(struct.pack('qq', 1, 0))\n"
+                 "sqes[:32] = struct.pack('<BBHiQQII', 11, 0, 0, -1, 0, ctypes.addressof(t), 1, 1 << 6)\n" + again):
+        target = Target(w.work, body.format(setup="", submit=then))
+        dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with requests under way", target=target)
 
 
 def test_error_mq_notify(w):
@@ -823,6 +933,87 @@ def test_error_semaphore_undo(w):
                 w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
         finally:
             libc.semctl(int(sems), 0, 0)
+
+
+NOTIFIED = """import ctypes, struct
+libc = ctypes.CDLL(None)
+code = ctypes.create_string_buffer(struct.pack('HBBI', 0x20, 0, 0, 0) + struct.pack('HBBI', 0x15, 0, 1, 101)
+                                   + struct.pack('HBBI', 6, 0, 0, 0x7fc00000) + struct.pack('HBBI', 6, 0, 0, 0x7fff0000))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', 4, ctypes.addressof(code)))
+libc.prctl(38, 1, 0, 0, 0)
+listener = libc.syscall(317, 1, 8, program)
+assert listener >= 0
+"""
+
+
+def test_error_seccomp_listener(w):
+    target = Target(w.work, NOTIFIED)
+    dump_refused(w, target.pid, "anon_inode:seccomp", "is a seccomp listener", target=target)
+    target = Target(w.work, NOTIFIED + "os.close(listener)")
+    dump_refused(w, target.pid, "a seccomp filter that asks another process (SECCOMP_RET_USER_NOTIF)", target=target)
+
+
+def test_error_anonymous_inodes(w):
+    """What the kernel shows a name of and nothing else."""
+    attr = "attr = ctypes.create_string_buffer(144)\nstruct.pack_into('{}', attr, 0, {})\n"
+    for body, words in ((attr.format("IIIII", "1, 4, 8, 4, 0") + "held = libc.syscall(321, 0, attr, 144)", "a BPF object"),
+                        (attr.format("IIQ", "1, 112, 0") + "held = libc.syscall(298, attr, 0, -1, -1, 0)", "a perf event"),
+                        ("held = libc.syscall(323, 1)", "a userfaultfd"),
+                        ("rules = ctypes.c_uint64(1)\nheld = libc.syscall(444, ctypes.byref(rules), 8, 0)", "a Landlock ruleset")):
+        target = Target(w.work, f"import ctypes, struct\nlibc = ctypes.CDLL(None)\n{body}\nassert held >= 0")
+        dump_refused(w, target.pid, "anon_inode:", f"is {words}", target=target)
+
+
+def test_error_userfaultfd(w):
+    # The descriptor is with another process; the area is still watched.
+    target = Target(w.work, "import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\nmemory = mmap.mmap(-1, 65536)\n"
+                            "at = ctypes.addressof(ctypes.c_char.from_buffer(memory))\nwatch = libc.syscall(323, 1)\n"
+                            "api = ctypes.create_string_buffer(struct.pack('QQQ', 0xaa, 0, 0))\nassert libc.ioctl(watch, 0xc018aa3f, api) == 0\n"
+                            "area = ctypes.create_string_buffer(struct.pack('QQQQ', at, 65536, 1, 0))\nassert libc.ioctl(watch, 0xc020aa00, area) == 0\n"
+                            "if os.fork():\n    os.close(watch)\nelse:\n    time.sleep(1000)")
+    dump_refused(w, target.pid, f"process {target.pid}", "userfaultfd", target=target)
+
+
+def test_error_landlock(w):
+    rules = "import ctypes\nlibc = ctypes.CDLL(None)\nhandled = ctypes.c_uint64(1)\ndef restrict():\n" \
+            "    rules = libc.syscall(444, ctypes.byref(handled), 8, 0)\n    assert rules >= 0 and libc.syscall(446, rules, 0) == 0\n    os.close(rules)\n"
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) < 1:
+        raise Skip("this kernel has no Landlock")
+    for body in ("restrict()", "threading.Thread(target=lambda: (restrict(), time.sleep(1000)), daemon=True).start()\ntime.sleep(0.2)"):
+        target = Target(w.work, rules + body)
+        dump_refused(w, target.pid, f"process {target.pid}", "rules of Landlock", "start it without its sandbox", target=target)
+    # A ruleset that was made and not used leaves nothing.
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\nlibc.prctl(38, 1, 0, 0, 0)")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+def test_error_keyring(w):
+    join = "import ctypes\nlibc = ctypes.CDLL(None)\nassert libc.syscall(250, 1, None) > 0\n"
+    key = "assert libc.syscall(248, b'user', b'a secret', b'abc', 3, {}) > 0\n"
+    for body, words in ((join + key.format(-3), "its session keyring holds keys"), (join + key.format(-2), "its process keyring holds keys"),
+                        (join + key.format(-1), "its thread keyring holds keys"),
+                        (join + "inner = libc.syscall(248, b'keyring', b'a name', None, 0, -3)\n" + key.format("inner"), "its session keyring holds keys")):
+        target = Target(w.work, body)
+        dump_refused(w, target.pid, f"process {target.pid}", words, "in the user's keyring", target=target)
+    # One of its own that holds no more than another keyring loses nothing.
+    target = Target(w.work, join + "assert libc.syscall(248, b'keyring', b'a name', None, 0, -3) > 0")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+def test_error_protection_key(w):
+    target = Target(w.work, "import ctypes, mmap\nlibc = ctypes.CDLL(None)\nmemory = mmap.mmap(-1, 8192)\nkey = libc.syscall(330, 0, 0)\n"
+                            "at = ctypes.addressof(ctypes.c_char.from_buffer(memory))\nopen('key', 'w').write(str(key))\n"
+                            "assert key < 0 or libc.syscall(329, ctypes.c_void_p(at), 4096, 3, key) == 0")
+    if int(read(os.path.join(w.work, "key"))) < 0:
+        raise Skip("this processor has no protection keys")
+    dump_refused(w, target.pid, f"process {target.pid}", "has the protection key", target=target)
+
+
+def test_error_core_scheduling(w):
+    target = Target(w.work, "import ctypes\nopen('core', 'w').write(str(ctypes.CDLL(None).prctl(62, 1, 0, 0, 0)))")
+    if int(read(os.path.join(w.work, "core"))) < 0:
+        raise Skip("this kernel has no core scheduling")
+    dump_refused(w, target.pid, f"process {target.pid}", "is in a core scheduling group", target=target)
 
 
 def test_error_thread_apart(w):

@@ -203,6 +203,16 @@ static int plan_table(struct restore *s, struct rtask *t)
 	return r;
 }
 
+/* New processes have our root: most have no other, and not everybody may set it. */
+static bool is_our_root(int fd)
+{
+	struct statx ours, its;
+
+	return !statx(AT_FDCWD, "/", 0, STATX_INO | STATX_MNT_ID, &ours) && !statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &its) &&
+	       ours.stx_mask & its.stx_mask & STATX_MNT_ID && ours.stx_mnt_id == its.stx_mnt_id && ours.stx_ino == its.stx_ino &&
+	       ours.stx_dev_major == its.stx_dev_major && ours.stx_dev_minor == its.stx_dev_minor;
+}
+
 /* `t`: the task whose leader it is, or NULL for another thread. */
 static int plan_directories(struct restore *s, struct rtask *t, struct batch *b, const FsEntry *fs, pid_t tid)
 {
@@ -215,8 +225,10 @@ static int plan_directories(struct restore *s, struct rtask *t, struct batch *b,
 	if (cwd == FILE_IN_TASK) /* while its name still leads there */
 		opened = procfile_plan_open(s, t, file_find(s, fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
 	batch_what(b, "change to the root and working directory of process or thread %d", tid);
-	OP(b, __NR_fchdir, root);
-	OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
+	if (!is_our_root(root)) {
+		OP(b, __NR_fchdir, root);
+		OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
+	}
 	if (cwd == FILE_IN_TASK) {
 		OP(b, __NR_fchdir, opened)->flags |= AGENT_OP_REF_ARG0;
 		OP(b, __NR_close, opened)->flags |= AGENT_OP_REF_ARG0;

@@ -16,6 +16,7 @@
 #include "engine/kinds/sock.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <linux/sockios.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -133,13 +134,22 @@ static int bind_here(struct bind_job *job)
 	return bind(job->fd, (struct sockaddr *)&job->address, job->size) < 0 ? -errno : 0;
 }
 
+/* Who may not do it may in a user namespace of their own; the process ends soon. */
+static int change_root(const char *root)
+{
+	if (chroot(root) < 0 && (errno != EPERM || unshare(CLONE_NEWUSER) < 0 || chroot(root) < 0))
+		return -EPERM;
+	return chdir("/") < 0 ? -errno : 0;
+}
+
 /* In an empty root directory, so that any name can be had. */
 static int bind_thrown_away(struct bind_job *job, char *name)
 {
-	if (chroot(job->root) < 0 || chdir("/") < 0)
-		return -errno;
+	int r = change_root(job->root);
+	if (r)
+		return r;
 	each_dir(name, true);
-	int r = bind_here(job);
+	r = bind_here(job);
 	unlink(name);
 	each_dir(name, false);
 	return r;
@@ -158,8 +168,7 @@ static int bind_elsewhere(struct bind_job *job, char *name)
 	_cleanup_close_ int dir = r ? -1 : open(real[0] ? real : "/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (dir < 0 || mkdirat(dir, own, 0700) < 0)
 		return r ? r : -errno;
-	if (fchdir(dir) < 0 || chroot(own) < 0 || chdir("/") < 0)
-		r = -errno;
+	r = fchdir(dir) < 0 ? -errno : change_root(own);
 	if (!r) {
 		each_dir(name, true);
 		r = bind_here(job);

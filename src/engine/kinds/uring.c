@@ -4,7 +4,8 @@
  * nothing, find out (capture_setup, task/ask.c).
  *
  * A request that is under way can't be saved: the kernel shows it to nobody. A ring that has as many completions as it had submissions
- * is taken to have none. Left out: one whose further completions (multishot) make up for one that is under way.
+ * is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot): those of polls fdinfo
+ * shows, that of timeouts the kernel's own memory (kernel.h).
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
@@ -14,7 +15,9 @@
 #include "engine/kinds/uring_files.h"
 
 #include "base/pool.h"
+#include "engine/kernel.h"
 #include "engine/kinds/anon.h"
+#include "engine/task/inside.h"
 #include "engine/task/task.h"
 
 #include <asm/unistd.h>
@@ -178,12 +181,38 @@ static bool has_buffer_groups(int fd)
 	return false;
 }
 
+/* Which descriptor is told of completions. */
+static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	struct task *t = f->task;
+	struct kernel *k = dump_kernel(d);
+	uint64_t told = 0, table, file;
+	uint32_t async;
+	int at = k ? kernel_offset(k, "io_ev_fd", "eventfd_async") : -1;
+
+	if (at < 0 || kernel_file(k, f->own_fd, &told) || inside_follow(d, &told, "file", "private_data") || inside_follow(d, &told, "io_ring_ctx", "io_ev_fd") ||
+	    kernel_read(k, told + (uint64_t)at, &async, sizeof(async)) || inside_follow(d, &told, "io_ev_fd", "cq_ev_fd") || !told ||
+	    inside_thread(d, t->threads.data[0], "files", &table, sizeof(table)) || inside_follow(d, &table, "files_struct", "fdt") ||
+	    inside_follow(d, &table, "fdtable", "fd"))
+		return refuse(d, f, "an eventfd that is told of completions, where the kernel's memory can't be read");
+	for (size_t i = 0; i < t->view.fds.count; i++) {
+		if (kernel_read(k, table + (uint64_t)t->view.fds.data[i] * 8, &file, sizeof(file)) || inside_follow(d, &file, "file", "private_data") || file != told)
+			continue;
+		r->e.has_eventfd = r->e.has_eventfd_async = 1;
+		r->e.eventfd = (uint32_t)t->view.fds.data[i];
+		r->e.eventfd_async = async & 1;
+		return 0;
+	}
+	return refuse(d, f, "an eventfd that is told of completions and has no descriptor any more");
+}
+
 /* Setup flags, who submits, and what else was registered, from the threads' answers. */
 static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 {
 	struct task *t = f->task;
 	size_t k = 0, refused = 0;
 	uint32_t cpu = UINT32_MAX;
+	bool tells = false;
 
 	r->e.setup = probe_setup(f->own_fd);
 	if (number_of(f, "SqThread", &cpu) && cpu != UINT32_MAX)
@@ -198,8 +227,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 		const struct thread *th = t->threads.data[i];
 		int answer = th->answers.uring[k];
 		refused += answer == -EEXIST;
-		if (answer == -EBUSY)
-			return refuse(d, f, "an eventfd that is told of completions");
+		tells |= answer == -EBUSY;
 		if (answer == -EACCES)
 			return refuse(d, f, "restrictions");
 		if (answer != -EEXIST)
@@ -215,7 +243,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
 	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
-	return 0;
+	return tells ? capture_eventfd(d, f, r) : 0;
 }
 
 static bool all_zero(const uint8_t *from, size_t size)
@@ -274,6 +302,19 @@ static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 	return odd ? refuse(d, f, "entries of another size (IORING_SETUP_SQE128, IORING_SETUP_CQE32)") : 0;
 }
 
+/* Whether the list of what waits for a moment has something. */
+static bool has_timeouts(struct dump *d, const struct descriptor *f)
+{
+	struct kernel *k = dump_kernel(d);
+	uint64_t ring, first;
+	int at = k ? kernel_offset(k, "io_ring_ctx", "timeout_list") : -1;
+
+	if (at < 0 || kernel_file(k, f->own_fd, &ring) || inside_follow(d, &ring, "file", "private_data") ||
+	    kernel_read(k, ring + (uint64_t)at, &first, sizeof(first)))
+		return false;
+	return first != ring + (uint64_t)at;
+}
+
 /* Nothing is under way: as many have completed as were submitted. */
 static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
 {
@@ -283,7 +324,7 @@ static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
 		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
 	if (*uring_word(r->ring, r->layout.sq.dropped) || *uring_word(r->ring, r->layout.cq.overflow) || has_list(f, "CqOverflowList"))
 		return refuse(d, f, "lost or overflown completions");
-	if (submitted != completed || has_list(f, "PollList"))
+	if (submitted != completed || has_list(f, "PollList") || has_timeouts(d, f))
 		return refuse(d, f, "requests under way (%u submitted, %u completed); try again when they are done", submitted, completed);
 	r->e.submitted = submitted;
 	return 0;
@@ -499,7 +540,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers and rings (Linux 6.0)",
+	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,

@@ -32,7 +32,7 @@ static int check(struct restore *s, const struct file *f)
 
 	if (!e || !is_power(e->sq_entries, URING_ENTRIES_MAX) || !is_power(e->cq_entries, 2 * URING_ENTRIES_MAX) ||
 	    e->cq_entries < e->sq_entries || e->setup & ~SETUP_KNOWN || e->layout.len != sizeof(struct uring_layout) ||
-	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX)
+	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX || e->eventfd > INT32_MAX)
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry, or is a ring that can't be", f->id);
 	return 0;
 }
@@ -166,6 +166,11 @@ static int plan_registered(struct restore *s, struct rtask *t, struct batch *b, 
 	batch_what(b, "register the files of the ring at descriptor %d of process %d", fd, t->pid);
 	if (e->n_files)
 		OP(b, __NR_io_uring_register, fd, IORING_REGISTER_FILES, arena_place(&s->arena, e->files, e->n_files * sizeof(int32_t)), e->n_files);
+	if (e->has_eventfd) {
+		batch_what(b, "register the eventfd of the ring at descriptor %d of process %d", fd, t->pid);
+		OP(b, __NR_io_uring_register, fd, e->eventfd_async ? IORING_REGISTER_EVENTFD_ASYNC : IORING_REGISTER_EVENTFD,
+		   arena_place(&s->arena, &e->eventfd, sizeof(e->eventfd)), 1);
+	}
 	return 0;
 }
 

@@ -41,6 +41,7 @@ int probe_xstate(struct probe_ground *g);
 int probe_siginfo(struct probe_ground *g);
 int probe_force_write(struct probe_ground *g);
 int probe_rseq(struct probe_ground *g);
+int probe_kernel_memory(struct probe_ground *g);
 int probe_seccomp_filters(struct probe_ground *g);
 int probe_seccomp_suspend(struct probe_ground *g);
 

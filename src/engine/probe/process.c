@@ -1,4 +1,5 @@
 /* Probes of what makes processes and of what they are asked. */
+#include "engine/kernel.h"
 #include "engine/probe/probe.h"
 #include "proc/proc.h"
 
@@ -110,4 +111,22 @@ int probe_mdwe(struct probe_ground *g)
 int probe_memory_merge(struct probe_ground *g)
 {
 	return prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) < 0 ? -errno : 0;
+}
+
+/* Our own name, as it stands there. */
+int probe_kernel_memory(struct probe_ground *g)
+{
+	_cleanup_close_ int fd = open("/proc/thread-self", O_PATH | O_CLOEXEC);
+	char comm[16] = "";
+	struct kernel *k;
+	uint64_t task;
+
+	if (fd < 0 || prctl(PR_GET_NAME, comm) < 0)
+		return -errno;
+	int r = kernel_open(&k);
+	if (r)
+		return r;
+	r = kernel_task(k, fd, comm, &task);
+	kernel_close(k);
+	return r;
 }

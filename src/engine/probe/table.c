@@ -32,6 +32,8 @@ const struct probe probes[] = {
 	{ PROBE_NETWORK, "inet_diag", "save TCP connections", false, "a kernel with CONFIG_INET_DIAG and CONFIG_INET_TCP_DIAG (modprobe tcp_diag)", probe_tcp_diag },
 	{ PROBE_NETWORK, "nftables", "hold back packets of TCP connections", false,
 	  "libnftables (libnftables1), and Linux 5.12 with CONFIG_NF_TABLES_INET; without, --network-lock skip", probe_nftables },
+	{ PROBE_KERNEL, "kernel_memory", "time left in system calls, events not read, Landlock, keyrings", false,
+	  "a kernel with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_SYSCALL that is not locked down, CAP_BPF and CAP_PERFMON", probe_kernel_memory },
 	{ PROBE_KERNEL, "rseq_ptrace", "keep the rseq area of threads", false, "Linux 5.13 with CONFIG_RSEQ", probe_rseq },
 	{ PROBE_KERNEL, "seccomp_filters", "save seccomp filters", false, "a kernel with CONFIG_SECCOMP_FILTER and CONFIG_CHECKPOINT_RESTORE", probe_seccomp_filters },
 	{ PROBE_KERNEL, "seccomp_suspend", "save processes that run under seccomp", false, CONFIG_CR, probe_seccomp_suspend },

@@ -105,6 +105,7 @@ static int capture_gone_leader(struct dump *d, struct task *t)
 		c->rseq_entry = NULL;
 		c->signals_p = NULL;
 		c->syscall_dispatch = NULL;
+		c->call = NULL;
 		core.thread_info->clear_tid_addr = 0;
 		core.tc->has_leader_exit_code = 1;
 		core.tc->leader_exit_code = (uint32_t)t->exit_code;

@@ -59,13 +59,17 @@ static void plan_capset(struct restore *s, struct batch *b, uint64_t eff, uint64
 	OP(b, __NR_capset, arena_place(&s->arena, &head, sizeof(head)), arena_place(&s->arena, caps, sizeof(caps)));
 }
 
+static bool same_groups(const struct proc_status *ours, const CredsEntry *c)
+{
+	return c->n_groups == ours->n_groups && (!c->n_groups || !memcmp(c->groups, ours->groups, c->n_groups * sizeof(uint32_t)));
+}
+
 /* Nothing is to be set then: it is born with them. */
 static bool are_ours(const struct proc_status *ours, uint32_t securebits, const CredsEntry *c, const uint64_t caps[5])
 {
 	const uint32_t uid[4] = { c->uid, c->euid, c->suid, c->fsuid }, gid[4] = { c->gid, c->egid, c->sgid, c->fsgid };
 
-	return !memcmp(uid, ours->uid, sizeof(uid)) && !memcmp(gid, ours->gid, sizeof(gid)) && c->n_groups == ours->n_groups &&
-	       (!c->n_groups || !memcmp(c->groups, ours->groups, c->n_groups * sizeof(uint32_t))) && caps[0] == ours->cap_eff &&
+	return !memcmp(uid, ours->uid, sizeof(uid)) && !memcmp(gid, ours->gid, sizeof(gid)) && same_groups(ours, c) && caps[0] == ours->cap_eff &&
 	       caps[1] == ours->cap_prm && caps[2] == ours->cap_inh && caps[3] == ours->cap_bnd && caps[4] == ours->cap_amb &&
 	       c->secbits == securebits && (uint32_t)c->no_new_privs == ours->no_new_privs;
 }
@@ -89,13 +93,15 @@ int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 	for (uint64_t cap = 0; cap <= CAP_LAST_CAP && c->n_cap_bnd == 2; cap++)
 		if (!(bnd & (1ULL << cap))) {
 			batch_what(b, "drop capability %d of thread %d", (int)cap, th->tid);
-			OP_MAY_FAIL(b, __NR_prctl, PR_CAPBSET_DROP, cap);
+			if (ours->cap_bnd & (1ULL << cap))
+				OP(b, __NR_prctl, PR_CAPBSET_DROP, cap);
 		}
 	batch_what(b, "set the credentials of thread %d", th->tid);
 	/* Not to lose capabilities with the uid, which the securebits are set with after it. */
 	if (c->uid || c->euid || c->suid)
 		OP(b, __NR_prctl, PR_SET_KEEPCAPS, 1);
-	OP(b, __NR_setgroups, c->n_groups, arena_place(&s->arena, c->groups, c->n_groups * sizeof(uint32_t)));
+	if (!same_groups(ours, c)) /* which not everybody may set */
+		OP(b, __NR_setgroups, c->n_groups, arena_place(&s->arena, c->groups, c->n_groups * sizeof(uint32_t)));
 	OP(b, __NR_setresgid, c->gid, c->egid, c->sgid);
 	OP(b, __NR_setresuid, c->uid, c->euid, c->suid);
 	if (c->uid || c->euid || c->suid)

@@ -7,7 +7,7 @@
  */
 #include "base/log.h"
 #include "base/workers.h"
-#include "engine/task/task.h"
+#include "engine/task/calls.h"
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -193,6 +193,8 @@ static int wait_threads(struct dump *d, struct task *t)
 		struct error why = {};
 		thread->tracee.deadline = &d->deadline;
 		int s = thread->tracee.stopping ? tracee_wait_stop(&thread->tracee, &why) : 0;
+		if (!s)
+			calls_mend(&thread->tracee);
 		thread->tracee.deadline = NULL;
 		if (s == -ETIMEDOUT) {
 			pid_t waits_for = vfork_child(t, thread->tid);

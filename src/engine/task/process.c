@@ -1,7 +1,7 @@
 /*
  * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid.
  *
- * Left out, as the kernel tells nobody: domains of Landlock (landlock_restrict_self(2)). Also keyrings: it has the caller's.
+ * Left out: keyrings; it has the caller's (hidden.c refuses what would be lost).
  */
 #include "base/log.h"
 #include "engine/task/state.h"

@@ -46,6 +46,15 @@ static int find_or_add(struct seccomp_table *table, const struct sock_filter *co
 	return (int)table->filters.count - 1;
 }
 
+/* Who is asked would not be found again. */
+static bool asks_others(const struct sock_filter *code, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (code[i].code == (BPF_RET | BPF_K) && (code[i].k & SECCOMP_RET_ACTION_FULL) == SECCOMP_RET_USER_NOTIF)
+			return true;
+	return false;
+}
+
 int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core)
 {
 	static struct sock_filter code[BPF_MAXINSNS];
@@ -68,6 +77,9 @@ int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core)
 		long n = ptrace(PTRACE_SECCOMP_GET_FILTER, th->tid, i, code);
 		if (n <= 0)
 			return task_errno(d, th->task, -errno, "cannot read its seccomp filters");
+		if (asks_others(code, (size_t)n))
+			return task_error(d, th->task, -ENOTSUP, "its thread %d has a seccomp filter that asks another process (SECCOMP_RET_USER_NOTIF), which is not "
+					  "saved; start it without", th->tid);
 		if (ptrace(PTRACE_SECCOMP_GET_METADATA, th->tid, sizeof(meta), &meta) < 0)
 			meta.flags = 0;
 		last = find_or_add(d->seccomp, code, (size_t)n * sizeof(*code), last, (uint32_t)meta.flags);

@@ -4,6 +4,7 @@
  */
 #include "engine/arch/x86_64/fpu.h"
 #include "engine/kinds/kind.h"
+#include "engine/task/calls.h"
 #include "engine/task/state.h"
 
 #include <elf.h>
@@ -78,12 +79,14 @@ static int capture_registers(struct dump *d, struct thread *th, struct pool *poo
 	if (!info || !xsave || !(info->gpregs = POOL_NEW(pool, UserX86RegsEntry, user_x86_regs_entry__init)) ||
 	    !(info->fpregs = POOL_NEW(pool, UserX86FpregsEntry, user_x86_fpregs_entry__init)))
 		return error_set(d->e, -ENOMEM, "out of memory");
-	regs_restart_syscall(&regs, false);
+	int r = calls_capture(d, th, pool, core->thread_core, &regs);
+	if (r)
+		return r;
 	regs_to_image(&regs, info->gpregs);
 	info->clear_tid_addr = th->answers.tid_address;
 	if (ptrace(PTRACE_GETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
 		return task_errno(d, th->task, -errno, "cannot read the FPU state of thread %d", th->tid);
-	int r = fpu_to_image(area, io.iov_len, pool, info->fpregs, xsave);
+	r = fpu_to_image(area, io.iov_len, pool, info->fpregs, xsave);
 	if (r)
 		return task_errno(d, th->task, r, "cannot save the FPU state of thread %d", th->tid);
 	core->thread_info = info;

@@ -43,23 +43,16 @@ static void emit_syscall(struct snippet *s, long nr)
 	emit(s, "\x0f\x05", 2);
 }
 
-void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block)
+/* The kernel would restart it: -ERESTART… becomes the call again. */
+static void restart_call(struct user_regs_struct *regs)
 {
 	if ((long long)regs->orig_rax < 0)
 		return;
 	switch (-(long long)regs->rax) {
 	case ERESTART_RESTARTBLOCK:
-		if (own_restart_block) {
-			regs->rax = __NR_restart_syscall;
-			regs->rip -= 2;
-			break;
-		}
-		/* A relative sleep whose remaining time the kernel has written down goes on with that. */
-		if (regs->orig_rax == __NR_nanosleep && regs->rsi)
-			regs->rdi = regs->rsi;
-		if (regs->orig_rax == __NR_clock_nanosleep && regs->r10)
-			regs->rdx = regs->r10;
-		/* fall through */
+		regs->rax = __NR_restart_syscall;
+		regs->rip -= 2;
+		break;
 	case ERESTARTSYS:
 	case ERESTARTNOINTR:
 	case ERESTARTNOHAND:
@@ -105,7 +98,7 @@ static struct user_regs_struct begin(struct snippet *s, const struct user_regs_s
 {
 	struct user_regs_struct regs = *original;
 
-	regs_restart_syscall(&regs, true);
+	restart_call(&regs);
 	memset(s, 0, sizeof(*s));
 	emit(s, &mask, 8);
 	uint64_t flags = regs.eflags;

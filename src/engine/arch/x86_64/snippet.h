@@ -53,7 +53,3 @@ void snippet_build_thread(struct snippet *s, uint64_t address, const struct user
 #define SNIPPET_REST_SIZE 16
 #define SNIPPET_REST_LOOP 7
 extern const unsigned char snippet_rest[SNIPPET_REST_SIZE];
-
-/* The registers that a thread which was stopped in a system call continues with, as the kernel would restart it:
- * -ERESTART* becomes the call again. `own_restart_block`: the kernel still knows how to continue a relative sleep. */
-void regs_restart_syscall(struct user_regs_struct *regs, bool own_restart_block);
