@@ -347,7 +347,7 @@ static int stop_process(struct command_line *c, bool stop)
 	if (!r && remote_wanted(c, s))
 		return stop_job(c, stop ? "/v1/processes/%s/freeze" : "/v1/processes/%s/unfreeze", stop ? "Froze" : "Unfroze");
 	if (!r)
-		r = tree_signal_stop(pid, stop, &e);
+		r = stop ? tree_freeze_all(pid, &e) : tree_unfreeze_all(pid, &e);
 	if (r)
 		return cli_report(c, &e);
 	printf("%s process PID %d\n", stop ? "Froze" : "Unfroze", pid);

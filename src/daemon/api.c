@@ -215,7 +215,7 @@ static int stop_job(struct call *c, bool stop, struct error *e)
 		r = busy_begin(c->daemon, j.jid, stop ? "is being frozen" : "is being continued", e);
 	if (r)
 		return r;
-	r = tree_signal_stop((pid_t)j.process.pid, stop, e);
+	r = stop ? tree_freeze_all((pid_t)j.process.pid, e) : tree_unfreeze_all((pid_t)j.process.pid, e);
 	busy_end(c->daemon, j.jid);
 	return r ? r : answer_job(c, &j);
 }
@@ -412,7 +412,7 @@ static int stop_process(struct call *c, bool stop, struct error *e)
 	int r = get_pid(c, &pid, e);
 
 	if (!r)
-		r = tree_signal_stop(pid, stop, e);
+		r = stop ? tree_freeze_all(pid, e) : tree_unfreeze_all(pid, e);
 	if (!r)
 		c->answer = json_pack("{s:i}", "pid", pid);
 	return r;

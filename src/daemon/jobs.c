@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "daemon/helper.h"
+#include "proc/freezer.h"
 #include "proc/proc.h"
 
 #include <ctype.h>
@@ -179,6 +180,8 @@ const char *job_status(const struct job *j)
 		return "upcoming";
 	if (!strcmp(j->ended, "stale"))
 		return "stale";
+	if (state > 0 && freezer_holds((pid_t)j->process.pid))
+		return "frozen";
 	switch (state) {
 	case 0:
 	case 'X':
@@ -436,6 +439,9 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;
 	for (size_t i = 0; !r && i < t.count; i++)
 		kill(t.data[i], signal);
+	/* The freezer of cgroups version 1 keeps even from dying. */
+	for (size_t i = 0; !r && i < t.count && signal == SIGKILL; i++)
+		freezer_release(t.data[i]);
 	VEC_FREE(&t);
 	close(pidfd);
 	if (!r && signal == SIGKILL)
