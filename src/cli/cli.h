@@ -42,7 +42,7 @@ struct command_line {
 	struct option_list gpu_map;
 	/* fermata with its daemon */
 	const struct given_options *given; /* as on the command line */
-	const char *config_json, *config_dir, *address, *protocol;
+	const char *config_json, *config_dir, *address, *protocol, *tls_cert, *tls_key, *tls_ca, *tls_name;
 	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
 	int keep, restart_limit, for_user;
 	bool strict; /* check */

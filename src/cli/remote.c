@@ -10,11 +10,32 @@
 int remote_settings(const struct command_line *c, struct settings *s, struct error *e)
 {
 	const char *dir = c->config_dir;
+	const struct {
+		enum setting which;
+		const char *value, *option;
+	} line[] = { { SETTING_ADDRESS, c->address, "--address" }, { SETTING_PROTOCOL, c->protocol, "--protocol" },
+		     { SETTING_TLS_CERT, c->tls_cert, "--tls-cert" }, { SETTING_TLS_KEY, c->tls_key, "--tls-key" },
+		     { SETTING_TLS_CA, c->tls_ca, "--tls-ca" }, { SETTING_TLS_NAME, c->tls_name, "--tls-name" } };
 	int r = settings_read(s, c->program->name, dir, c->config_json, e);
 
-	if (!r && c->address)
-		r = settings_set(s, SETTING_ADDRESS, c->address, "--address", e);
-	return !r && c->protocol ? settings_set(s, SETTING_PROTOCOL, c->protocol, "--protocol", e) : r;
+	for (size_t i = 0; !r && i < ARRAY_SIZE(line); i++)
+		if (line[i].value)
+			r = settings_set(s, line[i].which, line[i].value, line[i].option, e);
+	return r;
+}
+
+int remote_need_full(struct command_line *c)
+{
+	const struct option_row *row = option_find(c->program, "address");
+
+	if (!row || !option_belongs(c->program, c->verb, row) || c->no_server || !strcmp(c->verb->name, "config show"))
+		return 0;
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	/* What is wrong with them the verb says. */
+	if (!s || remote_settings(c, s, &e) || !strcmp(settings_text(s, SETTING_PROTOCOL), "unix"))
+		return 0;
+	return cli_become_full(c);
 }
 
 bool remote_wanted(const struct command_line *c, const struct settings *s)
@@ -76,7 +97,7 @@ json_t *remote_absolute(const char *path)
 static bool is_own(const char *name)
 {
 	static const char *const names[] = { "dir", "name", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "as", "checkpoint", "quiet", "verbosity", "log-file", "criu-opts" };
+					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "verbosity", "log-file", "criu-opts" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(name, names[i]))

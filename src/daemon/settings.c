@@ -20,6 +20,7 @@ static const struct row {
 	[SETTING_TLS_CERT] = { "tls.cert", "", "With tcp: the certificate, PEM", KIND_TEXT },
 	[SETTING_TLS_KEY] = { "tls.key", "", "With tcp: its private key, PEM", KIND_TEXT },
 	[SETTING_TLS_CA] = { "tls.ca", "", "With tcp: who signs the peers' certificates, PEM", KIND_TEXT },
+	[SETTING_TLS_NAME] = { "tls.name", "", "With tcp, for who speaks with a daemon: the name in its certificate, where that is not the address's", KIND_TEXT },
 	[SETTING_LOG_LEVEL] = { "log_level", "info", "The daemon's log: error, warning, info, debug", KIND_TEXT },
 	[SETTING_METRICS] = { "metrics", "true", "Whether /metrics answers", KIND_BOOL },
 	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT },
