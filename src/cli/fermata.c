@@ -202,6 +202,8 @@ static const struct option_row rows[] = {
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
+	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
 	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
 	OPTION("log-level", 0, STRING, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4"),

@@ -25,6 +25,7 @@ int verb_restore_process(struct command_line *c)
 		error_set(&e, -EINVAL, "--as, --checkpoint and --attachable need the daemon; start it with fermata daemon start");
 		return cli_report(c, &e);
 	}
+	remote_profiling(c, s);
 	c->request.images_dir = c->path;
 	return cli_restore(c, true);
 }

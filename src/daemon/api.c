@@ -63,7 +63,7 @@ static json_t *checkpoint_json(const struct checkpoint *c)
 			 (json_int_t)c->size);
 }
 
-static json_t *job_json(struct daemon *d, const struct job *j)
+json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
 	struct error none = {};
@@ -235,7 +235,12 @@ static int dump_job(struct call *c, struct error *e)
 	struct job j;
 	int r = get_job(c, &j, e);
 
-	return r ? r : operation_dump(c->daemon, &c->caller, &j, (pid_t)j.process.pid, c->body, false, &c->operation, e);
+	return r ? r : operation_dump(c->daemon, &c->caller, &j, (pid_t)j.process.pid, c->body, false, &c->events, e);
+}
+
+static bool wants_events(const struct call *c)
+{
+	return json_is_true(json_object_get(c->body, "events"));
 }
 
 static int restore_job(struct call *c, struct error *e)
@@ -243,8 +248,10 @@ static int restore_job(struct call *c, struct error *e)
 	struct job j, after;
 	int r = get_job(c, &j, e);
 
+	if (!r && wants_events(c))
+		return job_restore_begin(c->daemon, &c->caller, &j, c->body, &c->events, e);
 	if (!r)
-		r = job_restore(c->daemon, &c->caller, &j, c->body, &after, e);
+		r = job_restore(c->daemon, &c->caller, &j, c->body, NULL, &after, e);
 	return r ? r : answer_job(c, &after);
 }
 
@@ -403,7 +410,7 @@ static int dump_process(struct call *c, struct error *e)
 	if (r)
 		return r;
 	bool is_job = find_job(c, pid, &j);
-	return operation_dump(c->daemon, &c->caller, is_job ? &j : NULL, pid, c->body, false, &c->operation, e);
+	return operation_dump(c->daemon, &c->caller, is_job ? &j : NULL, pid, c->body, false, &c->events, e);
 }
 
 static int stop_process(struct call *c, bool stop, struct error *e)
@@ -446,7 +453,10 @@ static int attach_process(struct call *c, struct error *e)
 static int restore_path(struct call *c, struct error *e)
 {
 	struct job after;
-	int r = job_restore(c->daemon, &c->caller, NULL, c->body, &after, e);
+
+	if (wants_events(c))
+		return job_restore_begin(c->daemon, &c->caller, NULL, c->body, &c->events, e);
+	int r = job_restore(c->daemon, &c->caller, NULL, c->body, NULL, &after, e);
 
 	return r ? r : answer_job(c, &after);
 }
@@ -462,7 +472,7 @@ static const struct route routes[] = {
 	  "json", run_job },
 	{ "POST", "/v1/jobs/manage", "Make a job of a process that runs, or will", "pid:integer jid upcoming:boolean every:integer keep:integer", "json",
 	  manage_job },
-	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job", "path checkpoint as attachable:boolean out options:object", "json", restore_path },
+	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job; with `events` the answer is events", "path checkpoint as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_path },
 	{ "GET", "/v1/jobs/{jid}", "One job", NULL, "json", show_job },
 	{ "PATCH", "/v1/jobs/{jid}", "Change periodic checkpoints and restarts", "every:integer keep:integer restart restart_limit:integer", "json", set_job },
 	{ "DELETE", "/v1/jobs/{jid}", "Forget a job that does not run; ?checkpoints=true removes its checkpoints", NULL, "json", delete_job },
@@ -470,8 +480,8 @@ static const struct route routes[] = {
 	{ "POST", "/v1/jobs/{jid}/freeze", "Stop all of its processes", NULL, "json", freeze_job },
 	{ "POST", "/v1/jobs/{jid}/unfreeze", "Continue them", NULL, "json", unfreeze_job },
 	{ "POST", "/v1/jobs/{jid}/dump", "Make a checkpoint", "dir name options:object", "events", dump_job },
-	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`",
-	  "checkpoint path as attachable:boolean options:object", "json", restore_job },
+	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`; with `events` the answer is events",
+	  "checkpoint path as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_job },
 	{ "GET", "/v1/jobs/{jid}/log", "Its output so far", NULL, "text", show_log },
 	{ "GET", "/v1/jobs/{jid}/attach", "Its terminal: the connection is upgraded to frames", NULL, "attach", attach_job },
 	{ "GET", "/v1/jobs/{jid}/checkpoints", "Its checkpoints, the newest first", NULL, "json", list_job_checkpoints },

@@ -7,7 +7,6 @@
 #include "proc/proc.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -339,7 +338,7 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 	if (!r)
 		r = store_put_job(d->store, &j, false, e);
 	if (!r)
-		r = supervisor_begin(d, &j, run_spec(c, &j, body), e);
+		r = supervisor_begin(d, &j, run_spec(c, &j, body), NULL, e);
 	if (r) {
 		struct error ignored = {};
 		store_delete_job(d->store, j.jid, &ignored);
@@ -482,49 +481,12 @@ int job_delete(struct daemon *d, struct job *j, bool with_checkpoints, struct er
 
 /* ---- after a start of the daemon ---- */
 
-/* The store was lost: each folder of a job has enough to find it again. */
-static int adopt(struct daemon *d, const char *jid, struct error *e)
-{
-	struct job j = { .state = JOB_STARTING, .type = "process", .exit_code = -1, .keep = 5, .restart_limit = 3 };
-	char path[STORE_PATH_MAX + 200];
-
-	snprintf(path, sizeof(path), "%s/%s/job.json", d->jobs_dir, jid);
-	json_t *spec = json_load_file(path, 0, NULL);
-	const char *log = text_of(spec, "log"), *command = text_of(spec, "command");
-	snprintf(j.jid, sizeof(j.jid), "%s", jid);
-	snprintf(j.log, sizeof(j.log), "%s", log ? log : "");
-	snprintf(j.command, sizeof(j.command), "%s", command ? command : "");
-	j.uid = json_integer_value(json_object_get(spec, "owner"));
-	j.gid = json_integer_value(json_object_get(spec, "gid"));
-	j.attachable = json_is_true(json_object_get(spec, "attachable"));
-	j.own_namespace = json_is_true(json_object_get(spec, "own_namespace"));
-	j.created_ns = json_integer_value(json_object_get(spec, "created_ns"));
-	json_decref(spec);
-	int r = job_check_name(jid, e) ? 0 : store_put_job(d->store, &j, true, e);
-	return r == -EEXIST ? 0 : r;
-}
-
-static int adopt_all(struct daemon *d, struct error *e)
-{
-	DIR *dir = opendir(d->jobs_dir);
-	int r = 0;
-
-	for (struct dirent *entry; dir && !r && (entry = readdir(dir));)
-		if (entry->d_name[0] != '.')
-			r = adopt(d, entry->d_name, e);
-	if (dir)
-		closedir(dir);
-	return r;
-}
-
-int jobs_recover(struct daemon *d, bool damaged, struct error *e)
+int jobs_recover(struct daemon *d, struct error *e)
 {
 	struct job_list list = {};
 	size_t pending;
-	int r = damaged ? adopt_all(d, e) : 0;
+	int r = store_list_jobs(d->store, &list, e);
 
-	if (!r)
-		r = store_list_jobs(d->store, &list, e);
 	for (size_t i = 0; !r && i < list.count; i++) {
 		r = job_refresh(d, &list.data[i], e);
 		if (!r && list.data[i].state == JOB_RUNNING)

@@ -1,5 +1,5 @@
 /* Supervisors are started here: for new jobs, and for those that come from a checkpoint. */
-#include "daemon/daemon.h"
+#include "daemon/api.h"
 
 #include "daemon/helper.h"
 
@@ -10,43 +10,41 @@
 
 #define ANSWER_MAX 8192
 
-static int read_answer(int fd, struct error *e)
+/* The answer is the line that is no event and has no message. */
+static int take_line(const char *line, struct events *told, bool *answered, struct error *e)
 {
-	char text[ANSWER_MAX];
-	size_t have = 0;
-	ssize_t n;
+	json_t *document = line[0] == '{' ? json_loads(line, 0, NULL) : NULL;
+	const char *error = json_string_value(json_object_get(document, "error"));
+	int code = (int)json_integer_value(json_object_get(document, "code")), r = 0;
 
-	while ((n = read(fd, text + have, sizeof(text) - 1 - have)) > 0 || (n < 0 && errno == EINTR))
-		have += (size_t)MAX(n, 0);
-	text[have] = '\0';
-	json_t *answer = json_loads(text, 0, NULL);
-	const char *error = json_string_value(json_object_get(answer, "error"));
-	int code = (int)json_integer_value(json_object_get(answer, "code")), r = 0;
-	if (!answer)
-		r = error_set(e, -EIO, "the job's supervisor died");
+	*answered = document && !json_object_get(document, "event");
+	if (!*answered)
+		events_line(told, line);
 	else if (error)
 		r = error_set(e, code < 0 ? code : -EIO, "%s", error);
-	json_decref(answer);
+	json_decref(document);
 	return r;
 }
 
-/* What is needed to find the job again should the store be lost. */
-static int write_description(const struct job *j, const char *dir, struct error *e)
+static int read_answer(int fd, struct events *told, struct error *e)
 {
-	char path[STORE_PATH_MAX + 300];
-	json_t *text = json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:I}", "jid", j->jid, "command", j->command, "log", j->log, "owner",
-				 (json_int_t)j->uid, "gid", (json_int_t)j->gid, "attachable", (int)j->attachable, "own_namespace",
-				 (int)j->own_namespace, "created_ns", (json_int_t)j->created_ns);
-	/* A command that is no UTF-8 has no place in JSON; the rest is what counts. */
-	if (!text)
-		text = json_pack("{s:s, s:I}", "jid", j->jid, "owner", (json_int_t)j->uid);
-	snprintf(path, sizeof(path), "%s/job.json", dir);
-	int r = json_dump_file(text, path, JSON_COMPACT) ? error_errno(e, errno ? -errno : -EIO, "cannot write %s", path) : 0;
-	json_decref(text);
-	return r;
+	FILE *f = fdopen(fd, "r");
+	char line[ANSWER_MAX];
+	bool answered = false;
+	int r = 0;
+
+	while (f && !answered && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		r = take_line(line, told, &answered, e);
+	}
+	if (f)
+		fclose(f);
+	else
+		close(fd);
+	return answered ? r : error_set(e, -EIO, "the job's supervisor died");
 }
 
-static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
+static int start(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	char dir[STORE_PATH_MAX + 200], state[STORE_PATH_MAX + 300];
 	char *argv[] = { (char *)"fermata-supervisor", j->jid, NULL };
@@ -59,26 +57,24 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
 		return error_errno(e, -errno, "cannot make %s", dir);
 	/* An earlier run's end is not this one's. */
 	unlink(state);
-	int r = write_description(j, dir, e);
-	if (r)
-		return r;
 	json_object_set_new(spec, "jid", json_string(j->jid));
 	json_object_set_new(spec, "dir", json_string(dir));
 	json_object_set_new(spec, "log", json_string(j->log));
 	json_object_set_new(spec, "own_namespace", json_boolean(j->own_namespace));
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
-	r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
+	int r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
 	close(ends[1]);
-	if (!r) {
-		r = read_answer(ends[0], e);
-		waitpid(pid, NULL, 0);
+	if (r) {
+		close(ends[0]);
+		return r;
 	}
-	close(ends[0]);
+	r = read_answer(ends[0], told, e);
+	waitpid(pid, NULL, 0);
 	return r;
 }
 
-int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error *e)
+int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	j->state = JOB_STARTING;
 	j->ended[0] = '\0';
@@ -87,7 +83,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error
 	j->process = j->supervisor = (struct identity){};
 	int r = spec ? store_put_job(d->store, j, false, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
 	if (!r)
-		r = start(d, j, spec, e);
+		r = start(d, j, spec, told, e);
 	json_decref(spec);
 	return r ? r : job_refresh(d, j, e);
 }
@@ -186,7 +182,7 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 	return j ? checkpoint_last(d, j->jid, ret, e) : error_set(e, -EINVAL, "a path or a checkpoint's id is needed");
 }
 
-static json_t *restore_spec(const struct caller *c, const struct job *j, const struct checkpoint *from, const json_t *body, struct error *e)
+static json_t *restore_spec(const struct daemon *d, const struct caller *c, const struct job *j, const struct checkpoint *from, const json_t *body, struct error *e)
 {
 	static const char *const taken[] = { "attach", "raw", "rows", "columns" };
 	json_t *words = json_array(), *spec;
@@ -195,6 +191,8 @@ static json_t *restore_spec(const struct caller *c, const struct job *j, const s
 		json_decref(words);
 		return NULL;
 	}
+	if (!json_object_get(json_object_get(body, "options"), "profiling") && settings_bool(&d->settings, SETTING_PROFILING))
+		json_array_append_new(words, json_string("--profiling"));
 	if (j->attachable)
 		json_array_append_new(words, json_string("--shell-job"));
 	if (c->uid)
@@ -236,7 +234,8 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	return r ? r : store_put_job(d->store, ret, true, e);
 }
 
-int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct job *ret, struct error *e)
+int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events *told, struct job *ret,
+		struct error *e)
 {
 	struct checkpoint from = {};
 	bool is_new = !j || text_of(body, "as");
@@ -255,8 +254,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	r = busy_begin(d, ret->jid, "is being restored", e);
 	if (r)
 		return r;
-	json_t *spec = restore_spec(c, ret, &from, body, e);
-	r = spec ? supervisor_begin(d, ret, spec, e) : e->code;
+	json_t *spec = restore_spec(d, c, ret, &from, body, e);
+	r = spec ? supervisor_begin(d, ret, spec, told, e) : e->code;
 	if (r) {
 		struct error ignored = {};
 		d->counters.restores_failed++;
@@ -275,4 +274,65 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	}
 	busy_end(d, ret->jid);
 	return r;
+}
+
+/* ---- with events ---- */
+
+struct restoring {
+	struct daemon *daemon;
+	struct caller caller;
+	struct job job;
+	bool is_new; /* of a path */
+	json_t *body;
+	struct events *events;
+};
+
+static void restoring_free(struct restoring *w)
+{
+	json_decref(w->body);
+	events_release(w->events);
+	free(w);
+}
+
+static void *work(void *argument)
+{
+	struct restoring *w = argument;
+	struct error e = {};
+	struct job after;
+	int r = job_restore(w->daemon, &w->caller, w->is_new ? NULL : &w->job, w->body, w->events, &after, &e);
+
+	if (r)
+		events_failed(w->events, r, &e);
+	else
+		events_done(w->events, json_pack("{s:s, s:o}", "event", "done", "job", job_json(w->daemon, &after)));
+	restoring_free(w);
+	return NULL;
+}
+
+int job_restore_begin(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events **ret, struct error *e)
+{
+	struct restoring *w = calloc(1, sizeof(*w));
+	struct events *events = w ? events_new() : NULL;
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	if (!events) {
+		free(w);
+		return error_set(e, -ENOMEM, "out of memory");
+	}
+	*w = (struct restoring){ .daemon = d, .caller = *c, .is_new = !j, .body = json_deep_copy(body), .events = events_keep(events) };
+	if (j)
+		w->job = *j;
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, 512UL << 10);
+	int r = pthread_create(&thread, &attributes, work, w);
+	pthread_attr_destroy(&attributes);
+	if (r) {
+		restoring_free(w);
+		events_release(events);
+		return error_errno(e, -r, "cannot start a thread");
+	}
+	*ret = events;
+	return 0;
 }

@@ -17,6 +17,7 @@ struct supervisor {
 	int dir;	 /* the job's folder */
 	int master, slave; /* its terminal, or -1 */
 	int log;
+	int tell;	 /* how far a restore is: lines to the daemon, before the answer; or -1 */
 	int listener;
 	int signals;	 /* signalfd: SIGCHLD */
 	pid_t child;	 /* whom to wait for: the job's root, or the first process of its namespace */
