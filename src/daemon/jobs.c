@@ -436,6 +436,7 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 		r = job_unlock(d, j, true, e);
 	if (!r)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;
+	int above = freezer_above((pid_t)j->process.pid);
 	for (size_t i = 0; !r && i < t.count; i++)
 		kill(t.data[i], signal);
 	/* The freezer of cgroups version 1 keeps even from dying. */
@@ -445,6 +446,7 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 	close(pidfd);
 	if (!r && signal == SIGKILL)
 		wait_for_end(d, j);
+	freezer_tidy(above);
 	return r;
 }
 

@@ -195,3 +195,25 @@ bool freezer_holds(pid_t pid)
 	free(text);
 	return held;
 }
+
+int freezer_above(pid_t pid)
+{
+	char path[PATH_MAX];
+
+	for (enum version v = V2; v <= V1; v++) {
+		if (!holds(pid, v, path))
+			continue;
+		*strrchr(path, '/') = '\0';
+		int fd = open_group(v, path);
+		return MAX(fd, -1);
+	}
+	return -1;
+}
+
+void freezer_tidy(int above)
+{
+	if (above < 0)
+		return;
+	unlinkat(above, FREEZER_GROUP, AT_REMOVEDIR);
+	close(above);
+}

@@ -20,3 +20,7 @@ int freezer_wait(pid_t pid, int timeout_ms);
 /* Back to its own group: it runs. 1; 0: it was not held. */
 int freezer_release(pid_t pid);
 bool freezer_holds(pid_t pid);
+/* Of one that is held and is about to end there: the group above, for freezer_tidy once it has; or -1. */
+int freezer_above(pid_t pid);
+/* Removes our group below it where that is empty, and closes it. Takes -1. */
+void freezer_tidy(int above);

@@ -3,11 +3,10 @@
 
 Arguments select tests by a part of their names. Runs as root."""
 import glob
-import http.client
 import json
 import os
+import pty
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +14,7 @@ import sys
 import threading
 import time
 
-from world import BINARY, COUNT, DEADLINE, NOBODY, ROOT, Skip, alive, expect, main, read, tests_of, until
+from world import BINARY, COUNT, DEADLINE, NOBODY, ROOT, alive, expect, main, read, tests_of, until
 
 
 def test_busy(w):
@@ -176,6 +175,101 @@ def test_config(w):
     expect(w.request("GET", "/v1/config")[0] == 200, "the daemon's own")
 
 
+def progress_of(w, path, body):
+    """The events of a request."""
+    made = w.connection()
+    made.request("POST", path, json.dumps(body))
+    answer = made.getresponse()
+    events = [json.loads(line) for line in answer.read().splitlines()]
+    expect(answer.status == 200 and answer.getheader("Content-Type") == "application/x-ndjson", (answer.status, events))
+    return events
+
+
+def on_terminal(w, *arguments):
+    """What the command writes when it has a terminal."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(BINARY, [BINARY, *arguments, "--config-dir", w.work])
+    out = b""
+    while True:
+        try:
+            out += os.read(terminal, 4096)
+        except OSError:
+            break
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), out.decode()
+
+
+SIZE = 400 << 20
+STAGES = ("freeze", "discover", "capture", "memory", "write", "commit")
+
+
+def test_progress(w):
+    """Done and total bytes as they come, of dumps and restores; the command line's bar shows them, and where the time went is told on demand."""
+    w.start()
+    w.run("large", sys.executable, "-c", f"import os, time\ndata = bytearray(os.urandom(1 << 20)) * {SIZE >> 20}\nprint('ready', flush=True)\ntime.sleep(1000)")
+    until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
+    for path, body in (("dump", {"options": {"compression": "gzip:6", "leave-running": True, "live": False, "profiling": True}}), ("dump", {"options": {"profiling": True}}),
+                       ("restore", {"events": True, "options": {"profiling": True}})):
+        events = progress_of(w, "/v1/jobs/large/" + path, body)
+        told = [event for event in events if event["event"] == "progress"]
+        done = [event["done"] for event in told]
+        expect(told and done == sorted(done) and all(event["done"] <= event["total"] <= 2 * SIZE for event in told), told)
+        expect("gzip:6" not in str(body) or (len(set(done)) > 4 and SIZE <= told[-1]["total"] and done[-1] > SIZE / 2), told)
+        expect([event["elapsed_ns"] for event in told] == sorted(event["elapsed_ns"] for event in told) and all(event["stage"] for event in told), told)
+        profile = [event for event in events if event["event"] == "profile"][0]
+        spent = sum(stage["ns"] for stage in profile["stages"])
+        expect(0.9 < spent / profile["total_ns"] <= 1.01, profile)
+        expect(path != "dump" or (set(STAGES) <= {stage["stage"] for stage in profile["stages"]} and 0 < profile["pause_ns"] <= profile["total_ns"]), profile)
+    status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:6")
+    expect(status == 0 and re.search(r"\[#+\.*\] [0-9.]+ MiB of [0-9.]+ MiB, [0-9.]+ MiB/s, ", out) and "Dumped to" in out.splitlines()[-1], out)
+    status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:6", "--quiet")
+    expect(status == 0 and "MiB" not in out and "[" not in out, out)
+    expect("MiB" not in str(w.fermata("dump", "job", "large", "--leave-running", "--compression", "gzip:6")), "no bar without a terminal")
+    # A client that goes away does not end the dump.
+    client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "gzip:6", "--name", "alone"], stdout=subprocess.DEVNULL)
+    until(lambda: w.helper("dump"), "the helper")
+    client.kill()
+    client.wait()
+    until(lambda: w.job("large")["ended"] == "dumped", "its end")
+    expect(os.path.exists(w.dir + "/alone.tar.gz"), os.listdir(w.dir))
+
+
+def table_of(result):
+    lines = result.good().out.splitlines()
+    begin = next((number for number, line in enumerate(lines) if line.split() == ["STAGE", "TIME", "PART"]), None)
+    return None if begin is None else [line.split()[0] for line in lines[begin + 1:-1]]
+
+
+def test_profiling(w):
+    """By --profiling, or the setting; by the daemon, or without."""
+    dump, restore = ("dump", "job", "counter"), ("restore", "job", "counter")
+
+    def check(expected, *more, env=None):
+        for verb in (dump, restore):
+            stages = table_of(w.fermata(*verb, *more, env=env))
+            expect((stages is not None) == expected, (verb, more, stages))
+            expect(not expected or (stages[-1] == "total" and (verb == restore or ("pause" in stages and set(STAGES) <= set(stages)))), stages)
+
+    w.start()
+    w.run("counter")
+    check(False)
+    check(True, "--profiling")
+    check(True, "--config", '{"profiling": {"enabled": true}}')
+    check(True, env={"FERMATA_PROFILING_ENABLED": "true"})
+    check(False, "--no-profiling", env={"FERMATA_PROFILING_ENABLED": "true"})
+    document = json.loads(w.fermata(*dump, "--profiling", "--json").good().out)
+    expect(document["profile"]["stages"] and document["profile"]["pause_ns"] > 0 and document["path"], document)
+    expect(json.loads(w.fermata(*restore, "--profiling", "--json").good().out)["profile"]["total_ns"] > 0, "of a restore")
+    w.stop()
+    w.configure(profiling={"enabled": True})
+    w.start()
+    check(True)
+    check(False, "--no-profiling")
+    out = w.fermata("dump", "process", w.job("counter")["pid"], "--no-server", "--leave-running")
+    expect(table_of(out), out)
+
+
 def test_metrics_and_api(w):
     w.start()
     w.run("counter")
@@ -187,11 +281,13 @@ def test_metrics_and_api(w):
     document = w.request("GET", "/v1/openapi.json")[1]
     expect(len(document["paths"]) > 15 and document == json.loads(read(os.path.join(ROOT, "docs/openapi.json"))),
            "docs/openapi.json is out of date: fermata daemon openapi > docs/openapi.json")
-    made = w.connection()
-    made.request("POST", "/v1/jobs/counter/dump", json.dumps({"options": {"leave-running": True}}))
-    answer = made.getresponse()
-    events = [json.loads(line) for line in answer.read().splitlines()]
-    expect(answer.getheader("Content-Type") == "application/x-ndjson" and events[0]["event"] == "started" and events[-1]["event"] == "done", events)
+    events = progress_of(w, "/v1/jobs/counter/dump", {"options": {"leave-running": True}})
+    expect(events[0]["event"] == "started" and events[-1]["event"] == "done", events)
+    events = progress_of(w, "/v1/jobs/counter/restore", {"events": True})
+    expect(events[-1]["event"] == "error" and "runs" in events[-1]["error"], events)
+    w.fermata("job", "kill", "counter").good()
+    events = progress_of(w, "/v1/jobs/counter/restore", {"events": True})
+    expect(events[-1]["event"] == "done" and events[-1]["job"]["status"] in ("sleep", "running"), events)
     w.stop()
     w.configure(metrics=False)
     w.start()
@@ -215,55 +311,6 @@ def test_systemd(w):
     expect(ready.recv(100) == b"STOPPING=1" and os.path.exists(w.socket), "a socket that was handed over stays")
     unit = read(os.path.join(ROOT, "dist/fermata.service"))
     expect("Type=notify" in unit and "KillMode=process" in unit and "ListenStream=" in read(os.path.join(ROOT, "dist/fermata.socket")), unit)
-
-
-def make_certificates(w):
-    def openssl(*words):
-        subprocess.run(["openssl", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=w.work)
-    for authority in ("ca", "other"):
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", authority + ".key", "-out", authority + ".pem", "-subj", "/CN=" + authority, "-days", "2")
-    for name, authority in (("server", "ca"), ("client", "ca"), ("stranger", "other")):
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", name + ".key", "-out", name + ".csr", "-subj", "/CN=localhost")
-        openssl("x509", "-req", "-in", name + ".csr", "-CA", authority + ".pem", "-CAkey", authority + ".key", "-CAcreateserial", "-out", name + ".pem", "-days", "2")
-
-
-def test_tls(w):
-    import ssl
-    if not shutil.which("openssl"):
-        raise Skip("needs openssl")
-    make_certificates(w)
-    probe = socket.socket()
-    probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-    probe.close()
-    w.fermata("daemon", "start", "--protocol", "tcp", "--address", f"127.0.0.1:{port}").error("tls.cert")
-    w.configure(protocol="tcp", address=f"127.0.0.1:{port}", tls={"cert": w.work + "/server.pem", "key": w.work + "/server.key", "ca": w.work + "/ca.pem"})
-
-    def ask(name):
-        context = ssl.create_default_context(cafile=w.work + "/ca.pem")
-        context.check_hostname = False
-        if name:
-            context.load_cert_chain(f"{w.work}/{name}.pem", f"{w.work}/{name}.key")
-        made = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=DEADLINE)
-        made.request("GET", "/v1/health")
-        return made.getresponse().status
-
-    def may(name):
-        try:
-            return ask(name)
-        except OSError:
-            return None
-
-    w.answers = lambda: may("client") == 200
-    w.start()
-    expect(may("client") == 200, "one with a certificate")
-    expect(may("stranger") != 200 and may(None) != 200, "one with another's certificate, or none")
-    plain = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
-    plain.send(b"GET /v1/health HTTP/1.1\r\n\r\n")
-    try:
-        expect(b"200" not in plain.recv(100), "plain text")
-    except OSError:
-        pass
 
 
 main(tests_of(globals()))

@@ -125,7 +125,12 @@ def test_half_written(w):
 
 def test_damaged_database(w):
     w.start()
-    pid = w.run("counter")
+    pid = w.run("counter", options=["--checkpoint-every", "1h", "--keep", "7", "--restart", "on-failure"])
+    w.run("strange", "sh", "-c", "sleep 1000 # two\nlines, %41 and \u00e9")
+    w.dump("counter", "--leave-running")
+    w.fermata("dump", "job", "strange", "--compression", "zstd", "--dir", w.work, "--name", "elsewhere").good()
+    w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4", "--streams", "2").good()
+    jobs, checkpoints = (w.request("GET", path)[1] for path in ("/v1/jobs", "/v1/checkpoints"))
     w.kill()
     for path in glob.glob(w.state + "/fermata.db-*"):
         os.unlink(path)
@@ -133,10 +138,28 @@ def test_damaged_database(w):
         file.write(b"nonsense" * 1000)
     w.start()
     expect(glob.glob(w.state + "/fermata.db.damaged-*"), os.listdir(w.state))
-    expect(alive(pid) and w.status("counter") in ("sleep", "running", "disk"), "the job is found by its folder")
+    expect(alive(pid) and w.status("counter") in ("sleep", "running", "disk"), "the job is found again")
+    expect(w.request("GET", "/v1/jobs")[1] == jobs and w.request("GET", "/v1/checkpoints")[1] == checkpoints and len(checkpoints) == 3, "all is as it was")
     w.dump("counter")
     w.fermata("restore", "job", "counter").good()
     w.counts_on("counter")
+    w.fermata("job", "kill", "counter").good()
+    # Each of the earlier ones, wherever it lies.
+    for one in checkpoints:
+        w.fermata("verify", one["path"]).good()
+        w.fermata("restore", "job", one["job"], "--checkpoint", one["id"]).good()
+        w.fermata("job", "kill", one["job"]).good()
+    w.fermata("job", "delete", "strange").good()
+    # One that was lost altogether; what was deleted does not come back, and a note that is damaged is left out.
+    w.kill()
+    for path in glob.glob(w.state + "/fermata.db*"):
+        os.unlink(path)
+    with open(glob.glob(w.state + "/notes/checkpoints.*")[0], "w") as file:
+        file.write("nonsense")
+    w.start()
+    expect([job["job"] for job in w.request("GET", "/v1/jobs")[1]] == ["counter"] and len(w.request("GET", "/v1/checkpoints")[1]) == 3, w.said())
+    w.fermata("restore", "job", "counter").good()
+    expect(alive(pid), "restored once more")
 
 
 def test_locked_database(w):

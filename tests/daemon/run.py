@@ -2,17 +2,16 @@
 """Tests of the daemon's verbs: each through a real daemon in a folder of its own.
 
 Arguments select tests by a part of their names. Runs as root."""
-import ctypes
 import glob
 import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
+import time
 
-from world import BINARY, Skip, alive, expect, main, read, state_of, tests_of, until
+from world import BINARY, Skip, alive, expect, main, read, tests_of, until
 
 
 # ---- verbs ----
@@ -114,11 +113,10 @@ def test_processes(w):
     task = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     out = w.fermata("manage", "process", task.pid, "--jid", "mine").good().out
     expect(out == f"Managing process PID {task.pid}\n" and w.job("mine")["command"] == "sleep 1000", out)
-    w.fermata("freeze", "process", task.pid).good()
-    until(lambda: state_of(task.pid) == "T", "it to stop")
-    expect(w.status("mine") == "stopped", "the status of one that is stopped")
-    w.fermata("unfreeze", "job", "mine").good()
-    until(lambda: state_of(task.pid) == "S", "it to go on")
+    os.kill(task.pid, signal.SIGSTOP)
+    until(lambda: w.status("mine") == "stopped", "the status of one that is stopped")
+    os.kill(task.pid, signal.SIGCONT)
+    until(lambda: w.status("mine") == "sleep", "it to go on")
     path = w.fermata("dump", "process", task.pid, "--leave-running").good().out.split()[-1]
     expect(os.path.exists(path + "/inventory.img") and alive(task.pid), path)
     path = w.dump("mine")
@@ -134,6 +132,107 @@ def test_processes(w):
     for verb in (("dump",), ("freeze",), ("manage",), ("query",)):
         w.fermata(*verb, "process", 4000000).error("no process 4000000")
     w.fermata("dump", "process", "x").error("no process id")
+
+
+# Parent and child count, and say what signals, ends and stops they hear of. The clock of the frozen time is not theirs to hide.
+WITNESS = """
+import os, signal, sys
+def heard(number, frame):
+    print('heard', signal.Signals(number).name, flush=True)
+for number in (signal.SIGCONT, signal.SIGCHLD, signal.SIGTSTP, signal.SIGALRM):
+    signal.signal(number, heard)
+child = os.fork()
+name = 'child' if child == 0 else 'parent'
+rounds = 0
+while True:
+    signal.sigtimedwait([], 0.02)
+    rounds += 1
+    if child and os.waitpid(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)[0]:
+        print('heard of the child', flush=True)
+    print(name, rounds, flush=True)
+"""
+
+
+def witnessed(w, jid):
+    return w.fermata("job", "logs", jid).good().out.splitlines()
+
+
+def see_freeze(w, jid, by_freezer):
+    """Freezes and continues the job: it stands still in between, in all of its processes, and knows nothing of it where a freezer did it."""
+    pid = w.run(jid, sys.executable, "-c", WITNESS)
+    until(lambda: {"parent 2", "child 2"} <= set(witnessed(w, jid)), "both to run")
+    expect(w.fermata("freeze", "job", jid).good().out == f"Froze process PID {pid}\n", "freeze")
+    before = witnessed(w, jid)
+    time.sleep(0.3)
+    expect(witnessed(w, jid) == before, "it runs on")
+    expect(w.status(jid) == ("frozen" if by_freezer else "stopped"), w.job(jid))
+    expect(w.fermata("freeze", "job", jid).good(), "once more")
+    path = w.dump(jid, "--leave-running")
+    w.dump(jid, "--leave-running", "--no-live")
+    time.sleep(0.2)
+    expect(witnessed(w, jid) == before and w.status(jid) == ("frozen" if by_freezer else "stopped"), "a dump leaves it as it was")
+    w.fermata("unfreeze", "job", jid).good()
+    until(lambda: len(witnessed(w, jid)) > len(before) + 4, "it to go on")
+    if by_freezer:
+        expect(not [line for line in witnessed(w, jid) if "heard" in line], witnessed(w, jid))
+    w.fermata("freeze", "job", jid).good()
+    w.fermata("job", "kill", jid).good()
+    expect(not alive(pid), "one that is frozen can be killed")
+    return path, pid
+
+
+def has_group(pid):
+    return "fermata-frozen" in read(f"/proc/{pid}/cgroup")
+
+
+def groups_left():
+    return glob.glob("/sys/fs/cgroup/**/fermata-frozen", recursive=True)
+
+
+def has_freezer(kind):
+    return any(kind in line.split()[2:4] or kind in line.split()[3].split(",") for line in read("/proc/mounts").splitlines())
+
+
+def test_freeze(w):
+    if not has_freezer("cgroup2") and not has_freezer("freezer"):
+        raise Skip("there is no cgroup freezer here")
+    w.start()
+    path, pid = see_freeze(w, "witness", True)
+    expect(not groups_left(), groups_left())
+    # What was saved frozen runs once it is restored.
+    before = witnessed(w, "witness")
+    w.fermata("restore", "job", "witness").good()
+    until(lambda: len(witnessed(w, "witness")) > len(before) + 4, "it to run")
+    w.fermata("freeze", "process", pid).good()
+    w.dump("witness")
+    expect(not alive(pid) and not groups_left(), "a frozen job that is dumped ends")
+    # A helper that is killed can't put it back; the daemon does.
+    large = w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(200 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)")
+    until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
+    w.fermata("freeze", "job", "large").good()
+    client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "zlib"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    helper = until(lambda: w.helper("dump"), "the helper")
+    until(lambda: not has_group(large) or client.poll() is not None, "it to be taken out of the freezer")
+    os.kill(helper, signal.SIGKILL)
+    expect(client.wait() == 1 and w.status("large") == "frozen", client.stderr.read())
+    w.fermata("unfreeze", "job", "large").good()
+    expect(w.status("large") in ("sleep", "running", "disk") and not groups_left(), "it goes on")
+
+
+def test_freeze_version_1(w):
+    if not has_freezer("freezer"):
+        raise Skip("there is no freezer of cgroups version 1 here")
+    place = [line.split()[1] for line in read("/proc/mounts").splitlines() if line.split()[2] == "cgroup2"]
+    w.start(before=["unshare", "--mount", "sh", "-c", "".join(f"umount {one}; " for one in place) + 'exec "$@"', "-"])
+    see_freeze(w, "witness", True)
+    expect(not groups_left(), groups_left())
+
+
+def test_freeze_without_freezer(w):
+    place = [line.split()[1] for line in read("/proc/mounts").splitlines() if line.split()[2] in ("cgroup", "cgroup2")]
+    w.start(before=["unshare", "--mount", "sh", "-c", "".join(f"umount {one}; " for one in reversed(place)) + 'exec "$@"', "-"])
+    see_freeze(w, "witness", False)
 
 
 def test_upcoming(w):
@@ -166,9 +265,11 @@ def test_without_daemon(w):
     expect(path.startswith(w.dir + "/dump-process-"), f"checkpoint.dir: {path}")
     w.fermata("verify", path).good()
     w.fermata("restore", "process", "--path", path, "--no-server", "--detach").good()
-    w.fermata("freeze", "process", task.pid, "--no-server").good()
-    until(lambda: state_of(task.pid) == "T", "freeze without a daemon")
+    expect(w.fermata("freeze", "process", task.pid, "--no-server").good().out == f"Froze process PID {task.pid}\n", "freeze without a daemon")
+    expect(w.fermata("query", "process", task.pid).good().out.splitlines()[1].split()[1] in ("frozen", "stopped"), "its status")
+    expect(w.fermata("unfreeze", "process", task.pid, "--no-server").good().out == f"Unfroze process PID {task.pid}\n", "unfreeze without a daemon")
     os.kill(task.pid, signal.SIGKILL)
+    w.fermata("freeze", "process", 1, "--no-server").error("this command runs below it")
 
 
 def test_verify_diff(w):
@@ -182,6 +283,18 @@ def test_verify_diff(w):
     with open(one + "/core-%d.img" % w.job("counter")["pid"], "ab") as file:
         file.write(b"x")
     w.fermata("verify", one).error("core-")
+    w.fermata("restore", "job", "counter").good()
+    for kind in ("tar", "gzip", "lz4", "zlib", "zstd"):
+        packed = w.fermata("dump", "job", "counter", "--leave-running", "--compression", kind).good().out.split()[-1]
+        expect(w.fermata("diff", packed, packed).good().out == "No differences.\n", packed)
+        result = w.fermata("diff", two, packed)
+        expect(result.status == 1 and re.search(r"core-\d+\.img +changed", result.out), result)
+        document = json.loads(w.fermata("diff", two, packed, "--json").out)
+        expect(any(row["file"].startswith("core-") and row["difference"] == "changed" for row in document), document)
+    streams = w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4", "--streams", "2").good().out.split()[-1]
+    expect(w.fermata("diff", streams, packed).status == 1, "an archive in parts")
+    w.fermata("diff", one, w.work + "/none").error("none", status=2)
+    w.fermata("diff", one, w.work).error("fermata.json", status=2)
     w.fermata("verify", w.work).error("no manifest" if False else "cannot verify")
 
 

@@ -11,7 +11,7 @@ import subprocess
 import termios
 import time
 
-from world import BINARY, COUNT, DEADLINE, alive, expect, main, read, tests_of, until
+from world import BINARY, COUNT, DEADLINE, alive, expect, main, tests_of, until
 
 
 def test_attach(w):

@@ -1,5 +1,4 @@
 """A daemon in a folder of its own, so that nothing of the host's is touched, and what its suites share. DAEMON_FERMATA=PATH takes another binary."""
-import ctypes
 import glob
 import http.client
 import json
@@ -105,6 +104,17 @@ class World:
         task = subprocess.run([word for word in full if word != "--no-dir"], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=deadline,
                               env=dict(os.environ, **(env or {})))
         return Result(verb, task.returncode, task.stdout.decode(errors="replace"), task.stderr.decode(errors="replace"))
+
+    def helper(self, verb):
+        """The pid of a program that the daemon has started for this, or None."""
+        for path in glob.glob(f"/proc/{self.daemon.pid}/task/*/children"):
+            for pid in map(int, read(path).split()):
+                try:
+                    if read(f"/proc/{pid}/cmdline").split("\0")[1] == verb:
+                        return pid
+                except (OSError, IndexError):
+                    pass
+        return None
 
     def connection(self):
         made = http.client.HTTPConnection("localhost", timeout=DEADLINE)
