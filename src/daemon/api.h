@@ -29,6 +29,8 @@ struct route {
 	int (*handle)(struct call *c, struct error *e);
 };
 
+extern const struct route routes[];
+extern const size_t routes_count;
 /* How a job looks outside: a new reference. */
 json_t *job_json(struct daemon *d, const struct job *j);
 /* *ret_known: the path is one, maybe with another method. Fills c->words. */

@@ -294,6 +294,38 @@ def test_metrics_and_api(w):
     expect(w.request("GET", "/metrics")[0] == 404, "metrics are off")
 
 
+def test_api_tells(w):
+    """What the verbs that only look print, by the API."""
+    w.start()
+    pid = w.run("counter")
+    one, two = w.dump("counter", "--leave-running"), w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4").good().out.split()[-1]
+    ids = {row["path"]: row["id"] for row in w.request("GET", "/v1/checkpoints")[1]}
+    get = lambda path: w.request("GET", "/v1/" + path)
+    for path in (one, two):
+        status, document = get(f"checkpoints/{ids[path]}/inspect")
+        expect(status == 200 and document["processes"][0]["pid"] == pid, document)
+        expect(document == json.loads(w.fermata("job", "checkpoint", "inspect", ids[path], "--json").good().out)["content"], document)
+        short, long = w.fermata("job", "checkpoint", "inspect", ids[path]).good().out, w.fermata("job", "checkpoint", "inspect", ids[path], "-v").good().out
+        expect(path in short and str(pid) in short and len(long) > 2 * len(short), long)
+        expect(get(f"checkpoints/{ids[path]}/verify")[1]["files"] > 5, path)
+    expect(any(row["file"] == f"core-{pid}.img" for row in get(f"checkpoints/{ids[one]}/diff/{ids[two]}")[1]), "diff")
+    expect(get(f"checkpoints/{ids[one]}/diff/{ids[one]}") == (200, []), "no difference")
+    expect(get(f"checkpoints/{ids[one]}/diff/none")[0] == get("checkpoints/none/inspect")[0] == 404, "no such checkpoint")
+    with open(one + f"/core-{pid}.img", "ab") as file:
+        file.write(b"x")
+    status, document = get(f"checkpoints/{ids[one]}/verify")
+    expect(status == 500 and "core-" in document["error"], document)
+    expect(len(get("features")[1]["kinds"]) > 5 and get("check")[1]["works"] and get("check")[1]["runtimes"], "features and check")
+    expect(get(f"processes/{pid}")[1][0]["command"].startswith("sh -c") and len(get(f"processes/{pid}?tree=true")[1]) >= 1, "a process")
+    expect(w.request("POST", f"/v1/processes/{pid}/check", {})[1] == {"pid": pid, "can_be_saved": True, "obstacles": []}, "it can be saved")
+    shared = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
+    expect("pipe" in str(w.request("POST", f"/v1/processes/{shared.pid}/check", {})[1]["obstacles"]), "it can't")
+    expect(w.request("POST", f"/v1/processes/{shared.pid}/check", {"options": {"bogus": True}})[0] != 200, "no such option")
+    shared.kill()
+    shared.wait()
+    expect(get("processes/4000000")[0] == 404, "no such process")
+
+
 def test_systemd(w):
     """The socket is handed over, and readiness told, as systemd does."""
     listener, ready = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
