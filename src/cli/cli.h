@@ -64,6 +64,9 @@ int criu_opts_expand(const struct program *p, struct given_options *given, struc
 /* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
 int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 
+/* restore_out.c: --out of a restore. */
+int restore_redirect(struct command_line *c, struct error *e);
+
 /* script.c: a hook that runs the action scripts of the command line `data`. */
 int script_call(void *data, const char *moment, pid_t pid, struct error *e);
 

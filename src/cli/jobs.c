@@ -103,7 +103,7 @@ static int print_checkpoints(struct command_line *c, json_t *list)
 
 int verb_job_checkpoints(struct command_line *c)
 {
-	json_t *list = about(c, "GET", "/v1/jobs/%s/checkpoints", NULL);
+	json_t *list = c->words[0] ? about(c, "GET", "/v1/jobs/%s/checkpoints", NULL) : remote_call(c, "GET", "/v1/checkpoints", NULL);
 
 	return print_checkpoints(c, list);
 }

@@ -196,6 +196,8 @@ int main(int argc, char **argv)
 		status = usage_error(p, &e);
 	else if (c.version)
 		puts(p == &program_criu ? "Version: " CRIU_VERSION : "fermata " FERMATA_VERSION);
+	else if (c.help && !c.verb && help_group(stdout, p, &source.words))
+		;
 	else if (c.help)
 		help_print(stdout, p, c.verb);
 	else {

@@ -26,6 +26,9 @@ int verb_restore_process(struct command_line *c)
 		return cli_report(c, &e);
 	}
 	remote_profiling(c, s);
+	r = restore_redirect(c, &e);
+	if (r)
+		return cli_report(c, &e);
 	c->request.images_dir = c->path;
 	return cli_restore(c, true);
 }

@@ -10,6 +10,7 @@
 
 #define ROUNDS_MAX 1000
 #define HOLD_MS 10000
+#define MAPS_MAX (64u << 20)
 
 static void read_boot(char boot[40])
 {
@@ -230,4 +231,22 @@ int tree_require_owner(pid_t root, uid_t uid, struct error *e)
 	}
 	VEC_FREE(&t);
 	return r;
+}
+
+bool tree_uses_gpu(pid_t root)
+{
+	struct tree t = {};
+	bool found = false;
+
+	/* As the engine has it: without a driver nobody is looked at. */
+	if (access("/proc/driver/nvidia/version", F_OK) < 0 || tree_list(root, &t))
+		return false;
+	for (size_t i = 0; i < t.count && !found; i++) {
+		char path[40], *text = NULL;
+		snprintf(path, sizeof(path), "/proc/%d/maps", t.data[i]);
+		found = read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) == 0 && (strstr(text, "/libcuda.so") || strstr(text, " /dev/nvidia"));
+		free(text);
+	}
+	VEC_FREE(&t);
+	return found;
 }

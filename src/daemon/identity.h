@@ -31,6 +31,8 @@ int tree_list(pid_t root, struct tree *ret);
  */
 int tree_freeze_all(pid_t root, struct error *e);
 int tree_unfreeze_all(pid_t root, struct error *e);
+/* Whether one of the tree has loaded CUDA, or mapped one of NVIDIA's devices. */
+bool tree_uses_gpu(pid_t root);
 /* A zombie with no thread left: it has nothing, and nobody's rights. */
 bool process_is_dead(pid_t pid);
 /* -EPERM with the reason, when a user who is not root may not have us act on the tree below `root`: all of it must be theirs. */

@@ -157,6 +157,20 @@ static const char *text_of(const json_t *body, const char *key)
 	return json_string_value(json_object_get(body, key));
 }
 
+/* A checkpoint that we know, named by its path: its terminal was one that we gave it. */
+static bool was_attachable(struct daemon *d, const char *path)
+{
+	struct checkpoint_list list = {};
+	struct error e = {};
+	bool found = false;
+
+	if (store_list_checkpoints(d->store, NULL, &list, &e) == 0)
+		for (size_t i = 0; i < list.count && !found; i++)
+			found = !strcmp(list.data[i].path, path) && list.data[i].attachable;
+	VEC_FREE(&list);
+	return found;
+}
+
 /* The checkpoint that is meant: by its id, its path, or the job's last. */
 static int choose(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct checkpoint *ret, struct error *e)
 {
@@ -168,7 +182,7 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 		return error_set(e, -EINVAL, "the path of the checkpoint must begin with a /");
 	if (path) {
 		snprintf(ret->path, sizeof(ret->path), "%s", path);
-		ret->attachable = j ? j->attachable : 0;
+		ret->attachable = j ? j->attachable : was_attachable(d, path);
 		return 0;
 	}
 	if (id) {
@@ -195,6 +209,8 @@ static json_t *restore_spec(const struct daemon *d, const struct caller *c, cons
 		json_array_append_new(words, json_string("--profiling"));
 	if (j->attachable)
 		json_array_append_new(words, json_string("--shell-job"));
+	else if (text_of(body, "out"))
+		json_array_append_new(words, json_sprintf("--out=%s", text_of(body, "out")));
 	if (c->uid)
 		json_array_append_new(words, json_sprintf("--for-user=%u", c->uid));
 	spec = json_pack("{s:b, s:s, s:o, s:b, s:I, s:I}", "restore", 1, "path", from->path, "options", words, "attachable", (int)j->attachable, "uid",
@@ -226,12 +242,36 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	if (!j)
 		snprintf(ret->command, sizeof(ret->command), "(restored from %.900s)", from->path);
 	ret->attachable = from->attachable || json_is_true(json_object_get(body, "attachable")) || json_is_true(json_object_get(body, "attach"));
-	if (out && !c->uid && out[0] == '/')
+	if (out)
 		snprintf(ret->log, sizeof(ret->log), "%s", out);
 	else if (ret->attachable)
 		snprintf(ret->log, sizeof(ret->log), "%s/fermata-output-%s.log", settings_text(&d->settings, SETTING_LOG_DIR), ret->jid);
 	ret->state = JOB_STARTING;
 	return r ? r : store_put_job(d->store, ret, true, e);
+}
+
+static int check_out(const struct caller *c, const char *out, struct error *e)
+{
+	if (out && c->uid)
+		return error_set(e, -EPERM, "only root may choose where the output goes; leave --out away");
+	if (out && (out[0] != '/' || strlen(out) >= STORE_PATH_MAX))
+		return error_set(e, -EINVAL, "the path of the output must begin with a / and be shorter than %d", STORE_PATH_MAX);
+	return 0;
+}
+
+/* A restore that failed leaves the job as it was, ended as it had ended. */
+static void put_back(struct daemon *d, const struct job *before, struct job *ret)
+{
+	struct error e = {};
+
+	if (before->state != JOB_HALTED) {
+		job_refresh(d, ret, &e);
+	} else if (job_lock(d, ret, &e) == 0) {
+		int64_t restarts = ret->restarts;
+		*ret = *before;
+		ret->restarts = restarts;
+		job_unlock(d, ret, true, &e);
+	}
 }
 
 int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events *told, struct job *ret,
@@ -241,6 +281,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	bool is_new = !j || text_of(body, "as");
 	int r = choose(d, c, j, body, &from, e);
 
+	if (!r)
+		r = check_out(c, text_of(body, "out"), e);
 	if (!r && !is_new && job_runs(j))
 		r = error_set(e, -EBUSY, "job %s runs; fermata job kill %s first, or restore it --as another", j->jid, j->jid);
 	if (r)
@@ -249,6 +291,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		r = make_job(d, c, j, body, &from, ret, e);
 	else
 		*ret = *j;
+	if (!is_new && text_of(body, "out"))
+		snprintf(ret->log, sizeof(ret->log), "%s", text_of(body, "out"));
 	if (r)
 		return r;
 	r = busy_begin(d, ret->jid, "is being restored", e);
@@ -262,7 +306,7 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		if (is_new)
 			store_delete_job(d->store, ret->jid, &ignored);
 		else
-			job_refresh(d, ret, &ignored);
+			put_back(d, j, ret);
 	} else {
 		d->counters.restores++;
 		struct error ignored = {};
