@@ -92,6 +92,7 @@ def test_dump_restore(w):
     w.fermata("dump", "job", "counter", "--compression", "best").error("compression", status=None)
     w.fermata("dump", "job", "counter", "--bogus").error("--bogus", status=2)
     w.counts_on("counter")
+    expect(w.fermata("job", "checkpoints").good().out == w.fermata("job", "checkpoints", "counter").good().out, "without a job: those of all")
     lines = w.fermata("job", "checkpoints", "counter").good().out.splitlines()
     expect(lines[0].split() == ["ID", "TIME", "SIZE", "PATH"] and [line.split()[3] for line in lines[1:]] == [named, path], lines)
     expect(w.fermata("checkpoints").good().out.splitlines() == lines == w.fermata("job", "checkpoint", "list", "counter").good().out.splitlines(), lines)
@@ -251,6 +252,106 @@ def test_upcoming(w):
         raise Skip("the pid is taken")
     until(lambda: w.status("later") == "sleep", lambda: w.job("later"))
     os.kill(pid, signal.SIGKILL)
+
+
+# Has all that an option of dump is asked for.
+NEEDY = """
+import fcntl, os, socket, sys, time
+work = sys.argv[1]
+a = socket.socket()
+a.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+a.bind(('127.0.0.1', 0))
+a.listen()
+b = socket.create_connection(a.getsockname())
+c, _ = a.accept()
+locked = open(work + '/locked', 'w')
+fcntl.flock(locked, fcntl.LOCK_EX)
+gone = open(work + '/gone', 'w')
+os.link(work + '/gone', work + '/other')
+os.unlink(work + '/gone')
+print('ready', flush=True)
+while True:
+    try:
+        b.send(b'x')
+        c.recv(1)
+        print('passed', flush=True)
+    except OSError:
+        print('closed', flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_options(w):
+    """Options of dump and restore reach the engine through the daemon."""
+    w.start()
+    output = lambda jid: w.fermata("job", "logs", jid).good().out
+    pid = w.run("needy", sys.executable, "-c", NEEDY, w.work)
+    until(lambda: "passed" in output("needy"), "it to be ready")
+    given = ["--leave-running"]
+    for option in ("--tcp-established", "--file-locks", "--link-remap"):
+        w.fermata("dump", "job", "needy", *given).error(option)
+        given.append(option)
+    for _ in range(3):
+        w.dump("needy", *given)
+    w.dump("needy", *given[1:])
+    w.fermata("restore", "job", "needy").error("--tcp-established")
+    before = w.job("needy")
+    expect(before["ended"] == "dumped" and before["pid"] == pid and before["status"] == "halted", f"a restore that failed leaves it as it was: {before}")
+    w.fermata("restore", "job", "needy", *given[1:]).good()
+    count = output("needy").count("passed")
+    until(lambda: output("needy").count("passed") > count, "the connection to be there again")
+    w.dump("needy", *given[1:])
+    w.fermata("restore", "job", "needy", "--tcp-close", *given[2:]).good()
+    until(lambda: "closed" in output("needy"), "the connection to be closed")
+    w.dump("needy", "--tcp-close", *given[2:])
+    w.fermata("restore", "job", "needy", "--leave-stopped", "--tcp-close", *given[2:], "--pid-file", w.work + "/pid").good()
+    expect(w.status("needy") == "stopped" and int(read(w.work + "/pid")) == pid, "--leave-stopped")
+    w.fermata("dump", "job", "needy", "--criu-opts", '{"tcp_close": true, "file_locks": true, "link_remap": true, "leave_running": true}').good()
+    w.fermata("dump", "job", "needy", "--criu-opts", '{"skip_in_flight": 3}').error("skip", status=None)
+    reader, writer = os.pipe()
+    task = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.DEVNULL, start_new_session=True)
+    w.fermata("dump", "process", task.pid, "--leave-running").error("--external")
+    w.fermata("dump", "process", task.pid, "--leave-running", "--external", f"pipe[{os.fstat(writer).st_ino}]").good()
+    task.kill()
+    task.wait()
+
+
+def test_out(w):
+    """restore --out: what went to a file goes to this one, with and without the daemon; a job's log is where its output goes."""
+    w.start()
+    pid = w.run("counter")
+    w.counts_on("counter")
+    path = w.dump("counter")
+    first, second, third = (w.work + name for name in ("/first", "/second", "/third"))
+    w.fermata("restore", "job", "counter", "--out", first).good()
+    until(lambda: os.path.exists(first) and len(read(first).split()) > 3, "output in the new file")
+    before = w.numbers("counter")
+    expect(int(read(first).split()[0]) == before[-1] + 1 and w.job("counter")["log"] == first, (read(first), before))
+    logs = w.fermata("job", "logs", "counter").good().out
+    expect(logs and read(first).startswith(logs), "job logs")
+    w.fermata("job", "kill", "counter").good()
+    expect(w.numbers("counter") == before, "and none in the old one")
+    w.fermata("restore", "process", "--path", path, "--out", second).good()
+    until(lambda: os.path.exists(second) and len(read(second).split()) > 3, "output in the second file")
+    w.fermata("job", "kill", "--all").good()
+    w.fermata("restore", "process", "--path", path, "--out", third, "--no-server", "--detach").good()
+    until(lambda: os.path.exists(third) and len(read(third).split()) > 3, "output in the third file")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not alive(pid), "its end")
+    w.fermata("restore", "job", "counter", "--out", w.work + "/none/there").error("none/there")
+    task = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    path = w.fermata("dump", "process", task.pid).good().out.split()[-1]
+    task.wait()
+    w.fermata("restore", "process", "--path", path, "--out", third).error("/dev/null is its standard input too", "--out")
+    # On a terminal of the daemon's, it is the log that goes there.
+    w.run("echo", "sh", "-c", "while read line; do echo got $line; done", options=["--attachable"])
+    path = w.dump("echo")
+    w.fermata("restore", "job", "echo", "--out", w.work + "/fourth").good()
+    w.fermata("job", "attach", "echo", stdin=b"one\n\x04")
+    expect("got one" in read(w.work + "/fourth"), read(w.work + "/fourth"))
+    # A checkpoint that the daemon knows is restored by its path as it would be by its job.
+    w.fermata("restore", "process", "--path", path, "--as", "again").good()
+    expect("got two" in w.fermata("job", "attach", "again", stdin=b"two\n\x04").out, "by its path")
 
 
 def test_without_daemon(w):
