@@ -30,7 +30,7 @@ static const struct row {
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER },
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },
 	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL },
-	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Kept for configurations that have it", KIND_NUMBER },
+	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Has no effect: nothing stands between a program and its GPU here that could be started beforehand", KIND_NUMBER },
 };
 
 static int find_key(const char *key)

@@ -66,6 +66,7 @@ def test_crash(w):
             w.fermata("job", "kill", jid).good()
         w.fermata("job", "delete", jid, "--checkpoints").good()
     w.counts_on("steady")
+    return f"killed {KILLS} times, {len(w.request('GET', '/v1/checkpoints')[1])} checkpoints of the job that ran through it all, each whole"
 
 
 def test_load(w):
@@ -89,6 +90,7 @@ def test_load(w):
     descriptors = len(os.listdir(f"/proc/{w.daemon.pid}/fd"))
     expect(descriptors < 50 + 4 * LOAD_JOBS, f"{descriptors} descriptors")
     w.fermata("job", "kill", "--all", deadline=120).good()
+    return f"{made} checkpoints of {LOAD_JOBS} jobs in {LOAD_SECONDS} s; heap {middle >> 10} KiB in the middle, {end >> 10} KiB at the end; {descriptors} descriptors"
 
 
 main(tests_of(globals()), 60 + 20 * KILLS + 10 * LOAD_SECONDS)
