@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
@@ -97,6 +98,23 @@ static void halt(struct job *j, const char *how, int64_t code)
 	j->ended_ns = now_ns();
 }
 
+/* No supervisor has taken the job up, and none will from now on (helper.h). False: one just did. */
+static bool give_up(struct daemon *d, const char *jid)
+{
+	char path[STORE_PATH_MAX + 200];
+
+	snprintf(path, sizeof(path), "%s/%s", d->jobs_dir, jid);
+	_cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return true;
+	if (flock(dir, LOCK_EX) < 0)
+		return false;
+	bool taken = faccessat(dir, SUPERVISOR_STATE, F_OK, 0) == 0;
+	if (!taken)
+		unlinkat(dir, SUPERVISOR_WANTED, 0);
+	return !taken;
+}
+
 static void refresh_supervised(struct daemon *d, struct job *j)
 {
 	json_t *state = read_state(d, j->jid);
@@ -110,7 +128,7 @@ static void refresh_supervised(struct daemon *d, struct job *j)
 		halt(j, strcmp(phase, "failed") ? "exited" : "failed", json_integer_value(json_object_get(state, "code")));
 	else if (phase && !strcmp(phase, "running") && j->state == JOB_STARTING)
 		j->state = JOB_RUNNING;
-	else if (!identity_alive(&j->supervisor) && !identity_alive(&j->process) && !busy_is(d, j->jid))
+	else if (!identity_alive(&j->supervisor) && !identity_alive(&j->process) && !busy_is(d, j->jid) && (state || give_up(d, j->jid)))
 		halt(j, "lost", -1);
 	json_decref(state);
 }

@@ -44,6 +44,21 @@ static int read_answer(int fd, struct events *told, struct error *e)
 	return answered ? r : error_set(e, -EIO, "the job's supervisor died");
 }
 
+static int write_wanted(const char *dir, json_t *spec, struct error *e)
+{
+	char path[STORE_PATH_MAX + 300], token[24];
+	FILE *f;
+
+	checkpoint_new_id(token);
+	json_object_set_new(spec, "token", json_string(token));
+	snprintf(path, sizeof(path), "%s/" SUPERVISOR_WANTED, dir);
+	f = fopen(path, "we");
+	bool good = f && fputs(token, f) >= 0;
+	if (f && fclose(f))
+		good = false;
+	return good ? 0 : error_errno(e, errno ? -errno : -EIO, "cannot write %s", path);
+}
+
 static int start(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	char dir[STORE_PATH_MAX + 200], state[STORE_PATH_MAX + 300];
@@ -57,13 +72,16 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct events *t
 		return error_errno(e, -errno, "cannot make %s", dir);
 	/* An earlier run's end is not this one's. */
 	unlink(state);
+	int r = write_wanted(dir, spec, e);
+	if (r)
+		return r;
 	json_object_set_new(spec, "jid", json_string(j->jid));
 	json_object_set_new(spec, "dir", json_string(dir));
 	json_object_set_new(spec, "log", json_string(j->log));
 	json_object_set_new(spec, "own_namespace", json_boolean(j->own_namespace));
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
-	int r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
+	r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
 	close(ends[1]);
 	if (r) {
 		close(ends[0]);

@@ -21,6 +21,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -350,6 +351,24 @@ static int open_log(struct supervisor *s, struct error *e)
 	return 0;
 }
 
+/* Unless the job was given up meanwhile, see helper.h. */
+static int take_up(struct supervisor *s, struct error *e)
+{
+	const char *token = text_of(s, "token");
+	char *wanted = NULL;
+
+	if (flock(s->dir, LOCK_EX) < 0)
+		return error_errno(e, -errno, "cannot lock %s", text_of(s, "dir"));
+	bool is = token && read_file_at(s->dir, SUPERVISOR_WANTED, 100, &wanted, NULL) == 0 && !strcmp(wanted, token);
+	if (is)
+		supervisor_write_state(s, "starting");
+	else
+		s->unwanted = true;
+	flock(s->dir, LOCK_UN);
+	free(wanted);
+	return is ? 0 : error_set(e, -ECANCELED, "the job was given up before it began");
+}
+
 static int prepare(struct supervisor *s, struct error *e)
 {
 	sigset_t set;
@@ -370,7 +389,8 @@ static int prepare(struct supervisor *s, struct error *e)
 	if (s->signals < 0 || s->dir < 0)
 		return error_errno(e, -errno, "cannot use %s", text_of(s, "dir"));
 	r = identity_of(getpid(), &s->self);
-	supervisor_write_state(s, "starting");
+	if (!r)
+		r = take_up(s, e);
 	if (!r)
 		r = open_log(s, e);
 	if (!r && flag_of(s, "attachable"))
@@ -403,8 +423,10 @@ static int supervise(struct supervisor *s)
 	if (r) {
 		s->ended = true;
 		s->code = 127;
-		supervisor_write_state(s, "failed");
-		unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+		if (!s->unwanted) {
+			supervisor_write_state(s, "failed");
+			unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+		}
 		json_t *document = json_pack("{s:s, s:i}", "error", e.text, "code", r);
 		answer(s, document);
 		json_decref(document);

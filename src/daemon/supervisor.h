@@ -24,6 +24,7 @@ struct supervisor {
 	struct identity root, self;
 	bool raw;	 /* who started it has no terminal: bytes go through as they are */
 	bool wait_for_first; /* someone is about to attach: nothing may be lost until then */
+	bool unwanted;
 	bool ended;
 	int code;
 	unsigned char last_input;

@@ -4,6 +4,7 @@ DAEMON_KILLS=N: how often it is killed (12; in full 100). DAEMON_LOAD_JOBS, DAEM
 how long (8 and 6; in full 50 and 60). DAEMON_SEED: other moments.
 
 Arguments select tests by a part of their names. Runs as root."""
+import glob
 import os
 import random
 import re
@@ -11,13 +12,26 @@ import sys
 import threading
 import time
 
-from world import COUNT, alive, expect, main, tests_of, until
+from world import COUNT, alive, expect, main, read, tests_of, until
 
 
 FULL = "--full" in sys.argv
 KILLS = int(os.environ.get("DAEMON_KILLS", "100" if FULL else "12"))
 LOAD_JOBS = int(os.environ.get("DAEMON_LOAD_JOBS", "50" if FULL else "8"))
 LOAD_SECONDS = int(os.environ.get("DAEMON_LOAD_SECONDS", "60" if FULL else "6"))
+
+
+def supervisors():
+    """Jobs that have one here: they are ours, once who started them has gone."""
+    found = {}
+    for path in glob.glob("/proc/[0-9]*/stat"):
+        try:
+            pid = int(path.split("/")[2])
+            if int(read(path).rpartition(")")[2].split()[1]) == os.getpid() and read(f"/proc/{pid}/cmdline").startswith("fermata-supervisor\0"):
+                found[read(f"/proc/{pid}/cmdline").split("\0")[1]] = pid
+        except OSError:
+            pass
+    return found
 
 
 def test_crash(w):
@@ -49,6 +63,11 @@ def test_crash(w):
         expect(known == there, f"kill {number}: known {known - there}, there {there - known}")
         for path in known:
             w.fermata("verify", path).good()
+        def unknown():
+            jobs = {job["job"] for job in w.request("GET", "/v1/jobs")[1] if job["status"] != "halted"}
+            return {jid: pid for jid, pid in supervisors().items() if jid not in jobs}
+
+        until(lambda: not unknown(), lambda: f"kill {number}: jobs that run and nobody knows of: {unknown()}")
         status, jobs = w.request("GET", "/v1/jobs")
         job = next((job for job in jobs if job["job"] == jid), None)
         if job is None:

@@ -3,6 +3,7 @@
 
 Arguments select tests by a part of their names. Runs as root."""
 import glob
+import json
 import os
 import shutil
 import signal
@@ -101,6 +102,41 @@ def test_restart_of_daemon(w):
     w.dump("counter")
     w.fermata("restore", "job", "counter").good()
     w.counts_on("counter")
+
+
+def test_late_supervisor(w):
+    """A supervisor that comes after its job was given up starts nothing."""
+    w.start()
+    folder = w.state + "/jobs/late"
+    os.mkdir(folder)
+    program = os.path.join(os.path.dirname(BINARY), "fermata-daemon")
+    spec = {"jid": "late", "dir": folder, "log": "", "argv": ["touch", w.work + "/ran"], "env": [], "cwd": "/", "umask": 18, "uid": 0, "gid": 0, "groups": [], "token": "abc"}
+
+    def start(token):
+        if token:
+            with open(folder + "/wanted", "w") as file:
+                file.write(token)
+        out = subprocess.run(["fermata-supervisor", "late"], executable=program, input=json.dumps(spec).encode(), stdout=subprocess.PIPE, timeout=DEADLINE).stdout
+        return json.loads(out)
+
+    for token in (None, "another"):
+        expect("given up" in start(token)["error"] and not os.path.exists(w.work + "/ran") and not os.path.exists(folder + "/state.json"), token)
+    expect("pid" in start("abc"), "the one that is wanted")
+    until(lambda: os.path.exists(w.work + "/ran"), "its job")
+    # A job of which there is no sign is given up for good.
+    w.kill()
+    base = sqlite3.connect(w.state + "/fermata.db")
+    w.start()
+    w.run("counter")
+    w.fermata("job", "kill", "counter").good()
+    w.kill()
+    os.unlink(w.state + "/jobs/counter/state.json")
+    base.execute("UPDATE jobs SET state = 0, supervisor_pid = 0, process_pid = 0, ended = '' WHERE jid = 'counter'")
+    base.commit()
+    base.close()
+    expect(os.path.exists(w.state + "/jobs/counter/wanted"), "the token")
+    w.start()
+    expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
 
 
 def test_half_written(w):
