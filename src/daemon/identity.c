@@ -1,6 +1,7 @@
 /* See identity.h. /proc/PID/stat field 22 is the start time, in clock ticks after boot. */
 #include "daemon/identity.h"
 
+#include "gpu/gpu.h"
 #include "proc/freezer.h"
 #include "proc/proc.h"
 
@@ -239,7 +240,7 @@ bool tree_uses_gpu(pid_t root)
 	bool found = false;
 
 	/* As the engine has it: without a driver nobody is looked at. */
-	if (access("/proc/driver/nvidia/version", F_OK) < 0 || tree_list(root, &t))
+	if (!gpu_present() || tree_list(root, &t))
 		return false;
 	for (size_t i = 0; i < t.count && !found; i++) {
 		char path[40], *text = NULL;
