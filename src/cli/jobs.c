@@ -362,6 +362,8 @@ static int stop_process(struct command_line *c, bool stop)
 		r = stop ? tree_freeze_all(pid, &e) : tree_unfreeze_all(pid, &e);
 	if (r)
 		return cli_report(c, &e);
+	if (c->json)
+		return remote_print(json_pack("{s:i}", "pid", pid));
 	printf("%s process PID %d\n", stop ? "Froze" : "Unfroze", pid);
 	return 0;
 }

@@ -9,6 +9,7 @@
 #include <limits.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 
 #define CHILDREN_MAX 100000
@@ -85,10 +86,36 @@ json_t *job_json(struct daemon *d, const struct job *j)
 
 /* ---- about the daemon ---- */
 
+/* A folder that must be written to, and have room. */
+static void add_folder(json_t *list, const char *what, const char *path)
+{
+	struct statvfs room = {};
+	const char *error = access(path, W_OK) < 0 || statvfs(path, &room) < 0 ? strerror(errno) : NULL;
+	json_t *one = json_pack("{s:s, s:o, s:I}", "what", what, "path", any_text(path), "free_bytes", (json_int_t)(room.f_bavail * room.f_frsize));
+
+	if (error)
+		json_object_set_new(one, "error", json_string(error));
+	json_array_append_new(list, one);
+}
+
+static json_t *list_folders(struct call *c)
+{
+	json_t *list = json_array();
+
+	add_folder(list, "checkpoint.dir", settings_text(&c->daemon->settings, SETTING_CHECKPOINT_DIR));
+	add_folder(list, "log_dir", settings_text(&c->daemon->settings, SETTING_LOG_DIR));
+	add_folder(list, "db.path", c->daemon->state_dir);
+	return list;
+}
+
 static int get_health(struct call *c, struct error *e)
 {
+	const char *full = c->query(c->connection, "full");
+
 	c->answer = json_pack("{s:s, s:i, s:I, s:i}", "version", FERMATA_VERSION, "pid", getpid(), "started_ns", (json_int_t)c->daemon->started_ns,
 			      "uid", (int)c->caller.uid);
+	if (c->answer && full && !strcmp(full, "true"))
+		json_object_set_new(c->answer, "folders", list_folders(c));
 	return 0;
 }
 
@@ -547,7 +574,7 @@ static int restore_path(struct call *c, struct error *e)
 }
 
 const struct route routes[] = {
-	{ "GET", "/v1/health", "Version and pid of the daemon", NULL, "json", get_health },
+	{ "GET", "/v1/health", "Version and pid of the daemon; ?full=true: its folders too", NULL, "json", get_health },
 	{ "GET", "/v1/config", "Each setting, and where it comes from", NULL, "json", get_config },
 	{ "GET", "/v1/openapi.json", "This document", NULL, "json", get_openapi },
 	{ "GET", "/metrics", "Counters for Prometheus", NULL, "text", get_metrics },

@@ -172,6 +172,12 @@ def test_config(w):
     expect(written["address"] == w.socket and written["metrics"] is True and written["checkpoint"]["compression"] == "none", written)
     expect(json.loads(w.fermata("daemon", "check", "--full", "--json").good().out)["good"], "check")
     expect(w.fermata("daemon", "check").good().out.endswith("All good.\n"), "check")
+    lines = {line.split()[0]: line for line in w.fermata("daemon", "check", "--full").good().out.splitlines()}
+    expect(w.dir in lines["checkpoint.dir"] and "free" in lines["checkpoint.dir"] and w.state in lines["db.path"], lines)
+    os.rename(w.dir, w.dir + ".away")
+    result = w.fermata("daemon", "check", "--full")
+    expect(result.status == 1 and re.search(r"checkpoint\.dir +error +.*No such file", result.out), result)
+    os.rename(w.dir + ".away", w.dir)
     expect(w.request("GET", "/v1/config")[0] == 200, "the daemon's own")
 
 
