@@ -4,6 +4,7 @@
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
 --packed     runs all live programs through an archive only, each by another kind in turn
+--chain      runs all live programs through a pre-dump and a dump that has it as its parent only
 
 LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
 import ctypes
@@ -27,6 +28,10 @@ RUNS_ON = ("leave", "again", "still")
 PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
           "unix_tree", "wide", "zero_pages", "zombies")
+# With a pre-dump before: what there is to memory, and who shares it or changes it by itself.
+CHAINED = ("aio", "anon", "big", "brk", "cow", "droppable", "fork", "forker", "growsdown", "hugetlb", "io_uring", "ksm", "leader_gone", "madvise", "many_vmas",
+           "map_anon_shared", "map_memfd", "map_private", "map_shared", "mlock", "mprotect", "mseal", "shares_memory", "shares_all", "spawner", "sysv_shm",
+           "thread_churn", "threads_many", "wide", "zero_pages")
 KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
@@ -37,12 +42,16 @@ DUMP_OPTIONS = {
     "locks": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
     "mqueue": ["--host-ipc"],
+    "packet": ["--skip-in-flight"],
+    "raw": ["--skip-in-flight"],  # it hears the pings of others
+    "sem_undo": ["--host-ipc"],
+    "sock_options": ["--skip-in-flight"],
     "sysv_ipc": ["--host-ipc"],
 }
 # Not dumped twice: the names that the first dump gives files stay for its checkpoint, and are in the way of the second; a message without bytes is not
 # seen by the second (kinds/sock.c).
 ONCE = {"file_deleted_linked", "file_deleted_dir", "udp_queued", "unix_pairs", "unix_senders"}
-DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening")}
+DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening", "waiting")}
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
@@ -216,7 +225,11 @@ def rounds(name, pid, mode, binary, work, log):
     for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
+        if mode == "chain":
+            os.mkdir(os.path.join(work, "images-before"))
+            log.append(criu(binary, work, ["pre-dump", "-t", str(pid), "-D", os.path.join(work, "images-before"), "--track-mem"]))
         log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + (["-R"] if mode in RUNS_ON else []) +
+                        (["--track-mem", "--prev-images-dir", "../images-before"] if mode == "chain" else []) +
                         (["--no-live"] if mode == "still" else []) +
                         DUMP_OPTIONS.get(name, [])))
         if mode in RUNS_ON:
@@ -327,9 +340,11 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, link)
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
-            for mode in modes + (("packed",) if modes is MODES and os.path.basename(path).partition("_")[2] in PACKED else ()):
+            program = os.path.basename(path).partition("_")[2]
+            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED)) if modes is MODES and program in those]
+            for mode in (*modes, *more):
                 name = f"{os.path.basename(path)} {mode}"
-                if not select(name) or (mode == "again" and os.path.basename(path).partition("_")[2] in ONCE):
+                if not select(name) or (mode == "again" and program in ONCE):
                     continue
                 if os.geteuid() != 0:
                     report("skipped", name, "needs root")
@@ -340,14 +355,14 @@ def run_lives(lives, modes, select, wanted):
 def main():
     wanted = [word for word in sys.argv[1:] if not word.startswith("--")]
     options = [word for word in sys.argv[1:] if word.startswith("--")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed"}:
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain"}:
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")
     select = lambda name: not wanted or any(word in name for word in wanted)
-    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else MODES
+    modes = (NO_DUMP,) if "--no-dump" in options else ("packed",) if "--packed" in options else ("chain",) if "--chain" in options else MODES
     lives = [] if "--pending" in options else programs("build/tests/live_*")
-    pending = programs("build/tests/pending_*") if options and "--packed" not in options else []
+    pending = programs("build/tests/pending_*") if options and not {"--packed", "--chain"} & set(options) else []
     if not options:
         run_units(select, wanted)
     run_lives(lives + pending, modes, select, wanted)

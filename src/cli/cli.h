@@ -128,6 +128,9 @@ int verb_job_checkpoints(struct command_line *c);
 int verb_checkpoints(struct command_line *c);
 int verb_checkpoint_inspect(struct command_line *c);
 int verb_checkpoint_delete(struct command_line *c);
+/* chain.c */
+int verb_delete_checkpoint(struct command_line *c);
+int verb_flatten_checkpoint(struct command_line *c);
 
 /* check.c: criu's `check`. */
 int criu_check(struct command_line *c);

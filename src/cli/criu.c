@@ -11,10 +11,30 @@ static int run_dump(struct command_line *c)
 {
 	struct error e = {};
 
+	c->request.parent_from_images = true;
 	if (c->request.pid > 0)
 		return cli_dump(c);
 	error_set(&e, -EINVAL, "criu dump needs the process to save: --tree PID");
 	return cli_report(c, &e);
+}
+
+static int run_dedup(struct command_line *c)
+{
+	struct error e = {};
+
+	return engine_dedup(c->request.images_dir ? c->request.images_dir : ".", &e) ? cli_report(c, &e) : 0;
+}
+
+static int run_pre_dump(struct command_line *c)
+{
+	struct error e = {};
+
+	if (!c->request.track) {
+		error_set(&e, -EINVAL, "criu pre-dump needs --track-mem: without it nothing can be told of what is written until the next dump");
+		return cli_report(c, &e);
+	}
+	c->request.pre_dump = c->request.leave_running = true;
+	return run_dump(c);
 }
 
 /* criu needs a server for what restore does by itself here. */
@@ -43,14 +63,14 @@ static int run_restore(struct command_line *c)
 /* In the order of the enum. */
 static const struct verb verbs[] = {
 	[DUMP] = VERB("dump", "", 0, 0, "Save the process tree below --tree to the images directory, and end it", run_dump),
-	[PRE_DUMP] = VERB_MISSING("pre-dump", "", 0, 0, "Save memory ahead of a dump, while the tree runs on", "incremental dumps"),
+	[PRE_DUMP] = VERB("pre-dump", "", 0, 0, "Save memory ahead of a dump; the tree runs on", run_pre_dump),
 	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
 	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
 	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
 	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
-	[DEDUP] = VERB_MISSING("dedup", "", 0, 0, "Drop pages that a later checkpoint has again", "incremental dumps"),
+	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
 	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
 };
 
@@ -59,7 +79,6 @@ static const struct verb verbs[] = {
 #define BOTH (DUMPS | ON(RESTORE))
 #define NO_CGROUPS "control groups"
 #define NO_NAMESPACES "namespaces"
-#define NO_INCREMENTS "incremental dumps"
 #define NO_NETWORK "migration over the network"
 #define NO_LAZY "lazy restore"
 #define NO_EXTERNAL "resources from outside the tree"
@@ -97,7 +116,7 @@ static const struct option_row rows[] = {
 	OPTION("tcp-close", 0, BOOL, NULL, BOTH, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
 	OPTION("network-lock", 0, STRING, "METHOD", BOTH, network_lock,
 	       "How packets of saved TCP connections are held back: nftables (also for iptables), or skip"),
-	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop connections that a listener has not accepted yet, and packets that raw and packet sockets have not read"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
@@ -130,12 +149,14 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("close", 0, LIST, "FD", ON(RESTORE), "A descriptor to close first; changes nothing, the tree inherits none"),
 	OPTION_IDLE("deprecated", 0, BOOL, NULL, ALL_VERBS, "Permits deprecated options; changes nothing"),
 	OPTION_IDLE("libdir", 'L', STRING, "DIR", ALL_VERBS, "Where plugins are; changes nothing, there are none"),
+	OPTION("prev-images-dir", 0, STRING, "DIR", DUMPS, request.parent,
+	       "The last dump or pre-dump with --track-mem, as seen from the images directory: what has not changed since stays there alone"),
+	OPTION("track-mem", 0, BOOL, NULL, DUMPS, request.track, "Watch memory, so that the next dump can have this one as --prev-images-dir"),
+	OPTION_IDLE("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read; changes nothing"),
+	OPTION("auto-dedup", 0, BOOL, NULL, ON(DUMP), request.dedup, "Do what dedup does after the dump"),
+	OPTION_IDLE("auto-dedup", 0, BOOL, NULL, ON(RESTORE) | ON(PRE_DUMP), "Changes nothing: a restore leaves its images whole"),
 	/* Not there yet. */
-	OPTION_MISSING("prev-images-dir", 0, STRING, "DIR", DUMPS, "The checkpoint that this one continues", NO_INCREMENTS),
-	OPTION_MISSING("track-mem", 0, BOOL, NULL, DUMPS, "Watch memory for the next dump", NO_INCREMENTS),
-	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, BOTH | ON(PAGE_SERVER),
-	       "Drop pages that are in the newer checkpoint", NO_INCREMENTS),
-	OPTION_MISSING("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read", NO_INCREMENTS),
+	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, ON(PAGE_SERVER), "Drop pages that are in the newer checkpoint", NO_NETWORK),
 	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
 	OPTION_MISSING("address", 0, STRING, "ADDRESS", ALL_VERBS, "Of the page server or service", NO_NETWORK),
 	OPTION_MISSING("port", 0, INT, "PORT", ALL_VERBS, "Of the page server", NO_NETWORK),

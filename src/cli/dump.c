@@ -96,6 +96,7 @@ int verb_dump_process(struct command_line *c)
 	if (c->events)
 		signal(SIGPIPE, SIG_IGN); /* the dump goes on when nobody listens any more */
 	c->request.images_dir = path;
+	c->request.track |= c->request.parent && c->request.leave_running;
 	int status = cli_dump(c);
 	if (!status)
 		announce(c, path);

@@ -4,7 +4,7 @@
 enum {
 	DUMP_PROCESS, DUMP_JOB, RESTORE_PROCESS, RESTORE_JOB, RUN_PROCESS, EXEC, MANAGE_PROCESS, FREEZE_PROCESS, FREEZE_JOB, UNFREEZE_PROCESS,
 	UNFREEZE_JOB, ATTACH, JOB_LIST, JOB_LS, JOB_INSPECT, JOB_SET, JOB_LOGS, JOB_ATTACH, JOB_KILL, JOB_DELETE, JOB_CHECKPOINTS, CHECKPOINT_LIST,
-	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
+	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, DELETE_CHECKPOINT, FLATTEN_CHECKPOINT, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
 	CHECK_PROCESS, INSPECT, VERIFY, DIFF, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
 
@@ -85,6 +85,9 @@ static const struct verb verbs[] = {
 	[CHECKPOINT_LIST] = VERB("job checkpoint list", "[JOB]", 0, 1, "The same", verb_job_checkpoints),
 	[CHECKPOINT_INSPECT] = VERB("job checkpoint inspect", "ID", 1, 1, "Show what a checkpoint holds", verb_checkpoint_inspect),
 	[CHECKPOINT_DELETE] = VERB("job checkpoint delete", "ID", 1, 1, "Remove a checkpoint", verb_checkpoint_delete),
+	[DELETE_CHECKPOINT] = VERB("checkpoint delete", "ID|DIRECTORY", 1, 1, "Remove a checkpoint that no other has pages from", verb_delete_checkpoint),
+	[FLATTEN_CHECKPOINT] = VERB("checkpoint flatten", "ID|DIRECTORY", 1, 1, "Give a checkpoint all the pages that it has in parents, so that it needs none",
+				    verb_flatten_checkpoint),
 	[PS] = VERB("ps", "", 0, 0, "The same as job list", verb_job_list),
 	[JOBS] = VERB("jobs", "", 0, 0, "The same as job list", verb_job_list),
 	[CHECKPOINTS] = VERB("checkpoints", "", 0, 0, "List all checkpoints that the daemon knows", verb_checkpoints),
@@ -112,7 +115,7 @@ static const struct verb verbs[] = {
 #define LISTS (ON(JOB_LIST) | ON(JOB_LS) | ON(PS) | ON(JOBS) | ON(JOB_CHECKPOINTS) | ON(CHECKPOINT_LIST) | ON(CHECKPOINTS))
 #define STOPS (ON(FREEZE_PROCESS) | ON(FREEZE_JOB) | ON(UNFREEZE_PROCESS) | ON(UNFREEZE_JOB))
 #define ON_JOBS (LISTS | STOPS | ON(JOB_INSPECT) | ON(JOB_SET) | ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(JOB_KILL) | ON(JOB_DELETE) | \
-		 ON(CHECKPOINT_INSPECT) | ON(CHECKPOINT_DELETE) | ON(ATTACH) | ON(MANAGE_PROCESS))
+		 ON(CHECKPOINT_INSPECT) | ON(CHECKPOINT_DELETE) | ON(DELETE_CHECKPOINT) | ON(FLATTEN_CHECKPOINT) | ON(ATTACH) | ON(MANAGE_PROCESS))
 #define DAEMONS (ON(DAEMON_START) | ON(DAEMON_CHECK))
 #define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
@@ -159,6 +162,9 @@ static const struct option_row rows[] = {
 	OPTION("leave-running", 'R', BOOL, NULL, DUMPS, request.leave_running, "Let it run on after the dump"),
 	OPTION("live", 0, BOOL, NULL, DUMPS, live,
 	       "With --leave-running: save memory while it runs, and stop it for a moment only; the default"),
+	OPTION("parent", 0, STRING, "CHECKPOINT", ON(DUMP_PROCESS), request.parent,
+	       "Save only what was written since this one, the last that was made with --track-mem or --parent; with --leave-running the next can follow"),
+	OPTION("track-mem", 0, BOOL, NULL, ON(DUMP_PROCESS), request.track, "Watch its memory from now on, so that this one can be the next one's --parent"),
 	OPTION("leave-stopped", 's', BOOL, NULL, BOTH, request.leave_stopped, "Leave it stopped"),
 	OPTION("timeout", 0, INT, "SECONDS", SAVES, request.timeout_s, "Give up when the tree is not stopped after this time; 10 when not given"),
 	OPTION("shell-job", 'j', BOOL, NULL, BOTH | SAVES, request.shell_job, "It belongs to the caller's session and terminal"),
@@ -177,7 +183,7 @@ static const struct option_row rows[] = {
 		      "filesize buildid"),
 	OPTION("skip-file-rwx-check", 0, BOOL, NULL, RESTORES, request.skip_file_rwx_check,
 	       "Take files whose permissions (rwx) have changed since the dump"),
-	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop connections that a listener has not accepted yet, and packets that raw and packet sockets have not read"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH | SAVES, external,
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE_PROCESS), inherit,

@@ -128,7 +128,10 @@ json_t *remote_options(const struct command_line *c)
 			}
 			json_array_append_new(list, json_string(g->value));
 		} else {
-			json_object_set_new(options, g->row->name, g->value ? json_string(g->value) : json_boolean(!g->negated));
+			/* A path, which the daemon would take from its own directory. */
+			json_t *value = g->value && !strcmp(g->row->name, "parent") ? remote_absolute(g->value) :
+					g->value ? json_string(g->value) : json_boolean(!g->negated);
+			json_object_set_new(options, g->row->name, value);
 		}
 	}
 	return options;

@@ -158,6 +158,8 @@ int cli_dump(struct command_line *c)
 		return cli_report(c, &e);
 	write_stats(c, false);
 	print_time(c, "Dump", &start);
+	if (c->request.dedup && c->request.parent && engine_dedup(c->request.images_dir, &e)) /* the checkpoint stands */
+		log_warning("%s", e.text);
 	return 0;
 }
 

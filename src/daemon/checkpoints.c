@@ -4,6 +4,7 @@
  */
 #include "daemon/daemon.h"
 
+#include "base/folder.h"
 #include "base/log.h"
 
 #include <dirent.h>
@@ -87,10 +88,30 @@ int remove_tree(const char *path)
 	return remove_at(AT_FDCWD, path);
 }
 
+/* Another checkpoint has pages in it. Those that the daemon knows may be anywhere, others are looked for beside it. */
+static int check_needed(struct daemon *d, const struct checkpoint *c, struct error *e)
+{
+	struct checkpoint_list list = {};
+	char other[PATH_MAX] = "";
+	int r = store_list_checkpoints(d->store, NULL, &list, e);
+
+	for (size_t i = 0; !r && !other[0] && i < list.count; i++)
+		if (strcmp(list.data[i].id, c->id) != 0 && folder_refers(list.data[i].path, "parent", c->path))
+			snprintf(other, sizeof(other), "%s", list.data[i].path);
+	VEC_FREE(&list);
+	if (!r && (other[0] || folder_find_referrer(c->path, "parent", NULL, other) == 1))
+		r = error_set(e, -EBUSY, "the checkpoint %s is the parent of %s, which has pages in it; fermata checkpoint flatten %s first, or remove that one",
+			      c->path, other, other);
+	return r;
+}
+
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
-	int r = remove_tree(c->path);
+	int r = check_needed(d, c, e);
 
+	if (r)
+		return r;
+	r = remove_tree(c->path);
 	if (r)
 		return error_errno(e, r, "cannot remove the checkpoint %s", c->path);
 	d->counters.checkpoints_removed++;
@@ -129,8 +150,10 @@ void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep)
 	int r = keep > 0 ? store_list_checkpoints(d->store, jid, &list, &e) : 0;
 
 	for (size_t i = 0; !r && i < list.count; i++)
-		if (list.data[i].state == CHECKPOINT_WHOLE && !strcmp(list.data[i].type, "periodic") && ++seen > keep)
+		if (list.data[i].state == CHECKPOINT_WHOLE && !strcmp(list.data[i].type, "periodic") && ++seen > keep) {
 			r = checkpoint_remove(d, &list.data[i], &e);
+			r = r == -EBUSY ? 0 : r; /* it stays until those have gone that have pages in it */
+		}
 	if (r)
 		log_warning("%s", e.text);
 	VEC_FREE(&list);

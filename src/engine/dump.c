@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/tcp.h"
+#include "engine/memory/increment.h"
 #include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -222,6 +223,7 @@ static int write_inventory(struct dump *d)
 		inventory.network_lock_method = CRIU_NFTABLES;
 		inventory.network_lock = d->network_lock_id;
 	}
+	inventory.has_pre_dump_mode = d->request->pre_dump;
 	int r = cuda_entry(d, &inventory.fermata_gpu);
 	if (r)
 		return error_set(d->e, r, "out of memory");
@@ -236,6 +238,10 @@ static int examine_task(struct dump *d, struct task *t)
 	if (t->state == TASK_DEAD)
 		return 0;
 	int r = task_look(d, t);
+	if (!r && d->obstacles)
+		increment_look(t);
+	if (!r)
+		r = increment_open(d, t);
 	if (!r)
 		r = live_hold(d, t);
 	if (!r)
@@ -405,6 +411,12 @@ static int dump_stopped(struct dump *d)
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = stop_tree(d);
 
+	if (!r && !d->live && !cuda_used(d) && live_has_unknown_calls(d)) {
+		r = live_look_at_calls(d);
+		clock_gettime(CLOCK_MONOTONIC, &d->stopped);
+		if (!r)
+			r = stop_tree(d);
+	}
 	enter(d, STAGE_DISCOVER);
 	live_give_calls(d);
 	if (d->live) /* files go on changing before the commit */
@@ -415,6 +427,17 @@ static int dump_stopped(struct dump *d)
 		r = capture_all(d);
 	if (!r)
 		r = write_tree(d);
+	return r ? r : write_inventory(d);
+}
+
+/* Memory alone, for a later dump to be built upon. */
+static int pre_dump(struct dump *d)
+{
+	int r = live_pre_dump(d);
+
+	if (r == 1)
+		return error_set(d->e, -ENOSYS, "this kernel can't tell what a process writes (userfaultfd with asynchronous write protection, Linux 6.7): "
+				 "a pre-dump would be of no use; leave it out");
 	return r ? r : write_inventory(d);
 }
 
@@ -457,17 +480,22 @@ static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
-	if (!r && wants_live(d->request)) {
+	if (!r && d->request->pre_dump) {
+		enter(d, STAGE_MEMORY);
+		r = pre_dump(d);
+	} else if (!r && wants_live(d->request)) {
 		enter(d, STAGE_MEMORY);
 		r = live_begin(d);
 	}
-	if (!r)
+	if (!r && !d->request->pre_dump)
 		r = dump_stopped(d);
-	if (!r)
+	if (!r && !d->request->pre_dump)
 		r = dump_go_on(d);
 	if (r == 1)
 		r = dump_again(d);
 	enter(d, STAGE_COMMIT);
+	if (!r)
+		increment_name(d);
 	if (!r && (r = image_dir_commit(d->dir)))
 		r = error_errno(d->e, r, "cannot finish the checkpoint in %s", d->request->images_dir);
 	if (!r && (r = tell(d, "post-dump")))
@@ -530,6 +558,7 @@ static void fill_profile(struct dump *d)
 
 	p->pages_scanned = c->pages_scanned;
 	p->pages_written = c->pages_written;
+	p->pages_previous = c->pages_previous;
 	p->shared_written = c->shared_written;
 	p->memory_ns = c->memory_to > c->memory_from ? c->memory_to - c->memory_from : 0;
 	p->bytes = d->dir ? image_dir_written(d->dir) : 0;
@@ -551,12 +580,15 @@ static int dump_traced(const struct request *request, struct error *e)
 	if (!r)
 		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
+		r = increment_begin(&d);
+	if (!r)
 		r = dump_run(&d);
 	if (d.live)
 		tcp_release(&d);
 	if (d.live && !cuda_used(&d))
 		tree_let_go(&d);
 	live_end(&d);
+	VEC_FREE(&d.calls);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
 	bool ends = !request->leave_running && !request->leave_stopped;
@@ -575,6 +607,7 @@ static int dump_traced(const struct request *request, struct error *e)
 			kill(d.tasks.data[i]->pid, SIGSTOP);
 	tcp_release(&d);
 	tree_thaw(&d);
+	increment_end(&d, !r);
 	cuda_finish(&d);
 	watch_end(&watch);
 	fill_profile(&d);

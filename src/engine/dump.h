@@ -14,6 +14,8 @@ struct obstacles;
 struct file_table;
 struct page_job;
 struct live;
+struct increment;
+struct live_call;
 struct workers;
 struct lock_table;
 struct tcp_table;
@@ -21,7 +23,7 @@ struct watch;
 
 /* What was counted, by any thread. */
 struct dump_counts {
-	uint64_t pages_scanned, pages_written, shared_written;
+	uint64_t pages_scanned, pages_written, pages_previous, shared_written;
 	uint64_t memory_from, memory_to; /* ns: of copying */
 };
 struct cuda_dump;
@@ -50,6 +52,8 @@ struct dump {
 	struct timespec stopped;    /* when the tree was */
 	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
 	uint64_t live_done, live_total; /* bytes of its rounds, for who wants to know how far it is; atomic */
+	VEC(struct live_call) calls; /* memory/live_calls.c */
+	struct increment *increment; /* memory/increment.h */
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;

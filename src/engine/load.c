@@ -5,6 +5,7 @@
 #include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
+#include "engine/memory/parents.h"
 #include "engine/task/state.h"
 
 #define TASKS_MAX 32768
@@ -121,9 +122,21 @@ bad:
 	return -EBADMSG;
 }
 
+static int open_pages(struct restore *s, struct rtask *t, uint32_t id)
+{
+	char pages[40];
+
+	snprintf(pages, sizeof(pages), "pages-%u.img", id);
+	int r = image_raw_open(s->dir, pages, &t->stored);
+	t->pages_name = strdup(pages);
+	return r ? r : t->pages_name ? 1 : -ENOMEM;
+}
+
+/* The pagemap, and where the pages are that it has not itself. */
 static int load_pages(struct restore *s, struct rtask *t)
 {
 	struct image_file *file;
+	struct pagemap places = {};
 	PagemapHead *head;
 	ProtobufCMessage *m;
 	char name[40];
@@ -134,26 +147,24 @@ static int load_pages(struct restore *s, struct rtask *t)
 		return error_errno(s->e, r, "cannot read %s", name);
 	r = image_read_message(file, &pagemap_head__descriptor, (ProtobufCMessage **)&head);
 	if (r == 1) {
-		char pages[40];
-		snprintf(pages, sizeof(pages), "pages-%u.img", head->pages_id);
+		r = open_pages(s, t, head->pages_id);
 		pagemap_head__free_unpacked(head, NULL);
-		r = image_raw_open(s->dir, pages, &t->stored);
-		t->pages_name = strdup(pages);
-		r = r ? r : t->pages_name ? 1 : -ENOMEM;
 	} else {
 		r = r ? r : -EBADMSG;
 	}
 	while (r == 1 && (r = image_read_message(file, &pagemap_entry__descriptor, &m)) == 1) {
 		PagemapEntry **slot = VEC_PUSH(&t->pages);
-		if (!slot) {
-			protobuf_c_message_free_unpacked(m, NULL);
-			r = -ENOMEM;
-		} else {
+		int added = slot ? pagemap_add(&places, (PagemapEntry *)m) : -ENOMEM;
+		if (slot)
 			*slot = (PagemapEntry *)m;
-		}
+		else
+			protobuf_c_message_free_unpacked(m, NULL);
+		r = added ? added : 1;
 	}
 	image_close(file);
-	return r ? error_errno(s->e, r, "%s is damaged, or its pages are missing", name) : 0;
+	r = r ? error_errno(s->e, r, "%s is damaged, or its pages are missing", name) : parents_find(s, name, &places.in_parent, &t->sources);
+	pagemap_finish(&places);
+	return r;
 }
 
 static int load_cores(struct restore *s, struct rtask *t)
@@ -298,16 +309,24 @@ int restore_open(const char *path, struct image_dir **ret, struct error *e)
 
 static int read_all(struct restore *s)
 {
+	struct image_lineage lineage;
 	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, &s->verification, s->e);
 
 	if (r < 0)
 		return r;
+	r = image_dir_lineage(s->dir, &lineage);
+	if (r)
+		return error_set(s->e, r, IMAGE_MANIFEST " can't be read: the checkpoint is damaged");
+	if (lineage.dropped)
+		return error_set(s->e, -ENODATA, "pages that a later checkpoint has were taken out of it (dedup): it is of use only as that one's parent");
 	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &s->inventory);
 	if (r == -ENOENT)
 		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
 		return r;
 	s->network_lock_id = s->inventory->network_lock;
+	if (s->inventory->has_pre_dump_mode && !image_dir_has(s->dir, "pstree.img"))
+		return error_set(s->e, -ENODATA, "it is a pre-dump, which has memory alone: the parent of a checkpoint; restore that one");
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
 		r = error_set(s->e, -EBADMSG, "pstree.img is empty");
@@ -325,7 +344,7 @@ int restore_verified(struct restore *s, int r)
 
 	if (v < 0)
 		*s->e = damage;
-	return v < 0 ? v : r;
+	return parents_verified(s, v < 0 ? v : r);
 }
 
 int restore_load(struct restore *s)
@@ -373,6 +392,7 @@ static void task_free(struct rtask *t)
 	if (t->fs)
 		fs_entry__free_unpacked(t->fs, NULL);
 	image_raw_close(t->stored);
+	page_sources_finish(&t->sources);
 	free(t->pages_name);
 	if (t->pages_fd >= 0)
 		close(t->pages_fd);
@@ -388,6 +408,7 @@ void restore_unload(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		task_free(s->tasks.data[i]);
 	VEC_FREE(&s->tasks);
+	parents_release(s);
 	for (size_t i = 0; i < s->files.count; i++)
 		file_entry__free_unpacked(s->files.data[i].entry, NULL);
 	VEC_FREE(&s->files);

@@ -48,7 +48,7 @@ struct profile {
 	uint64_t total_ns;
 	uint64_t pause_ns; /* dump: the tree stood still */
 	uint64_t memory_ns; /* dump: from the first page that was copied to the last */
-	uint64_t pages_scanned, pages_written, shared_written; /* dump */
+	uint64_t pages_scanned, pages_written, pages_previous, shared_written; /* dump; previous: that the parent checkpoint has */
 	uint64_t pages_restored, bytes; /* bytes: in the files of the checkpoint */
 };
 
@@ -65,6 +65,11 @@ struct request {
 	bool leave_running;
 	bool leave_stopped;
 	bool live, no_live;	/* leave_running: memory is saved while the tree runs (memory/live.h); neither: where nothing speaks against it */
+	const char *parent;	/* dump: the checkpoint that this one has its unchanged pages from; NULL: none */
+	bool parent_from_images; /* that path is meant from images_dir */
+	bool track;		/* dump: memory is watched from now on, so that the next dump can have this one as its parent */
+	bool pre_dump;		/* memory alone; the tree runs on */
+	bool dedup;		/* dump: pages that the checkpoint has are then taken out of its parents */
 	bool detach;            /* restore: do not wait for the restored tree */
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
@@ -77,7 +82,7 @@ struct request {
 	bool tcp_established; /* TCP connections are saved and restored */
 	bool tcp_close;	      /* they are, or become, closed */
 	enum network_lock_method network_lock;
-	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
+	bool skip_in_flight; /* connections that a listener has not accepted are dropped, and packets that raw and packet sockets have not read */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;

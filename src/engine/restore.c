@@ -19,6 +19,7 @@
 #include "engine/memory/aio.h"
 #include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
@@ -56,7 +57,10 @@ static int choose_fd_base(struct restore *s)
 {
 	struct rlimit limit;
 	int highest = 63;
+	size_t sources = 0;
 
+	for (size_t i = 0; i < s->tasks.count; i++)
+		sources += s->tasks.data[i]->sources.count;
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
 			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
@@ -66,7 +70,7 @@ static int choose_fd_base(struct restore *s)
 			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
 	s->fd_base = highest + 2; /* the number below it is for putting one aside */
 	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + 64;
+		rlim_t need = (rlim_t)s->fd_base + s->files.count + s->tasks.count + sources + 64;
 		if (limit.rlim_cur < need && limit.rlim_max >= need)
 			limit.rlim_cur = limit.rlim_max;
 		if (limit.rlim_cur < need || setrlimit(RLIMIT_NOFILE, &limit) < 0)
@@ -592,6 +596,7 @@ void restore_finish(struct restore *s)
 	feed_stop(s);
 	cuda_release(s);
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
+	parents_cancel(s);
 	rest_remove(s);
 	disown(s);
 	tcp_restore_release(s);

@@ -64,6 +64,13 @@ struct held_queue {
 	char *made; /* its name, where the restore made it; or NULL */
 };
 
+struct page_source;
+struct parent;
+struct page_sources {
+	struct page_source *data; /* memory/parents.h */
+	size_t count, capacity;
+};
+
 /* A process to be. */
 struct rtask {
 	PstreeEntry *tree;
@@ -94,6 +101,7 @@ struct rtask {
 	uint32_t *table_ready, *sharers_done, sharers;
 	uint32_t *threads_made; /* in the arena: kinds/procfile.c; or NULL */
 	struct image_raw *stored; /* its pages */
+	struct page_sources sources; /* those of its pages that parent checkpoints have */
 	int pages_fd, mem_fd;
 	uint64_t pages_offset; /* where they begin in pages_fd */
 };
@@ -129,6 +137,7 @@ struct restore {
 	struct error *e;
 	struct image_dir *dir;
 	struct image_verification *verification; /* of large images, under way until restore_build ends */
+	VEC(struct parent *) parents; /* checkpoints that this one has pages from, the nearest first; memory/parents.c */
 	InventoryEntry *inventory;
 	struct cuda_restore *cuda; /* cuda/restore.c; NULL: no CUDA process */
 	VEC(struct rtask *) tasks; /* parents before children */

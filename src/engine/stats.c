@@ -30,6 +30,7 @@ static void fill_dump(DumpStatsEntry *e, const struct profile *p)
 	e->memwrite_time = microseconds(stage_ns(p, "write") + stage_ns(p, "commit"));
 	e->pages_scanned = p->pages_scanned;
 	e->pages_written = p->pages_written;
+	e->pages_skipped_parent = p->pages_previous;
 	e->has_shpages_scanned = e->has_shpages_written = e->has_shpages_skipped_parent = 1;
 	e->shpages_scanned = e->shpages_written = p->shared_written;
 }

@@ -69,12 +69,19 @@ int image_archive_create(const char *path, const struct packing *packing, struct
 int image_dir_open(const char *path, struct image_dir **ret)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	struct stat st;
 
-	if (fd < 0)
-		return -errno;
+	return fd < 0 ? -errno : image_dir_open_fd(fd, ret);
+}
+
+int image_dir_open_fd(int fd, struct image_dir **ret)
+{
+	struct stat st;
 	struct image_dir *dir = dir_new(fd);
 	int r = dir && fstat(fd, &st) == 0 ? 0 : dir ? -errno : -ENOMEM;
+	if (!r) {
+		dir->device = st.st_dev;
+		dir->inode = st.st_ino;
+	}
 	if (!r && S_ISDIR(st.st_mode)) {
 		r = source_open_parts(fd, &dir->source);
 		r = r == -ENOENT ? 0 : r;
@@ -133,6 +140,7 @@ void image_dir_free(struct image_dir *dir)
 		dir->files = next;
 	}
 	VEC_FREE(&dir->pending);
+	free(dir->parent_link);
 	sink_free(dir->sink);
 	source_reader_free(dir->reader);
 	source_free(dir->source);
@@ -407,7 +415,15 @@ static int write_manifest(struct image_dir *dir)
 			json_object_set_new(item, "block", json_integer(IMAGE_BLOCK));
 		json_array_append_new(list, item);
 	}
-	json_t *root = json_pack("{s:i, s:o}", "format", 1, "files", list);
+	if (!dir->lineage.id[0] && image_id_make(dir->lineage.id)) {
+		json_decref(list);
+		return -EIO;
+	}
+	json_t *root = json_pack("{s:i, s:s, s:o}", "format", 1, "id", dir->lineage.id, "files", list);
+	if (root && dir->lineage.dropped)
+		json_object_set_new(root, "dropped", json_true());
+	if (root && dir->lineage.parent[0])
+		json_object_set_new(root, "parent", json_string(dir->lineage.parent));
 	_cleanup_free_ char *text = root ? json_dumps(root, JSON_INDENT(1)) : NULL;
 	json_decref(root);
 	if (!text)
@@ -514,6 +530,8 @@ int image_dir_commit(struct image_dir *dir)
 		return r ? r : commit_archive(dir);
 	if (!r)
 		r = store_manifest(dir);
+	if (!r)
+		r = image_link_parent(dir);
 	for (int last = 0; last < 2; last++)
 		for (struct image_file *f = dir->files; f && !r; f = f->next)
 			if ((strcmp(f->name, "inventory.img") == 0) == last)
@@ -539,6 +557,8 @@ void image_dir_withdraw(struct image_dir *dir)
 		return;
 	}
 	unlinkat(dir->fd, "inventory.img", 0);
+	if (dir->parent_link)
+		unlinkat(dir->fd, "parent", 0);
 	for (struct image_file *f = dir->files; f; f = f->next)
 		unlinkat(dir->fd, f->name, 0);
 }

@@ -40,6 +40,7 @@
 #define IMAGE_MAGIC_IPCNS_SEM 0x59573019u
 #define IMAGE_MAGIC_IPCNS_MSG 0x55453737u
 #define IMAGE_MAGIC_MQUEUE 0x46524d51u /* ours */
+#define IMAGE_MAGIC_TCP_WAITING 0x46524d57u /* ours */
 
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)
@@ -63,6 +64,23 @@ int image_dir_list(struct image_dir *dir, int (*found)(void *data, const char *n
 bool image_is_packed(const struct image_dir *dir);
 bool image_is_sequential(const struct image_dir *dir);
 const char *image_packing_name(const struct image_dir *dir);
+/*
+ * Which checkpoint it is, and which one it has its other pages from: random numbers that the manifest has, empty where it says nothing.
+ * `dropped`: pages that a later one has too were taken out of it, so that it is of use only as that one's parent.
+ */
+#define IMAGE_ID_SIZE 33
+struct image_lineage {
+	char id[IMAGE_ID_SIZE], parent[IMAGE_ID_SIZE];
+	bool dropped;
+};
+int image_id_make(char ret[IMAGE_ID_SIZE]);
+int image_dir_lineage(struct image_dir *dir, struct image_lineage *ret);
+/* Of what is written; `link`: where the parent is, from the directory; or NULL. */
+void image_dir_set_lineage(struct image_dir *dir, const struct image_lineage *lineage, const char *link);
+/* The one that the link `parent` leads to. -ENOENT: there is none. */
+int image_dir_open_parent(struct image_dir *dir, struct image_dir **ret);
+/* Whether both are one and the same. */
+bool image_dir_is(const struct image_dir *a, const struct image_dir *b);
 /* Takes what is written as a directory does, and keeps none of it; not to be committed. */
 int image_dir_create_nowhere(struct image_dir **ret);
 /* Gives the files their names. Every file must have been closed. */
@@ -144,6 +162,7 @@ void image_dir_progress(struct image_dir *dir, uint64_t *ret_done, uint64_t *ret
 /* Ends a written file (it stays the directory's) or releases one that was read. */
 int image_close(struct image_file *file);
 
+bool image_dir_has(struct image_dir *dir, const char *name);
 /* -ENOENT; -EBADMSG when the magic is another's. */
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
 /* 1: *ret is the caller's, to be freed by protobuf_c_message_free_unpacked; 0: end of file; -EBADMSG. */

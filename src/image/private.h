@@ -55,6 +55,10 @@ struct pending {
 
 struct image_dir {
 	int fd; /* -1: an archive */
+	uint64_t device, inode; /* of what was opened for reading */
+	struct image_lineage lineage;
+	bool lineage_known;
+	char *parent_link; /* what is written: where its parent is; or NULL */
 	bool nowhere, sorted, at_once;
 	struct sink *sink; /* an archive that is written, */
 	struct source *source; /* or read */
@@ -79,6 +83,12 @@ struct image_reader {
 	struct source_reader *source; /* NULL: a directory */
 };
 
+/* `fd` is consumed. */
+int image_dir_open_fd(int fd, struct image_dir **ret);
+/* *ret 1: there is none. NULL with 0: it can't be parsed. */
+struct json_t *image_manifest_read(struct image_dir *dir, int *ret);
+void image_lineage_note(struct image_dir *dir, const struct json_t *manifest);
+int image_link_parent(struct image_dir *dir);
 void image_file_free(struct image_file *file);
 /* Opens what a file that is written goes to. */
 int image_file_open(struct image_file *file);

@@ -55,6 +55,11 @@ void image_raw_close(struct image_raw *raw)
 	free(raw);
 }
 
+bool image_dir_has(struct image_dir *dir, const char *name)
+{
+	return dir->source ? source_find(dir->source, name) != NULL : faccessat(dir->fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 const char *image_raw_name(const struct image_raw *raw)
 {
 	return raw->name;

@@ -221,7 +221,7 @@ static int verify_one(struct image_dir *dir, struct image_verification *v, struc
 	return r;
 }
 
-static json_t *read_manifest(struct image_dir *dir, int *ret)
+json_t *image_manifest_read(struct image_dir *dir, int *ret)
 {
 	struct image_raw *raw;
 	int r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
@@ -247,11 +247,12 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 	if (!v)
 		return error_set(e, -ENOMEM, "out of memory");
 	v->dir = dir;
-	v->manifest = read_manifest(dir, &r);
+	v->manifest = image_manifest_read(dir, &r);
 	if (r) {
 		free(v);
 		return r;
 	}
+	image_lineage_note(dir, v->manifest);
 	files = json_object_get(v->manifest, "files");
 	v->items = calloc(json_array_size(files) + 1, sizeof(*v->items));
 	if (!json_is_array(files))

@@ -8,6 +8,7 @@
  */
 #include "engine/memory/aio.h"
 
+#include "engine/memory/parents.h"
 #include "engine/memory/vma.h"
 
 #include <fcntl.h>
@@ -120,7 +121,7 @@ static int load_head(struct restore *s, struct rtask *t, uint64_t at, uint64_t s
 	for (size_t i = 0; i < t->pages.count; i++) {
 		const PagemapEntry *p = t->pages.data[i];
 		uint64_t length = (uint64_t)p->nr_pages * PAGE_SIZE;
-		if (p->has_forked && p->forked)
+		if (pages_place(p) != PAGES_HERE)
 			continue;
 		if (at >= p->vaddr && at < p->vaddr + length &&
 		    image_raw_read(t->stored, NULL, ret, sizeof(*ret), offset + at - p->vaddr) == 0 && is_sound(ret, size))

@@ -5,6 +5,8 @@
  */
 #include "engine/memory/feed.h"
 
+#include "engine/memory/parents.h"
+
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -17,15 +19,12 @@
 #define SEGMENTS 64
 #define THREADS_MAX 16
 
-/* Memory in the order of the image. */
-struct feed_run {
-	uint64_t address, size, offset;
-};
-
 struct feed {
 	struct rtask *t;
-	VEC(struct feed_run) runs;
-	uint64_t size;
+	struct image_dir *dir;
+	struct image_raw *stored;
+	struct page_spans runs; /* in the order of the image, in which there may be more */
+	uint64_t size, wanted;	/* of the image up to the last of them; of the runs */
 	size_t n_blocks, next, left;
 	bool notes; /* the verification wants to know */
 	uint32_t *ready, *done; /* in the arena */
@@ -59,48 +58,75 @@ static struct feeder *feeder_of(struct restore *s)
 
 static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
 {
-	for (size_t i = 0; i < t->pages.count; i++) {
-		const PagemapEntry *p = t->pages.data[i];
-		if (!p->nr_pages || (p->has_forked && p->forked))
-			continue;
-		if (p->in_parent || (p->has_flags && p->flags & 1))
-			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
-		struct feed_run *run = VEC_PUSH(&f->runs);
-		if (!run)
-			return error_set(s->e, -ENOMEM, "out of memory");
-		*run = (struct feed_run){ p->vaddr, (uint64_t)p->nr_pages * PAGE_SIZE, f->size };
-		f->size += run->size;
-	}
+	struct pagemap m = {};
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->pages.count; i++)
+		r = pagemap_add(&m, t->pages.data[i]);
+	f->runs = m.here;
+	f->wanted = f->size = m.size;
+	m.here = (struct page_spans){};
+	pagemap_finish(&m);
+	if (r)
+		return error_set(s->e, r, "out of memory");
 	if (f->size > image_raw_size(t->stored))
 		return error_set(s->e, -EBADMSG, "the pages of process %d: the image has too few", t->pid);
 	return 0;
 }
 
-int feed_plan(struct restore *s, struct rtask *t)
+static struct feed *feed_new(struct restore *s, struct rtask *t, struct image_dir *dir, struct image_raw *stored)
 {
-	struct batch *b = &t->threads.data[0].batch;
 	struct feeder *all = feeder_of(s);
 	struct feed **slot = all ? VEC_PUSH(&all->feeds) : NULL;
 	struct feed *f = slot ? calloc(1, sizeof(*f)) : NULL;
 
-	if (!f)
-		return error_set(s->e, -ENOMEM, "out of memory");
-	*slot = f;
-	f->t = t;
-	int r = list_runs(s, t, f);
-	if (r || !f->size)
-		return r;
+	if (slot)
+		*slot = f;
+	if (slot && !f)
+		all->feeds.count--;
+	if (f)
+		*f = (struct feed){ .t = t, .dir = dir, .stored = stored };
+	return f;
+}
+
+static int plan_feed(struct restore *s, struct feed *f)
+{
+	struct batch *b = &f->t->threads.data[0].batch;
+
 	f->n_blocks = f->left = (size_t)((f->size + IMAGE_BLOCK - 1) / IMAGE_BLOCK);
 	f->ready = arena_take(&s->arena, sizeof(*f->ready));
 	f->done = arena_take(&s->arena, sizeof(*f->done));
 	if (!f->ready || !f->done)
 		return error_set(s->e, -ENOMEM, "out of memory");
-	batch_what(b, "wait for the memory of process %d", t->pid);
+	batch_what(b, "wait for the memory of process %d", f->t->pid);
 	OP(b, AGENT_OP_STORE, (uint64_t)f->ready, 1);
 	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->feed, 1);
 	OP(b, AGENT_OP_AWAIT, (uint64_t)f->done, 1);
-	s->pages_total += f->size;
+	s->pages_total += f->wanted;
 	return 0;
+}
+
+int feed_plan(struct restore *s, struct rtask *t)
+{
+	struct feed *f = feed_new(s, t, s->dir, t->stored);
+	int r = f ? list_runs(s, t, f) : error_set(s->e, -ENOMEM, "out of memory");
+
+	return r || !f->size ? r : plan_feed(s, f);
+}
+
+int feed_plan_source(struct restore *s, struct rtask *t, const struct page_source *source)
+{
+	struct feed *f = feed_new(s, t, source->parent->dir, source->stored);
+
+	for (size_t i = 0; f && i < source->spans.count; i++) {
+		struct page_span *run = VEC_PUSH(&f->runs);
+		if (!run)
+			return error_set(s->e, -ENOMEM, "out of memory");
+		*run = source->spans.data[i];
+		f->size = run->offset + run->size;
+		f->wanted += run->size;
+	}
+	return f ? plan_feed(s, f) : error_set(s->e, -ENOMEM, "out of memory");
 }
 
 /* ---- work ---- */
@@ -119,70 +145,99 @@ static void note_failure(struct feeder *all, const struct error *why)
 	wake(&all->s->status->change);
 }
 
+/* The first run that ends behind a place of the image. */
 static size_t find_run(const struct feed *f, uint64_t offset)
 {
 	size_t low = 0, high = f->runs.count;
 
-	while (low + 1 < high) {
+	while (low < high) {
 		size_t middle = (low + high) / 2;
-		if (f->runs.data[middle].offset <= offset)
-			low = middle;
+		if (f->runs.data[middle].offset + f->runs.data[middle].size <= offset)
+			low = middle + 1;
 		else
 			high = middle;
 	}
 	return low;
 }
 
-static int write_memory(struct feed *f, const unsigned char *from, uint64_t offset, size_t size, struct error *e)
+static int write_parts(struct feed *f, struct iovec *local, struct iovec *remote, size_t count, uint64_t total, struct error *e)
 {
-	for (size_t i = find_run(f, offset); size;) {
-		struct iovec remote[SEGMENTS], local = { (void *)from, 0 };
-		size_t count = 0;
-		for (; count < SEGMENTS && local.iov_len < size; i++) {
-			const struct feed_run *run = &f->runs.data[i];
-			uint64_t within = offset + local.iov_len - run->offset;
-			size_t n = (size_t)MIN(run->size - within, size - local.iov_len);
-			remote[count++] = (struct iovec){ (void *)(run->address + within), n };
-			local.iov_len += n;
-			if (within + n < run->size)
-				break;
-		}
-		ssize_t n = process_vm_writev(f->t->pid, &local, 1, remote, count, 0);
+	for (size_t k = 0; total;) {
+		ssize_t n = process_vm_writev(f->t->pid, local + k, count - k, remote + k, count - k, 0);
 		if (n <= 0)
 			return error_errno(e, n ? -errno : -EIO, "cannot fill the memory of process %d at %lx", f->t->pid,
-					   (unsigned long)remote[0].iov_base);
+					   (unsigned long)remote[k].iov_base);
 		/* Cut short at a place that failed: the next call says why. */
-		from += n;
-		offset += (uint64_t)n;
-		size -= (size_t)n;
-		i = size ? find_run(f, offset) : i;
+		total -= (uint64_t)n;
+		while (n) {
+			size_t part = MIN((size_t)n, remote[k].iov_len);
+			remote[k] = (struct iovec){ (char *)remote[k].iov_base + part, remote[k].iov_len - part };
+			local[k] = (struct iovec){ (char *)local[k].iov_base + part, local[k].iov_len - part };
+			k += remote[k].iov_len == 0;
+			n -= (ssize_t)part;
+		}
 	}
 	return 0;
+}
+
+/* What of [offset, offset + size) of the image is wanted, which is at `from`; *ret_done: how much that was. */
+static int write_memory(struct feed *f, unsigned char *from, uint64_t offset, size_t size, uint64_t *ret_done, struct error *e)
+{
+	struct iovec remote[SEGMENTS], local[SEGMENTS];
+	const uint64_t end = offset + size;
+	size_t i = find_run(f, offset), count;
+
+	*ret_done = 0;
+	while (i < f->runs.count && f->runs.data[i].offset < end) {
+		uint64_t total = 0;
+		for (count = 0; count < SEGMENTS && i < f->runs.count && f->runs.data[i].offset < end; i++) {
+			const struct page_span *run = &f->runs.data[i];
+			uint64_t start = MAX(run->offset, offset), stop = MIN(run->offset + run->size, end);
+			remote[count] = (struct iovec){ (void *)(run->address + (start - run->offset)), stop - start };
+			local[count++] = (struct iovec){ from + (start - offset), stop - start };
+			total += stop - start;
+		}
+		int r = write_parts(f, local, remote, count, total, e);
+		if (r)
+			return r;
+		*ret_done += total;
+	}
+	return 0;
+}
+
+/* Whether anything of a block is wanted: otherwise it need not be unpacked. */
+static bool is_wanted(const struct feed *f, uint64_t at, uint64_t end)
+{
+	size_t i = find_run(f, at);
+
+	return f->notes || (i < f->runs.count && f->runs.data[i].offset < end);
 }
 
 static int feed_block(struct feeder *all, struct feed *f, size_t index, struct image_reader *reader, unsigned char *buffer, XXH3_state_t *hash,
 		      struct error *e)
 {
-	uint64_t at = index * IMAGE_BLOCK, end = MIN(at + IMAGE_BLOCK, f->size);
-	bool whole = end == MIN(at + IMAGE_BLOCK, image_raw_size(f->t->stored));
+	uint64_t at = index * IMAGE_BLOCK, end = MIN(at + IMAGE_BLOCK, f->size), done;
+	bool whole = end == MIN(at + IMAGE_BLOCK, image_raw_size(f->stored));
 	XXH128_canonical_t digest;
 	int r = 0;
 
+	if (!is_wanted(f, at, end))
+		return 0;
 	XXH3_128bits_reset(hash);
 	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
 		size_t n = (size_t)MIN(STEP, end - at);
-		r = image_raw_read(f->t->stored, reader, buffer, n, at);
+		r = image_raw_read(f->stored, reader, buffer, n, at);
 		if (r)
 			return error_set(e, r, "the pages of process %d can't be unpacked: the checkpoint is damaged", f->t->pid);
 		if (f->notes)
 			XXH3_128bits_update(hash, buffer, n);
-		r = write_memory(f, buffer, at, n, e);
+		r = write_memory(f, buffer, at, n, &done, e);
 		at += n;
-		__atomic_add_fetch(&all->s->pages_done, n, __ATOMIC_RELAXED);
+		__atomic_add_fetch(&all->s->pages_done, done, __ATOMIC_RELAXED);
 	}
 	if (!r && f->notes && whole && at == end) {
 		XXH128_canonicalFromHash(&digest, XXH3_128bits_digest(hash));
-		image_verification_note(all->s->verification, image_raw_name(f->t->stored), index, digest.digest);
+		image_verification_note(all->s->verification, image_raw_name(f->stored), index, digest.digest);
 	}
 	return r;
 }
@@ -220,10 +275,11 @@ static void *work(void *argument)
 {
 	struct feeder *all = argument;
 	struct image_reader *reader = NULL;
+	struct image_dir *of = NULL;
 	unsigned char *buffer = malloc(STEP);
 	XXH3_state_t *hash = XXH3_createState();
 	struct error why = {};
-	int r = buffer && hash ? image_reader_new(all->s->dir, &reader) : -ENOMEM;
+	int r = buffer && hash ? 0 : -ENOMEM;
 
 	if (r)
 		error_set(&why, r, "out of memory");
@@ -240,7 +296,12 @@ static void *work(void *argument)
 			syscall(__NR_futex, &all->s->words->feed, FUTEX_WAIT, change, NULL, NULL, 0);
 			continue;
 		}
-		r = feed_block(all, f, index, reader, buffer, hash, &why);
+		if (f->dir != of) {
+			image_reader_free(TAKE_PTR(reader));
+			r = image_reader_new(f->dir, &reader);
+			of = f->dir;
+		}
+		r = r ? error_set(&why, r, "out of memory") : feed_block(all, f, index, reader, buffer, hash, &why);
 		if (!r)
 			count_block(all, f);
 	}
@@ -256,8 +317,11 @@ static size_t threads_wanted(const struct restore *s, size_t blocks)
 {
 	cpu_set_t set;
 	size_t processors = sched_getaffinity(0, sizeof(set), &set) == 0 ? (size_t)CPU_COUNT(&set) : 1;
+	bool sequential = image_is_sequential(s->dir);
 
-	return image_is_sequential(s->dir) ? 1 : MIN(MIN(processors, THREADS_MAX), blocks);
+	for (size_t i = 0; i < s->parents.count; i++)
+		sequential |= image_is_sequential(s->parents.data[i]->dir);
+	return sequential ? 1 : MIN(MIN(processors, THREADS_MAX), blocks);
 }
 
 int feed_start(struct restore *s)
@@ -270,7 +334,7 @@ int feed_start(struct restore *s)
 		return 0;
 	for (size_t i = 0; i < all->feeds.count; i++) {
 		struct feed *f = all->feeds.data[i];
-		f->notes = image_verification_wants(s->verification, image_raw_name(f->t->stored));
+		f->notes = f->dir == s->dir && image_verification_wants(s->verification, image_raw_name(f->stored));
 		all->left += f->n_blocks > 0;
 		blocks += f->n_blocks;
 	}

@@ -7,6 +7,7 @@
  */
 #include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/restore.h"
 
 #include <fcntl.h>
@@ -46,7 +47,7 @@ static void add_range(struct cutter *c, uint64_t address, uint64_t size)
 
 static bool is_stored(const PagemapEntry *p)
 {
-	return !(p->has_forked && p->forked) && p->nr_pages;
+	return pages_place(p) == PAGES_HERE && p->nr_pages;
 }
 
 /* How far from `address` on pages are all in areas that are filled, or all in such whose pages come later. `vma` goes along. */
@@ -79,25 +80,47 @@ static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutte
 	}
 }
 
-static int cut(struct restore *s, struct rtask *t, struct cutter *c)
+static int make_room(struct restore *s, struct rtask *t, struct cutter *c)
 {
-	for (size_t i = 0; i < t->pages.count; i++) {
-		const PagemapEntry *p = t->pages.data[i];
-		if (!is_stored(p))
-			continue;
-		if (p->in_parent || (p->has_flags && p->flags & 1))
-			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
-		c->room += (uint64_t)p->nr_pages * PAGE_SIZE / PIECE_SIZE + 1;
-	}
-	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
 	c->ranges = arena_take(&s->arena, c->room * sizeof(*c->ranges));
 	c->pieces = arena_take(&s->arena, c->room * sizeof(*c->pieces));
 	if (!c->ranges || !c->pieces)
 		return error_set(s->e, -ENOMEM, "the memory of process %d is in too many parts", t->pid);
-	for (size_t i = 0, v = 0; i < t->pages.count; i++)
+	return 0;
+}
+
+static int cut(struct restore *s, struct rtask *t, struct cutter *c)
+{
+	for (size_t i = 0; i < t->pages.count; i++)
+		if (is_stored(t->pages.data[i]))
+			c->room += (uint64_t)t->pages.data[i]->nr_pages * PAGE_SIZE / PIECE_SIZE + 1;
+	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
+	int r = make_room(s, t, c);
+	for (size_t i = 0, v = 0; !r && i < t->pages.count; i++)
 		if (is_stored(t->pages.data[i]))
 			cut_entry(t, t->pages.data[i], c, &v);
-	return 0;
+	return r;
+}
+
+/* The same for what a parent checkpoint has: a file with more in it than is wanted. */
+static int cut_source(struct restore *s, struct rtask *t, const struct page_source *source, struct cutter *c)
+{
+	const uint64_t from = c->offset;
+
+	VEC_FOREACH(&source->spans, x)
+		c->room += x->size / PIECE_SIZE + 1;
+	int r = make_room(s, t, c);
+	VEC_FOREACH(&source->spans, x) {
+		if (r)
+			break;
+		c->open &= c->offset == from + x->offset;
+		c->offset = from + x->offset;
+		for (uint64_t done = 0, step; done < x->size; done += step) {
+			step = MIN(PIECE_SIZE, x->size - done);
+			add_range(c, x->address + done, step);
+		}
+	}
+	return r;
 }
 
 static bool is_of_tree(const struct restore *s, pid_t id)
@@ -137,7 +160,7 @@ static size_t helpers_wanted(uint64_t size)
 	return MIN(MIN(processors - 1, HELPERS_MAX), size / HELPER_SHARE);
 }
 
-static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fill, uint32_t *id)
+static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fill, int fd, uint32_t *id)
 {
 	struct clone_args args = { .flags = THREAD_FLAGS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID, .parent_tid = (uint64_t)id,
 				   .child_tid = (uint64_t)id, .set_tid_size = 1 };
@@ -146,7 +169,7 @@ static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fi
 
 	if (!tid)
 		return 0;
-	OP(&own, AGENT_OP_FILL, (uint64_t)fill, t->pages_fd);
+	OP(&own, AGENT_OP_FILL, (uint64_t)fill, fd);
 	OP(&own, AGENT_OP_EXIT);
 	char *stack = arena_take(&s->arena, STACK_SIZE);
 	args.set_tid = arena_place(&s->arena, &tid, sizeof(tid));
@@ -167,38 +190,65 @@ static int plan_time(struct restore *s, struct rtask *t, struct timespec **ret)
 	return 0;
 }
 
-static int plan_reading(struct restore *s, struct rtask *t)
+/* All pieces of one file. */
+static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *c, int fd, uint64_t size)
 {
 	struct batch *b = &t->threads.data[0].batch;
+	const size_t helpers = helpers_wanted(size);
+	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
+	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
+	struct filling *filling = VEC_PUSH(&s->fillings);
+	int r = 0;
+
+	if (!fill || !ids || !filling)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	*filling = (struct filling){ fill, size };
+	s->pages_total += size;
+	*fill = (struct agent_fill){ .count = (uint32_t)c->n_pieces, .pieces = (uint64_t)c->pieces };
+	batch_what(b, "read the memory of process %d", t->pid);
+	for (size_t i = 0; !r && i < helpers; i++)
+		r = plan_helper(s, t, fill, fd, &ids[i]);
+	OP(b, AGENT_OP_FILL, (uint64_t)fill, fd);
+	OP(b, AGENT_OP_FILLED, (uint64_t)fill, (uint64_t)ids, helpers);
+	return r;
+}
+
+static int hold_pages(struct restore *s, struct rtask *t, struct image_raw *stored, uint64_t *ret_offset)
+{
+	int fd = fcntl(image_raw_fd(stored, ret_offset), F_DUPFD_CLOEXEC, 0);
+
+	fd = fd < 0 ? -errno : restore_hold(s, fd);
+	return fd < 0 ? error_errno(s->e, fd, "cannot hold the pages of process %d", t->pid) : fd;
+}
+
+static int plan_reading(struct restore *s, struct rtask *t)
+{
 	struct cutter c = {};
-	int fd = image_raw_fd(t->stored, &c.offset);
-	const uint64_t from = t->pages_offset = c.offset;
-	fd = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	t->pages_fd = fd < 0 ? -errno : restore_hold(s, fd);
+
+	t->pages_fd = hold_pages(s, t, t->stored, &c.offset);
 	if (t->pages_fd < 0)
-		return error_errno(s->e, t->pages_fd, "cannot hold the pages of process %d", t->pid);
+		return t->pages_fd;
+	const uint64_t from = t->pages_offset = c.offset;
 	int r = cut(s, t, &c);
 	/* In an archive another file follows. */
 	if (!r && c.offset - from > image_raw_size(t->stored))
 		r = error_set(s->e, -EBADMSG, "cannot read the memory of process %d: the image has too few pages", t->pid);
 	image_raw_close(TAKE_PTR(t->stored));
-	if (r || !c.n_pieces)
-		return r;
-	const size_t helpers = helpers_wanted(c.offset - from);
-	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
-	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
-	struct filling *filling = VEC_PUSH(&s->fillings);
-	if (!fill || !ids || !filling)
-		return error_set(s->e, -ENOMEM, "out of memory");
-	*filling = (struct filling){ fill, c.offset - from };
-	s->pages_total += c.offset - from;
-	*fill = (struct agent_fill){ .count = (uint32_t)c.n_pieces, .pieces = (uint64_t)c.pieces };
-	batch_what(b, "read the memory of process %d", t->pid);
-	for (size_t i = 0; !r && i < helpers; i++)
-		r = plan_helper(s, t, fill, &ids[i]);
-	OP(b, AGENT_OP_FILL, (uint64_t)fill, t->pages_fd);
-	OP(b, AGENT_OP_FILLED, (uint64_t)fill, (uint64_t)ids, helpers);
-	return r;
+	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, t->pages_fd, c.offset - from);
+}
+
+static int plan_source(struct restore *s, struct rtask *t, struct page_source *source)
+{
+	struct cutter c = {};
+	uint64_t size = 0;
+
+	source->fd = hold_pages(s, t, source->stored, &c.offset);
+	if (source->fd < 0)
+		return source->fd;
+	VEC_FOREACH(&source->spans, x)
+		size += x->size;
+	int r = cut_source(s, t, source, &c);
+	return r ? r : plan_pieces(s, t, &c, source->fd, size);
 }
 
 int fill_plan(struct restore *s, struct rtask *t)
@@ -211,5 +261,8 @@ int fill_plan(struct restore *s, struct rtask *t)
 	int r = times ? plan_time(s, t, &times->from) : 0;
 	if (!r)
 		r = image_raw_fd(t->stored, &offset) < 0 ? feed_plan(s, t) : plan_reading(s, t);
+	VEC_FOREACH(&t->sources, source)
+		if (!r)
+			r = image_raw_fd(source->stored, &offset) < 0 ? feed_plan_source(s, t, source) : plan_source(s, t, source);
 	return r || !times ? r : plan_time(s, t, &times->to);
 }

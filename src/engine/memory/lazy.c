@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/pager.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
@@ -57,7 +58,7 @@ bool lazy_covers(const struct rtask *t, const VmaEntry *v)
 
 static uint64_t stored_pages(const PagemapEntry *p)
 {
-	return p->has_forked && p->forked ? 0 : p->nr_pages;
+	return pages_place(p) == PAGES_HERE ? p->nr_pages : 0;
 }
 
 static uint64_t pages_in(const struct rtask *t)
@@ -86,7 +87,7 @@ int lazy_choose(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t) &&
-			  !is_needed_early(s, t);
+			  !is_needed_early(s, t) && !t->sources.count;
 		count += t->lazy;
 	}
 	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);

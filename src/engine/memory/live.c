@@ -62,13 +62,26 @@ static int add_task(struct dump *d, struct task *t)
 	return 0;
 }
 
+/* By a process that shares its memory: it is saved with that one. */
+static bool is_watched_by_another_of_us(const struct dump *d, const struct proc_vma *v)
+{
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		if (d->live->tasks.data[i]->uffd >= 0 && track_watch(d->live->tasks.data[i]->uffd, v->start, v->end) == 1)
+			return true;
+	return false;
+}
+
 /* While it stands still, so that no area is cut. */
-static void watch_areas(const struct live_task *lt, const struct proc_maps *maps)
+static void watch_areas(struct dump *d, struct live_task *lt, const struct proc_maps *maps)
 {
 	for (size_t i = 0; i < maps->count; i++) {
 		const struct proc_vma *v = &maps->data[i];
-		if (track_can_watch(v) && track_watch(lt->uffd, v->start, v->end) == -EBUSY)
-			log_info("Process %d (%s): its memory at %lx is watched by another", lt->pid, lt->comm, (unsigned long)v->start);
+		if (!track_can_watch(v) || track_watch(lt->uffd, v->start, v->end) != -EBUSY)
+			continue;
+		log_info("Process %d (%s): its memory at %lx is watched by another", lt->pid, lt->comm, (unsigned long)v->start);
+		/* In our way: what we protect is not written any more for him. */
+		if (track_is_watched(lt->pagemap_fd, v->start, v->end) && !is_watched_by_another_of_us(d, v))
+			lt->given_up = "another dump";
 	}
 }
 
@@ -83,15 +96,23 @@ static int watch_tree(struct dump *d)
 		r = task_look(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
-		int fd = r ? r : track_open(d, t);
-		r = fd < 0 ? fd : add_task(d, t);
+		if (!r)
+			r = increment_open(d, t);
+		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : track_open(d, t);
+		if (kept >= 0 && fd < 0)
+			r = error_errno(d->e, -errno, "cannot watch process %d", t->pid);
+		else
+			r = fd < 0 ? fd : add_task(d, t);
 		if (r && fd >= 0)
 			close(fd);
 		if (r)
 			break;
 		struct live_task *lt = d->live->tasks.data[d->live->tasks.count - 1];
 		lt->uffd = fd;
-		watch_areas(lt, &t->maps);
+		lt->kept = kept >= 0;
+		if ((r = increment_take(d, t, &lt->since, &lt->before)))
+			break;
+		watch_areas(d, lt, &t->maps);
 	}
 	tree_thaw(d);
 	d->live->watching = true;
@@ -128,6 +149,66 @@ static int watch_new(struct live_task *lt, const struct proc_vma *v, bool *is_ne
 	return r == -ESRCH ? r : 0;
 }
 
+/* Pages that were not written since the parent checkpoint: it has them, but for those that it lacks. `b` goes along. */
+static int cut_clean(struct live_task *lt, uint64_t start, uint64_t end, size_t *b, struct extents *lacking, struct extents *previous)
+{
+	const struct page_spans *before = &lt->before;
+	int r = 0;
+
+	for (uint64_t at = start, next; !r && at < end; at = next) {
+		while (*b < before->count && before->data[*b].address + before->data[*b].size <= at)
+			++*b;
+		const struct page_span *x = *b < before->count ? &before->data[*b] : NULL;
+		bool has = x && x->address <= at;
+		next = MIN(end, !x ? end : has ? x->address + x->size : x->address);
+		r = add_run(has ? previous : lacking, at, next);
+	}
+	return r;
+}
+
+/* An area that has been watched since the parent checkpoint, in the first round. What comes between both looks is listed as written. */
+static int collect_since(struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
+{
+	struct page_runs there = {};
+	struct track_runs written = {};
+	struct extents changed = {}, lacking = {};
+	size_t w = 0, b = 0;
+	int r = scan_pages(lt->pagemap_fd, v->start, v->end, false, false, &there);
+
+	if (!r)
+		r = track_collect(lt->pagemap_fd, v->start, v->end, false, &written);
+	for (size_t i = 0; !r && i < written.count; i++)
+		if (!(written.data[i].what & TRACK_ZERO))
+			r = add_run(&changed, written.data[i].start, written.data[i].end);
+	for (size_t i = 0; !r && i < there.count; i++) {
+		uint64_t at = there.data[i].start, end = there.data[i].end;
+		while (!r && at < end) {
+			while (w < written.count && written.data[w].end <= at)
+				w++;
+			const struct track_run *x = w < written.count ? &written.data[w] : NULL;
+			r = cut_clean(lt, at, x ? MIN(MAX(x->start, at), end) : end, &b, &lacking, previous);
+			at = x ? MIN(x->end, end) : end;
+		}
+	}
+	if (!r)
+		r = extents_join(&changed, &lacking);
+	for (size_t i = 0; !r && i < changed.count; i++)
+		r = add_run(runs, changed.data[i].start, changed.data[i].end);
+	VEC_FREE(&there);
+	VEC_FREE(&written);
+	VEC_FREE(&changed);
+	VEC_FREE(&lacking);
+	return r;
+}
+
+static bool is_since(const struct live_task *lt, const struct proc_vma *v)
+{
+	size_t i = extents_find(&lt->since, v->start);
+
+	return i < lt->since.count && lt->since.data[i].start <= v->start && lt->since.data[i].end >= v->end &&
+	       track_is_watched(lt->pagemap_fd, v->start, v->end);
+}
+
 static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs)
 {
 	struct track_runs written = {};
@@ -143,38 +224,44 @@ static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool 
 	return r;
 }
 
+struct found {
+	struct extents runs, places, previous;
+};
+
 /* The pages that were written since the last round; those that can't be watched are given a place in the first. */
-static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs, struct extents *places)
+static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct found *f)
 {
 	struct page_runs plain = {};
 	int r = 0;
 
+	if (track_can_watch(v) && first && is_since(lt, v))
+		return collect_since(lt, v, &f->runs, &f->previous);
 	if (track_can_watch(v))
-		return collect_watched(lt, v, first, runs);
+		return collect_watched(lt, v, first, &f->runs);
 	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
 	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, false, &plain);
 	for (size_t i = 0; !r && i < plain.count; i++)
-		r = add_run(places, plain.data[i].start, plain.data[i].end);
+		r = add_run(&f->places, plain.data[i].start, plain.data[i].end);
 	VEC_FREE(&plain);
 	return r;
 }
-
-struct found {
-	struct extents runs, places;
-};
 
 static int collect(struct dump *d, struct live_task *lt, bool first, struct found *f)
 {
 	proc_maps_finish(&lt->maps);
 	int r = proc_read_maps(lt->proc, &lt->maps);
+	if (lt->kept)
+		increment_touch(d);
 	if (!r && !lt->maps.count)
 		r = -ESRCH;
 	for (size_t i = 0; !r && i < lt->maps.count; i++)
-		r = collect_area(lt, &lt->maps.data[i], first, &f->runs, &f->places);
+		r = collect_area(lt, &lt->maps.data[i], first, f);
+	if (d->request->pre_dump) /* nobody would copy them later */
+		f->places.count = 0;
 	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */
 		lt->gone = true;
-		f->runs.count = f->places.count = 0;
+		f->runs.count = f->places.count = f->previous.count = 0;
 		return 0;
 	}
 	return r ? error_errno(d->e, r, "process %d (%s): cannot see what it has written", lt->pid, lt->comm) : 0;
@@ -204,12 +291,12 @@ static int split(struct dump *d, struct live_task *lt, bool first, struct extent
 			struct page_run *page = VEC_PUSH(&pages);
 			r = page ? 0 : -ENOMEM;
 			if (page)
-				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false };
+				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false, false };
 		}
 		if (!r)
 			r = scan_split(lt->pagemap_fd, same ? p->pagemap_fd : -1, &pages);
 		for (size_t k = 0; !r && k < pages.count; k++)
-			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several });
+			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several, false });
 		VEC_FREE(&pages);
 	}
 	/* It, or its parent, has ended meanwhile. */
@@ -230,7 +317,7 @@ static void unwatch(struct live_task *lt)
 {
 	struct proc_maps maps = {};
 
-	if (!lt->gone && proc_read_maps(lt->proc, &maps) == 0)
+	if (!lt->gone && !lt->kept && proc_read_maps(lt->proc, &maps) == 0)
 		track_unwatch_all(lt->uffd, &maps);
 	proc_maps_finish(&maps);
 }
@@ -252,6 +339,18 @@ static int find_places(const struct extents *known, const struct extent *run, st
 	return r;
 }
 
+/* Two lists that have nothing in common. */
+static int merge(const struct extents *a, const struct extents *b, struct extents *ret)
+{
+	int r = 0;
+
+	for (size_t i = 0, k = 0; !r && (i < a->count || k < b->count);) {
+		bool first = k == b->count || (i < a->count && a->data[i].start < b->data[k].start);
+		r = extents_add(ret, first ? a->data[i++] : b->data[k++]);
+	}
+	return r;
+}
+
 /* In this order: all are protected, then looked at who may write unseen, then copied. */
 static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f)
 {
@@ -262,6 +361,7 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 	if (!lt->given_up && !lt->gone && (lt->given_up = pinned_by(lt->proc, &lt->maps))) {
 		log_info("Process %d (%s): its memory is copied while it is stopped, since %s may write to it", lt->pid, lt->comm, lt->given_up);
 		unwatch(lt);
+		increment_break(d, lt->pid, lt->start_time);
 	}
 	if (lt->given_up || lt->gone)
 		return 0;
@@ -269,17 +369,26 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 		return error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
 	if (d->live->tree)
 		r = split(d, lt, first, &f->runs);
-	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
-	struct extents all = {}, ignored = {};
-	for (size_t i = 0, k = 0; !r && (i < f->runs.count || k < f->places.count);) {
-		bool run = k == f->places.count || (i < f->runs.count && f->runs.data[i].start < f->places.data[k].start);
-		r = extents_add(&all, run ? f->runs.data[i++] : f->places.data[k++]);
+	if (!r && d->live->tree && f->previous.count)
+		r = split(d, lt, first, &f->previous);
+	for (size_t i = 0; !r && i < f->previous.count; i++) {
+		struct extent *x = &f->previous.data[i];
+		x->previous = !x->shared;
+		x->shared = true;
+		x->several = false;
 	}
+	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
+	struct extents all = {}, some = {}, ignored = {};
+	if (!r)
+		r = merge(&f->runs, &f->places, &some);
+	if (!r)
+		r = merge(&some, &f->previous, &all);
 	if (!r)
 		r = slots_place(&lt->slots, &all, first ? &ignored : &copies);
 	for (size_t i = 0; !r && first && i < f->runs.count; i++)
 		r = find_places(&lt->slots.known, &f->runs.data[i], &copies);
 	VEC_FREE(&all);
+	VEC_FREE(&some);
 	VEC_FREE(&ignored);
 	if (!r && !first && d->live->tree)
 		r = extents_join(&lt->touched, &f->runs);
@@ -311,6 +420,7 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 	for (size_t i = 0; found && i < l->tasks.count; i++) {
 		VEC_FREE(&found[i].runs);
 		VEC_FREE(&found[i].places);
+		VEC_FREE(&found[i].previous);
 	}
 	return r;
 }
@@ -368,13 +478,14 @@ static int make_late(struct dump *d)
 	return l->spill_fd < 0 ? error_errno(d->e, l->spill_fd, "cannot make a file for pages") : 0;
 }
 
-int live_begin(struct dump *d)
+/* 1: it is not possible. */
+static int begin(struct dump *d)
 {
 	struct timespec start;
 
 	if (track_possible()) {
 		log_info("This kernel can't tell what a running process writes: memory is copied while the tree is stopped");
-		return 0;
+		return 1;
 	}
 	d->live = calloc(1, sizeof(*d->live));
 	if (!d->live)
@@ -384,9 +495,64 @@ int live_begin(struct dump *d)
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	int r = watch_tree(d);
 	log_info("Stopped for %llu ms to watch its memory", (unsigned long long)ms_since(&start));
+	return r;
+}
+
+int live_begin(struct dump *d)
+{
+	int r = begin(d);
+
 	if (!r)
 		r = make_late(d);
-	return r ? r : run_rounds(d);
+	return r < 0 ? r : r ? 0 : run_rounds(d);
+}
+
+static int by_start(const void *a, const void *b)
+{
+	const struct extent *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+static int order_missing(struct dump *d, struct live_task *lt)
+{
+	struct extents none = {};
+
+	if (lt->missing.count)
+		qsort(lt->missing.data, lt->missing.count, sizeof(*lt->missing.data), by_start);
+	return extents_join(&lt->missing, &none) ? error_set(d->e, -ENOMEM, "out of memory") : 0;
+}
+
+/* One process of a pre-dump. Of one that can't be watched the image has nothing. */
+static int write_running(struct dump *d, struct live_task *lt)
+{
+	struct task t = { .pid = lt->pid };
+
+	lt->t = &t;
+	int r = order_missing(d, lt);
+	if (!r && lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
+		r = error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
+	if (!r)
+		r = pages_create(d, &t, &lt->map, &lt->data);
+	if (!r && !lt->given_up)
+		r = live_take_all(d, lt);
+	if (!r)
+		r = live_settle_task(d, lt);
+	lt->t = NULL;
+	return r;
+}
+
+int live_pre_dump(struct dump *d)
+{
+	uint64_t copied;
+	int r = begin(d);
+
+	if (!r)
+		r = run_round(d, true, &copied);
+	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
+		if (!d->live->tasks.data[i]->gone)
+			r = write_running(d, d->live->tasks.data[i]);
+	return r;
 }
 
 /* ---- the pause ---- */
@@ -396,15 +562,6 @@ bool live_has(const struct dump *d, const struct task *t)
 	struct live_task *lt = usable(d, t);
 
 	return lt && lt->t == t;
-}
-
-/* By a process that shares its memory: it is saved with that one. */
-static bool is_watched_by_another_of_us(const struct dump *d, const struct proc_vma *v)
-{
-	for (size_t i = 0; i < d->live->tasks.count; i++)
-		if (track_watch(d->live->tasks.data[i]->uffd, v->start, v->end) == 1)
-			return true;
-	return false;
 }
 
 /* Areas that are watched by us are not seen to be watched. */
@@ -487,17 +644,8 @@ int live_capture(struct dump *d, struct task *t)
 	return pages_create(d, t, &lt->map, &lt->data);
 }
 
-static int by_start(const void *a, const void *b)
-{
-	const struct extent *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
 int live_paused(struct dump *d, int r)
 {
-	struct extents none = {};
-
 	if (!d->live)
 		return r;
 	workers_wait(d->workers);
@@ -509,9 +657,11 @@ int live_paused(struct dump *d, int r)
 		struct live_task *lt = d->live->tasks.data[i];
 		if (!lt->map || r)
 			continue;
-		if (lt->missing.count)
-			qsort(lt->missing.data, lt->missing.count, sizeof(*lt->missing.data), by_start);
-		r = extents_join(&lt->missing, &none) ? error_set(d->e, -ENOMEM, "out of memory") : live_find_pieces(d, lt);
+		r = order_missing(d, lt);
+		if (!r)
+			r = live_find_pieces(d, lt);
+		if (!r)
+			r = increment_arm(d, lt->t);
 		if (!r)
 			live_copy_late(d, lt);
 	}
@@ -594,6 +744,8 @@ static void live_task_free(struct live_task *lt)
 	proc_maps_finish(&lt->flags);
 	VEC_FREE(&lt->slots.known);
 	VEC_FREE(&lt->touched);
+	VEC_FREE(&lt->since);
+	VEC_FREE(&lt->before);
 	VEC_FREE(&lt->missing);
 	VEC_FREE(&lt->pieces);
 	VEC_FREE(&lt->late);
@@ -610,7 +762,6 @@ void live_end(struct dump *d)
 	for (size_t i = 0; i < l->tasks.count; i++)
 		live_task_free(l->tasks.data[i]);
 	VEC_FREE(&l->tasks);
-	VEC_FREE(&l->calls);
 	if (l->late)
 		munmap(l->late, l->late_room);
 	if (l->spill_fd >= 0)

@@ -17,8 +17,14 @@
 struct task;
 
 int live_begin(struct dump *d);
+/* In place of a dump: the pages alone, as far as they can be watched, while the tree runs; what it wrote meanwhile the next dump has. 1: this kernel
+ * can't tell. */
+int live_pre_dump(struct dump *d);
 /* The tree is stopped again: threads that the first stop interrupted are as they were before it. */
 void live_give_calls(struct dump *d);
+/* A stopped tree has calls that an earlier stop interrupted: it is let go, and looked what they are; then it is to be stopped again. */
+bool live_has_unknown_calls(const struct dump *d);
+int live_look_at_calls(struct dump *d);
 /* Whether this process's pages are saved so. */
 bool live_has(const struct dump *d, const struct task *t);
 /* Fills t->maps; by any thread. A process that is not saved so: its smaps. */

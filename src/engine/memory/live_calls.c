@@ -1,14 +1,17 @@
 /*
  * Calls with a timeout that the first stop of a live dump interrupted. The kernel goes on with them by restart_syscall(2), and no longer tells which
- * they were when the tree is stopped again; so that is kept. One that was interrupted before is known by what it sleeps in.
+ * they were when the tree is stopped again; so that is kept. One that was interrupted before, by an earlier dump say, is known by what it sleeps in:
+ * where there is such a one the tree of any other dump goes on for a moment, too.
  */
 #include "engine/memory/live_task.h"
 
 #include <asm/unistd.h>
 #include <fcntl.h>
+#include <time.h>
 
 #define ERESTART_RESTARTBLOCK 516
 #define CLOCKS_MAX 16
+#define ASLEEP_NS 3000000 /* until all that were stopped sleep again */
 
 static bool is_interrupted(const struct user_regs_struct *regs)
 {
@@ -21,7 +24,7 @@ int live_note_calls(struct dump *d, struct task *t)
 		const struct user_regs_struct *regs = &t->threads.data[i]->tracee.regs;
 		if (!is_interrupted(regs))
 			continue;
-		struct live_call *c = VEC_PUSH(&d->live->calls);
+		struct live_call *c = VEC_PUSH(&d->calls);
 		if (!c)
 			return error_set(d->e, -ENOMEM, "out of memory");
 		*c = (struct live_call){ .pid = t->pid, .tid = t->threads.data[i]->tid, .rip = regs->rip, .rsp = regs->rsp, .rdi = regs->rdi,
@@ -45,7 +48,7 @@ static long call_of(const char *function, uint64_t rdi)
 
 void live_name_calls(struct dump *d)
 {
-	VEC_FOREACH(&d->live->calls, c) {
+	VEC_FOREACH(&d->calls, c) {
 		char path[64];
 		_cleanup_free_ char *text = NULL;
 		snprintf(path, sizeof(path), "/proc/%d/task/%d/wchan", c->pid, c->tid);
@@ -56,14 +59,39 @@ void live_name_calls(struct dump *d)
 
 void live_give_calls(struct dump *d)
 {
-	for (size_t i = 0; d->live && i < d->tasks.count; i++)
+	for (size_t i = 0; d->calls.count && i < d->tasks.count; i++)
 		for (size_t k = 0; k < d->tasks.data[i]->threads.count; k++) {
 			struct thread *th = d->tasks.data[i]->threads.data[k];
 			struct user_regs_struct *regs = &th->tracee.regs;
 			if (!is_interrupted(regs) || regs->orig_rax != __NR_restart_syscall)
 				continue;
-			VEC_FOREACH(&d->live->calls, c)
+			VEC_FOREACH(&d->calls, c)
 				if (c->tid == th->tid && c->rip == regs->rip && c->rsp == regs->rsp && c->rdi == regs->rdi)
 					regs->orig_rax = (unsigned long long)c->nr;
 		}
+}
+
+bool live_has_unknown_calls(const struct dump *d)
+{
+	for (size_t i = 0; i < d->tasks.count; i++)
+		for (size_t k = 0; k < d->tasks.data[i]->threads.count; k++) {
+			const struct user_regs_struct *regs = &d->tasks.data[i]->threads.data[k]->tracee.regs;
+			if (is_interrupted(regs) && regs->orig_rax == __NR_restart_syscall)
+				return true;
+		}
+	return false;
+}
+
+int live_look_at_calls(struct dump *d)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < d->tasks.count; i++)
+		r = live_note_calls(d, d->tasks.data[i]);
+	tree_thaw(d);
+	if (r)
+		return r;
+	nanosleep(&(struct timespec){ 0, ASLEEP_NS }, NULL);
+	live_name_calls(d);
+	return 0;
 }

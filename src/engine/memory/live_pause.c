@@ -83,17 +83,17 @@ static int add_piece(struct dump *d, struct live_task *lt, uint64_t start, uint6
 			l->late_size = l->late_room + PAGE_SIZE;
 		from = l->late_size;
 		l->late_size += size;
-		if (extents_add(&lt->late, (struct extent){ start, end, from, false, several }))
+		if (extents_add(&lt->late, (struct extent){ .start = start, .end = end, .slot = from, .several = several }))
 			return -ENOMEM;
 	}
 	/* What is the parent's is told area by area. */
-	if (last && last->end == start && last->kind == kind && p->count > p->first && (kind == PIECE_SHARED || last->from + (last->end - last->start) == from))
+	if (last && last->end == start && last->kind == kind && p->count > p->first && (kind == PIECE_SHARED || kind == PIECE_PREVIOUS || last->from + (last->end - last->start) == from))
 		last->end = end;
 	else if (!(last = VEC_PUSH(p)))
 		return -ENOMEM;
 	else
 		*last = (struct piece){ .start = start, .end = end, .kind = kind, .from = from, .at = p->size };
-	p->size += kind == PIECE_SHARED ? 0 : size;
+	p->size += piece_is_elsewhere(&(struct piece){ .kind = kind }) ? 0 : size;
 	return 0;
 }
 
@@ -126,7 +126,9 @@ static int add_unchanged(struct dump *d, struct live_task *lt, const struct proc
 	for (size_t i = extents_find(known, start); !r && i < known->count && known->data[i].start < end; i++) {
 		const struct extent *x = &known->data[i];
 		uint64_t from = MAX(x->start, start), to = MIN(x->end, end);
-		r = x->shared ? add_shared(d, lt, v, from, to) : add_piece(d, lt, from, to, PIECE_STORED, x->slot + (from - x->start), false);
+		r = x->previous ? add_piece(d, lt, from, to, PIECE_PREVIOUS, 0, false) :
+		    x->shared ? add_shared(d, lt, v, from, to) :
+				 add_piece(d, lt, from, to, PIECE_STORED, x->slot + (from - x->start), false);
 	}
 	return r;
 }
@@ -207,4 +209,23 @@ int live_find_pieces(struct dump *d, struct live_task *lt)
 		r = extents_join(&lt->touched, &touched);
 	VEC_FREE(&touched);
 	return r && !d->e->text[0] ? task_errno(d, lt->t, r, "cannot read its pagemap") : r;
+}
+
+int live_take_all(struct dump *d, struct live_task *lt)
+{
+	const struct extents *known = &lt->slots.known, *missing = &lt->missing;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < known->count; i++) {
+		const struct extent *x = &known->data[i];
+		enum piece_kind kind = x->previous ? PIECE_PREVIOUS : x->shared ? PIECE_SHARED : PIECE_STORED;
+		for (uint64_t at = x->start; !r && at < x->end;) {
+			size_t k = extents_find(missing, at);
+			const struct extent *gap = k < missing->count && missing->data[k].start < x->end ? &missing->data[k] : NULL;
+			uint64_t end = gap ? MAX(gap->start, at) : x->end;
+			r = add_piece(d, lt, at, end, kind, x->slot + (at - x->start), false);
+			at = gap ? gap->end : end;
+		}
+	}
+	return r ? error_set(d->e, r, "out of memory") : 0;
 }

@@ -69,7 +69,7 @@ static int write_block(const struct block_job *job, struct image_block *b, unsig
 		size_t used = 0;
 		for (; !r && used < COPY_SIZE && at + used < end; i++) {
 			const struct piece *x = &p->data[i];
-			uint64_t within = at + used - x->at, length = x->kind == PIECE_SHARED ? 0 : x->end - x->start;
+			uint64_t within = at + used - x->at, length = piece_is_elsewhere(x) ? 0 : x->end - x->start;
 			size_t size = (size_t)MIN(MIN(COPY_SIZE - used, end - at - used), length - MIN(within, length));
 			if (size)
 				r = read_piece(job, x, within, buffer + used, size);
@@ -175,8 +175,14 @@ int live_settle_task(struct dump *d, struct live_task *lt)
 
 	for (size_t i = 0; !r && i < lt->pieces.count; i++) {
 		const struct piece *x = &lt->pieces.data[i];
-		r = pages_write_entries(d, lt->t, lt->map, x->start, x->end, x->kind == PIECE_SHARED);
+		r = pages_write_entries(d, lt->t, lt->map, x->start, x->end,
+					x->kind == PIECE_SHARED ? PAGES_FORKED : x->kind == PIECE_PREVIOUS ? PAGES_IN_PARENT : PAGES_HERE);
+		d->counts->pages_scanned += (x->end - x->start) / PAGE_SIZE;
+		d->counts->pages_previous += x->kind == PIECE_PREVIOUS ? (x->end - x->start) / PAGE_SIZE : 0;
+		if (x->kind == PIECE_PREVIOUS)
+			increment_used(d);
 	}
+	d->counts->pages_written += lt->pieces.size / PAGE_SIZE;
 	bool taken = !r && stands_in_place(lt);
 	if (taken && (r = take_store(d, lt)) == -EOPNOTSUPP) {
 		taken = false;

@@ -1,7 +1,9 @@
 /* The parts of live.h among themselves. */
 #pragma once
 
+#include "engine/memory/increment.h"
 #include "engine/memory/live.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/slots.h"
 #include "engine/memory/track.h"
 #include "engine/task/task.h"
@@ -11,7 +13,7 @@
 /* A part of an address space as it was in the pause. */
 struct piece {
 	uint64_t start, end;
-	enum piece_kind { PIECE_STORED, PIECE_LATE, PIECE_SHARED } kind;
+	enum piece_kind { PIECE_STORED, PIECE_LATE, PIECE_SHARED, PIECE_PREVIOUS } kind; /* the last two are not in the image */
 	bool several;
 	uint64_t from; /* in the store; in `late` */
 	uint64_t at;   /* in the pages image */
@@ -23,6 +25,11 @@ struct pieces {
 	size_t first;  /* of the area that is gone through */
 	uint64_t size; /* of the pages image */
 };
+
+static inline bool piece_is_elsewhere(const struct piece *x)
+{
+	return x->kind == PIECE_SHARED || x->kind == PIECE_PREVIOUS;
+}
 
 /* A part of an area that a worker looks at, in the pause. */
 struct look {
@@ -45,6 +52,9 @@ struct live_task {
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */
 	uint64_t copied;	/* bytes of this round */
+	bool kept;		/* it goes on being watched after the dump (increment.h) */
+	struct extents since;	/* areas that have been watched since the parent checkpoint, */
+	struct page_spans before; /* and what that has; until the first round is over */
 	const char *given_up;	/* who may write to it unseen: all is copied in the pause */
 	bool gone;		/* the address space is */
 	/* In the pause and behind it. */
@@ -65,7 +75,6 @@ struct live_call {
 };
 
 struct live {
-	VEC(struct live_call) calls;
 	VEC(struct live_task *) tasks; /* parents before children */
 	bool watching; /* the first stop is over */
 	bool slowly;
@@ -95,6 +104,8 @@ int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_
 int live_look(struct dump *d, struct live_task *lt);
 void live_forget_looks(struct live_task *lt);
 int live_find_pieces(struct dump *d, struct live_task *lt);
+/* Without a pause: all that was copied. */
+int live_take_all(struct dump *d, struct live_task *lt);
 
 /* live_settle.c */
 int live_settle_task(struct dump *d, struct live_task *lt);

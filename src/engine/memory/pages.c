@@ -10,6 +10,7 @@
  */
 #include "base/workers.h"
 #include "engine/memory/aio.h"
+#include "engine/memory/increment.h"
 #include "engine/memory/live.h"
 #include "engine/memory/pages.h"
 #include "engine/memory/scan.h"
@@ -22,7 +23,6 @@
 
 #define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
 #define SEGMENTS 64
-#define ENTRY_PAGES_MAX (1UL << 30)
 
 /* One address space that is being saved by the workers. */
 struct page_job {
@@ -84,6 +84,12 @@ int pages_read(struct dump *d, struct task *t, unsigned char *to, const struct s
 	return r;
 }
 
+/* With the parent process, or in the parent checkpoint. */
+static bool is_elsewhere(const struct page_run *run)
+{
+	return run->shared || run->previous;
+}
+
 /* The run that a place in the file lies in. */
 static size_t find_run(const struct page_job *p, uint64_t offset)
 {
@@ -96,7 +102,7 @@ static size_t find_run(const struct page_job *p, uint64_t offset)
 		else
 			high = middle;
 	}
-	/* Shared runs take no room: the last of those that begin there does. */
+	/* Runs that are elsewhere take no room: the last of those that begin there does. */
 	return low;
 }
 
@@ -112,7 +118,7 @@ static int copy_block(struct page_job *p, struct image_block *b, unsigned char *
 		size_t count = 0, used = 0;
 		while (count < SEGMENTS && used < COPY_SIZE && at + used < end) {
 			const struct page_run *run = &p->runs.data[i];
-			uint64_t left = run->shared ? 0 : run->end - run->start - within;
+			uint64_t left = is_elsewhere(run) ? 0 : run->end - run->start - within;
 			if (!left) {
 				i++;
 				within = 0;
@@ -192,24 +198,11 @@ static void block_filled(void *owner, int r)
 
 static const struct image_filler page_filler = { fill_block, block_filled };
 
-int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t last, bool shared)
+int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t last, enum pages_place place)
 {
-	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
-	int r = 0;
+	int r = pagemap_write(map, start, last, place);
 
-	for (uint64_t at = start; at < last && !r;) {
-		uint64_t end = MIN(last, at + ENTRY_PAGES_MAX * PAGE_SIZE);
-		entry.vaddr = at;
-		entry.nr_pages = (uint32_t)((end - at) / PAGE_SIZE);
-		entry.has_flags = 1;
-		entry.flags = shared ? 0 : 4;
-		entry.has_forked = entry.forked = shared;
-		r = image_write_message(map, &entry.base);
-		if (r)
-			return error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid);
-		at = end;
-	}
-	return r;
+	return r ? error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid) : 0;
 }
 
 static int scan_vma(struct page_job *p, const struct proc_vma *vma)
@@ -222,7 +215,7 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 		struct page_run *run = VEC_PUSH(&p->runs);
 		if (!run)
 			return error_set(p->d.e, -ENOMEM, "out of memory");
-		*run = (struct page_run){ vma->start, vma->end, false, true };
+		*run = (struct page_run){ vma->start, vma->end, false, true, false };
 		return 0;
 	}
 	/* It may be lost at any time; and keys of random numbers, which are kept there, must not be had twice. */
@@ -247,22 +240,27 @@ static int lay_out(struct page_job *p)
 		r = scan_split(t->pagemap_fd, t->may_share && t->parent ? t->parent->pagemap_fd : -1, &p->runs);
 		r = r ? task_errno(&p->d, t, r, "cannot read its pagemap") : 0;
 	}
+	if (!r)
+		r = increment_cut(&p->d, t, &p->runs);
 	p->offsets = r ? NULL : calloc(p->runs.count + 1, sizeof(*p->offsets));
 	if (!r && !p->offsets)
 		r = error_set(p->d.e, -ENOMEM, "out of memory");
-	uint64_t scanned = 0;
+	uint64_t scanned = 0, previous = 0;
 	for (size_t i = 0; !r && i < p->runs.count; i++) {
 		const struct page_run *run = &p->runs.data[i];
 		p->offsets[i] = p->size;
-		p->size += run->shared ? 0 : run->end - run->start;
+		p->size += is_elsewhere(run) ? 0 : run->end - run->start;
 		scanned += run->end - run->start;
-		r = pages_write_entries(&p->d, t, p->map, run->start, run->end, run->shared);
+		previous += run->previous ? run->end - run->start : 0;
+		r = pages_write_entries(&p->d, t, p->map, run->start, run->end,
+					run->shared ? PAGES_FORKED : run->previous ? PAGES_IN_PARENT : PAGES_HERE);
 	}
 	int s = image_close(p->map);
 	if (!r && s)
 		r = error_errno(p->d.e, s, "cannot write the pagemap of process %d", t->pid);
 	p->blocks_left = image_blocks_count(p->size);
 	__atomic_add_fetch(&p->d.counts->pages_scanned, scanned / PAGE_SIZE, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&p->d.counts->pages_previous, previous / PAGE_SIZE, __ATOMIC_RELAXED);
 	__atomic_add_fetch(&p->d.counts->pages_written, p->size / PAGE_SIZE, __ATOMIC_RELAXED);
 	return r;
 }

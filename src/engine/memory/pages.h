@@ -2,6 +2,7 @@
 #pragma once
 
 #include "engine/dump.h"
+#include "engine/memory/parents.h"
 
 struct task;
 
@@ -14,7 +15,7 @@ struct segment {
 
 /* Reads them, one behind the other, from a process that stands still. */
 int pages_read(struct dump *d, struct task *t, unsigned char *to, const struct segment *segments, size_t count);
-/* The entries of a pagemap for [start, end). `shared`: the parent has them. */
-int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t end, bool shared);
+/* The entries of a pagemap for [start, end). */
+int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, uint64_t start, uint64_t end, enum pages_place place);
 /* pagemap-PID.img with its head, and the pages file that it names. */
 int pages_create(struct dump *d, struct task *t, struct image_file **ret_map, struct image_file **ret_pages);

@@ -191,10 +191,12 @@ static bool plan_drop(struct rtask *t, const VmaEntry *v, size_t *page)
 		uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
 		bool forked = p->has_forked && p->forked;
 		own |= !forked && end > v->start;
-		if (p->vaddr < v->start || !forked)
-			continue;
-		plan_drop_range(t, at, p->vaddr);
-		at = MIN(end, v->end);
+		if (forked && end > v->start) {
+			plan_drop_range(t, at, MAX(p->vaddr, v->start));
+			at = MIN(end, v->end);
+		}
+		if (end > v->end) /* the next area has some of it too */
+			break;
 	}
 	plan_drop_range(t, at, v->end);
 	if (own && (prot & 3) != 3) {

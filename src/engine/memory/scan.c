@@ -34,7 +34,7 @@ static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool sh
 	last = VEC_PUSH(runs);
 	if (!last)
 		return -ENOMEM;
-	*last = (struct page_run){ start, end, shared, several };
+	*last = (struct page_run){ start, end, shared, several, false };
 	return 0;
 }
 

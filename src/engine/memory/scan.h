@@ -6,10 +6,10 @@
 #include "base/base.h"
 
 /* A run of pages. `shared`: the parent has the very same ones at the same addresses. `several`: some other process has them too,
- * by fork(2). */
+ * by fork(2). `previous`: the parent checkpoint has it (increment.h). */
 struct page_run {
 	uint64_t start, end;
-	bool shared, several;
+	bool shared, several, previous;
 };
 
 struct page_runs {

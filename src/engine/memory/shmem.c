@@ -2,6 +2,7 @@
 #include "engine/memory/shmem.h"
 
 #include "base/workers.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
 
@@ -268,51 +269,70 @@ static char *map_huge(int fd, const struct stat *st)
 	return mmap(NULL, (size_t)st->st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 }
 
+struct shmem_target {
+	int fd;
+	char *mapped;
+	uint64_t size;
+};
+
+static int copy_spans(const struct image_raw *from, const struct shmem_target *to, const struct page_spans *spans, void *buffer)
+{
+	const uint64_t room = ALIGN_UP(to->size, PAGE_SIZE);
+	int r = 0;
+
+	for (size_t i = 0; !r && i < spans->count; i++) {
+		const struct page_span *x = &spans->data[i];
+		r = x->address > room || x->size > room - x->address ? -EBADMSG : 0;
+		if (!r)
+			r = copy_pages(from, to->fd, to->mapped, x->offset, x->address, MIN(x->size, to->size - MIN(x->address, to->size)), buffer);
+	}
+	return r;
+}
+
+/* Its own pages, then those of the parent checkpoints. */
+static int copy_all(struct restore *s, const struct shmem_target *to, const struct pagemap *m, const struct page_sources *sources, void *buffer)
+{
+	struct image_raw *pages = NULL;
+	char name[32];
+
+	snprintf(name, sizeof(name), "pages-%u.img", m->pages_id);
+	int r = image_raw_open(s->dir, name, &pages);
+	if (!r)
+		r = copy_spans(pages, to, &m->here, buffer);
+	image_raw_close(pages);
+	for (size_t i = 0; !r && i < sources->count; i++)
+		r = copy_spans(sources->data[i].stored, to, &sources->data[i].spans, buffer);
+	return r;
+}
+
 int shmem_read_pages(struct restore *s, int fd, const char *name)
 {
 	_cleanup_free_ void *buffer = malloc(COPY_SIZE);
-	struct image_file *map;
-	PagemapHead *head;
-	PagemapEntry *entry;
-	char pages_name[32];
-	uint64_t offset = 0;
+	struct page_sources sources = {};
+	struct pagemap m = {};
 	struct stat st;
 
-	int r = buffer && fstat(fd, &st) == 0 ? image_open(s->dir, name, IMAGE_MAGIC_PAGEMAP, &map) : -ENOMEM;
+	if (!buffer || fstat(fd, &st) < 0)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	int r = pagemap_read(s->dir, name, &m);
 	if (r == -ENOENT)
 		return r;
 	if (r)
-		return error_errno(s->e, r, "cannot read %s", name);
-	char *mapped = map_huge(fd, &st);
+		r = error_errno(s->e, r, "cannot read %s", name);
+	if (!r)
+		r = parents_find(s, name, &m.in_parent, &sources);
+	char *mapped = r ? NULL : map_huge(fd, &st);
 	if (mapped == MAP_FAILED) {
-		image_close(map);
-		return error_set(s->e, -ENOMEM, "not enough huge pages are free for %s; see /proc/sys/vm/nr_hugepages", name);
+		mapped = NULL;
+		r = error_set(s->e, -ENOMEM, "not enough huge pages are free for %s; see /proc/sys/vm/nr_hugepages", name);
 	}
-	r = image_read_message(map, &pagemap_head__descriptor, (ProtobufCMessage **)&head);
-	if (r != 1) {
-		image_close(map);
-		if (mapped)
-			munmap(mapped, (size_t)st.st_size);
-		return error_set(s->e, -EBADMSG, "%s is damaged", name);
-	}
-	snprintf(pages_name, sizeof(pages_name), "pages-%u.img", head->pages_id);
-	pagemap_head__free_unpacked(head, NULL);
-	struct image_raw *pages = NULL;
-	r = image_raw_open(s->dir, pages_name, &pages);
-	while (!r && (r = image_read_message(map, &pagemap_entry__descriptor, (ProtobufCMessage **)&entry)) == 1) {
-		uint64_t size = (uint64_t)entry->nr_pages * PAGE_SIZE;
-		uint64_t room = ALIGN_UP((uint64_t)st.st_size, PAGE_SIZE);
-		r = entry->vaddr % PAGE_SIZE || entry->vaddr > room || size > room - entry->vaddr ? -EBADMSG : 0;
-		if (!r && size)
-			r = copy_pages(pages, fd, mapped, offset, entry->vaddr, MIN(size, (uint64_t)st.st_size - entry->vaddr), buffer);
-		offset += size;
-		pagemap_entry__free_unpacked(entry, NULL);
-	}
-	image_close(map);
-	image_raw_close(pages);
+	if (!r && (r = copy_all(s, &(struct shmem_target){ fd, mapped, (uint64_t)st.st_size }, &m, &sources, buffer)))
+		error_errno(s->e, r, "cannot fill from %s", name);
 	if (mapped)
 		munmap(mapped, (size_t)st.st_size);
-	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;
+	page_sources_finish(&sources);
+	pagemap_finish(&m);
+	return r;
 }
 
 /* The size that all areas of a segment need, and the kind of their pages as MAP_HUGETLB has it. */

@@ -7,7 +7,7 @@ int extents_add(struct extents *e, struct extent x)
 
 	if (x.start >= x.end)
 		return 0;
-	if (last && last->end == x.start && last->shared == x.shared && last->several == x.several &&
+	if (last && last->end == x.start && last->shared == x.shared && last->several == x.several && last->previous == x.previous &&
 	    (x.shared || last->slot + (last->end - last->start) == x.slot)) {
 		last->end = x.end;
 		return 0;

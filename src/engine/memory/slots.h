@@ -6,10 +6,11 @@
 
 #include "base/base.h"
 
-/* `shared`: the parent has the very same pages, none are stored. `several`: another process has them too. */
+/* `shared`: the parent has the very same pages, none are stored; with `previous` it is the parent checkpoint that has them. `several`: another
+ * process has them too. */
 struct extent {
 	uint64_t start, end, slot;
-	bool shared, several;
+	bool shared, several, previous;
 };
 
 struct extents {

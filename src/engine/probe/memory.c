@@ -22,7 +22,6 @@
 #define PR_SET_VMA_ANON_NAME 0
 #endif
 #define WORD_PRESENT (1ULL << 63)
-#define WORD_SOFT_DIRTY (1ULL << 55)
 #define WORD_FRAME ((1ULL << 55) - 1)
 
 static void *map_page(void)
@@ -170,16 +169,4 @@ int probe_uffd_events(struct probe_ground *g)
 int probe_uffd_wp_async(struct probe_ground *g)
 {
 	return ask_uffd(UFFD_FEATURE_WP_ASYNC);
-}
-
-/* A page that was just made is soft-dirty where there is such a thing. */
-int probe_soft_dirty(struct probe_ground *g)
-{
-	void *page = map_page();
-	uint64_t word = 0;
-	int r = page ? read_word(page, &word) : -ENOMEM;
-
-	if (page)
-		munmap(page, PAGE_SIZE);
-	return r ? r : word & WORD_SOFT_DIRTY ? 0 : -ENOTSUP;
 }

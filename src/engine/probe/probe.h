@@ -66,7 +66,6 @@ int probe_anon_name(struct probe_ground *g);
 int probe_uffd(struct probe_ground *g);
 int probe_uffd_events(struct probe_ground *g);
 int probe_uffd_wp_async(struct probe_ground *g);
-int probe_soft_dirty(struct probe_ground *g);
 
 int probe_tcp_repair(struct probe_ground *g);
 int probe_tcp_diag(struct probe_ground *g);

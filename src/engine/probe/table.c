@@ -48,7 +48,7 @@ const struct probe probes[] = {
 	{ PROBE_MEMORY, "uffd", "lazy restore, the least of it", false, "a kernel with CONFIG_USERFAULTFD", probe_uffd },
 	{ PROBE_MEMORY, "uffd-noncoop", "lazy restore", false, "Linux 4.11 with CONFIG_USERFAULTFD", probe_uffd_events },
 	{ PROBE_MEMORY, "uffd_wp_async", "save memory while it runs (--live)", false, "Linux 6.7 with CONFIG_USERFAULTFD", probe_uffd_wp_async },
-	{ PROBE_MEMORY, "mem_dirty_track", "incremental dumps (to come), the older way", false, "a kernel with CONFIG_MEM_SOFT_DIRTY", probe_soft_dirty },
+	{ PROBE_MEMORY, "mem_dirty_track", "incremental dumps (--track-mem)", false, "Linux 6.7 with CONFIG_USERFAULTFD", probe_uffd_wp_async },
 };
 const char *const probe_areas[PROBE_AREAS] = { "kernel", "privileges", "memory", "network", "storage", "GPU" };
 
