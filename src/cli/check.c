@@ -2,7 +2,7 @@
  * check: what this machine has of what dump and restore need, by the engine's probes. `criu check` speaks as that program does: by
  * default only what is required, "Looks good." at the end, exit status 1 where anything that was asked for is missing.
  */
-#include "cli/cli.h"
+#include "cli/check.h"
 #include "engine/probe/probe.h"
 
 #include <jansson.h>
@@ -81,9 +81,30 @@ static void print_verdict(const struct tally *tally)
 		printf("This machine can dump and restore processes.\n");
 }
 
-static int print_json(json_t *list, const struct tally *tally)
+static void print_runtime(void *data, const struct finding *f)
 {
-	json_t *root = json_pack("{s:b, s:o}", "works", tally->required == 0, "features", list);
+	if (!f->there)
+		printf("  -        %-20s not installed\n", f->name);
+	else
+		printf("  %-7s  %-20s %s: %s\n", f->why[0] ? "missing" : "ok", f->name, f->version, f->why[0] ? f->why : f->what);
+}
+
+static void list_runtime(void *data, const struct finding *f)
+{
+	json_t *one = json_pack("{s:s, s:b}", "name", f->name, "installed", (int)f->there);
+
+	if (f->there) {
+		json_object_set_new(one, "path", json_string(f->path));
+		json_object_set_new(one, "version", json_string(f->version));
+		json_object_set_new(one, "works", json_boolean(!f->why[0]));
+		json_object_set_new(one, f->why[0] ? "why" : "what", json_string(f->why[0] ? f->why : f->what));
+	}
+	json_array_append_new(data, one);
+}
+
+static int print_json(json_t *list, json_t *runtimes, const struct tally *tally)
+{
+	json_t *root = json_pack("{s:b, s:o, s:o*}", "works", tally->required == 0, "features", list, "runtimes", runtimes);
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 
 	json_decref(root);
@@ -110,7 +131,12 @@ int verb_check(struct command_line *c)
 		probe_one(c, probe_find(c->features.data[i]), &tally, list);
 	for (size_t area = 0; area < PROBE_AREAS && !c->features.count; area++)
 		probe_area(c, area, &tally, list);
-	if (c->json && print_json(list, &tally))
+	json_t *runtimes = c->json && !c->features.count ? json_array() : NULL;
+	if (!c->json && !c->features.count)
+		puts("runtimes");
+	if (!c->features.count)
+		tally.useful += check_runtimes(runtimes ? list_runtime : print_runtime, runtimes);
+	if (c->json && print_json(list, runtimes, &tally))
 		return 1;
 	if (c->features.count)
 		return tally.required || tally.useful;

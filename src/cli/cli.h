@@ -8,6 +8,8 @@
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
 
+struct json_t;
+
 struct progress_bar {
 	bool shown;
 };
@@ -31,7 +33,7 @@ struct command_line {
 	/* fermata */
 	const char *dir, *name, *path, *compression;
 	int streams;
-	bool json, markdown, no_server, quiet, profiling;
+	bool json, markdown, no_server, quiet, profiling, events;
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;
@@ -42,7 +44,7 @@ struct command_line {
 	struct option_list gpu_map;
 	/* fermata with its daemon */
 	const struct given_options *given; /* as on the command line */
-	const char *config_json, *config_dir, *address, *protocol;
+	const char *config_json, *config_dir, *address, *protocol, *tls_cert, *tls_key, *tls_ca, *tls_name;
 	const char *jid, *out, *every, *restart, *as, *checkpoint, *signal;
 	int keep, restart_limit, for_user;
 	bool strict; /* check */
@@ -62,6 +64,9 @@ int criu_opts_expand(const struct program *p, struct given_options *given, struc
 /* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
 int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 
+/* restore_out.c: --out of a restore. */
+int restore_redirect(struct command_line *c, struct error *e);
+
 /* script.c: a hook that runs the action scripts of the command line `data`. */
 int script_call(void *data, const char *moment, pid_t pid, struct error *e);
 
@@ -74,11 +79,16 @@ int cli_restore(struct command_line *c, bool announce);
 int cli_gpu_options(struct command_line *c, struct error *e);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
 
-/* progress.c. Around a call of the engine: a bar where it is wanted, and the profile. */
+/* progress.c. Around a call of the engine: a bar where it is wanted, or events, and the profile. */
 void progress_begin(struct command_line *c);
 void progress_end(struct command_line *c);
+/* The same of what the daemon does. */
+bool progress_wanted(const struct command_line *c);
+void progress_show(struct command_line *c, const struct request_progress *p);
 /* Nothing where it was not asked for; NULL. */
 void profile_print(const struct command_line *c, bool dump);
+/* What the daemon told: filled from `document`, which must outlive it. */
+void profile_take(struct command_line *c, const struct json_t *document);
 struct json_t *profile_json(const struct command_line *c, bool dump);
 
 /* One file a verb. */

@@ -25,12 +25,21 @@ static void put(struct health *h, const char *what, int severity, const char *fo
 	json_array_append_new(h->list, json_pack("{s:s, s:s, s:s}", "check", what, "result", words[severity], "text", text));
 }
 
-static void check_folder(struct health *h, const char *what, const char *path)
+#define LITTLE_ROOM (256LL << 20)
+
+/* The daemon's, which need not be ours. */
+static void check_folder(struct health *h, const json_t *folder)
 {
-	if (access(path, W_OK) < 0)
-		put(h, what, 2, "%s: %s", path, strerror(errno));
+	const char *what = json_string_value(json_object_get(folder, "what")), *path = json_string_value(json_object_get(folder, "path"));
+	const char *error = json_string_value(json_object_get(folder, "error"));
+	json_int_t room = json_integer_value(json_object_get(folder, "free_bytes"));
+	char text[32];
+
+	text_size(text, (uint64_t)room);
+	if (error)
+		put(h, what ? what : "", 2, "%s: %s", path, error);
 	else
-		put(h, what, 0, "%s", path);
+		put(h, what ? what : "", room < LITTLE_ROOM, "%s, %s free", path, text);
 }
 
 static void check_jobs(struct health *h, const struct settings *s)
@@ -56,7 +65,7 @@ static void check_all(struct health *h, const struct settings *s, bool full)
 	struct error e = {};
 	json_t *answer = NULL;
 
-	if (client_call(s, "GET", "/v1/health", NULL, &answer, &e)) {
+	if (client_call(s, "GET", full ? "/v1/health?full=true" : "/v1/health", NULL, &answer, &e)) {
 		put(h, "daemon", 2, "%s", e.text);
 		return;
 	}
@@ -64,12 +73,11 @@ static void check_all(struct health *h, const struct settings *s, bool full)
 	bool same = version && !strcmp(version, FERMATA_VERSION);
 	put(h, "daemon", 0, "process %lld on %s", (long long)json_integer_value(json_object_get(answer, "pid")), settings_text(s, SETTING_ADDRESS));
 	put(h, "version", same ? 0 : 1, "%s%s", version ? version : "?", same ? "" : ", and this command has " FERMATA_VERSION "; restart the daemon");
-	json_decref(answer);
 	check_jobs(h, s);
-	if (full) {
-		check_folder(h, "checkpoint.dir", settings_text(s, SETTING_CHECKPOINT_DIR));
-		check_folder(h, "log_dir", settings_text(s, SETTING_LOG_DIR));
-	}
+	const json_t *folders = json_object_get(answer, "folders");
+	for (size_t i = 0; i < json_array_size(folders); i++)
+		check_folder(h, json_array_get(folders, i));
+	json_decref(answer);
 }
 
 int verb_daemon_check(struct command_line *c)

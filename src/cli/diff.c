@@ -2,21 +2,52 @@
 #include "cli/remote.h"
 
 #include "base/log.h"
+#include "engine/load.h"
 #include "image/image.h"
 
-#include <limits.h>
+#define MANIFEST_MAX (256u << 20)
+
+/* The manifest's text, of a directory or an archive, which is the caller's; or NULL. */
+static char *read_text(const char *path, size_t *ret_size, struct error *e)
+{
+	struct image_dir *dir = NULL;
+	struct image_raw *raw = NULL;
+	char *text = NULL;
+	int r = restore_open(path, &dir, e);
+
+	if (r)
+		return NULL;
+	r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
+	*ret_size = r ? 0 : image_raw_size(raw);
+	if (r)
+		error_set(e, r, r == -ENOENT ? "it has no " IMAGE_MANIFEST ", and so no checksums" : "its " IMAGE_MANIFEST " can't be read");
+	else if (*ret_size > MANIFEST_MAX || !(text = malloc(*ret_size + 1)))
+		error_set(e, -ENOMEM, "its " IMAGE_MANIFEST " is too large");
+	else if (image_raw_read(raw, NULL, text, *ret_size, 0)) {
+		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " is damaged");
+		free(TAKE_PTR(text));
+	}
+	if (raw)
+		image_raw_close(raw);
+	image_dir_free(dir);
+	return text;
+}
 
 /* {name: {size, xxh128}} of a checkpoint's manifest. */
-static json_t *read_manifest(const char *dir, struct error *e)
+static json_t *read_manifest(const char *path, struct error *e)
 {
-	char path[PATH_MAX];
+	size_t size = 0;
+	_cleanup_free_ char *text = read_text(path, &size, e);
 	json_error_t where;
 
-	snprintf(path, sizeof(path), "%s/" IMAGE_MANIFEST, dir);
-	json_t *document = json_load_file(path, 0, &where), *files = json_object();
+	if (!text) {
+		error_prefix(e, e->code, "cannot compare %s", path);
+		return NULL;
+	}
+	json_t *document = json_loadb(text, size, 0, &where), *files = json_object();
 	const json_t *list = json_object_get(document, "files");
 	if (!json_is_array(list))
-		error_set(e, -EBADMSG, "cannot compare %s: %s", dir, document ? "its manifest has no list of files" : where.text);
+		error_set(e, -EBADMSG, "cannot compare %s: %s", path, document ? "its manifest has no list of files" : where.text);
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_t *one = json_array_get(list, i);
 		const char *name = json_string_value(json_object_get(one, "name"));

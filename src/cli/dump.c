@@ -6,6 +6,7 @@
 
 #include <jansson.h>
 #include <limits.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -91,6 +92,9 @@ int verb_dump_process(struct command_line *c)
 		error_prefix(&e, r, "cannot dump process %s", c->words[0]);
 		return cli_report(c, &e);
 	}
+	remote_profiling(c, s);
+	if (c->events)
+		signal(SIGPIPE, SIG_IGN); /* the dump goes on when nobody listens any more */
 	c->request.images_dir = path;
 	c->request.track |= c->request.parent && c->request.leave_running;
 	int status = cli_dump(c);

@@ -51,7 +51,8 @@ static int run_help(struct command_line *c)
 		words.count++;
 	const struct verb *verb = verb_find(c->program, &words);
 	if (!verb && words.count) {
-		/* `help dump` and the like: the commands that begin so. */
+		if (help_group(stdout, c->program, &words))
+			return 0;
 		fprintf(stderr, "Error: fermata has no command %s; see fermata help\n", words.data[0]);
 		return c->program->usage_status;
 	}
@@ -80,8 +81,8 @@ static const struct verb verbs[] = {
 	[JOB_ATTACH] = VERB("job attach", "JOB", 1, 1, "Join a job's terminal; Ctrl-C leaves it", verb_job_attach),
 	[JOB_KILL] = VERB("job kill", "[JOB]", 0, 1, "Send SIGKILL, or another signal, to all processes of a job", verb_job_kill),
 	[JOB_DELETE] = VERB("job delete", "[JOB]", 0, 1, "Forget a job that has ended", verb_job_delete),
-	[JOB_CHECKPOINTS] = VERB("job checkpoints", "JOB", 1, 1, "List a job's checkpoints", verb_job_checkpoints),
-	[CHECKPOINT_LIST] = VERB("job checkpoint list", "JOB", 1, 1, "The same", verb_job_checkpoints),
+	[JOB_CHECKPOINTS] = VERB("job checkpoints", "[JOB]", 0, 1, "List a job's checkpoints, or those of all", verb_job_checkpoints),
+	[CHECKPOINT_LIST] = VERB("job checkpoint list", "[JOB]", 0, 1, "The same", verb_job_checkpoints),
 	[CHECKPOINT_INSPECT] = VERB("job checkpoint inspect", "ID", 1, 1, "Show what a checkpoint holds", verb_checkpoint_inspect),
 	[CHECKPOINT_DELETE] = VERB("job checkpoint delete", "ID", 1, 1, "Remove a checkpoint", verb_checkpoint_delete),
 	[DELETE_CHECKPOINT] = VERB("checkpoint delete", "ID|DIRECTORY", 1, 1, "Remove a checkpoint that no other has pages from", verb_delete_checkpoint),
@@ -130,6 +131,10 @@ static const struct option_row rows[] = {
 	OPTION("config-dir", 0, STRING, "DIR", CONFIGURED, config_dir, "Where config.json is; /etc/fermata when not given"),
 	OPTION("address", 0, STRING, "ADDRESS", CONFIGURED, address, "The daemon's socket; with --protocol tcp HOST:PORT"),
 	OPTION("protocol", 0, STRING, "KIND", CONFIGURED, protocol, "unix, or tcp with mutual TLS"),
+	OPTION("tls-cert", 0, STRING, "FILE", CONFIGURED, tls_cert, "With tcp: our certificate, PEM"),
+	OPTION("tls-key", 0, STRING, "FILE", CONFIGURED, tls_key, "With tcp: its private key, PEM"),
+	OPTION("tls-ca", 0, STRING, "FILE", CONFIGURED, tls_ca, "With tcp: who must have signed the other side's certificate, PEM"),
+	OPTION("tls-name", 0, STRING, "NAME", CONFIGURED, tls_name, "With tcp: the name in the daemon's certificate, where that is not the address's"),
 	OPTION("init-config", 0, FLAG, NULL, ON(DAEMON_START), init_config, "Write config.json first, with all settings"),
 	OPTION("merge-config", 0, FLAG, NULL, ON(DAEMON_START), merge_config, "Add to config.json what it lacks first"),
 	OPTION("full", 0, FLAG, NULL, ON(DAEMON_CHECK) | ON(CHECK), full, "The daemon: folders too; check does all in any case"),
@@ -140,8 +145,9 @@ static const struct option_row rows[] = {
 	OPTION("checkpoint", 0, STRING, "ID", RESTORES, checkpoint, "A checkpoint by its id; fermata checkpoints shows them"),
 	OPTION("as", 0, STRING, "JOB", RESTORES, as, "Beside the first, as a job of this name, in a pid namespace of its own"),
 	OPTION("jid", 'j', STRING, "JOB", RUNS | ON(MANAGE_PROCESS), jid, "The job's name; one is found when not given"),
-	OPTION("out", 'o', STRING, "FILE", RUNS | RESTORES, out, "Where the output goes; /var/log/fermata-output-JOB.log when not given"),
+	OPTION("out", 'o', STRING, "FILE", RUNS | RESTORES, out, "Where the output goes; /var/log/fermata-output-JOB.log when not given, of a restore where it went"),
 	OPTION("attachable", 0, BOOL, NULL, RUNS | RESTORES, attachable, "Give it a terminal that can be joined later (attach)"),
+	OPTION_IDLE("gpu-enabled", 'g', FLAG, NULL, RUNS, "Taken, as cedana has it; a GPU needs nothing of it here"),
 	OPTION("as-root", 0, FLAG, NULL, RUNS, as_root, "Run it as root and not as the caller"),
 	OPTION("checkpoint-every", 0, STRING, "TIME", TIMED, every, "Make a checkpoint each so often (90, 10m, 2h); 0: never"),
 	OPTION("keep", 0, INT, "N", TIMED, keep, "How many periodic checkpoints are kept; 5 when not given, 0: all"),
@@ -207,6 +213,8 @@ static const struct option_row rows[] = {
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
+	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
 	OPTION("log-format", 0, STRING, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json"),
 	OPTION("log-level", 0, STRING, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4"),

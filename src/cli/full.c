@@ -7,10 +7,16 @@
 
 #include "base/log.h"
 #include "daemon/api.h"
+#include "daemon/tunnel.h"
 
 int cli_become_full(struct command_line *c)
 {
 	return 0;
+}
+
+int client_open_tls(const struct settings *s, struct error *e)
+{
+	return tunnel_open(s, e);
 }
 
 static int level_of(const char *word)

@@ -36,15 +36,46 @@ static void put_usage(FILE *f, const struct program *p, const struct verb *v)
 	fprintf(f, "%s %s%s%s", p->name, v->name, *v->arguments ? " " : "", v->arguments);
 }
 
+static void put_verb(FILE *f, const struct verb *v)
+{
+	char left[80];
+
+	snprintf(left, sizeof(left), "%s%s%s", v->name, *v->arguments ? " " : "", v->arguments);
+	fprintf(f, "  %-28s %s%s\n", left, v->summary, v->missing ? " (not yet)" : "");
+}
+
+static bool begins_with(const char *name, const struct words *words)
+{
+	for (size_t i = 0; i < words->count; i++) {
+		size_t length = strlen(words->data[i]);
+		if (strncmp(name, words->data[i], length) || name[length] != ' ')
+			return false;
+		name += length + 1;
+	}
+	return words->count;
+}
+
+bool help_group(FILE *f, const struct program *p, const struct words *words)
+{
+	size_t found = 0;
+
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		if (!begins_with(p->verbs[i].name, words))
+			continue;
+		if (!found++)
+			fprintf(f, "Commands:\n");
+		put_verb(f, &p->verbs[i]);
+	}
+	if (found)
+		fprintf(f, "\nOptions of a command: %s COMMAND --help\n", p->name);
+	return found;
+}
+
 static void print_verbs(FILE *f, const struct program *p)
 {
 	fprintf(f, "%s: %s\n\nUsage: %s COMMAND [OPTION…]\n\nCommands:\n", p->name, p->summary, p->name);
-	for (size_t i = 0; i < p->n_verbs; i++) {
-		const struct verb *v = &p->verbs[i];
-		char left[80];
-		snprintf(left, sizeof(left), "%s%s%s", v->name, *v->arguments ? " " : "", v->arguments);
-		fprintf(f, "  %-28s %s%s\n", left, v->summary, v->missing ? " (not yet)" : "");
-	}
+	for (size_t i = 0; i < p->n_verbs; i++)
+		put_verb(f, &p->verbs[i]);
 	fprintf(f, "\nOptions of all commands:\n");
 	for (size_t i = 0; i < p->n_rows; i++)
 		if (p->rows[i].verbs == ALL_VERBS)

@@ -103,7 +103,7 @@ static int print_checkpoints(struct command_line *c, json_t *list)
 
 int verb_job_checkpoints(struct command_line *c)
 {
-	json_t *list = about(c, "GET", "/v1/jobs/%s/checkpoints", NULL);
+	json_t *list = c->words[0] ? about(c, "GET", "/v1/jobs/%s/checkpoints", NULL) : remote_call(c, "GET", "/v1/checkpoints", NULL);
 
 	return print_checkpoints(c, list);
 }
@@ -138,17 +138,29 @@ int verb_job_inspect(struct command_line *c)
 	return print_object(c, about(c, "GET", "/v1/jobs/%s", NULL));
 }
 
+/* The daemon looks at it: it may lie where we can't. */
 int verb_checkpoint_inspect(struct command_line *c)
 {
-	json_t *found = about(c, "GET", "/v1/checkpoints/%s", NULL);
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	char path[200], full[240];
 
-	if (!found || c->json)
-		return print_object(c, found);
-	char *words[] = { (char *)text(found, "path"), NULL };
-	c->words = words;
-	int status = verb_inspect(c);
-	json_decref(found);
-	return status;
+	if (c->json) {
+		json_t *found = about(c, "GET", "/v1/checkpoints/%s", NULL), *content = found ? about(c, "GET", "/v1/checkpoints/%s/inspect", NULL) : NULL;
+		if (content)
+			json_object_set_new(found, "content", content);
+		else
+			json_decref(found);
+		return content ? remote_print(found) : 1;
+	}
+	if (!remote_path(c, path, sizeof(path), "/v1/checkpoints/%s/inspect?format=text", c->words[0]))
+		return 1;
+	snprintf(full, sizeof(full), "%s%s%s", path, c->verbosity > LOG_LEVEL_WARNING ? "&verbose=true" : "",
+		 c->request.skip_verify ? "&skip-verify=true" : "");
+	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+	if (!r)
+		r = client_copy(s, full, STDOUT_FILENO, &e);
+	return r ? cli_report(c, &e) : 0;
 }
 
 int verb_checkpoint_delete(struct command_line *c)
@@ -347,9 +359,11 @@ static int stop_process(struct command_line *c, bool stop)
 	if (!r && remote_wanted(c, s))
 		return stop_job(c, stop ? "/v1/processes/%s/freeze" : "/v1/processes/%s/unfreeze", stop ? "Froze" : "Unfroze");
 	if (!r)
-		r = tree_signal_stop(pid, stop, &e);
+		r = stop ? tree_freeze_all(pid, &e) : tree_unfreeze_all(pid, &e);
 	if (r)
 		return cli_report(c, &e);
+	if (c->json)
+		return remote_print(json_pack("{s:i}", "pid", pid));
 	printf("%s process PID %d\n", stop ? "Froze" : "Unfroze", pid);
 	return 0;
 }

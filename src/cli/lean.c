@@ -1,5 +1,5 @@
 /* What fermata leaves to fermata-daemon, see full.c: it becomes that program, with the same arguments. */
-#include "cli/cli.h"
+#include "cli/remote.h"
 
 #include <limits.h>
 #include <unistd.h>
@@ -20,6 +20,12 @@ int cli_become_full(struct command_line *c)
 	}
 	error_set(&e, -ENOENT, "the program fermata-daemon is not beside %s, nor in ../libexec/fermata from there; install it again", own);
 	return cli_report(c, &e);
+}
+
+/* Not reached: main becomes the other program where the protocol is tcp. */
+int client_open_tls(const struct settings *s, struct error *e)
+{
+	return error_set(e, -ENOTSUP, "this program has no TLS; fermata-daemon has");
 }
 
 int verb_daemon_start(struct command_line *c)

@@ -2,7 +2,7 @@
  * The command line: `fermata VERB …`, or, called as `criu`, criu's actions and options.
  */
 #include "base/log.h"
-#include "cli/cli.h"
+#include "cli/remote.h"
 #include "daemon/helper.h"
 
 #include <fcntl.h>
@@ -171,7 +171,8 @@ static int run(struct command_line *c)
 		return usage_error(c->program, &e);
 	if (c->request.pidfile && c->program->configured)
 		c->request.pidfile = in_work_dir(c, c->request.pidfile, pidfile);
-	return c->verb->run(c);
+	int status = remote_need_full(c);
+	return status ? status : c->verb->run(c);
 }
 
 static const struct program *program_of(const char *name)
@@ -195,6 +196,8 @@ int main(int argc, char **argv)
 		status = usage_error(p, &e);
 	else if (c.version)
 		puts(p == &program_criu ? "Version: " CRIU_VERSION : "fermata " FERMATA_VERSION);
+	else if (c.help && !c.verb && help_group(stdout, p, &source.words))
+		;
 	else if (c.help)
 		help_print(stdout, p, c.verb);
 	else {

@@ -245,8 +245,8 @@ int options_find_verb(const struct program *p, const struct words *words, const 
 		return -ENOENT;
 	for (size_t i = 0; i < p->n_verbs && !found; i++)
 		if (!strncmp(p->verbs[i].name, first, length) && p->verbs[i].name[length] == ' ')
-			return error_set(e, -EINVAL, "%s %s %s is not complete; see %s --help", p->name, first,
-					 words->count > 1 ? words->data[1] : "…", p->name);
+			return error_set(e, -EINVAL, "%s %s %s is not complete; see %s %s --help", p->name, first,
+					 words->count > 1 ? words->data[1] : "…", p->name, first);
 	if (!found)
 		return error_set(e, -EINVAL, "%s has no command %s; see %s --help", p->name, first, p->name);
 	size_t own = match_words(found->name, words), behind = words->count - own;

@@ -118,6 +118,8 @@ const struct given *given_find(const struct given_options *given, const char *na
 
 /* help.c. `verb` NULL: the program as a whole. */
 void help_print(FILE *f, const struct program *p, const struct verb *verb);
+/* The verbs that begin with these words, which are none by themselves; false: there are none. */
+bool help_group(FILE *f, const struct program *p, const struct words *words);
 /* For "bash", "zsh" or "fish"; false: there is none for that shell. */
 bool help_completion(FILE *f, const struct program *p, const char *shell);
 void help_manual(FILE *f, const struct program *p);

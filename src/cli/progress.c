@@ -71,9 +71,32 @@ static void show(void *data, const struct request_progress *p)
 	bar->shown = true;
 }
 
+/* One write(2), so that lines of other threads do not come in between. Nobody may listen any more: SIGPIPE is blocked in the thread that calls. */
+static void tell(void *data, const struct request_progress *p)
+{
+	char line[256];
+	int n = snprintf(line, sizeof(line), "{\"event\":\"progress\",\"stage\":\"%s\",\"elapsed_ns\":%llu,\"done\":%llu,\"total\":%llu}\n", p->stage,
+			 (unsigned long long)p->elapsed_ns, (unsigned long long)p->done, (unsigned long long)p->total);
+
+	if (write(STDOUT_FILENO, line, (size_t)n) < 0)
+		return;
+}
+
+bool progress_wanted(const struct command_line *c)
+{
+	return !c->quiet && c->program->strict && isatty(STDERR_FILENO);
+}
+
+void progress_show(struct command_line *c, const struct request_progress *p)
+{
+	show(&c->bar, p);
+}
+
 void progress_begin(struct command_line *c)
 {
-	if (!c->quiet && c->program->strict && isatty(STDERR_FILENO))
+	if (c->events)
+		c->request.progress = (struct request_watcher){ tell, NULL };
+	else if (progress_wanted(c))
 		c->request.progress = (struct request_watcher){ show, &c->bar };
 	if (c->profiling || c->program->configured)
 		c->request.profile = &c->profile;
@@ -89,21 +112,6 @@ void progress_end(struct command_line *c)
 static double milliseconds(uint64_t ns)
 {
 	return (double)ns / 1e6;
-}
-
-void profile_print(const struct command_line *c, bool dump)
-{
-	const struct profile *p = &c->profile;
-
-	if (!c->profiling)
-		return;
-	printf("%-10s%12s  %s\n", "STAGE", "TIME", "PART");
-	for (size_t i = 0; i < p->count; i++)
-		printf("%-10s%9.3f ms  %3.0f%%\n", p->stages[i].name, milliseconds(p->stages[i].ns),
-		       100.0 * (double)p->stages[i].ns / (double)MAX(p->total_ns, 1UL));
-	if (dump)
-		printf("%-10s%9.3f ms  (the program stood still)\n", "pause", milliseconds(p->pause_ns));
-	printf("%-10s%9.3f ms\n", "total", milliseconds(p->total_ns));
 }
 
 json_t *profile_json(const struct command_line *c, bool dump)
@@ -126,4 +134,55 @@ json_t *profile_json(const struct command_line *c, bool dump)
 		json_object_set_new(root, "pages_restored", json_integer((json_int_t)p->pages_restored));
 	}
 	return root;
+}
+
+static void tell_profile(const struct command_line *c, bool dump)
+{
+	json_t *event = profile_json(c, dump);
+	char *line = event && !json_object_set_new(event, "event", json_string("profile")) ? json_dumps(event, JSON_COMPACT) : NULL;
+
+	if (line)
+		printf("%s\n", line);
+	free(line);
+	json_decref(event);
+}
+
+void profile_print(const struct command_line *c, bool dump)
+{
+	const struct profile *p = &c->profile;
+
+	if (!c->profiling || !p->count)
+		return;
+	if (c->events) {
+		tell_profile(c, dump);
+		return;
+	}
+	printf("%-10s%12s  %s\n", "STAGE", "TIME", "PART");
+	for (size_t i = 0; i < p->count; i++)
+		printf("%-10s%9.3f ms  %3.0f%%\n", p->stages[i].name, milliseconds(p->stages[i].ns),
+		       100.0 * (double)p->stages[i].ns / (double)MAX(p->total_ns, 1UL));
+	if (dump)
+		printf("%-10s%9.3f ms  (the program stood still)\n", "pause", milliseconds(p->pause_ns));
+	printf("%-10s%9.3f ms\n", "total", milliseconds(p->total_ns));
+}
+
+static uint64_t number(const json_t *document, const char *key)
+{
+	return (uint64_t)json_integer_value(json_object_get(document, key));
+}
+
+void profile_take(struct command_line *c, const json_t *document)
+{
+	const json_t *stages = json_object_get(document, "stages");
+	struct profile *p = &c->profile;
+
+	*p = (struct profile){ .total_ns = number(document, "total_ns"), .pause_ns = number(document, "pause_ns"), .bytes = number(document, "bytes"),
+			       .pages_written = number(document, "pages_written"), .pages_restored = number(document, "pages_restored") };
+	for (size_t i = 0; i < MIN(json_array_size(stages), (size_t)PROFILE_STAGES_MAX); i++) {
+		const json_t *one = json_array_get(stages, i);
+		const char *name = json_string_value(json_object_get(one, "stage"));
+		p->stages[p->count++] = (struct profile_stage){ name ? name : "", number(one, "ns") };
+	}
+	/* The daemon may print it by its own settings. */
+	c->profiling |= p->count > 0;
 }

@@ -2,6 +2,7 @@
 #include "cli/remote.h"
 
 #include "daemon/identity.h"
+#include "proc/freezer.h"
 #include "proc/proc.h"
 
 #include <fcntl.h>
@@ -41,8 +42,8 @@ static json_t *describe(pid_t pid, bool inspect, struct error *e)
 	snprintf(path, sizeof(path), "/proc/%d/cmdline", pid);
 	if (read_file_at(AT_FDCWD, path, 1 << 20, &text, &size) == 0)
 		for (size_t i = 0; i + 1 < size; i++)
-			text[i] = text[i] && (unsigned char)text[i] < 0x80 ? text[i] : ' ';
-	json_t *one = json_pack("{s:i, s:i, s:s, s:I, s:I, s:s}", "pid", (int)pid, "parent", (int)stat.ppid, "status", status_word(stat.state), "uid",
+			text[i] = text[i] >= ' ' && text[i] < 0x7f ? text[i] : ' ';
+	json_t *one = json_pack("{s:i, s:i, s:s, s:I, s:I, s:s}", "pid", (int)pid, "parent", (int)stat.ppid, "status", freezer_holds(pid) ? "frozen" : status_word(stat.state), "uid",
 				(json_int_t)status.uid[1], "gid", (json_int_t)status.gid[1], "command", size ? text : stat.comm);
 	free(text);
 	if (one && inspect) {

@@ -10,11 +10,38 @@
 int remote_settings(const struct command_line *c, struct settings *s, struct error *e)
 {
 	const char *dir = c->config_dir;
+	const struct {
+		enum setting which;
+		const char *value, *option;
+	} line[] = { { SETTING_ADDRESS, c->address, "--address" }, { SETTING_PROTOCOL, c->protocol, "--protocol" },
+		     { SETTING_TLS_CERT, c->tls_cert, "--tls-cert" }, { SETTING_TLS_KEY, c->tls_key, "--tls-key" },
+		     { SETTING_TLS_CA, c->tls_ca, "--tls-ca" }, { SETTING_TLS_NAME, c->tls_name, "--tls-name" } };
 	int r = settings_read(s, c->program->name, dir, c->config_json, e);
 
-	if (!r && c->address)
-		r = settings_set(s, SETTING_ADDRESS, c->address, "--address", e);
-	return !r && c->protocol ? settings_set(s, SETTING_PROTOCOL, c->protocol, "--protocol", e) : r;
+	for (size_t i = 0; !r && i < ARRAY_SIZE(line); i++)
+		if (line[i].value)
+			r = settings_set(s, line[i].which, line[i].value, line[i].option, e);
+	return r;
+}
+
+void remote_profiling(struct command_line *c, const struct settings *s)
+{
+	if (!given_find(c->given, "profiling"))
+		c->profiling |= settings_bool(s, SETTING_PROFILING);
+}
+
+int remote_need_full(struct command_line *c)
+{
+	const struct option_row *row = option_find(c->program, "address");
+
+	if (!row || !option_belongs(c->program, c->verb, row) || c->no_server || !strcmp(c->verb->name, "config show"))
+		return 0;
+	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
+	struct error e = {};
+	/* What is wrong with them the verb says. */
+	if (!s || remote_settings(c, s, &e) || !strcmp(settings_text(s, SETTING_PROTOCOL), "unix"))
+		return 0;
+	return cli_become_full(c);
 }
 
 bool remote_wanted(const struct command_line *c, const struct settings *s)
@@ -76,7 +103,8 @@ json_t *remote_absolute(const char *path)
 static bool is_own(const char *name)
 {
 	static const char *const names[] = { "dir", "name", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "as", "checkpoint", "quiet", "verbosity", "log-file", "criu-opts" };
+					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "verbosity", "log-file", "log-format", "log-level",
+					     "criu-opts" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(name, names[i]))
@@ -137,53 +165,94 @@ int remote_duration(const char *text, long *ret_s, struct error *e)
 	return 0;
 }
 
-/* ---- dump ---- */
+/* ---- what the daemon tells ---- */
 
-struct dump_view {
-	const struct command_line *c;
-	char path[PATH_MAX];
-	json_t *done;
+struct view {
+	struct command_line *c;
+	json_t *done, *profile;
 };
+
+static void hear_progress(struct view *v, const json_t *event)
+{
+	const char *stage = json_string_value(json_object_get(event, "stage"));
+	const struct request_progress progress = {
+		.stage = stage ? stage : "", .elapsed_ns = (uint64_t)json_integer_value(json_object_get(event, "elapsed_ns")),
+		.done = (uint64_t)json_integer_value(json_object_get(event, "done")), .total = (uint64_t)json_integer_value(json_object_get(event, "total")) };
+
+	if (progress_wanted(v->c))
+		progress_show(v->c, &progress);
+}
 
 static int heard(void *data, json_t *event, struct error *e)
 {
-	struct dump_view *v = data;
+	struct view *v = data;
 	const char *what = json_string_value(json_object_get(event, "event"));
 
 	if (!what)
 		return 0;
+	if (!strcmp(what, "progress")) {
+		hear_progress(v, event);
+		return 0;
+	}
+	progress_end(v->c);
 	if (!strcmp(what, "error"))
 		return error_set(e, (int)json_integer_value(json_object_get(event, "code")), "%s", json_string_value(json_object_get(event, "error")));
-	if (!strcmp(what, "message") && !v->c->json && !v->c->quiet)
-		printf("%s\n", json_string_value(json_object_get(event, "text")));
+	if (!strcmp(what, "message") && !v->c->quiet)
+		fprintf(v->c->json || v->c->attach ? stderr : stdout, "%s\n", json_string_value(json_object_get(event, "text")));
+	if (!strcmp(what, "profile")) {
+		json_decref(v->profile);
+		v->profile = json_incref(event);
+		profile_take(v->c, v->profile);
+	}
 	if (!strcmp(what, "done"))
 		v->done = json_incref(event);
 	return 0;
 }
 
-int remote_dump(struct command_line *c, const char *path)
+/* One request whose answer is events; `body` is consumed. 0 with v->done, or an error that was reported. */
+static int follow(struct view *v, const char *path, json_t *body, const char *otherwise)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
-	struct dump_view view = { .c = c };
 	struct error e = {};
+	int r = s ? remote_settings(v->c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
+
+	if (!r)
+		remote_profiling(v->c, s);
+	if (!r && v->c->profiling)
+		json_object_set_new(json_object_get(body, "options"), "profiling", json_true());
+	if (!r)
+		r = client_events(s, "POST", path, body, heard, v, &e);
+	progress_end(v->c);
+	json_decref(body);
+	if (!r && !v->done)
+		r = error_set(&e, -EPIPE, "%s", otherwise);
+	return r ? cli_report(v->c, &e) : 0;
+}
+
+/* ---- dump ---- */
+
+int remote_dump(struct command_line *c, const char *path)
+{
+	struct view v = { .c = c };
 	json_t *body = json_pack("{s:o}", "options", remote_options(c));
 
 	if (c->dir)
 		json_object_set_new(body, "dir", remote_absolute(c->dir));
 	if (c->name)
 		json_object_set_new(body, "name", json_string(c->name));
-	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
-	if (!r)
-		r = client_events(s, "POST", path, body, heard, &view, &e);
-	json_decref(body);
-	if (!r && !view.done)
-		r = error_set(&e, -EPIPE, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
-	if (!r && c->json)
-		return remote_print(view.done);
-	if (!r)
-		printf("Dumped to %s\n", json_string_value(json_object_get(view.done, "path")));
-	json_decref(view.done);
-	return r ? cli_report(c, &e) : 0;
+	int status = follow(&v, path, body, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
+	if (!status && c->json) {
+		json_t *profile = profile_json(c, true);
+		if (profile)
+			json_object_set_new(v.done, "profile", profile);
+		status = remote_print(json_incref(v.done));
+	} else if (!status) {
+		profile_print(c, true);
+		printf("Dumped to %s\n", json_string_value(json_object_get(v.done, "path")));
+	}
+	json_decref(v.profile);
+	json_decref(v.done);
+	return status;
 }
 
 /* ---- restore ---- */
@@ -201,10 +270,31 @@ static int write_pid(const struct command_line *c, json_int_t pid)
 	return 1;
 }
 
+static int announce(struct command_line *c, json_t *job)
+{
+	json_int_t pid = json_integer_value(json_object_get(job, "pid"));
+	const char *jid = json_string_value(json_object_get(job, "job"));
+	char attach[200];
+	int status = write_pid(c, pid);
+
+	if (c->json && !c->attach) {
+		json_t *profile = profile_json(c, false);
+		if (profile)
+			json_object_set_new(job, "profile", profile);
+		return remote_print(json_incref(job)) || status;
+	}
+	if (!c->attach)
+		profile_print(c, false);
+	fprintf(c->attach ? stderr : stdout, "Restored successfully, PID: %lld\n", (long long)pid);
+	snprintf(attach, sizeof(attach), "/v1/jobs/%s/attach", jid ? jid : "");
+	return c->attach ? attach_to(c, attach, jid) : status;
+}
+
 int remote_restore(struct command_line *c, const char *path, json_t *body)
 {
-	char attach[200];
+	struct view v = { .c = c };
 
+	json_object_set_new(body, "events", json_true());
 	json_object_set_new(body, "options", remote_options(c));
 	json_object_set_new(body, "attachable", json_boolean(c->attachable || c->attach));
 	json_object_set_new(body, "attach", json_boolean(c->attach));
@@ -215,18 +305,10 @@ int remote_restore(struct command_line *c, const char *path, json_t *body)
 	if (c->checkpoint)
 		json_object_set_new(body, "checkpoint", json_string(c->checkpoint));
 	terminal_into(c, body);
-	json_t *job = remote_call(c, "POST", path, body);
-	if (!job)
-		return 1;
-	json_int_t pid = json_integer_value(json_object_get(job, "pid"));
-	const char *jid = json_string_value(json_object_get(job, "job"));
-	int status = write_pid(c, pid);
-	if (c->json && !c->attach)
-		return remote_print(job) || status;
-	fprintf(c->attach ? stderr : stdout, "Restored successfully, PID: %lld\n", (long long)pid);
-	snprintf(attach, sizeof(attach), "/v1/jobs/%s/attach", jid ? jid : "");
-	if (c->attach)
-		status = attach_to(c, attach, jid);
-	json_decref(job);
+	int status = follow(&v, path, body, "the daemon ended before the restore did; fermata job list says what became of it");
+	if (!status)
+		status = announce(c, json_object_get(v.done, "job"));
+	json_decref(v.profile);
+	json_decref(v.done);
 	return status;
 }

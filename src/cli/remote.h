@@ -5,6 +5,10 @@
 #include "daemon/client.h"
 
 int remote_settings(const struct command_line *c, struct settings *s, struct error *e);
+/* The setting profiling.enabled, unless the command line says otherwise. */
+void remote_profiling(struct command_line *c, const struct settings *s);
+/* A daemon on TCP needs the program that has TLS: cli_become_full where that is so. 0, or an exit status. */
+int remote_need_full(struct command_line *c);
 /* True: a daemon is to do it. False: --no-server, or there is none and none was named. */
 bool remote_wanted(const struct command_line *c, const struct settings *s);
 

@@ -25,6 +25,10 @@ int verb_restore_process(struct command_line *c)
 		error_set(&e, -EINVAL, "--as, --checkpoint and --attachable need the daemon; start it with fermata daemon start");
 		return cli_report(c, &e);
 	}
+	remote_profiling(c, s);
+	r = restore_redirect(c, &e);
+	if (r)
+		return cli_report(c, &e);
 	c->request.images_dir = c->path;
 	return cli_restore(c, true);
 }

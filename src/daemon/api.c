@@ -2,12 +2,14 @@
 #include "daemon/api.h"
 
 #include "daemon/helper.h"
+#include "daemon/tools.h"
 #include "proc/proc.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 
 #define CHILDREN_MAX 100000
@@ -63,12 +65,12 @@ static json_t *checkpoint_json(const struct checkpoint *c)
 			 (json_int_t)c->size);
 }
 
-static json_t *job_json(struct daemon *d, const struct job *j)
+json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
 	struct error none = {};
 	json_t *document = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:s, s:o, s:o, s:b, s:b}", "job", j->jid, "type", j->type, "pid",
-				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", "no", "uid", (json_int_t)j->uid, "gid",
+				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
 				     (json_int_t)j->gid, "ended", j->ended, "command", any_text(j->command), "log", any_text(j->log), "attachable",
 				     (int)j->attachable, "own_namespace", (int)j->own_namespace);
 	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
@@ -84,10 +86,36 @@ static json_t *job_json(struct daemon *d, const struct job *j)
 
 /* ---- about the daemon ---- */
 
+/* A folder that must be written to, and have room. */
+static void add_folder(json_t *list, const char *what, const char *path)
+{
+	struct statvfs room = {};
+	const char *error = access(path, W_OK) < 0 || statvfs(path, &room) < 0 ? strerror(errno) : NULL;
+	json_t *one = json_pack("{s:s, s:o, s:I}", "what", what, "path", any_text(path), "free_bytes", (json_int_t)(room.f_bavail * room.f_frsize));
+
+	if (error)
+		json_object_set_new(one, "error", json_string(error));
+	json_array_append_new(list, one);
+}
+
+static json_t *list_folders(struct call *c)
+{
+	json_t *list = json_array();
+
+	add_folder(list, "checkpoint.dir", settings_text(&c->daemon->settings, SETTING_CHECKPOINT_DIR));
+	add_folder(list, "log_dir", settings_text(&c->daemon->settings, SETTING_LOG_DIR));
+	add_folder(list, "db.path", c->daemon->state_dir);
+	return list;
+}
+
 static int get_health(struct call *c, struct error *e)
 {
+	const char *full = c->query(c->connection, "full");
+
 	c->answer = json_pack("{s:s, s:i, s:I, s:i}", "version", FERMATA_VERSION, "pid", getpid(), "started_ns", (json_int_t)c->daemon->started_ns,
 			      "uid", (int)c->caller.uid);
+	if (c->answer && full && !strcmp(full, "true"))
+		json_object_set_new(c->answer, "folders", list_folders(c));
 	return 0;
 }
 
@@ -215,7 +243,7 @@ static int stop_job(struct call *c, bool stop, struct error *e)
 		r = busy_begin(c->daemon, j.jid, stop ? "is being frozen" : "is being continued", e);
 	if (r)
 		return r;
-	r = tree_signal_stop((pid_t)j.process.pid, stop, e);
+	r = stop ? tree_freeze_all((pid_t)j.process.pid, e) : tree_unfreeze_all((pid_t)j.process.pid, e);
 	busy_end(c->daemon, j.jid);
 	return r ? r : answer_job(c, &j);
 }
@@ -235,7 +263,12 @@ static int dump_job(struct call *c, struct error *e)
 	struct job j;
 	int r = get_job(c, &j, e);
 
-	return r ? r : operation_dump(c->daemon, &c->caller, &j, (pid_t)j.process.pid, c->body, false, &c->operation, e);
+	return r ? r : operation_dump(c->daemon, &c->caller, &j, (pid_t)j.process.pid, c->body, false, &c->events, e);
+}
+
+static bool wants_events(const struct call *c)
+{
+	return json_is_true(json_object_get(c->body, "events"));
 }
 
 static int restore_job(struct call *c, struct error *e)
@@ -243,8 +276,10 @@ static int restore_job(struct call *c, struct error *e)
 	struct job j, after;
 	int r = get_job(c, &j, e);
 
+	if (!r && wants_events(c))
+		return job_restore_begin(c->daemon, &c->caller, &j, c->body, &c->events, e);
 	if (!r)
-		r = job_restore(c->daemon, &c->caller, &j, c->body, &after, e);
+		r = job_restore(c->daemon, &c->caller, &j, c->body, NULL, &after, e);
 	return r ? r : answer_job(c, &after);
 }
 
@@ -362,6 +397,64 @@ static int delete_checkpoint(struct call *c, struct error *e)
 	return r;
 }
 
+/* What `fermata VERB` says of it; ?format=text for people. */
+static int answer_tool(struct call *c, json_t *words, struct error *e)
+{
+	const char *format = c->query(c->connection, "format"), *verbose = c->query(c->connection, "verbose");
+	bool text = format && !strcmp(format, "text");
+
+	if (words && verbose && !strcmp(verbose, "true"))
+		json_array_append_new(words, json_string("-v4"));
+	if (!text && words)
+		json_array_append_new(words, json_string("--json"));
+	if (!text)
+		return tool_json(words, &c->answer, e);
+	c->text_type = "text/plain; charset=utf-8";
+	return tool_text(words, &c->text, e);
+}
+
+static int inspect_checkpoint(struct call *c, struct error *e)
+{
+	const char *skip = c->query(c->connection, "skip-verify");
+	struct checkpoint k;
+	int r = get_checkpoint(c, &k, e);
+
+	return r ? r : answer_tool(c, json_pack("[s, s, s*]", "inspect", k.path, skip && !strcmp(skip, "true") ? "--skip-verify" : NULL), e);
+}
+
+static int verify_checkpoint(struct call *c, struct error *e)
+{
+	struct checkpoint k;
+	int r = get_checkpoint(c, &k, e);
+
+	return r ? r : answer_tool(c, json_pack("[s, s]", "verify", k.path), e);
+}
+
+static int compare_checkpoints(struct call *c, struct error *e)
+{
+	struct checkpoint one, other;
+	int r = get_checkpoint(c, &one, e);
+
+	c->words[0] = c->words[1];
+	if (!r)
+		r = get_checkpoint(c, &other, e);
+	return r ? r : answer_tool(c, json_pack("[s, s, s]", "diff", one.path, other.path), e);
+}
+
+/* ---- the machine ---- */
+
+static int get_features(struct call *c, struct error *e)
+{
+	return answer_tool(c, json_pack("[s]", "features"), e);
+}
+
+static int get_check(struct call *c, struct error *e)
+{
+	const char *dir = c->caller.uid ? c->daemon->private_dir : settings_text(&c->daemon->settings, SETTING_CHECKPOINT_DIR);
+
+	return answer_tool(c, json_pack("[s, s, s]", "check", "--dir", dir), e);
+}
+
 /* ---- processes ---- */
 
 static int get_pid(struct call *c, pid_t *ret, struct error *e)
@@ -403,7 +496,33 @@ static int dump_process(struct call *c, struct error *e)
 	if (r)
 		return r;
 	bool is_job = find_job(c, pid, &j);
-	return operation_dump(c->daemon, &c->caller, is_job ? &j : NULL, pid, c->body, false, &c->operation, e);
+	return operation_dump(c->daemon, &c->caller, is_job ? &j : NULL, pid, c->body, false, &c->events, e);
+}
+
+static int show_process(struct call *c, struct error *e)
+{
+	const char *tree = c->query(c->connection, "tree");
+	pid_t pid = 0;
+	int r = get_pid(c, &pid, e);
+	json_t *words = r ? NULL : json_pack("[s, s, s, s]", "query", "process", c->words[0], "--inspect");
+
+	if (words && tree && !strcmp(tree, "true"))
+		json_array_append_new(words, json_string("--tree"));
+	return r ? r : answer_tool(c, words, e);
+}
+
+static int check_process(struct call *c, struct error *e)
+{
+	pid_t pid = 0;
+	int r = get_pid(c, &pid, e);
+	json_t *words = r ? NULL : json_pack("[s, s, s]", "check", "process", c->words[0]);
+
+	if (!r)
+		r = options_words(&c->caller, json_object_get(c->body, "options"), words, e);
+	if (!r)
+		return answer_tool(c, words, e);
+	json_decref(words);
+	return r;
 }
 
 static int stop_process(struct call *c, bool stop, struct error *e)
@@ -412,7 +531,7 @@ static int stop_process(struct call *c, bool stop, struct error *e)
 	int r = get_pid(c, &pid, e);
 
 	if (!r)
-		r = tree_signal_stop(pid, stop, e);
+		r = stop ? tree_freeze_all(pid, e) : tree_unfreeze_all(pid, e);
 	if (!r)
 		c->answer = json_pack("{s:i}", "pid", pid);
 	return r;
@@ -446,13 +565,16 @@ static int attach_process(struct call *c, struct error *e)
 static int restore_path(struct call *c, struct error *e)
 {
 	struct job after;
-	int r = job_restore(c->daemon, &c->caller, NULL, c->body, &after, e);
+
+	if (wants_events(c))
+		return job_restore_begin(c->daemon, &c->caller, NULL, c->body, &c->events, e);
+	int r = job_restore(c->daemon, &c->caller, NULL, c->body, NULL, &after, e);
 
 	return r ? r : answer_job(c, &after);
 }
 
-static const struct route routes[] = {
-	{ "GET", "/v1/health", "Version and pid of the daemon", NULL, "json", get_health },
+const struct route routes[] = {
+	{ "GET", "/v1/health", "Version and pid of the daemon; ?full=true: its folders too", NULL, "json", get_health },
 	{ "GET", "/v1/config", "Each setting, and where it comes from", NULL, "json", get_config },
 	{ "GET", "/v1/openapi.json", "This document", NULL, "json", get_openapi },
 	{ "GET", "/metrics", "Counters for Prometheus", NULL, "text", get_metrics },
@@ -462,7 +584,7 @@ static const struct route routes[] = {
 	  "json", run_job },
 	{ "POST", "/v1/jobs/manage", "Make a job of a process that runs, or will", "pid:integer jid upcoming:boolean every:integer keep:integer", "json",
 	  manage_job },
-	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job", "path checkpoint as attachable:boolean out options:object", "json", restore_path },
+	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job; with `events` the answer is events", "path checkpoint as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_path },
 	{ "GET", "/v1/jobs/{jid}", "One job", NULL, "json", show_job },
 	{ "PATCH", "/v1/jobs/{jid}", "Change periodic checkpoints and restarts", "every:integer keep:integer restart restart_limit:integer", "json", set_job },
 	{ "DELETE", "/v1/jobs/{jid}", "Forget a job that does not run; ?checkpoints=true removes its checkpoints", NULL, "json", delete_job },
@@ -470,19 +592,28 @@ static const struct route routes[] = {
 	{ "POST", "/v1/jobs/{jid}/freeze", "Stop all of its processes", NULL, "json", freeze_job },
 	{ "POST", "/v1/jobs/{jid}/unfreeze", "Continue them", NULL, "json", unfreeze_job },
 	{ "POST", "/v1/jobs/{jid}/dump", "Make a checkpoint", "dir name options:object", "events", dump_job },
-	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`",
-	  "checkpoint path as attachable:boolean options:object", "json", restore_job },
+	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`; with `events` the answer is events",
+	  "checkpoint path as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_job },
 	{ "GET", "/v1/jobs/{jid}/log", "Its output so far", NULL, "text", show_log },
 	{ "GET", "/v1/jobs/{jid}/attach", "Its terminal: the connection is upgraded to frames", NULL, "attach", attach_job },
 	{ "GET", "/v1/jobs/{jid}/checkpoints", "Its checkpoints, the newest first", NULL, "json", list_job_checkpoints },
 	{ "GET", "/v1/checkpoints", "All checkpoints, the newest first", NULL, "json", list_checkpoints },
 	{ "GET", "/v1/checkpoints/{id}", "One checkpoint", NULL, "json", show_checkpoint },
 	{ "DELETE", "/v1/checkpoints/{id}", "Remove a checkpoint", NULL, "json", delete_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/inspect", "What it holds; ?format=text for people, and verbose=true for each area of memory, thread and file", NULL, "json",
+	  inspect_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/verify", "Compare it with its checksums", NULL, "json", verify_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ", NULL, "json", compare_checkpoints },
+	{ "GET", "/v1/features", "What can be saved, and what is refused", NULL, "json", get_features },
+	{ "GET", "/v1/check", "What the machine has of what dump and restore need", NULL, "json", get_check },
+	{ "GET", "/v1/processes/{pid}", "A process; ?tree=true: and all below it", NULL, "json", show_process },
+	{ "POST", "/v1/processes/{pid}/check", "Whether it can be saved, with all below it, and what is in the way", "options:object", "json", check_process },
 	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", "dir name options:object", "events", dump_process },
 	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, "json", freeze_process },
 	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, "json", unfreeze_process },
 	{ "GET", "/v1/processes/{pid}/attach", "The terminal of the job that the process is", NULL, "attach", attach_process },
 };
+const size_t routes_count = ARRAY_SIZE(routes);
 
 /* Compares with a path that has words in braces. */
 static bool matches(const char *pattern, const char *path, struct call *c)
@@ -517,78 +648,4 @@ const struct route *route_find(const char *method, const char *path, struct call
 			return &routes[i];
 	}
 	return NULL;
-}
-
-/* ---- the document ---- */
-
-static json_t *body_schema(const char *text)
-{
-	json_t *properties = json_object();
-
-	while (*text) {
-		char name[64], type[32] = "string";
-		size_t length = strcspn(text, " ");
-		snprintf(name, sizeof(name), "%.*s", (int)length, text);
-		char *colon = strchr(name, ':');
-		if (colon) {
-			*colon = '\0';
-			snprintf(type, sizeof(type), "%s", colon + 1);
-		}
-		json_t *schema = json_pack("{s:s}", "type", !strcmp(name, "argv") || !strcmp(name, "env") ? "array" : type);
-		if (!strcmp(name, "argv") || !strcmp(name, "env"))
-			json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));
-		json_object_set_new(properties, name, schema);
-		text += length + (text[length] == ' ');
-	}
-	return json_pack("{s:{s:{s:{s:s, s:o}}}}", "content", "application/json", "schema", "type", "object", "properties", properties);
-}
-
-static json_t *parameters_of(const char *path)
-{
-	json_t *list = json_array();
-
-	for (const char *at = strchr(path, '{'); at; at = strchr(at + 1, '{')) {
-		char name[32];
-		snprintf(name, sizeof(name), "%.*s", (int)strcspn(at + 1, "}"), at + 1);
-		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", name, "in", "path", "required", 1, "schema", "type", "string"));
-	}
-	return list;
-}
-
-static json_t *answer_of(const struct route *r)
-{
-	const char *type = !strcmp(r->answers, "events") ? "application/x-ndjson" : !strcmp(r->answers, "text") ? "text/plain" : "application/json";
-
-	if (!strcmp(r->answers, "attach"))
-		return json_pack("{s:{s:s}, s:{s:s}}", "101", "description", "frames, see src/daemon/frames.h", "default", "$ref",
-				 "#/components/responses/error");
-	return json_pack("{s:{s:s, s:{s:{}}}, s:{s:s}}", "200", "description", r->answers, "content", type, "default", "$ref",
-			 "#/components/responses/error");
-}
-
-json_t *routes_openapi(void)
-{
-	json_t *paths = json_object();
-
-	for (size_t i = 0; i < ARRAY_SIZE(routes); i++) {
-		const struct route *r = &routes[i];
-		char method[16];
-		size_t n = 0;
-		for (; r->method[n]; n++)
-			method[n] = (char)(r->method[n] | 0x20);
-		method[n] = '\0';
-		json_t *path = json_object_get(paths, r->path);
-		if (!path) {
-			path = json_object();
-			json_object_set_new(paths, r->path, path);
-		}
-		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(r->path), "responses", answer_of(r));
-		if (r->body)
-			json_object_set_new(operation, "requestBody", body_schema(r->body));
-		json_object_set_new(path, method, operation);
-	}
-	json_t *error = json_pack("{s:s, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s}}}}}}", "description", "what went wrong", "content", "application/json", "schema",
-				  "type", "object", "properties", "error", "type", "string", "code", "type", "integer");
-	return json_pack("{s:s, s:{s:s, s:s}, s:o, s:{s:{s:o}}}", "openapi", "3.0.3", "info", "title", "fermata", "version", FERMATA_VERSION, "paths", paths,
-			 "components", "responses", "error", error);
 }

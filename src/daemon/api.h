@@ -18,7 +18,7 @@ struct call {
 	char *text;
 	const char *text_type;
 	int file;	      /* or -1: its content */
-	struct operation *operation; /* its events as they come, a line each */
+	struct events *events; /* as they come, a line each */
 	int attach;	      /* or -1: a socket that the connection is joined to */
 };
 
@@ -29,6 +29,10 @@ struct route {
 	int (*handle)(struct call *c, struct error *e);
 };
 
+extern const struct route routes[];
+extern const size_t routes_count;
+/* How a job looks outside: a new reference. */
+json_t *job_json(struct daemon *d, const struct job *j);
 /* *ret_known: the path is one, maybe with another method. Fills c->words. */
 const struct route *route_find(const char *method, const char *path, struct call *c, bool *ret_known);
 json_t *routes_openapi(void); /* a new reference */

@@ -14,8 +14,10 @@ int client_open(const struct settings *s, struct client_connection *ret, struct 
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
 
 	ret->start = ret->end = 0;
-	if (strcmp(settings_text(s, SETTING_PROTOCOL), "unix"))
-		return error_set(e, -ENOTSUP, "this command speaks with a daemon on a unix socket only; use curl --cert for one on TCP");
+	if (strcmp(settings_text(s, SETTING_PROTOCOL), "unix")) {
+		ret->fd = client_open_tls(s, e);
+		return MIN(ret->fd, 0);
+	}
 	if (snprintf(address.sun_path, sizeof(address.sun_path), "%s", path) >= (int)sizeof(address.sun_path))
 		return error_set(e, -ENAMETOOLONG, "the address %s is too long for a socket", path);
 	ret->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);

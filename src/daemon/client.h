@@ -14,6 +14,8 @@ struct client_connection {
 
 /* -ECONNREFUSED, -ENOENT: no daemon is there. */
 int client_open(const struct settings *s, struct client_connection *ret, struct error *e);
+/* On TCP, by TLS: a socket, or a negative errno. The program defines it: fermata has no TLS (cli/lean.c), fermata-daemon has (cli/full.c). */
+int client_open_tls(const struct settings *s, struct error *e);
 void client_close(struct client_connection *c);
 
 /* Sends a request and reads the answer. `body` NULL: none. Errors that the daemon answers become ours, with its text and code. */

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "daemon/events.h"
 #include "daemon/settings.h"
 #include "daemon/store.h"
 
@@ -55,8 +56,8 @@ int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *
 
 /* ---- jobs.c ---- */
 
-/* After the store was opened: jobs that run are found again, what is half-written is removed. `damaged`: the store is new. */
-int jobs_recover(struct daemon *d, bool damaged, struct error *e);
+/* After the store was opened: jobs that run are found again, what is half-written is removed. */
+int jobs_recover(struct daemon *d, struct error *e);
 /* The job, looked at afresh, when the caller may reach it. */
 int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
 int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
@@ -74,10 +75,13 @@ int job_delete(struct daemon *d, struct job *j, bool with_checkpoints, struct er
 
 /* ---- restores.c ---- */
 
-/* `j` NULL: of a path, as a new job. body: path, checkpoint, as, attachable, raw, rows, columns, log, options. */
-int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct job *ret, struct error *e);
+/* `j` NULL: of a path, as a new job. body: path, checkpoint, as, attachable, raw, rows, columns, log, options. `told` may be NULL. */
+int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events *told, struct job *ret,
+		struct error *e);
+/* The same in a thread; the last event is {"event": "done", "job": …}. */
+int job_restore_begin(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events **ret, struct error *e);
 /* Starts the job's supervisor with `spec` and waits for its answer. The job stands in the store already. */
-int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error *e);
+int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e);
 /* Options of a request as words for the command line: a list of strings. Those that a user who is not root may not give are refused. */
 int options_words(const struct caller *c, const json_t *options, json_t *ret, struct error *e);
 

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -19,10 +20,28 @@ static int put_descriptor(posix_spawn_file_actions_t *actions, int fd, int numbe
 			posix_spawn_file_actions_adddup2(actions, fd, number);
 }
 
+/* fermata, where this is fermata-daemon: the same without the libraries that take long to load. See cli/lean.c for the places. */
+static const char *choose_program(char path[PATH_MAX + 32])
+{
+	static const char *const places[] = { "fermata", "../../bin/fermata" };
+	char own[PATH_MAX];
+	ssize_t n = readlink("/proc/self/exe", own, sizeof(own) - 1);
+
+	own[MAX(n, 0)] = '\0';
+	char *slash = strrchr(own, '/');
+	for (size_t i = 0; slash && !strcmp(slash + 1, "fermata-daemon") && i < ARRAY_SIZE(places); i++) {
+		snprintf(path, PATH_MAX + 32, "%.*s/%s", (int)(slash - own), own, places[i]);
+		if (access(path, X_OK) == 0)
+			return path;
+	}
+	return "/proc/self/exe";
+}
+
 int daemon_helper_start(char *const argv[], int in, int out, int err, pid_t *ret, struct error *e)
 {
 	posix_spawn_file_actions_t actions;
 	posix_spawnattr_t attributes;
+	char program[PATH_MAX + 32];
 	sigset_t none, all;
 
 	sigemptyset(&none);
@@ -35,7 +54,7 @@ int daemon_helper_start(char *const argv[], int in, int out, int err, pid_t *ret
 	int r = put_descriptor(&actions, in, 0);
 	r = r ? r : put_descriptor(&actions, out, 1);
 	r = r ? r : put_descriptor(&actions, err, 2);
-	r = r ? r : posix_spawn(ret, "/proc/self/exe", &actions, &attributes, argv, environ);
+	r = r ? r : posix_spawn(ret, choose_program(program), &actions, &attributes, argv, environ);
 	posix_spawn_file_actions_destroy(&actions);
 	posix_spawnattr_destroy(&attributes);
 	return r ? error_errno(e, -r, "cannot start %s", argv[0]) : 0;

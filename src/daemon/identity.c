@@ -1,6 +1,8 @@
 /* See identity.h. /proc/PID/stat field 22 is the start time, in clock ticks after boot. */
 #include "daemon/identity.h"
 
+#include "gpu/gpu.h"
+#include "proc/freezer.h"
 #include "proc/proc.h"
 
 #include <fcntl.h>
@@ -8,6 +10,8 @@
 #include <sys/syscall.h>
 
 #define ROUNDS_MAX 1000
+#define HOLD_MS 10000
+#define MAPS_MAX (64u << 20)
 
 static void read_boot(char boot[40])
 {
@@ -95,12 +99,17 @@ int tree_list(pid_t root, struct tree *ret)
 	return r;
 }
 
-int tree_signal_stop(pid_t root, bool stop, struct error *e)
+bool process_is_dead(pid_t pid)
+{
+	struct proc_stat stat;
+
+	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
+}
+
+static int signal_all(pid_t root, bool stop, struct error *e)
 {
 	size_t before = 0;
 
-	if (kill(root, 0) < 0)
-		return error_set(e, -ESRCH, "there is no process %d", root);
 	for (int round = 0; round < ROUNDS_MAX; round++) {
 		struct tree t = {};
 		int r = tree_list(root, &t);
@@ -118,11 +127,93 @@ int tree_signal_stop(pid_t root, bool stop, struct error *e)
 	return error_set(e, -EBUSY, "the tree of process %d makes new processes faster than they can be stopped", root);
 }
 
-bool process_is_dead(pid_t pid)
+/* Gives how many of the tree the freezer held, or a negative errno. */
+static int release_all(pid_t root)
 {
-	struct proc_stat stat;
+	struct tree t = {};
+	int r = tree_list(root, &t), released = 0;
 
-	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
+	for (size_t i = 0; i < t.count; i++) {
+		int one = freezer_release(t.data[i]);
+		released += one > 0;
+		if (one < 0 && one != -ESRCH && one != -ENOENT && !r)
+			r = one;
+	}
+	VEC_FREE(&t);
+	return r ? r : released;
+}
+
+static int hold_each(const struct tree *t)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->count; i++) {
+		r = process_is_dead(t->data[i]) ? 0 : freezer_hold(t->data[i]);
+		if (i && (r == -ESRCH || r == -ENOENT) && kill(t->data[i], 0) < 0)
+			r = 0;
+	}
+	for (size_t i = 0; !r && i < t->count; i++) {
+		r = process_is_dead(t->data[i]) ? 0 : freezer_wait(t->data[i], HOLD_MS);
+		if (i && r == -ESRCH)
+			r = 0;
+	}
+	return r;
+}
+
+/* All of it by the freezer, or none. What is held has no more children: once a round finds no others all are. */
+static int hold_all(pid_t root)
+{
+	size_t before = 0;
+
+	for (int round = 0; round < ROUNDS_MAX; round++) {
+		struct tree t = {};
+		int r = tree_list(root, &t);
+		if (!r)
+			r = hold_each(&t);
+		size_t count = t.count;
+		VEC_FREE(&t);
+		if (r) {
+			release_all(root);
+			return r;
+		}
+		if (count == before)
+			return 0;
+		before = count;
+	}
+	release_all(root);
+	return -EBUSY;
+}
+
+static bool holds_us(pid_t root)
+{
+	struct proc_stat stat = {};
+	pid_t pid = getpid();
+
+	while (pid > 0 && pid != root)
+		pid = proc_read_stat(pid, &stat) ? 0 : stat.ppid;
+	return pid == root;
+}
+
+int tree_freeze_all(pid_t root, struct error *e)
+{
+	if (kill(root, 0) < 0)
+		return errno == ESRCH ? error_set(e, -ESRCH, "there is no process %d", root) : error_errno(e, -errno, "cannot stop process %d", root);
+	if (holds_us(root))
+		return error_set(e, -EINVAL, "cannot stop process %d: this command runs below it and would be stopped with it; run it from elsewhere", root);
+	int r = hold_all(root);
+	if (r == -ETIMEDOUT || r == -EBUSY)
+		return error_errno(e, r, "cannot stop process %d", root);
+	return r ? signal_all(root, true, e) : 0;
+}
+
+int tree_unfreeze_all(pid_t root, struct error *e)
+{
+	if (kill(root, 0) < 0 && errno == ESRCH)
+		return error_set(e, -ESRCH, "there is no process %d", root);
+	int released = release_all(root);
+	if (released < 0)
+		return error_errno(e, released, "cannot continue process %d", root);
+	return released ? 0 : signal_all(root, false, e);
 }
 
 int tree_require_owner(pid_t root, uid_t uid, struct error *e)
@@ -141,4 +232,22 @@ int tree_require_owner(pid_t root, uid_t uid, struct error *e)
 	}
 	VEC_FREE(&t);
 	return r;
+}
+
+bool tree_uses_gpu(pid_t root)
+{
+	struct tree t = {};
+	bool found = false;
+
+	/* As the engine has it: without a driver nobody is looked at. */
+	if (!gpu_present() || tree_list(root, &t))
+		return false;
+	for (size_t i = 0; i < t.count && !found; i++) {
+		char path[40], *text = NULL;
+		snprintf(path, sizeof(path), "/proc/%d/maps", t.data[i]);
+		found = read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) == 0 && (strstr(text, "/libcuda.so") || strstr(text, " /dev/nvidia"));
+		free(text);
+	}
+	VEC_FREE(&t);
+	return found;
 }

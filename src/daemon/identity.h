@@ -25,8 +25,14 @@ struct tree {
 	size_t count, capacity;
 };
 int tree_list(pid_t root, struct tree *ret);
-/* Stops each process of the tree by SIGSTOP, until no new one is found; or continues them. */
-int tree_signal_stop(pid_t root, bool stop, struct error *e);
+/*
+ * Stops each process of the tree, by the cgroup freezer where there is one, which no program notices, or else by SIGSTOP, until no new one
+ * is found; and lets them go on.
+ */
+int tree_freeze_all(pid_t root, struct error *e);
+int tree_unfreeze_all(pid_t root, struct error *e);
+/* Whether one of the tree has loaded CUDA, or mapped one of NVIDIA's devices. */
+bool tree_uses_gpu(pid_t root);
 /* A zombie with no thread left: it has nothing, and nobody's rights. */
 bool process_is_dead(pid_t pid);
 /* -EPERM with the reason, when a user who is not root may not have us act on the tree below `root`: all of it must be theirs. */

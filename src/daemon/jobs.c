@@ -3,13 +3,14 @@
 
 #include "base/log.h"
 #include "daemon/helper.h"
+#include "proc/freezer.h"
 #include "proc/proc.h"
 
 #include <ctype.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
@@ -97,6 +98,23 @@ static void halt(struct job *j, const char *how, int64_t code)
 	j->ended_ns = now_ns();
 }
 
+/* No supervisor has taken the job up, and none will from now on (helper.h). False: one just did. */
+static bool give_up(struct daemon *d, const char *jid)
+{
+	char path[STORE_PATH_MAX + 200];
+
+	snprintf(path, sizeof(path), "%s/%s", d->jobs_dir, jid);
+	_cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return true;
+	if (flock(dir, LOCK_EX) < 0)
+		return false;
+	bool taken = faccessat(dir, SUPERVISOR_STATE, F_OK, 0) == 0;
+	if (!taken)
+		unlinkat(dir, SUPERVISOR_WANTED, 0);
+	return !taken;
+}
+
 static void refresh_supervised(struct daemon *d, struct job *j)
 {
 	json_t *state = read_state(d, j->jid);
@@ -110,7 +128,7 @@ static void refresh_supervised(struct daemon *d, struct job *j)
 		halt(j, strcmp(phase, "failed") ? "exited" : "failed", json_integer_value(json_object_get(state, "code")));
 	else if (phase && !strcmp(phase, "running") && j->state == JOB_STARTING)
 		j->state = JOB_RUNNING;
-	else if (!identity_alive(&j->supervisor) && !identity_alive(&j->process) && !busy_is(d, j->jid))
+	else if (!identity_alive(&j->supervisor) && !identity_alive(&j->process) && !busy_is(d, j->jid) && (state || give_up(d, j->jid)))
 		halt(j, "lost", -1);
 	json_decref(state);
 }
@@ -179,6 +197,8 @@ const char *job_status(const struct job *j)
 		return "upcoming";
 	if (!strcmp(j->ended, "stale"))
 		return "stale";
+	if (state > 0 && freezer_holds((pid_t)j->process.pid))
+		return "frozen";
 	switch (state) {
 	case 0:
 	case 'X':
@@ -336,7 +356,7 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 	if (!r)
 		r = store_put_job(d->store, &j, false, e);
 	if (!r)
-		r = supervisor_begin(d, &j, run_spec(c, &j, body), e);
+		r = supervisor_begin(d, &j, run_spec(c, &j, body), NULL, e);
 	if (r) {
 		struct error ignored = {};
 		store_delete_job(d->store, j.jid, &ignored);
@@ -434,12 +454,17 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 		r = job_unlock(d, j, true, e);
 	if (!r)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;
+	int above = freezer_above((pid_t)j->process.pid);
 	for (size_t i = 0; !r && i < t.count; i++)
 		kill(t.data[i], signal);
+	/* The freezer of cgroups version 1 keeps even from dying. */
+	for (size_t i = 0; !r && i < t.count && signal == SIGKILL; i++)
+		freezer_release(t.data[i]);
 	VEC_FREE(&t);
 	close(pidfd);
 	if (!r && signal == SIGKILL)
 		wait_for_end(d, j);
+	freezer_tidy(above);
 	return r;
 }
 
@@ -476,49 +501,12 @@ int job_delete(struct daemon *d, struct job *j, bool with_checkpoints, struct er
 
 /* ---- after a start of the daemon ---- */
 
-/* The store was lost: each folder of a job has enough to find it again. */
-static int adopt(struct daemon *d, const char *jid, struct error *e)
-{
-	struct job j = { .state = JOB_STARTING, .type = "process", .exit_code = -1, .keep = 5, .restart_limit = 3 };
-	char path[STORE_PATH_MAX + 200];
-
-	snprintf(path, sizeof(path), "%s/%s/job.json", d->jobs_dir, jid);
-	json_t *spec = json_load_file(path, 0, NULL);
-	const char *log = text_of(spec, "log"), *command = text_of(spec, "command");
-	snprintf(j.jid, sizeof(j.jid), "%s", jid);
-	snprintf(j.log, sizeof(j.log), "%s", log ? log : "");
-	snprintf(j.command, sizeof(j.command), "%s", command ? command : "");
-	j.uid = json_integer_value(json_object_get(spec, "owner"));
-	j.gid = json_integer_value(json_object_get(spec, "gid"));
-	j.attachable = json_is_true(json_object_get(spec, "attachable"));
-	j.own_namespace = json_is_true(json_object_get(spec, "own_namespace"));
-	j.created_ns = json_integer_value(json_object_get(spec, "created_ns"));
-	json_decref(spec);
-	int r = job_check_name(jid, e) ? 0 : store_put_job(d->store, &j, true, e);
-	return r == -EEXIST ? 0 : r;
-}
-
-static int adopt_all(struct daemon *d, struct error *e)
-{
-	DIR *dir = opendir(d->jobs_dir);
-	int r = 0;
-
-	for (struct dirent *entry; dir && !r && (entry = readdir(dir));)
-		if (entry->d_name[0] != '.')
-			r = adopt(d, entry->d_name, e);
-	if (dir)
-		closedir(dir);
-	return r;
-}
-
-int jobs_recover(struct daemon *d, bool damaged, struct error *e)
+int jobs_recover(struct daemon *d, struct error *e)
 {
 	struct job_list list = {};
 	size_t pending;
-	int r = damaged ? adopt_all(d, e) : 0;
+	int r = store_list_jobs(d->store, &list, e);
 
-	if (!r)
-		r = store_list_jobs(d->store, &list, e);
 	for (size_t i = 0; !r && i < list.count; i++) {
 		r = job_refresh(d, &list.data[i], e);
 		if (!r && list.data[i].state == JOB_RUNNING)

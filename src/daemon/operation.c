@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "daemon/helper.h"
+#include "proc/freezer.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -18,15 +19,10 @@
 
 struct operation {
 	struct daemon *daemon;
-	atomic_int references;
-	pthread_mutex_t lock;
-	pthread_cond_t change;
-	VEC(char *) events;
-	bool done;
-
+	struct events *events;
 	struct checkpoint checkpoint;
 	char key[JID_MAX + 16], jid[JID_MAX];
-	bool leaves_running;
+	bool leaves_running, was_frozen;
 	int64_t keep;
 	json_t *words; /* the helper's command line */
 	int64_t start_ns;
@@ -39,46 +35,11 @@ void operations_begin(struct daemon *d)
 	sem_init(&places, 0, OPERATIONS_MAX);
 }
 
-void operation_release(struct operation *o)
+static void operation_free(struct operation *o)
 {
-	if (!o || --o->references > 0)
-		return;
-	VEC_FOREACH(&o->events, line)
-		free(*line);
-	VEC_FREE(&o->events);
+	events_release(o->events);
 	json_decref(o->words);
-	pthread_mutex_destroy(&o->lock);
-	pthread_cond_destroy(&o->change);
 	free(o);
-}
-
-static void tell(struct operation *o, json_t *event, bool last)
-{
-	char *text = event ? json_dumps(event, JSON_COMPACT) : NULL;
-
-	json_decref(event);
-	pthread_mutex_lock(&o->lock);
-	char **slot = text ? VEC_PUSH(&o->events) : NULL;
-	if (slot)
-		*slot = text;
-	else
-		free(text);
-	o->done |= last;
-	pthread_cond_broadcast(&o->change);
-	pthread_mutex_unlock(&o->lock);
-}
-
-char *operation_next(struct operation *o, size_t *at)
-{
-	char *text = NULL;
-
-	pthread_mutex_lock(&o->lock);
-	while (*at >= o->events.count && !o->done)
-		pthread_cond_wait(&o->change, &o->lock);
-	if (*at < o->events.count && asprintf(&text, "%s\n", o->events.data[(*at)++]) < 0)
-		text = NULL;
-	pthread_mutex_unlock(&o->lock);
-	return text;
 }
 
 /* ---- the helper ---- */
@@ -96,10 +57,8 @@ static void take_line(struct operation *o, char *line, struct outcome *out)
 		memcpy(out->path, path, strlen(path) + 1);
 	else if (!strncmp(line, "Error: ", 7))
 		error_set(&out->error, -EIO, "%s", line + 7);
-	else if (line[0] == '{')
-		tell(o, json_loads(line, 0, NULL), false);
-	else if (line[0])
-		tell(o, json_pack("{s:s, s:s}", "event", "message", "text", line), false);
+	else
+		events_line(o->events, line);
 }
 
 static void read_output(struct operation *o, int fd, struct outcome *out)
@@ -203,6 +162,9 @@ static void fail(struct operation *o, const struct error *e)
 
 	d->counters.dumps_failed++;
 	log_warning("%s", e->text);
+	/* A helper that was killed in the middle could not put it back. */
+	if (o->was_frozen && !freezer_holds((pid_t)o->checkpoint.pid) && tree_freeze_all((pid_t)o->checkpoint.pid, &ignored))
+		log_warning("%s", ignored.text);
 	/* One killed in the middle leaves a folder behind; one whose name was taken must not touch what is there. */
 	if (!checkpoint_find(o->checkpoint.path, path) || !checkpoint_is_whole(path))
 		checkpoint_remove(d, &o->checkpoint, &ignored);
@@ -218,7 +180,7 @@ static void *work(void *argument)
 	struct error e = {};
 	char id[64];
 
-	tell(o, json_pack("{s:s, s:s}", "event", "started", "path", o->checkpoint.path), false);
+	events_tell(o->events, json_pack("{s:s, s:s}", "event", "started", "path", o->checkpoint.path));
 	while (sem_wait(&places) < 0)
 		;
 	o->start_ns = now_ns();
@@ -234,15 +196,11 @@ static void *work(void *argument)
 	d->counters.operations--;
 	daemon_wake(d);
 	if (r)
-		tell(o, json_pack("{s:s, s:s, s:i}", "event", "error", "error", e.text, "code", r), true);
+		events_failed(o->events, r, &e);
 	else
-		tell(o, json_pack("{s:s, s:s, s:s, s:I}", "event", "done", "path", o->checkpoint.path, "id", o->checkpoint.id, "size",
-				  (json_int_t)o->checkpoint.size), true);
-	pthread_mutex_lock(&o->lock);
-	o->done = true;
-	pthread_cond_broadcast(&o->change);
-	pthread_mutex_unlock(&o->lock);
-	operation_release(o);
+		events_done(o->events, json_pack("{s:s, s:s, s:s, s:I}", "event", "done", "path", o->checkpoint.path, "id", o->checkpoint.id,
+						 "size", (json_int_t)o->checkpoint.size));
+	operation_free(o);
 	return NULL;
 }
 
@@ -327,12 +285,15 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "process");
 	add(o->words, "%d", pid);
 	add(o->words, "--no-server");
+	add(o->words, "--events");
 	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
 	add(o->words, "--name=%s", slash + 1);
 	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
 		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
 	if (!json_object_get(options, "streams") && settings_number(s, SETTING_CHECKPOINT_STREAMS))
 		add(o->words, "--streams=%ld", settings_number(s, SETTING_CHECKPOINT_STREAMS));
+	if (!json_object_get(options, "profiling") && settings_bool(s, SETTING_PROFILING))
+		add(o->words, "--profiling");
 	if (j && j->attachable)
 		add(o->words, "--shell-job");
 	if (enters && !o->leaves_running)
@@ -357,6 +318,7 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 	k->state = CHECKPOINT_PENDING;
 	k->uid = j ? j->uid : c->uid;
 	k->pid = pid;
+	o->was_frozen = freezer_holds(pid);
 	k->attachable = j ? j->attachable : 0;
 	k->time_ns = now_ns();
 	o->keep = periodic && j ? j->keep : 0;
@@ -373,29 +335,28 @@ static int start_thread(struct operation *o, struct error *e)
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attributes, 512UL << 10);
 	d->counters.operations++;
-	o->references++;
 	int r = pthread_create(&thread, &attributes, work, o);
 	pthread_attr_destroy(&attributes);
 	if (!r)
 		return 0;
 	d->counters.operations--;
-	o->references--;
 	store_delete_checkpoint(d->store, o->checkpoint.id, e);
 	return error_errno(e, -r, "cannot start a thread");
 }
 
 int operation_dump(struct daemon *d, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic,
-		   struct operation **ret, struct error *e)
+		   struct events **ret, struct error *e)
 {
 	struct operation *o = calloc(1, sizeof(*o));
+	struct events *events = o ? events_new() : NULL;
 	char id[64];
 	int r;
 
-	if (!o)
+	if (!events) {
+		free(o);
 		return error_set(e, -ENOMEM, "out of memory");
-	pthread_mutex_init(&o->lock, NULL);
-	pthread_cond_init(&o->change, NULL);
-	o->references = 1;
+	}
+	o->events = events_keep(events);
 	o->daemon = d;
 	o->words = json_array();
 	if (j) {
@@ -406,7 +367,8 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	}
 	r = j && !job_runs(j) ? error_set(e, -ESRCH, "job %s does not run", j->jid) : busy_begin(d, o->key, "is being dumped", e);
 	if (r) {
-		operation_release(o);
+		operation_free(o);
+		events_release(events);
 		return r;
 	}
 	r = tree_require_owner(pid, c->uid, e);
@@ -419,9 +381,10 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 		busy_end(d, id);
 	if (r) {
 		busy_end(d, o->key);
-		operation_release(o);
+		operation_free(o);
+		events_release(events);
 		return r;
 	}
-	*ret = o;
+	*ret = events; /* the thread has the operation */
 	return 0;
 }

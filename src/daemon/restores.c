@@ -1,5 +1,5 @@
 /* Supervisors are started here: for new jobs, and for those that come from a checkpoint. */
-#include "daemon/daemon.h"
+#include "daemon/api.h"
 
 #include "daemon/helper.h"
 
@@ -10,43 +10,56 @@
 
 #define ANSWER_MAX 8192
 
-static int read_answer(int fd, struct error *e)
+/* The answer is the line that is no event and has no message. */
+static int take_line(const char *line, struct events *told, bool *answered, struct error *e)
 {
-	char text[ANSWER_MAX];
-	size_t have = 0;
-	ssize_t n;
+	json_t *document = line[0] == '{' ? json_loads(line, 0, NULL) : NULL;
+	const char *error = json_string_value(json_object_get(document, "error"));
+	int code = (int)json_integer_value(json_object_get(document, "code")), r = 0;
 
-	while ((n = read(fd, text + have, sizeof(text) - 1 - have)) > 0 || (n < 0 && errno == EINTR))
-		have += (size_t)MAX(n, 0);
-	text[have] = '\0';
-	json_t *answer = json_loads(text, 0, NULL);
-	const char *error = json_string_value(json_object_get(answer, "error"));
-	int code = (int)json_integer_value(json_object_get(answer, "code")), r = 0;
-	if (!answer)
-		r = error_set(e, -EIO, "the job's supervisor died");
+	*answered = document && !json_object_get(document, "event");
+	if (!*answered)
+		events_line(told, line);
 	else if (error)
 		r = error_set(e, code < 0 ? code : -EIO, "%s", error);
-	json_decref(answer);
+	json_decref(document);
 	return r;
 }
 
-/* What is needed to find the job again should the store be lost. */
-static int write_description(const struct job *j, const char *dir, struct error *e)
+static int read_answer(int fd, struct events *told, struct error *e)
 {
-	char path[STORE_PATH_MAX + 300];
-	json_t *text = json_pack("{s:s, s:s, s:s, s:I, s:I, s:b, s:b, s:I}", "jid", j->jid, "command", j->command, "log", j->log, "owner",
-				 (json_int_t)j->uid, "gid", (json_int_t)j->gid, "attachable", (int)j->attachable, "own_namespace",
-				 (int)j->own_namespace, "created_ns", (json_int_t)j->created_ns);
-	/* A command that is no UTF-8 has no place in JSON; the rest is what counts. */
-	if (!text)
-		text = json_pack("{s:s, s:I}", "jid", j->jid, "owner", (json_int_t)j->uid);
-	snprintf(path, sizeof(path), "%s/job.json", dir);
-	int r = json_dump_file(text, path, JSON_COMPACT) ? error_errno(e, errno ? -errno : -EIO, "cannot write %s", path) : 0;
-	json_decref(text);
-	return r;
+	FILE *f = fdopen(fd, "r");
+	char line[ANSWER_MAX];
+	bool answered = false;
+	int r = 0;
+
+	while (f && !answered && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		r = take_line(line, told, &answered, e);
+	}
+	if (f)
+		fclose(f);
+	else
+		close(fd);
+	return answered ? r : error_set(e, -EIO, "the job's supervisor died");
 }
 
-static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
+static int write_wanted(const char *dir, json_t *spec, struct error *e)
+{
+	char path[STORE_PATH_MAX + 300], token[24];
+	FILE *f;
+
+	checkpoint_new_id(token);
+	json_object_set_new(spec, "token", json_string(token));
+	snprintf(path, sizeof(path), "%s/" SUPERVISOR_WANTED, dir);
+	f = fopen(path, "we");
+	bool good = f && fputs(token, f) >= 0;
+	if (f && fclose(f))
+		good = false;
+	return good ? 0 : error_errno(e, errno ? -errno : -EIO, "cannot write %s", path);
+}
+
+static int start(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	char dir[STORE_PATH_MAX + 200], state[STORE_PATH_MAX + 300];
 	char *argv[] = { (char *)"fermata-supervisor", j->jid, NULL };
@@ -59,7 +72,7 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
 		return error_errno(e, -errno, "cannot make %s", dir);
 	/* An earlier run's end is not this one's. */
 	unlink(state);
-	int r = write_description(j, dir, e);
+	int r = write_wanted(dir, spec, e);
 	if (r)
 		return r;
 	json_object_set_new(spec, "jid", json_string(j->jid));
@@ -70,15 +83,16 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct error *e)
 		return error_errno(e, -errno, "cannot make a pipe");
 	r = daemon_helper_start_with(argv, spec, ends[1], -1, &pid, e);
 	close(ends[1]);
-	if (!r) {
-		r = read_answer(ends[0], e);
-		waitpid(pid, NULL, 0);
+	if (r) {
+		close(ends[0]);
+		return r;
 	}
-	close(ends[0]);
+	r = read_answer(ends[0], told, e);
+	waitpid(pid, NULL, 0);
 	return r;
 }
 
-int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error *e)
+int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	j->state = JOB_STARTING;
 	j->ended[0] = '\0';
@@ -87,7 +101,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct error
 	j->process = j->supervisor = (struct identity){};
 	int r = spec ? store_put_job(d->store, j, false, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
 	if (!r)
-		r = start(d, j, spec, e);
+		r = start(d, j, spec, told, e);
 	json_decref(spec);
 	return r ? r : job_refresh(d, j, e);
 }
@@ -161,6 +175,20 @@ static const char *text_of(const json_t *body, const char *key)
 	return json_string_value(json_object_get(body, key));
 }
 
+/* A checkpoint that we know, named by its path: its terminal was one that we gave it. */
+static bool was_attachable(struct daemon *d, const char *path)
+{
+	struct checkpoint_list list = {};
+	struct error e = {};
+	bool found = false;
+
+	if (store_list_checkpoints(d->store, NULL, &list, &e) == 0)
+		for (size_t i = 0; i < list.count && !found; i++)
+			found = !strcmp(list.data[i].path, path) && list.data[i].attachable;
+	VEC_FREE(&list);
+	return found;
+}
+
 /* The checkpoint that is meant: by its id, its path, or the job's last. */
 static int choose(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct checkpoint *ret, struct error *e)
 {
@@ -172,7 +200,7 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 		return error_set(e, -EINVAL, "the path of the checkpoint must begin with a /");
 	if (path) {
 		snprintf(ret->path, sizeof(ret->path), "%s", path);
-		ret->attachable = j ? j->attachable : 0;
+		ret->attachable = j ? j->attachable : was_attachable(d, path);
 		return 0;
 	}
 	if (id) {
@@ -186,7 +214,7 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 	return j ? checkpoint_last(d, j->jid, ret, e) : error_set(e, -EINVAL, "a path or a checkpoint's id is needed");
 }
 
-static json_t *restore_spec(const struct caller *c, const struct job *j, const struct checkpoint *from, const json_t *body, struct error *e)
+static json_t *restore_spec(const struct daemon *d, const struct caller *c, const struct job *j, const struct checkpoint *from, const json_t *body, struct error *e)
 {
 	static const char *const taken[] = { "attach", "raw", "rows", "columns" };
 	json_t *words = json_array(), *spec;
@@ -195,8 +223,12 @@ static json_t *restore_spec(const struct caller *c, const struct job *j, const s
 		json_decref(words);
 		return NULL;
 	}
+	if (!json_object_get(json_object_get(body, "options"), "profiling") && settings_bool(&d->settings, SETTING_PROFILING))
+		json_array_append_new(words, json_string("--profiling"));
 	if (j->attachable)
 		json_array_append_new(words, json_string("--shell-job"));
+	else if (text_of(body, "out"))
+		json_array_append_new(words, json_sprintf("--out=%s", text_of(body, "out")));
 	if (c->uid)
 		json_array_append_new(words, json_sprintf("--for-user=%u", c->uid));
 	spec = json_pack("{s:b, s:s, s:o, s:b, s:I, s:I}", "restore", 1, "path", from->path, "options", words, "attachable", (int)j->attachable, "uid",
@@ -228,7 +260,7 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	if (!j)
 		snprintf(ret->command, sizeof(ret->command), "(restored from %.900s)", from->path);
 	ret->attachable = from->attachable || json_is_true(json_object_get(body, "attachable")) || json_is_true(json_object_get(body, "attach"));
-	if (out && !c->uid && out[0] == '/')
+	if (out)
 		snprintf(ret->log, sizeof(ret->log), "%s", out);
 	else if (ret->attachable)
 		snprintf(ret->log, sizeof(ret->log), "%s/fermata-output-%s.log", settings_text(&d->settings, SETTING_LOG_DIR), ret->jid);
@@ -236,12 +268,39 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	return r ? r : store_put_job(d->store, ret, true, e);
 }
 
-int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct job *ret, struct error *e)
+static int check_out(const struct caller *c, const char *out, struct error *e)
+{
+	if (out && c->uid)
+		return error_set(e, -EPERM, "only root may choose where the output goes; leave --out away");
+	if (out && (out[0] != '/' || strlen(out) >= STORE_PATH_MAX))
+		return error_set(e, -EINVAL, "the path of the output must begin with a / and be shorter than %d", STORE_PATH_MAX);
+	return 0;
+}
+
+/* A restore that failed leaves the job as it was, ended as it had ended. */
+static void put_back(struct daemon *d, const struct job *before, struct job *ret)
+{
+	struct error e = {};
+
+	if (before->state != JOB_HALTED) {
+		job_refresh(d, ret, &e);
+	} else if (job_lock(d, ret, &e) == 0) {
+		int64_t restarts = ret->restarts;
+		*ret = *before;
+		ret->restarts = restarts;
+		job_unlock(d, ret, true, &e);
+	}
+}
+
+int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events *told, struct job *ret,
+		struct error *e)
 {
 	struct checkpoint from = {};
 	bool is_new = !j || text_of(body, "as");
 	int r = choose(d, c, j, body, &from, e);
 
+	if (!r)
+		r = check_out(c, text_of(body, "out"), e);
 	if (!r && !is_new && job_runs(j))
 		r = error_set(e, -EBUSY, "job %s runs; fermata job kill %s first, or restore it --as another", j->jid, j->jid);
 	if (r)
@@ -250,20 +309,22 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		r = make_job(d, c, j, body, &from, ret, e);
 	else
 		*ret = *j;
+	if (!is_new && text_of(body, "out"))
+		snprintf(ret->log, sizeof(ret->log), "%s", text_of(body, "out"));
 	if (r)
 		return r;
 	r = busy_begin(d, ret->jid, "is being restored", e);
 	if (r)
 		return r;
-	json_t *spec = restore_spec(c, ret, &from, body, e);
-	r = spec ? supervisor_begin(d, ret, spec, e) : e->code;
+	json_t *spec = restore_spec(d, c, ret, &from, body, e);
+	r = spec ? supervisor_begin(d, ret, spec, told, e) : e->code;
 	if (r) {
 		struct error ignored = {};
 		d->counters.restores_failed++;
 		if (is_new)
 			store_delete_job(d->store, ret->jid, &ignored);
 		else
-			job_refresh(d, ret, &ignored);
+			put_back(d, j, ret);
 	} else {
 		d->counters.restores++;
 		struct error ignored = {};
@@ -275,4 +336,65 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	}
 	busy_end(d, ret->jid);
 	return r;
+}
+
+/* ---- with events ---- */
+
+struct restoring {
+	struct daemon *daemon;
+	struct caller caller;
+	struct job job;
+	bool is_new; /* of a path */
+	json_t *body;
+	struct events *events;
+};
+
+static void restoring_free(struct restoring *w)
+{
+	json_decref(w->body);
+	events_release(w->events);
+	free(w);
+}
+
+static void *work(void *argument)
+{
+	struct restoring *w = argument;
+	struct error e = {};
+	struct job after;
+	int r = job_restore(w->daemon, &w->caller, w->is_new ? NULL : &w->job, w->body, w->events, &after, &e);
+
+	if (r)
+		events_failed(w->events, r, &e);
+	else
+		events_done(w->events, json_pack("{s:s, s:o}", "event", "done", "job", job_json(w->daemon, &after)));
+	restoring_free(w);
+	return NULL;
+}
+
+int job_restore_begin(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events **ret, struct error *e)
+{
+	struct restoring *w = calloc(1, sizeof(*w));
+	struct events *events = w ? events_new() : NULL;
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	if (!events) {
+		free(w);
+		return error_set(e, -ENOMEM, "out of memory");
+	}
+	*w = (struct restoring){ .daemon = d, .caller = *c, .is_new = !j, .body = json_deep_copy(body), .events = events_keep(events) };
+	if (j)
+		w->job = *j;
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, 512UL << 10);
+	int r = pthread_create(&thread, &attributes, work, w);
+	pthread_attr_destroy(&attributes);
+	if (r) {
+		restoring_free(w);
+		events_release(events);
+		return error_errno(e, -r, "cannot start a thread");
+	}
+	*ret = events;
+	return 0;
 }

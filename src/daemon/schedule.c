@@ -21,7 +21,7 @@ static pthread_t thread;
 static void start_periodic(struct daemon *d, struct job *j)
 {
 	const struct caller owner = { .uid = (uid_t)j->uid, .gid = (gid_t)j->gid };
-	struct operation *o = NULL;
+	struct events *told = NULL;
 	struct error e = {};
 	json_t *body = json_pack("{s:{s:b}}", "options", "leave-running", 1);
 
@@ -31,8 +31,8 @@ static void start_periodic(struct daemon *d, struct job *j)
 		j->next_ns = now_ns() + j->every_s * 1000000000LL;
 		r = job_unlock(d, j, true, &e);
 	}
-	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &o, &e) == 0)
-		operation_release(o);
+	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
+		events_release(told);
 	else if (e.code != -EBUSY)
 		log_warning("periodic checkpoint of job %s: %s", j->jid, e.text);
 	json_decref(body);
@@ -78,7 +78,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	log_warning("job %s ended with status %lld and is restored from %s, try %lld of %lld", j->jid, (long long)j->exit_code, last.path,
 		    (long long)j->restarts, (long long)j->restart_limit);
 	if (!r)
-		r = job_restore(d, &owner, j, NULL, &after, &e);
+		r = job_restore(d, &owner, j, NULL, NULL, &after, &e);
 	if (r)
 		log_warning("job %s: %s", j->jid, e.text);
 	d->counters.restarts++;

@@ -155,41 +155,41 @@ static enum MHD_Result send_error(struct daemon *d, struct MHD_Connection *conne
 	return send_json(connection, status, document);
 }
 
-/* The events of an operation, each as soon as it is there: this waits, in the connection's own thread. */
-struct events {
-	struct operation *operation;
-	size_t next;
+/* Events, each as soon as it is there: this waits, in the connection's own thread. */
+struct listener {
+	struct events *events;
+	struct events_reader reader;
 	char *line;
 	size_t sent;
 };
 
 static ssize_t read_events(void *data, uint64_t position, char *to, size_t size)
 {
-	struct events *v = data;
+	struct listener *l = data;
 
-	if (!v->line) {
-		v->line = operation_next(v->operation, &v->next);
-		v->sent = 0;
+	if (!l->line) {
+		l->line = events_next(l->events, &l->reader);
+		l->sent = 0;
 	}
-	if (!v->line)
+	if (!l->line)
 		return MHD_CONTENT_READER_END_OF_STREAM;
-	size_t n = MIN(size, strlen(v->line + v->sent));
-	memcpy(to, v->line + v->sent, n);
-	v->sent += n;
-	if (!v->line[v->sent]) {
-		free(v->line);
-		v->line = NULL;
+	size_t n = MIN(size, strlen(l->line + l->sent));
+	memcpy(to, l->line + l->sent, n);
+	l->sent += n;
+	if (!l->line[l->sent]) {
+		free(l->line);
+		l->line = NULL;
 	}
 	return (ssize_t)n;
 }
 
 static void free_events(void *data)
 {
-	struct events *v = data;
+	struct listener *l = data;
 
-	free(v->line);
-	operation_release(v->operation);
-	free(v);
+	free(l->line);
+	events_release(l->events);
+	free(l);
 }
 
 struct joining {
@@ -211,12 +211,12 @@ static struct MHD_Response *make_response(struct call *c, unsigned *status)
 	struct MHD_Response *response = NULL;
 	struct stat st;
 
-	if (c->operation) {
-		struct events *v = calloc(1, sizeof(*v));
-		if (!v)
+	if (c->events) {
+		struct listener *l = calloc(1, sizeof(*l));
+		if (!l)
 			return NULL;
-		v->operation = TAKE_PTR(c->operation);
-		response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 8192, read_events, v, free_events);
+		l->events = TAKE_PTR(c->events);
+		response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 8192, read_events, l, free_events);
 		MHD_add_response_header(response, "Content-Type", "application/x-ndjson");
 	} else if (c->attach >= 0) {
 		struct joining *j = malloc(sizeof(*j));
@@ -383,17 +383,21 @@ static int listen_tcp(const struct settings *s, struct error *e)
 	int one = 1;
 
 	snprintf(host, sizeof(host), "%s", settings_text(s, SETTING_ADDRESS));
-	char *port = strrchr(host, ':');
+	char *port = strrchr(host, ':'), *name = host;
 	if (!port || host[0] == '/')
 		return error_set(e, -EINVAL, "with protocol tcp the address is HOST:PORT, not %s", host);
 	*port++ = '\0';
-	if (getaddrinfo(host, port, &hints, &found))
-		return error_set(e, -EINVAL, "there is no address %s:%s", host, port);
+	if (*name == '[' && name[strlen(name) - 1] == ']') {
+		name[strlen(name) - 1] = '\0';
+		name++;
+	}
+	if (getaddrinfo(name, port, &hints, &found))
+		return error_set(e, -EINVAL, "there is no address %s:%s", name, port);
 	_cleanup_close_ int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 	int r = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) < 0 || listen(fd, SOMAXCONN) < 0 ? -errno : 0;
 	freeaddrinfo(found);
-	return r ? error_errno(e, r, "cannot listen on %s:%s", host, port) : TAKE_FD(fd);
+	return r ? error_errno(e, r, "cannot listen on %s:%s", name, port) : TAKE_FD(fd);
 }
 
 /* ---- start and end ---- */
@@ -462,7 +466,6 @@ static int open_state(struct daemon *d, struct error *e)
 	char copy[STORE_PATH_MAX];
 	const char *db = settings_text(&d->settings, SETTING_DB_PATH);
 	pthread_mutexattr_t recursive;
-	bool damaged;
 
 	pthread_mutex_init(&d->lock, NULL);
 	pthread_mutexattr_init(&recursive);
@@ -484,8 +487,8 @@ static int open_state(struct daemon *d, struct error *e)
 	if (!r)
 		r = lock_state(d, e);
 	if (!r)
-		r = store_open(db, &d->store, &damaged, e);
-	return r ? r : jobs_recover(d, damaged, e);
+		r = store_open(db, &d->store, e);
+	return r ? r : jobs_recover(d, e);
 }
 
 static void raise_limits(void)
@@ -528,6 +531,9 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 	return 0;
 }
 
+/* Of a build that looks for leaks: nobody else does, since connections are cut and threads end with the process. */
+void __lsan_do_leak_check(void) __attribute__((weak));
+
 int daemon_run(const struct settings *settings)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
@@ -551,6 +557,8 @@ int daemon_run(const struct settings *settings)
 	if (r >= 0) {
 		store_close(d->store);
 		fflush(NULL);
+		if (__lsan_do_leak_check)
+			__lsan_do_leak_check();
 		_exit(0);
 	}
 	error_prefix(&e, r, "cannot start the daemon");

@@ -20,6 +20,7 @@ static const struct row {
 	[SETTING_TLS_CERT] = { "tls.cert", "", "With tcp: the certificate, PEM", KIND_TEXT },
 	[SETTING_TLS_KEY] = { "tls.key", "", "With tcp: its private key, PEM", KIND_TEXT },
 	[SETTING_TLS_CA] = { "tls.ca", "", "With tcp: who signs the peers' certificates, PEM", KIND_TEXT },
+	[SETTING_TLS_NAME] = { "tls.name", "", "With tcp, for who speaks with a daemon: the name in its certificate, where that is not the address's", KIND_TEXT },
 	[SETTING_LOG_LEVEL] = { "log_level", "info", "The daemon's log: error, warning, info, debug", KIND_TEXT },
 	[SETTING_METRICS] = { "metrics", "true", "Whether /metrics answers", KIND_BOOL },
 	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT },
@@ -30,7 +31,7 @@ static const struct row {
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },
 	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL },
 	[SETTING_GPU_HELPER] = { "gpu.helper", "auto", "A process that has the GPU's driver loaded: auto (where there is one), on, off", KIND_TEXT },
-	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Kept for configurations that have it", KIND_NUMBER },
+	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Has no effect: programs need nothing started beforehand for their GPU; see gpu.helper", KIND_NUMBER },
 };
 
 static int find_key(const char *key)

@@ -1,7 +1,8 @@
-/* See store.h. Each table has a row of columns here, from which all statements are made. */
+/* See store.h. All statements are made from the tables' columns (notes.h). */
 #include "daemon/store.h"
 
 #include "base/log.h"
+#include "daemon/notes.h"
 
 #include <pthread.h>
 #include <sqlite3.h>
@@ -12,38 +13,9 @@
 
 struct store {
 	sqlite3 *db;
+	int notes; /* the folder of notes */
 	pthread_mutex_t lock;
 };
-
-struct column {
-	const char *name;
-	size_t offset, size; /* size 0: an int64_t */
-};
-#define NUMBER(s, n, f) { n, offsetof(struct s, f), 0 }
-#define TEXT(s, n, f) { n, offsetof(struct s, f), sizeof(((struct s *)0)->f) }
-#define IDENTITY(s, n, f) NUMBER(s, n "_pid", f.pid), NUMBER(s, n "_start", f.start), TEXT(s, n "_boot", f.boot)
-
-struct table {
-	const char *name;
-	size_t size, n_columns;
-	const struct column *columns; /* the first is the key */
-};
-
-static const struct column job_columns[] = {
-	TEXT(job, "jid", jid), TEXT(job, "type", type), NUMBER(job, "state", state), NUMBER(job, "uid", uid), NUMBER(job, "gid", gid),
-	IDENTITY(job, "process", process), IDENTITY(job, "supervisor", supervisor), NUMBER(job, "own_namespace", own_namespace),
-	NUMBER(job, "attachable", attachable), NUMBER(job, "exit_code", exit_code), TEXT(job, "ended", ended), TEXT(job, "log", log),
-	TEXT(job, "command", command), NUMBER(job, "created_ns", created_ns), NUMBER(job, "ended_ns", ended_ns), NUMBER(job, "every_s", every_s),
-	NUMBER(job, "keep", keep), NUMBER(job, "next_ns", next_ns), NUMBER(job, "restart", restart), NUMBER(job, "restart_limit", restart_limit),
-	NUMBER(job, "restarts", restarts),
-};
-static const struct column checkpoint_columns[] = {
-	TEXT(checkpoint, "id", id), TEXT(checkpoint, "jid", jid), TEXT(checkpoint, "path", path), TEXT(checkpoint, "type", type),
-	NUMBER(checkpoint, "state", state), NUMBER(checkpoint, "uid", uid), NUMBER(checkpoint, "pid", pid), NUMBER(checkpoint, "time_ns", time_ns),
-	NUMBER(checkpoint, "size", size), NUMBER(checkpoint, "attachable", attachable), IDENTITY(checkpoint, "worker", worker),
-};
-static const struct table jobs = { "jobs", sizeof(struct job), ARRAY_SIZE(job_columns), job_columns };
-static const struct table checkpoints = { "checkpoints", sizeof(struct checkpoint), ARRAY_SIZE(checkpoint_columns), checkpoint_columns };
 
 /* What brings the schema from version n to n + 1. Rows are only added. */
 static const char *const migrations[] = {
@@ -154,37 +126,13 @@ static int move_aside(const char *path, struct error *e)
 	return 0;
 }
 
-int store_open(const char *path, struct store **ret, bool *ret_damaged, struct error *e)
-{
-	struct store *s = calloc(1, sizeof(*s));
-	mode_t before = umask(0077);
-
-	*ret_damaged = false;
-	if (!s)
-		return error_set(e, -ENOMEM, "out of memory");
-	pthread_mutex_init(&s->lock, NULL);
-	int r = open_once(path, s, e);
-	if (r == -EBADMSG) {
-		sqlite3_close_v2(TAKE_PTR(s->db));
-		log_warning("%s; it is moved aside", e->text);
-		*ret_damaged = true;
-		r = move_aside(path, e);
-		if (!r)
-			r = open_once(path, s, e);
-	}
-	umask(before);
-	if (r)
-		store_close(s);
-	else
-		*ret = s;
-	return r;
-}
-
 void store_close(struct store *s)
 {
 	if (!s)
 		return;
 	sqlite3_close_v2(s->db);
+	if (s->notes >= 0)
+		close(s->notes);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
 }
@@ -249,6 +197,8 @@ static int put(struct store *s, const struct table *t, const void *row, bool is_
 		bind_row(q, t, row);
 		r = run_statement(s, q, e);
 	}
+	if (!r)
+		note_write(s->notes, t, row);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -302,6 +252,8 @@ static int delete_row(struct store *s, const struct table *t, const char *key, s
 		sqlite3_bind_text(q, 1, key, -1, SQLITE_STATIC);
 		r = run_statement(s, q, e);
 	}
+	if (!r)
+		note_remove(s->notes, t, key);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -318,7 +270,7 @@ static void *take_checkpoint(void *list)
 
 int store_put_job(struct store *s, const struct job *j, bool is_new, struct error *e)
 {
-	int r = put(s, &jobs, j, is_new, e);
+	int r = put(s, &table_jobs, j, is_new, e);
 
 	return r == -EEXIST ? error_set(e, r, "there is a job %s already; choose another --jid", j->jid) : r;
 }
@@ -326,7 +278,7 @@ int store_put_job(struct store *s, const struct job *j, bool is_new, struct erro
 int store_get_job(struct store *s, const char *jid, struct job *ret, struct error *e)
 {
 	struct job_list list = {};
-	int r = query(s, &jobs, "WHERE jid = ?1", jid, take_job, &list, e);
+	int r = query(s, &table_jobs, "WHERE jid = ?1", jid, take_job, &list, e);
 
 	if (!r && !list.count)
 		r = error_set(e, -ENOENT, "there is no job %.*s; fermata job list shows them", JID_MAX, jid);
@@ -338,23 +290,23 @@ int store_get_job(struct store *s, const char *jid, struct job *ret, struct erro
 
 int store_delete_job(struct store *s, const char *jid, struct error *e)
 {
-	return delete_row(s, &jobs, jid, e);
+	return delete_row(s, &table_jobs, jid, e);
 }
 
 int store_list_jobs(struct store *s, struct job_list *ret, struct error *e)
 {
-	return query(s, &jobs, "ORDER BY created_ns DESC", NULL, take_job, ret, e);
+	return query(s, &table_jobs, "ORDER BY created_ns DESC", NULL, take_job, ret, e);
 }
 
 int store_put_checkpoint(struct store *s, const struct checkpoint *c, bool is_new, struct error *e)
 {
-	return put(s, &checkpoints, c, is_new, e);
+	return put(s, &table_checkpoints, c, is_new, e);
 }
 
 int store_get_checkpoint(struct store *s, const char *id, struct checkpoint *ret, struct error *e)
 {
 	struct checkpoint_list list = {};
-	int r = query(s, &checkpoints, "WHERE id = ?1", id, take_checkpoint, &list, e);
+	int r = query(s, &table_checkpoints, "WHERE id = ?1", id, take_checkpoint, &list, e);
 
 	if (!r && !list.count)
 		r = error_set(e, -ENOENT, "there is no checkpoint %.40s; fermata checkpoints shows them", id);
@@ -366,10 +318,76 @@ int store_get_checkpoint(struct store *s, const char *id, struct checkpoint *ret
 
 int store_delete_checkpoint(struct store *s, const char *id, struct error *e)
 {
-	return delete_row(s, &checkpoints, id, e);
+	return delete_row(s, &table_checkpoints, id, e);
 }
 
 int store_list_checkpoints(struct store *s, const char *jid, struct checkpoint_list *ret, struct error *e)
 {
-	return query(s, &checkpoints, jid ? "WHERE jid = ?1 ORDER BY time_ns DESC" : "ORDER BY time_ns DESC", jid, take_checkpoint, ret, e);
+	return query(s, &table_checkpoints, jid ? "WHERE jid = ?1 ORDER BY time_ns DESC" : "ORDER BY time_ns DESC", jid, take_checkpoint, ret, e);
+}
+
+/* ---- open ---- */
+
+static int take_note(void *data, const struct table *t, const void *row)
+{
+	struct error e = {};
+	int r = put(data, t, row, true, &e);
+
+	if (r)
+		log_warning("%s", e.text);
+	return r == -EEXIST ? 0 : r;
+}
+
+/* A fresh database is filled from the notes; otherwise they are made to say what it says. */
+static int agree_with_notes(struct store *s, bool fresh, struct error *e)
+{
+	struct job_list jobs = {};
+	struct checkpoint_list checkpoints = {};
+	int r = fresh ? notes_read(s->notes, take_note, s) : 0;
+
+	if (r)
+		return error_errno(e, r, "cannot read the notes beside the database");
+	r = store_list_jobs(s, &jobs, e);
+	if (!r)
+		r = store_list_checkpoints(s, NULL, &checkpoints, e);
+	if (!r && !fresh)
+		notes_forget(s->notes);
+	for (size_t i = 0; !r && !fresh && i < jobs.count; i++)
+		note_write(s->notes, &table_jobs, &jobs.data[i]);
+	for (size_t i = 0; !r && !fresh && i < checkpoints.count; i++)
+		note_write(s->notes, &table_checkpoints, &checkpoints.data[i]);
+	if (!r && fresh && jobs.count + checkpoints.count)
+		log_warning("the database is new and was filled from the notes beside it: %zu jobs, %zu checkpoints", jobs.count, checkpoints.count);
+	VEC_FREE(&jobs);
+	VEC_FREE(&checkpoints);
+	return r;
+}
+
+int store_open(const char *path, struct store **ret, struct error *e)
+{
+	struct store *s = calloc(1, sizeof(*s));
+	mode_t before = umask(0077);
+	bool fresh = access(path, F_OK) < 0;
+
+	if (!s)
+		return error_set(e, -ENOMEM, "out of memory");
+	pthread_mutex_init(&s->lock, NULL);
+	s->notes = notes_open(path);
+	int r = s->notes < 0 ? error_errno(e, s->notes, "cannot make the folder of notes beside %s", path) : open_once(path, s, e);
+	if (r == -EBADMSG) {
+		sqlite3_close_v2(TAKE_PTR(s->db));
+		log_warning("%s; it is moved aside", e->text);
+		fresh = true;
+		r = move_aside(path, e);
+		if (!r)
+			r = open_once(path, s, e);
+	}
+	if (!r)
+		r = agree_with_notes(s, fresh, e);
+	umask(before);
+	if (r)
+		store_close(s);
+	else
+		*ret = s;
+	return r;
 }

@@ -2,7 +2,7 @@
  * The database of jobs and checkpoints: SQLite in WAL mode, one file, one connection that threads share under a lock. What changes is
  * written before it is done, so that a daemon that was killed finds what it had begun.
  *
- * A damaged database is moved aside at the start and an empty one begun; daemon/jobs.c fills it again from the jobs' own folders.
+ * A damaged database is moved aside at the start, and a new one filled from the notes beside it (notes.h).
  * Texts in the structs are of fixed size: longer ones are refused where they come in.
  */
 #pragma once
@@ -47,8 +47,7 @@ struct checkpoint_list {
 };
 
 struct store;
-/* *ret_damaged: an old file was moved aside. */
-int store_open(const char *path, struct store **ret, bool *ret_damaged, struct error *e);
+int store_open(const char *path, struct store **ret, struct error *e);
 void store_close(struct store *s);
 
 int store_put_job(struct store *s, const struct job *j, bool is_new, struct error *e); /* -EEXIST when new and taken */

@@ -7,7 +7,8 @@
  * (PR_SET_CHILD_SUBREAPER). In a pid namespace of its own (`restore --as`) the first process of the namespace does the same, and its exit
  * status is the job's.
  *
- * The request is JSON on standard input, the answer a line of JSON on standard output: {"pid": N} once it runs, or {"error": "…"}.
+ * The request is JSON on standard input, the answer a line of JSON on standard output: {"pid": N} once it runs, or {"error": "…"}; before
+ * it, of a restore, the lines that tell how far it is (events.h).
  */
 #include "daemon/supervisor.h"
 
@@ -20,6 +21,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -172,9 +174,9 @@ static int start_job(struct supervisor *s, struct error *e)
 static _Noreturn void become_restorer(const struct supervisor *s, int out, int err)
 {
 	char *argv[ARGUMENTS_MAX] = { (char *)"fermata", (char *)"restore", (char *)"process", (char *)"--no-server", (char *)"--detach",
-				      (char *)"--path", (char *)text_of(s, "path") };
+				      (char *)"--events", (char *)"--path", (char *)text_of(s, "path") };
 	const json_t *options = json_object_get(s->spec, "options");
-	size_t n = 7;
+	size_t n = 8;
 
 	for (size_t i = 0; i < json_array_size(options) && n + 1 < ARRAY_SIZE(argv); i++)
 		argv[n++] = (char *)json_string_value(json_array_get(options, i));
@@ -186,12 +188,30 @@ static _Noreturn void become_restorer(const struct supervisor *s, int out, int e
 	_exit(127);
 }
 
+/* What it says of its end is kept; all else, its progress above all, is passed on. */
+static void listen_to_restorer(const struct supervisor *s, int fd, char text[ANSWER_MAX])
+{
+	FILE *f = fdopen(fd, "r");
+	char line[ANSWER_MAX];
+
+	text[0] = '\0';
+	while (f && fgets(line, sizeof(line), f)) {
+		bool end = !strncmp(line, "Restored successfully", 21) || !strncmp(line, "Error: ", 7);
+		if (end)
+			snprintf(text, ANSWER_MAX, "%s", line);
+		else if (s->tell >= 0)
+			dprintf(s->tell, "%s", line);
+	}
+	if (f)
+		fclose(f);
+	else
+		close(fd);
+}
+
 /* Runs it to its end, and gives the pid that it tells. */
 static int run_restorer(const struct supervisor *s, pid_t *ret, struct error *e)
 {
 	char text[ANSWER_MAX];
-	size_t have = 0;
-	ssize_t n;
 	int ends[2], status;
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
@@ -200,12 +220,9 @@ static int run_restorer(const struct supervisor *s, pid_t *ret, struct error *e)
 	if (child == 0)
 		become_restorer(s, ends[1], ends[1]);
 	close(ends[1]);
-	while (child > 0 && (n = read(ends[0], text + have, sizeof(text) - 1 - have)) > 0)
-		have += (size_t)n;
-	close(ends[0]);
+	listen_to_restorer(s, ends[0], text);
 	if (child < 0 || waitpid(child, &status, 0) < 0)
 		return error_errno(e, -errno, "cannot make a process");
-	text[have] = '\0';
 	const char *found = strstr(text, "Restored successfully, PID: ");
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && found) {
 		*ret = (pid_t)strtol(strrchr(found, ':') + 1, NULL, 10);
@@ -213,7 +230,7 @@ static int run_restorer(const struct supervisor *s, pid_t *ret, struct error *e)
 	}
 	const char *error = strstr(text, "Error: ");
 	if (!error)
-		return error_set(e, -EIO, "the restore ended with status %d and said: %.300s", status, text);
+		return error_set(e, -EIO, "the restore ended with status %d", status);
 	error += strlen("Error: ");
 	return error_set(e, -EIO, "%.*s", (int)strcspn(error, "\n"), error);
 }
@@ -227,6 +244,7 @@ static int namespace_main(void *data)
 	pid_t root = 0, pid;
 
 	forget_signals();
+	signal(SIGPIPE, SIG_IGN);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	prctl(PR_SET_NAME, "fermata-init");
 	setsid();
@@ -333,6 +351,24 @@ static int open_log(struct supervisor *s, struct error *e)
 	return 0;
 }
 
+/* Unless the job was given up meanwhile, see helper.h. */
+static int take_up(struct supervisor *s, struct error *e)
+{
+	const char *token = text_of(s, "token");
+	char *wanted = NULL;
+
+	if (flock(s->dir, LOCK_EX) < 0)
+		return error_errno(e, -errno, "cannot lock %s", text_of(s, "dir"));
+	bool is = token && read_file_at(s->dir, SUPERVISOR_WANTED, 100, &wanted, NULL) == 0 && !strcmp(wanted, token);
+	if (is)
+		supervisor_write_state(s, "starting");
+	else
+		s->unwanted = true;
+	flock(s->dir, LOCK_UN);
+	free(wanted);
+	return is ? 0 : error_set(e, -ECANCELED, "the job was given up before it began");
+}
+
 static int prepare(struct supervisor *s, struct error *e)
 {
 	sigset_t set;
@@ -353,7 +389,8 @@ static int prepare(struct supervisor *s, struct error *e)
 	if (s->signals < 0 || s->dir < 0)
 		return error_errno(e, -errno, "cannot use %s", text_of(s, "dir"));
 	r = identity_of(getpid(), &s->self);
-	supervisor_write_state(s, "starting");
+	if (!r)
+		r = take_up(s, e);
 	if (!r)
 		r = open_log(s, e);
 	if (!r && flag_of(s, "attachable"))
@@ -361,8 +398,11 @@ static int prepare(struct supervisor *s, struct error *e)
 	return r ? r : supervisor_listen(s, e);
 }
 
-static void answer(const json_t *document)
+static void answer(struct supervisor *s, const json_t *document)
 {
+	if (s->tell >= 0)
+		close(s->tell);
+	s->tell = -1;
 	json_dumpfd(document, STDOUT_FILENO, JSON_COMPACT);
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	for (int fd = 0; fd < 3 && null >= 0; fd++)
@@ -376,21 +416,25 @@ static int supervise(struct supervisor *s)
 	struct error e = {};
 	int r = prepare(s, &e);
 
+	if (flag_of(s, "restore"))
+		s->tell = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
 	if (!r)
 		r = flag_of(s, "restore") ? start_restore(s, &e) : start_job(s, &e);
 	if (r) {
 		s->ended = true;
 		s->code = 127;
-		supervisor_write_state(s, "failed");
-		unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+		if (!s->unwanted) {
+			supervisor_write_state(s, "failed");
+			unlinkat(s->dir, SUPERVISOR_SOCKET, 0);
+		}
 		json_t *document = json_pack("{s:s, s:i}", "error", e.text, "code", r);
-		answer(document);
+		answer(s, document);
 		json_decref(document);
 		return 1;
 	}
 	supervisor_write_state(s, "running");
 	json_t *document = json_pack("{s:I}", "pid", (json_int_t)s->root.pid);
-	answer(document);
+	answer(s, document);
 	json_decref(document);
 	supervisor_serve(s);
 	return 0;
@@ -398,7 +442,7 @@ static int supervise(struct supervisor *s)
 
 int supervisor_main(void)
 {
-	struct supervisor s = { .master = -1, .slave = -1, .log = -1, .listener = -1, .dir = -1 };
+	struct supervisor s = { .master = -1, .slave = -1, .log = -1, .listener = -1, .dir = -1, .tell = -1 };
 	json_error_t where;
 
 	s.spec = json_loadfd(STDIN_FILENO, 0, &where);

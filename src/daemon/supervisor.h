@@ -17,12 +17,14 @@ struct supervisor {
 	int dir;	 /* the job's folder */
 	int master, slave; /* its terminal, or -1 */
 	int log;
+	int tell;	 /* how far a restore is: lines to the daemon, before the answer; or -1 */
 	int listener;
 	int signals;	 /* signalfd: SIGCHLD */
 	pid_t child;	 /* whom to wait for: the job's root, or the first process of its namespace */
 	struct identity root, self;
 	bool raw;	 /* who started it has no terminal: bytes go through as they are */
 	bool wait_for_first; /* someone is about to attach: nothing may be lost until then */
+	bool unwanted;
 	bool ended;
 	int code;
 	unsigned char last_input;

@@ -566,6 +566,8 @@ static void count_bytes(void *data, uint64_t *ret_done, uint64_t *ret_total)
 	*ret_done = *ret_total = 0;
 	if (d->dir)
 		image_dir_progress(d->dir, ret_done, ret_total);
+	*ret_done += __atomic_load_n(&d->live_done, __ATOMIC_RELAXED);
+	*ret_total += __atomic_load_n(&d->live_total, __ATOMIC_RELAXED);
 }
 
 static void fill_profile(struct dump *d)

@@ -53,6 +53,7 @@ struct dump {
 	struct page_job *page_jobs; /* that the workers have or had; memory/pages.c */
 	struct timespec stopped;    /* when the tree was */
 	struct live *live;	    /* of a dump that saves memory while the tree runs; memory/live.h */
+	uint64_t live_done, live_total; /* bytes of its rounds, for who wants to know how far it is; atomic */
 	VEC(struct live_call) calls; /* memory/live_calls.c */
 	struct increment *increment; /* memory/increment.h */
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */

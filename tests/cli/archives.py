@@ -11,7 +11,7 @@ import tarfile
 import time
 import zlib
 
-from run import BINARY, DEADLINE, Target, children_of, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
+from world import BINARY, DEADLINE, Target, children_of, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
 
 ENDINGS = {"none": "", "tar": ".tar", "gzip": ".tar.gz", "lz4": ".tar.lz4", "zlib": ".tar.zlib", "zstd": ".tar.zst"}
 # Content of every sort; the checksum goes into the file behind the counter.

@@ -17,8 +17,8 @@ import termios
 import time
 
 sys.dont_write_bytecode = True
-import run as cli
-from run import DEADLINE, Target, expect, fermata, wait_gone
+import world as cli
+from world import DEADLINE, Target, expect, fermata, wait_gone
 
 # What a target does between its ticks: an answer for each line. `take` and `give` are its own.
 ECHO = """

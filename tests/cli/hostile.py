@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 
-from run import ROOT, Skip, Target, expect, main, read, restore_refused, tests_of, wait_gone
+from world import ROOT, Skip, Target, expect, main, read, restore_refused, tests_of, wait_gone
 
 
 def packer():

@@ -11,8 +11,8 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-import run as cli
-from run import DEADLINE, Target, expect, fermata, wait_gone
+import world as cli
+from world import DEADLINE, Target, expect, fermata, wait_gone
 
 
 def parent_of(pid):

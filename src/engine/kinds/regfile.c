@@ -26,6 +26,7 @@
 #define SECRETMEM_MAGIC 0x5345434d
 #define MEM_MAJOR 1
 #define LINK_PREFIX "link_remap."
+#define LINK_TRIES 10000
 /* Flags of open(2) that have done their work once the file is open. */
 #define TMPFILE_ONLY (uint32_t)(O_TMPFILE & ~O_DIRECTORY)
 #define PAST_FLAGS ((uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY) | TMPFILE_ONLY)
@@ -110,6 +111,24 @@ static int capture_ghost(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, id, REMAP_TYPE__GHOST);
 }
 
+/* Each checkpoint has a name of its own, which its restore removes: earlier ones may have taken some. */
+static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
+{
+	int r = -EEXIST;
+
+	for (uint32_t i = id; r == -EEXIST && i - id < LINK_TRIES; i++) {
+		char *link;
+		if (asprintf(&link, "%s/" LINK_PREFIX "%u", dir, i) < 0)
+			return -ENOMEM;
+		r = linkat(AT_FDCWD, file, AT_FDCWD, link, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+		if (r)
+			free(link);
+		else
+			*ret = link;
+	}
+	return r;
+}
+
 /* A name for an open file in its directory or, where that was deleted as well, in the nearest above it. */
 static int link_beside(struct descriptor *f, char **ret)
 {
@@ -120,14 +139,7 @@ static int link_beside(struct descriptor *f, char **ret)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->own_fd);
 	while ((r == -ENOENT || r == -ENOTDIR) && dir[0]) {
 		*strrchr(dir, '/') = '\0';
-		char *link;
-		if (asprintf(&link, "%s/" LINK_PREFIX "%u", dir, f->id) < 0)
-			return -ENOMEM;
-		r = linkat(AT_FDCWD, path, AT_FDCWD, link, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
-		if (r)
-			free(link);
-		else
-			*ret = link;
+		r = link_in(dir, path, f->id, ret);
 	}
 	return r;
 }

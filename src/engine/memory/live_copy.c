@@ -135,6 +135,7 @@ static int copy_running(struct chunk *c, unsigned char *buffer, struct error *wh
 		r = read_running(c->d, c->lt, buffer, &b);
 		if (!r)
 			r = write_batch(c->lt->store_fd, buffer, &b, 0);
+		__atomic_fetch_add(&c->d->live_done, b.size, __ATOMIC_RELAXED);
 		if (r)
 			error_errno(why, r, "cannot write the pages of process %d", c->lt->pid);
 	}
@@ -217,6 +218,7 @@ int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies
 	lt->copied = 0;
 	for (size_t i = 0; i < copies->count; i++)
 		lt->copied += copies->data[i].end - copies->data[i].start;
+	__atomic_fetch_add(&d->live_total, lt->copied, __ATOMIC_RELAXED);
 	submit(d, lt, copies, false);
 	workers_wait(d->workers);
 	if (l->result)

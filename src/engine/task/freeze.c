@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/workers.h"
 #include "engine/task/calls.h"
+#include "proc/freezer.h"
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
@@ -250,13 +251,37 @@ static void drop_leader(struct task *t)
 	memmove(&t->threads.data[0], &t->threads.data[1], t->threads.count * sizeof(t->threads.data[0]));
 }
 
+/*
+ * A process that the freezer holds (`fermata freeze`) stops for us only once it is let go, and then before it runs: so first all of its
+ * threads are seized, of which there are no new ones.
+ */
+static int take_from_freezer(struct dump *d, struct task *t)
+{
+	if (!freezer_holds(t->pid))
+		return 0;
+	int r = seize_threads(d, t);
+	if (r >= 0 && (r = freezer_release(t->pid)) < 0)
+		return task_errno(d, t, r, "it is frozen, and cannot be taken out of the freezer");
+	t->was_frozen |= r > 0;
+	return MIN(r, 0);
+}
+
+/* As it was found, before it may run again. */
+static void return_to_freezer(struct task *t)
+{
+	int r = t->was_frozen ? freezer_hold(t->pid) : 0;
+
+	if (r)
+		log_warning("process %d was frozen and runs again: it cannot be put back (%s)", t->pid, strerror(-r));
+}
+
 /* Begins to stop a process. Gives 1 for one that has gone. */
 static int freeze_begin(struct dump *d, struct task *t)
 {
 	/* One that lets itself be seized is alive and has a state of its own: its other threads are for later. */
 	int r = add_thread(d, t, t->pid);
 	if (r || !hold_thread(t->threads.data[0]))
-		return r;
+		return r ? r : take_from_freezer(d, t);
 	drop_last_thread(t);
 	r = proc_read_stat(t->pid, &t->stat);
 	if (r == -ENOENT || r == -ESRCH)
@@ -276,6 +301,8 @@ static int freeze_begin(struct dump *d, struct task *t)
 	if (t->stat.state == 'Z')
 		drop_leader(t);
 	r = seize_threads(d, t);
+	if (r >= 0)
+		r = take_from_freezer(d, t);
 	return r == -ESRCH ? 0 : MIN(r, 0); /* freeze_end looks again */
 }
 
@@ -488,6 +515,7 @@ void tree_let_go(struct dump *d)
 		workers_wait(d->workers);
 	for (size_t i = d->tasks.count; i-- > 0;) {
 		struct task *t = d->tasks.data[i];
+		return_to_freezer(t);
 		for (size_t k = t->threads.count; k-- > 0;)
 			tracee_detach(&t->threads.data[k]->tracee);
 	}
@@ -497,8 +525,10 @@ void tree_thaw(struct dump *d)
 {
 	if (d->workers) /* who may look at a task */
 		workers_wait(d->workers);
-	for (size_t i = d->tasks.count; i-- > 0;)
+	for (size_t i = d->tasks.count; i-- > 0;) {
+		return_to_freezer(d->tasks.data[i]);
 		task_free(d->tasks.data[i]);
+	}
 	VEC_FREE(&d->tasks);
 }
 
@@ -511,6 +541,7 @@ void tree_kill(struct dump *d)
 	/* They are gone when this returns: whoever restores at once finds their ids free, once their parents have reaped them. */
 	for (size_t i = d->tasks.count; i-- > 0;) {
 		struct task *t = d->tasks.data[i];
+		t->was_frozen = false;
 		for (size_t k = t->threads.count; k-- > 0;) {
 			int status;
 			while (waitpid(t->threads.data[k]->tid, &status, __WALL) > 0 && !WIFEXITED(status) && !WIFSIGNALED(status))

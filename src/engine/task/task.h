@@ -62,6 +62,7 @@ struct task {
 	pid_t pid, ppid, pgid, sid;
 	pid_t proc; /* what /proc and kcmp(2) are asked for: the pid, or a thread where the leader has gone */
 	bool leader_gone;
+	bool was_frozen; /* by the cgroup freezer, proc/freezer.h, where it goes back to */
 	struct task *parent; /* NULL for the root */
 	enum task_state state;
 	int stop_signal, exit_code; /* exit_code: of a zombie, or of a leader that has gone */

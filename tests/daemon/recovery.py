@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Tests of what the daemon does by itself, and of what it finds again: periodic checkpoints, restarts, its own end, a database or a disk that fails.
+
+Arguments select tests by a part of their names. Runs as root."""
+import glob
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+
+from world import BINARY, COUNT, DEADLINE, Skip, alive, expect, main, tests_of, until
+
+
+# ---- what is done by itself ----
+
+def test_periodic(w):
+    w.start()
+    w.run("often", *COUNT, options=["--checkpoint-every", "1s", "--keep", "2"])
+    until(lambda: len(w.request("GET", "/v1/jobs/often/checkpoints")[1]) >= 2, "two checkpoints")
+    first = {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}
+    until(lambda: not first & {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}, "both to be replaced")
+    kept = [one for one in w.request("GET", "/v1/jobs/often/checkpoints")[1] if one["state"] == "whole"]
+    expect(len(kept) <= 3 and len(os.listdir(w.dir)) <= 4, kept)
+    w.counts_on("often")
+    out = w.fermata("job", "set", "often", "--checkpoint-every", "0").good().out
+    expect("no periodic checkpoints" in out, out)
+    time.sleep(1)
+    until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]), "what is under way")
+    before = sorted(os.listdir(w.dir))
+    time.sleep(1.5)
+    expect(sorted(os.listdir(w.dir)) == before, "none are made any more")
+    w.fermata("job", "set", "often", "--checkpoint-every", "soon").error("soon is no time")
+
+
+def test_restart(w):
+    w.start()
+    pid = w.run("weak", *COUNT, options=["--restart", "on-failure", "--restart-limit", "2"])
+    w.counts_on("weak")
+    w.dump("weak", "--leave-running")
+    for number in (1, 2):
+        until(lambda: alive(pid), "it to run")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: w.job("weak"))
+        until(lambda: w.status("weak") in ("sleep", "running", "disk"), "its status")
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(2.5)
+    expect(not alive(pid) and w.status("weak") == "halted", "the limit")
+    pid = w.run("strong", *COUNT, options=["--restart", "on-failure"])
+    w.dump("strong", "--leave-running")
+    w.fermata("job", "kill", "strong").good()
+    time.sleep(2)
+    expect(not alive(pid), "one that was killed by command is not restarted")
+    pid = w.run("dumped", *COUNT, options=["--restart", "on-failure"])
+    w.dump("dumped")
+    time.sleep(2)
+    expect(not alive(pid), "nor one that was dumped")
+
+
+def test_side_by_side(w):
+    w.start()
+    pid = w.run("first", *COUNT, options=["--attachable"])
+    time.sleep(0.3)
+    w.dump("first", "--leave-running")
+    others = [w.fermata("restore", "job", "first", "--as", f"other{i}").good().out.split()[-1] for i in range(3)]
+    expect(all(alive(int(other)) for other in others + [pid]) and len(set(others)) == 3, others)
+    for i in range(3):
+        before = w.fermata("job", "logs", f"other{i}").good().out
+        until(lambda: w.fermata("job", "logs", f"other{i}").out > before, "each to go on")
+    path = w.dump("other0")
+    until(lambda: not alive(int(others[0])), "it to end")
+    expect(alive(int(others[1])) and alive(pid), path)
+    job = w.job("other0")
+    expect(job["ended"] == "dumped" and job["status"] == "halted", job)
+    out = w.fermata("restore", "job", "other0").good().out.split()[-1]
+    expect(alive(int(out)), "restored in a namespace again")
+    before = w.fermata("job", "logs", "other0").good().out
+    until(lambda: w.fermata("job", "logs", "other0").out > before, "it to go on")
+    w.fermata("job", "kill", "other1").good()
+    expect(not alive(int(others[1])) and alive(int(others[2])), "one is killed, the other not")
+    w.fermata("restore", "job", "first", "--as", "other2").error("other2 already")
+
+
+# ---- the daemon itself ----
+
+def test_restart_of_daemon(w):
+    w.start()
+    pid = w.run("counter")
+    path = w.dump("counter", "--leave-running")
+    fast = w.run("brief", "sleep", "0.5")
+    for end in (w.kill, w.stop):
+        end()
+        expect(alive(pid) and (end == w.kill or not os.path.exists(w.socket)), "jobs run on, and a daemon that is told to end removes its socket")
+        time.sleep(0.6)
+        w.start()
+        expect(w.status("counter") in ("sleep", "running", "disk") and w.job("counter")["checkpoint"]["path"] == path, w.job("counter"))
+        expect(not alive(fast) and w.job("brief")["exit_code"] == 0, w.job("brief"))
+    second = subprocess.run([BINARY, "daemon", "start", "--config-dir", w.work], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+    expect(second.returncode == 1 and b"already" in second.stderr, second.stderr)
+    w.dump("counter")
+    w.fermata("restore", "job", "counter").good()
+    w.counts_on("counter")
+
+
+def test_late_supervisor(w):
+    """A supervisor that comes after its job was given up starts nothing."""
+    w.start()
+    folder = w.state + "/jobs/late"
+    os.mkdir(folder)
+    program = os.path.join(os.path.dirname(BINARY), "fermata-daemon")
+    spec = {"jid": "late", "dir": folder, "log": "", "argv": ["touch", w.work + "/ran"], "env": [], "cwd": "/", "umask": 18, "uid": 0, "gid": 0, "groups": [], "token": "abc"}
+
+    def start(token):
+        if token:
+            with open(folder + "/wanted", "w") as file:
+                file.write(token)
+        out = subprocess.run(["fermata-supervisor", "late"], executable=program, input=json.dumps(spec).encode(), stdout=subprocess.PIPE, timeout=DEADLINE).stdout
+        return json.loads(out)
+
+    for token in (None, "another"):
+        expect("given up" in start(token)["error"] and not os.path.exists(w.work + "/ran") and not os.path.exists(folder + "/state.json"), token)
+    expect("pid" in start("abc"), "the one that is wanted")
+    until(lambda: os.path.exists(w.work + "/ran"), "its job")
+    # A job of which there is no sign is given up for good.
+    w.kill()
+    base = sqlite3.connect(w.state + "/fermata.db")
+    w.start()
+    w.run("counter")
+    w.fermata("job", "kill", "counter").good()
+    w.kill()
+    os.unlink(w.state + "/jobs/counter/state.json")
+    base.execute("UPDATE jobs SET state = 0, supervisor_pid = 0, process_pid = 0, ended = '' WHERE jid = 'counter'")
+    base.commit()
+    base.close()
+    expect(os.path.exists(w.state + "/jobs/counter/wanted"), "the token")
+    w.start()
+    expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
+
+
+def test_half_written(w):
+    w.start()
+    w.run("counter")
+    whole = w.dump("counter", "--leave-running")
+    w.kill()
+    half, done = w.dir + "/half", w.dir + "/done"
+    os.mkdir(half)
+    open(half + "/core-1.img", "w").close()
+    shutil.copytree(whole, done)
+    base = sqlite3.connect(w.state + "/fermata.db")
+    for name, path in (("aaaa", half), ("bbbb", done), ("cccc", w.dir + "/nothing")):
+        base.execute("INSERT INTO checkpoints VALUES (?, 'counter', ?, 'process', 0, 0, 1, 1, 0, 0, 0, 0, '')", (name, path))
+    base.commit()
+    base.close()
+    w.start()
+    paths = {one["id"]: one["state"] for one in w.request("GET", "/v1/checkpoints")[1]}
+    expect("aaaa" not in paths and "cccc" not in paths and paths.get("bbbb") == "whole" and not os.path.exists(half), paths)
+    expect(os.path.exists(whole), "a whole one stays")
+
+
+def test_damaged_database(w):
+    w.start()
+    pid = w.run("counter", options=["--checkpoint-every", "1h", "--keep", "7", "--restart", "on-failure"])
+    w.run("strange", "sh", "-c", "sleep 1000 # two\nlines, %41 and \u00e9")
+    w.dump("counter", "--leave-running")
+    w.fermata("dump", "job", "strange", "--compression", "zstd", "--dir", w.work, "--name", "elsewhere").good()
+    w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4", "--streams", "2").good()
+    jobs, checkpoints = (w.request("GET", path)[1] for path in ("/v1/jobs", "/v1/checkpoints"))
+    w.kill()
+    for path in glob.glob(w.state + "/fermata.db-*"):
+        os.unlink(path)
+    with open(w.state + "/fermata.db", "r+b") as file:
+        file.write(b"nonsense" * 1000)
+    w.start()
+    expect(glob.glob(w.state + "/fermata.db.damaged-*"), os.listdir(w.state))
+    expect(alive(pid) and w.status("counter") in ("sleep", "running", "disk"), "the job is found again")
+    found = w.request("GET", "/v1/jobs")[1]
+    expect([dict(job, status="") for job in found] == [dict(job, status="") for job in jobs], f"not as they were: {found} {jobs}")
+    expect(w.request("GET", "/v1/checkpoints")[1] == checkpoints and len(checkpoints) == 3, "all is as it was")
+    w.dump("counter")
+    w.fermata("restore", "job", "counter").good()
+    w.counts_on("counter")
+    w.fermata("job", "kill", "counter").good()
+    # Each of the earlier ones, wherever it lies.
+    for one in checkpoints:
+        w.fermata("verify", one["path"]).good()
+        w.fermata("restore", "job", one["job"], "--checkpoint", one["id"]).good()
+        w.fermata("job", "kill", one["job"]).good()
+    w.fermata("job", "delete", "strange").good()
+    # One that was lost altogether; what was deleted does not come back, and a note that is damaged is left out.
+    w.kill()
+    for path in glob.glob(w.state + "/fermata.db*"):
+        os.unlink(path)
+    with open(glob.glob(w.state + "/notes/checkpoints.*")[0], "w") as file:
+        file.write("nonsense")
+    w.start()
+    expect([job["job"] for job in w.request("GET", "/v1/jobs")[1]] == ["counter"] and len(w.request("GET", "/v1/checkpoints")[1]) == 3, w.said())
+    w.fermata("restore", "job", "counter").good()
+    expect(alive(pid), "restored once more")
+
+
+def test_locked_database(w):
+    w.start()
+    w.run("counter")
+    base = sqlite3.connect(w.state + "/fermata.db")
+    base.execute("BEGIN EXCLUSIVE")
+    w.fermata("run", "process", "--", "true").error("database")
+    w.fermata("ps").good()
+    base.rollback()
+    base.close()
+    w.fermata("run", "process", "--", "true").good()
+    w.counts_on("counter")
+
+
+def test_disk_full(w):
+    small = w.work + "/small"
+    os.mkdir(small)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", small]).returncode:
+        raise Skip("cannot mount")
+    try:
+        w.start()
+        pid = w.run("counter")
+        w.fermata("dump", "job", "counter", "--dir", small).error("No space left")
+        expect(alive(pid) and not os.listdir(small), os.listdir(small))
+        w.counts_on("counter")
+        expect(w.fermata("checkpoints").good().out == "No checkpoints found.\n", "nothing is noted")
+        w.dump("counter")
+    finally:
+        subprocess.run(["umount", small])
+
+
+main(tests_of(globals()))
