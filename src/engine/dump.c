@@ -19,6 +19,7 @@
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
+#include "image/store/store.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -367,8 +368,27 @@ static int stop_tree(struct dump *d)
 	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
 }
 
+static int open_in_store(struct dump *d)
+{
+	const char *path = d->request->images_dir;
+	int r = image_store_create(path, &d->request->packing, &d->dir);
+
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s is there already; choose another name, or remove it with fermata store rm", path);
+	if (r == -ENOTDIR)
+		return error_set(d->e, r, "the directory of %s holds something that is no store; choose another, which is empty or is not there yet", path);
+	if (r == -EPROTONOSUPPORT)
+		return error_set(d->e, r, "the store of %s has a format that this version does not know", path);
+	if (r == -EINVAL)
+		return error_set(d->e, r, "%s is no place in a store: store:DIR/NAME, where a name does not begin with a dot, and no --streams", path);
+	return r ? error_errno(d->e, r, "cannot make %s", path) : 0;
+}
+
 static int open_directory(struct dump *d)
 {
+	if (store_is_path(d->request->images_dir))
+		return open_in_store(d);
+
 	const char *path = d->request->images_dir;
 	const struct packing *packing = &d->request->packing;
 	const bool archive = packing->kind != PACKING_NONE || packing->streams;

@@ -6,6 +6,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/task/state.h"
+#include "image/store/store.h"
 
 #define TASKS_MAX 32768
 #define DEPTH_MAX 4096 /* of the tree: planning goes down it */
@@ -287,6 +288,12 @@ int restore_open(const char *path, struct image_dir **ret, struct error *e)
 {
 	int r = image_dir_open(path, ret);
 
+	if (r && store_is_path(path))
+		return r == -ENOENT ? error_set(e, r, "there is no such checkpoint in the store; fermata store ls shows those that there are") :
+		       r == -ENOTDIR ? error_set(e, r, "there is no store in that directory") :
+		       r == -EINVAL ? error_set(e, r, "it names no checkpoint of a store; give store:DIR/NAME") :
+		       r == -EBADMSG ? error_set(e, r, "it is damaged; fermata store verify tells what is") :
+				       error_errno(e, r, "cannot open it");
 	if (r == -ENOENT)
 		return error_set(e, r, "there is no such directory or file; give what a dump was written to");
 	if (r == -EMEDIUMTYPE || r == -ENOTDIR)

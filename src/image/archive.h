@@ -168,6 +168,7 @@ struct source {
 	const struct source_ops *ops;
 	enum packing_kind kind;
 	struct archive_index index; /* members by name, once they are sorted */
+	char damage[128]; /* what was found damaged first, or "" */
 };
 /* An archive. -EMEDIUMTYPE: it is none; -EBADMSG: damaged or cut off. `fd` becomes the source's on success. */
 int source_open(int fd, struct source **ret);

@@ -54,9 +54,13 @@ struct image_file;
 int image_dir_create(const char *path, struct image_dir **ret);
 /* An archive to be: nothing shows at `path` until the commit. With streams `path` is an empty directory. -EEXIST: it is there already. */
 int image_archive_create(const char *path, const struct packing *packing, struct image_dir **ret);
-/* What was written by either, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
+/* In a store: "store:DIR/NAME" (store/store.h). -EEXIST: there is one of that name; -ENOTDIR: the directory is something else. */
+int image_store_create(const char *path, const struct packing *packing, struct image_dir **ret);
+/* What was written by any of them, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
  * damaged or was cut off. */
 int image_dir_open(const char *path, struct image_dir **ret);
+/* What of its source was found damaged, or NULL. */
+const char *image_dir_damage(const struct image_dir *dir);
 /* Each file with its size; what `found` returns other than 0 ends it. */
 int image_dir_list(struct image_dir *dir, int (*found)(void *data, const char *name, uint64_t size), void *data);
 /* Its bytes must be unpacked to be read; and only one after the other. */

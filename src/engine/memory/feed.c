@@ -172,8 +172,10 @@ static int feed_block(struct feeder *all, struct feed *f, size_t index, struct i
 	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
 		size_t n = (size_t)MIN(STEP, end - at);
 		r = image_raw_read(f->t->stored, reader, buffer, n, at);
-		if (r)
-			return error_set(e, r, "the pages of process %d can't be unpacked: the checkpoint is damaged", f->t->pid);
+		if (r) {
+			const char *damage = image_dir_damage(all->s->dir);
+			return error_set(e, r, "the pages of process %d can't be unpacked: %s is damaged", f->t->pid, damage ? damage : "the checkpoint");
+		}
 		if (f->notes)
 			XXH3_128bits_update(hash, buffer, n);
 		r = write_memory(f, buffer, at, n, e);
