@@ -2,21 +2,45 @@
 #include "cli/remote.h"
 
 #include "base/log.h"
+#include "engine/load.h"
 #include "image/image.h"
 
-#include <limits.h>
+#define MANIFEST_MAX (64UL << 20)
+
+static json_t *load_manifest(const char *path, struct error *e)
+{
+	struct image_dir *dir = NULL;
+	struct image_raw *raw = NULL;
+	json_error_t where = {};
+	json_t *document = NULL;
+	int r = restore_open(path, &dir, e);
+
+	if (r)
+		return NULL;
+	r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
+	size_t size = r ? 0 : (size_t)MIN(image_raw_size(raw), MANIFEST_MAX);
+	_cleanup_free_ char *text = r ? NULL : malloc(size + 1);
+	if (!r)
+		r = text ? image_raw_read(raw, NULL, text, size, 0) : -ENOMEM;
+	if (r)
+		error_errno(e, r, "its " IMAGE_MANIFEST " can't be read");
+	else if (!(document = json_loadb(text, size, 0, &where)))
+		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " is damaged: %s", where.text);
+	image_raw_close(raw);
+	image_dir_free(dir);
+	return document;
+}
 
 /* {name: {size, xxh128}} of a checkpoint's manifest. */
-static json_t *read_manifest(const char *dir, struct error *e)
+static json_t *read_manifest(const char *path, struct error *e)
 {
-	char path[PATH_MAX];
-	json_error_t where;
-
-	snprintf(path, sizeof(path), "%s/" IMAGE_MANIFEST, dir);
-	json_t *document = json_load_file(path, 0, &where), *files = json_object();
+	json_t *document = load_manifest(path, e), *files = json_object();
 	const json_t *list = json_object_get(document, "files");
+
+	if (document && !json_is_array(list))
+		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " has no list of files");
 	if (!json_is_array(list))
-		error_set(e, -EBADMSG, "cannot compare %s: %s", dir, document ? "its manifest has no list of files" : where.text);
+		error_prefix(e, -EBADMSG, "cannot compare %s", path);
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_t *one = json_array_get(list, i);
 		const char *name = json_string_value(json_object_get(one, "name"));
