@@ -163,6 +163,8 @@ struct source_ops {
 	void (*reader_free)(struct source_reader *r);
 	/* Exactly so many bytes of the stream. */
 	int (*read)(struct source_reader *r, void *to, size_t size, uint64_t offset);
+	/* In a process that fork(2) made of one with threads: nobody has its locks. Gives its descriptors, up to `max` of them, and their number. */
+	size_t (*adopt)(struct source *s, int *fds, size_t max);
 };
 struct source {
 	const struct source_ops *ops;

@@ -18,6 +18,7 @@
 #define STEP (256UL << 10)
 #define BLOCK (4UL << 20) /* IMAGE_BLOCK */
 #define PAX_MAX (64UL << 10)
+#define CACHED 8 /* frames of which some was wanted: who reads here and there comes back to them */
 
 struct archive {
 	struct source base;
@@ -36,10 +37,14 @@ struct reader {
 	struct source_reader base;
 	struct archive *s;
 	struct codec *codec;
-	unsigned char *packed, *raw;
-	size_t packed_room, raw_room;
-	size_t frame; /* that is in `raw` */
-	bool full;
+	unsigned char *packed;
+	size_t packed_room;
+	struct cached {
+		unsigned char *raw;
+		size_t room, frame;
+		uint64_t used; /* 0: nothing is in it */
+	} cached[CACHED];
+	uint64_t clock;
 };
 
 static int archive_plain(const struct source *base)
@@ -521,7 +526,8 @@ static void archive_reader_free(struct source_reader *base)
 
 	codec_free(r->codec);
 	free(r->packed);
-	free(r->raw);
+	for (size_t i = 0; i < CACHED; i++)
+		free(r->cached[i].raw);
 	free(r);
 }
 
@@ -561,6 +567,20 @@ static int unpack_frame(struct reader *r, size_t frame, unsigned char *to)
 	return failed ? failed : codec_unpack(r->codec, to, f->raw, r->packed, f->size);
 }
 
+/* The one that it is in, or that has waited longest. */
+static struct cached *find_cached(struct reader *r, size_t frame)
+{
+	struct cached *oldest = &r->cached[0];
+
+	for (size_t i = 0; i < CACHED; i++) {
+		if (r->cached[i].used && r->cached[i].frame == frame)
+			return &r->cached[i];
+		if (r->cached[i].used < oldest->used)
+			oldest = &r->cached[i];
+	}
+	return oldest;
+}
+
 /* Some of a frame: straight from the file where it is plain; through the reader's own memory where it is not all wanted. */
 static int read_frame(struct reader *r, size_t frame, unsigned char *to, size_t within, size_t size)
 {
@@ -573,17 +593,19 @@ static int read_frame(struct reader *r, size_t frame, unsigned char *to, size_t 
 					   -EBADMSG;
 	if (!within && size == f->raw)
 		return unpack_frame(r, frame, to);
-	if (!r->full || r->frame != frame) {
-		r->full = false;
-		failed = make_room(&r->raw, &r->raw_room, f->raw);
+	struct cached *c = find_cached(r, frame);
+	if (!c->used || c->frame != frame) {
+		c->used = 0;
+		failed = make_room(&c->raw, &c->room, f->raw);
 		if (!failed)
-			failed = unpack_frame(r, frame, r->raw);
-		r->full = !failed;
-		r->frame = frame;
+			failed = unpack_frame(r, frame, c->raw);
+		c->frame = frame;
 	}
-	if (!failed)
-		memcpy(to, r->raw + within, size);
-	return failed;
+	if (failed)
+		return failed;
+	c->used = ++r->clock;
+	memcpy(to, c->raw + within, size);
+	return 0;
 }
 
 static int read_sequential(struct archive *s, void *to, size_t size, uint64_t offset)
@@ -620,7 +642,17 @@ static int archive_read(struct source_reader *base, void *to, size_t size, uint6
 	return failed;
 }
 
+static size_t archive_adopt(struct source *base, int *fds, size_t max)
+{
+	struct archive *s = (struct archive *)base;
+
+	pthread_mutex_init(&s->lock, NULL);
+	memcpy(fds, s->fds, MIN(max, s->n_fds) * sizeof(*fds));
+	return s->n_fds;
+}
+
 static const struct source_ops archive_ops = {
+	.adopt = archive_adopt,
 	.free = archive_free,
 	.plain = archive_plain,
 	.is_sequential = archive_is_sequential,

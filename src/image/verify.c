@@ -371,13 +371,14 @@ bool image_dir_verify_leave(struct image_verification *v, const char *name, stru
 	return false;
 }
 
-int image_digest_check(int fd, const struct image_digest *digest)
+int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest)
 {
 	struct image_verification v = {};
 	struct worker w = { .v = &v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
-	struct image_raw raw = { .fd = fd, .offset = digest->offset, .size = digest->size };
-	struct item item = { .name = "", .digest = digest->text, .raw = &raw, .size = digest->size, .block = digest->block };
-	int r = 0;
+	struct image_raw plain = { .fd = fd, .offset = digest->offset, .size = digest->size };
+	struct item item = { .name = "", .digest = digest->text, .raw = raw ? (struct image_raw *)raw : &plain, .size = digest->size,
+			     .block = digest->block };
+	int r = raw ? image_reader_new(raw->dir, &w.reader) : 0;
 
 	item.n_units = item.block ? (size_t)((item.size + item.block - 1) / item.block) : 1;
 	item.units = calloc(item.n_units, sizeof(*item.units));
@@ -388,8 +389,7 @@ int image_digest_check(int fd, const struct image_digest *digest)
 		verify_unit(&w, &item, i);
 	if (!r)
 		r = item.unreadable ? -EIO : is_altered(&item) ? -EBADMSG : 0;
-	free(w.buffer);
-	XXH3_freeState(w.hash);
+	release_worker(&w);
 	free(item.units);
 	free(item.known);
 	return r;

@@ -5,6 +5,8 @@
  */
 #include "engine/memory/feed.h"
 
+#include "engine/memory/lazy.h"
+
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -57,21 +59,42 @@ static struct feeder *feeder_of(struct restore *s)
 	return s->feeder;
 }
 
+static int add_runs(struct restore *s, struct rtask *t, const PagemapEntry *p, struct feed *f, uint64_t offset, size_t *vma)
+{
+	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
+
+	for (uint64_t at = p->vaddr, next; at < end; at = next) {
+		bool later;
+		next = lazy_stretch(t, at, end, vma, &later);
+		struct feed_run *run = later ? NULL : VEC_PUSH(&f->runs);
+		if (!later && !run)
+			return error_set(s->e, -ENOMEM, "out of memory");
+		if (later)
+			continue;
+		*run = (struct feed_run){ at, next - at, offset + (at - p->vaddr) };
+		f->size = run->offset + run->size;
+		s->pages_total += run->size;
+	}
+	return 0;
+}
+
 static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
 {
+	uint64_t offset = 0;
+	size_t vma = 0;
+
 	for (size_t i = 0; i < t->pages.count; i++) {
 		const PagemapEntry *p = t->pages.data[i];
 		if (!p->nr_pages || (p->has_forked && p->forked))
 			continue;
 		if (p->in_parent || (p->has_flags && p->flags & 1))
 			return error_set(s->e, -ENOTSUP, "pagemap-%d.img refers to a parent checkpoint, which is not restored yet", t->pid);
-		struct feed_run *run = VEC_PUSH(&f->runs);
-		if (!run)
-			return error_set(s->e, -ENOMEM, "out of memory");
-		*run = (struct feed_run){ p->vaddr, (uint64_t)p->nr_pages * PAGE_SIZE, f->size };
-		f->size += run->size;
+		int r = add_runs(s, t, p, f, offset, &vma);
+		if (r)
+			return r;
+		offset += (uint64_t)p->nr_pages * PAGE_SIZE;
 	}
-	if (f->size > image_raw_size(t->stored))
+	if (offset > image_raw_size(t->stored))
 		return error_set(s->e, -EBADMSG, "the pages of process %d: the image has too few", t->pid);
 	return 0;
 }
@@ -99,7 +122,6 @@ int feed_plan(struct restore *s, struct rtask *t)
 	OP(b, AGENT_OP_STORE, (uint64_t)f->ready, 1);
 	OP(b, AGENT_OP_ARRIVE, (uint64_t)&s->words->feed, 1);
 	OP(b, AGENT_OP_AWAIT, (uint64_t)f->done, 1);
-	s->pages_total += f->size;
 	return 0;
 }
 
@@ -131,6 +153,21 @@ static size_t find_run(const struct feed *f, uint64_t offset)
 			high = middle;
 	}
 	return low;
+}
+
+/* The next bytes of the image from `at` on that go somewhere, as many as follow each other. 0: there are none before `end`. */
+static size_t next_bytes(const struct feed *f, uint64_t *at, uint64_t end)
+{
+	size_t i = find_run(f, *at), n = 0;
+
+	while (i < f->runs.count && f->runs.data[i].offset + f->runs.data[i].size <= *at)
+		i++;
+	if (i == f->runs.count || f->runs.data[i].offset >= end)
+		return 0;
+	*at = MAX(*at, f->runs.data[i].offset);
+	for (; i < f->runs.count && f->runs.data[i].offset <= *at + n && n < STEP; i++)
+		n = (size_t)(f->runs.data[i].offset + f->runs.data[i].size - *at);
+	return (size_t)MIN((uint64_t)MIN(n, STEP), end - *at);
 }
 
 static int write_memory(struct feed *f, const unsigned char *from, uint64_t offset, size_t size, struct error *e)
@@ -170,7 +207,9 @@ static int feed_block(struct feeder *all, struct feed *f, size_t index, struct i
 
 	XXH3_128bits_reset(hash);
 	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
-		size_t n = (size_t)MIN(STEP, end - at);
+		size_t n = next_bytes(f, &at, end);
+		if (!n)
+			break;
 		r = image_raw_read(f->t->stored, reader, buffer, n, at);
 		if (r) {
 			const char *damage = image_dir_damage(all->s->dir);
@@ -272,7 +311,7 @@ int feed_start(struct restore *s)
 		return 0;
 	for (size_t i = 0; i < all->feeds.count; i++) {
 		struct feed *f = all->feeds.data[i];
-		f->notes = image_verification_wants(s->verification, image_raw_name(f->t->stored));
+		f->notes = !f->t->lazy && image_verification_wants(s->verification, image_raw_name(f->t->stored));
 		all->left += f->n_blocks > 0;
 		blocks += f->n_blocks;
 	}

@@ -237,7 +237,28 @@ static void store_free(struct source *base)
 	free(s);
 }
 
+static size_t store_adopt(struct source *base, int *fds, size_t max)
+{
+	struct store_source *s = (struct store_source *)base;
+	const int own[] = { s->store->fd, s->store->packs, s->store->index, s->store->checkpoints };
+	size_t n = 0;
+
+	pthread_mutex_init(&s->lock, NULL);
+	for (size_t i = 0; i < s->recipe.packs.count; i++) {
+		pthread_mutex_init(&s->packs[i]->lock, NULL);
+		if (n++ < max)
+			fds[n - 1] = s->packs[i]->fd;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(own); i++)
+		if (n++ < max)
+			fds[n - 1] = own[i];
+	/* One that another thread was opening, or has used, is opened anew where it is needed. */
+	s->lookup = NULL;
+	return n;
+}
+
 static const struct source_ops store_ops = {
+	.adopt = store_adopt,
 	.free = store_free,
 	.plain = store_plain,
 	.is_sequential = store_is_sequential,
