@@ -113,7 +113,8 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 	struct job_list list = {};
 	struct error e = {};
 	long long pause = IDLE_MS;
-	int r = checkpoints_recover(d, &e);
+	size_t pending;
+	int r = checkpoints_recover(d, &pending, &e);
 
 	if (!r)
 		r = store_list_jobs(d->store, &list, &e);
@@ -133,6 +134,8 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 			watch(polls, count, j);
 	}
 	VEC_FREE(&list);
+	if (pending) /* by workers of a daemon before us */
+		pause = MIN(pause, SOON_MS);
 	if (r)
 		log_warning("%s", e.text);
 	return r ? 1000 : pause;
