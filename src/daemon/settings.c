@@ -24,7 +24,7 @@ static const struct row {
 	[SETTING_METRICS] = { "metrics", "true", "Whether /metrics answers", KIND_BOOL },
 	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT },
 	[SETTING_LOG_DIR] = { "log_dir", "/var/log", "Where the output of jobs goes", KIND_TEXT },
-	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go", KIND_TEXT },
+	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go: a folder, or a store (store:DIR)", KIND_TEXT },
 	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT },
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER },
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },

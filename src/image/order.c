@@ -12,8 +12,9 @@ int image_order_place(const char *path, char name[256])
 	struct stat st;
 
 	if (store_is_path(path)) {
-		if (store_split(path, copy, own) || snprintf(dir, sizeof(dir), "%s/orders", copy) >= (int)sizeof(dir))
+		if (store_split(path, dir, own) || strlen(dir) > PATH_MAX - 16)
 			return -1;
+		strcat(dir, "/orders");
 		if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 			return -1;
 		snprintf(name, 256, "%s", own);

@@ -277,7 +277,9 @@ int store_remove(const char *path, struct error *e)
 	r = store_dir_open(dir, false, &s);
 	if (r)
 		return error_errno(e, r, "cannot open the store in %s", dir);
-	if (unlinkat(s->checkpoints, name, 0) < 0)
+	if (unlinkat(s->checkpoints, name, 0) == 0 && store_file(path, "orders", dir, sizeof(dir)) == 0)
+		unlink(dir);
+	else
 		r = errno == ENOENT ? error_set(e, -ENOENT, "there is no checkpoint %s in the store %s", name, dir) :
 				      error_errno(e, -errno, "cannot remove the checkpoint %s", path);
 	store_dir_close(s);

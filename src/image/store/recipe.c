@@ -13,6 +13,7 @@ struct head {
 	int64_t created;
 	uint64_t added, packs, members, runs, small;
 };
+_Static_assert(offsetof(struct head, added) == STORE_ADDED_OFFSET, "the daemon reads it");
 static const char mark[8] = "FERMRCP1";
 
 void recipe_free(struct recipe *r)

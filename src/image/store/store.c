@@ -11,16 +11,11 @@
 #define MARK "fermata-store"
 #define MARK_TEXT "{\"format\": 1, \"chunk\": 4096, \"hash\": \"sha256\"}\n"
 
-bool store_is_path(const char *path)
-{
-	return !strncmp(path, STORE_PREFIX, strlen(STORE_PREFIX));
-}
-
 int store_split(const char *path, char dir[PATH_MAX], char name[NAME_MAX + 1])
 {
 	const char *from = store_is_path(path) ? path + strlen(STORE_PREFIX) : path, *slash = strrchr(from, '/');
 
-	if (!slash || !slash[1] || !strcmp(slash + 1, ".") || !strcmp(slash + 1, "..") || slash[1] == '.')
+	if (!slash || !slash[1] || slash[1] == '.')
 		return -EINVAL;
 	if (strlen(slash + 1) > NAME_MAX || slash - from >= PATH_MAX)
 		return -ENAMETOOLONG;

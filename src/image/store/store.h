@@ -13,14 +13,12 @@
 #pragma once
 
 #include "base/error.h"
+#include "base/store_path.h"
 #include "image/archive.h"
 
 #include <limits.h>
 
-/* "store:DIR/NAME": a checkpoint in a store. */
-#define STORE_PREFIX "store:"
-bool store_is_path(const char *path);
-/* Its two parts. -EINVAL: there is no name. */
+/* The two parts of "store:DIR/NAME". -EINVAL: there is no name. */
 int store_split(const char *path, char dir[PATH_MAX], char name[NAME_MAX + 1]);
 
 /* Writing and reading a checkpoint; see archive.h. -EEXIST: there is one of that name. The store is made where it is an empty directory or none. */
