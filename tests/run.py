@@ -3,7 +3,7 @@
 
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
---packed     runs all live programs through an archive only, each by another kind in turn
+--packed     runs all live programs through archives and stores only, each by other kinds in turn
 
 LIVE_CRIU=PATH runs the live tests with another binary that takes criu's options."""
 import ctypes
@@ -27,7 +27,7 @@ RUNS_ON = ("leave", "again", "still")
 PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "fork", "forker", "hugetlb", "ksm", "many_vmas", "map_anon_shared",
           "map_memfd", "map_private", "memfd", "mlock", "orphan", "pipe", "shares", "sparse", "sysv_shm", "threads_many", "tree_threads",
           "unix_tree", "wide", "zero_pages", "zombies")
-KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
+KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
     "fd_inherited": ["--file-locks"],
@@ -200,15 +200,18 @@ ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 
 def packed_round(name, pid, binary, work, log):
-    kind = KINDS[sum(name.encode()) % len(KINDS)]
+    """Through an archive or a store, then through another whose memory comes when it is touched."""
     fermata = os.path.join(os.path.dirname(binary), "fermata")
-    images = os.path.join(work, "images0")
-    os.mkdir(images)
-    log.append(criu(fermata, work, ["dump", "process", str(pid), "--dir", images, "--name", "packed", "--compression", kind.rstrip("+"),
-                                    "--streams", "3" if kind[-1] == "+" else "0"] + DUMP_OPTIONS.get(name, [])))
-    wait_dead(pid)
-    reap_all(kill=False)
-    log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1]]))
+    for number, lazy in enumerate(([], ["--lazy=all"])):
+        kind = KINDS[(sum(name.encode()) + 3 * number) % len(KINDS)]
+        images = os.path.join(work, f"images{number}")
+        os.mkdir(images)
+        place = ["--dir", "store:" + images, "--compression", "lz4"] if kind == "store" else \
+            ["--dir", images, "--compression", kind.rstrip("+"), "--streams", "3" if kind[-1] == "+" else "0"]
+        log.append(criu(fermata, work, ["dump", "process", str(pid), "--name", "packed", *place] + DUMP_OPTIONS.get(name, [])))
+        wait_dead(pid)
+        reap_all(kill=False)
+        log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1], *lazy] + RESTORE_OPTIONS.get(name, [])))
 
 
 def rounds(name, pid, mode, binary, work, log):

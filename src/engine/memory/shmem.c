@@ -312,6 +312,9 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 	image_raw_close(pages);
 	if (mapped)
 		munmap(mapped, (size_t)st.st_size);
+	const char *damage = r == -EBADMSG ? image_dir_damage(s->dir) : NULL;
+	if (damage)
+		return error_set(s->e, r, "cannot fill from %s: %s is damaged", name, damage);
 	return r ? error_errno(s->e, r, "cannot fill from %s", name) : 0;
 }
 
