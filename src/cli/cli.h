@@ -89,6 +89,9 @@ int verb_check_process(struct command_line *c);
 int verb_features(struct command_line *c);
 int verb_inspect(struct command_line *c);
 int verb_verify(struct command_line *c);
+/* store.c: the file with the key of a store, by option or setting, or NULL. */
+const char *cli_store_key(struct command_line *c);
+
 int verb_store_ls(struct command_line *c);
 int verb_store_verify(struct command_line *c);
 int verb_store_prune(struct command_line *c);

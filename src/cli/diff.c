@@ -7,13 +7,13 @@
 
 #define MANIFEST_MAX (64UL << 20)
 
-static json_t *load_manifest(const char *path, struct error *e)
+static json_t *load_manifest(const char *path, const char *key, struct error *e)
 {
 	struct image_dir *dir = NULL;
 	struct image_raw *raw = NULL;
 	json_error_t where = {};
 	json_t *document = NULL;
-	int r = restore_open(path, &dir, e);
+	int r = restore_open(path, key, &dir, e);
 
 	if (r)
 		return NULL;
@@ -32,9 +32,9 @@ static json_t *load_manifest(const char *path, struct error *e)
 }
 
 /* {name: {size, xxh128}} of a checkpoint's manifest. */
-static json_t *read_manifest(const char *path, struct error *e)
+static json_t *read_manifest(const char *path, const char *key, struct error *e)
 {
-	json_t *document = load_manifest(path, e), *files = json_object();
+	json_t *document = load_manifest(path, key, e), *files = json_object();
 	const json_t *list = json_object_get(document, "files");
 
 	if (document && !json_is_array(list))
@@ -89,7 +89,7 @@ int verb_diff(struct command_line *c)
 {
 	static const char *const heads[] = { "FILE", "DIFFERENCE", "BEFORE", "AFTER" };
 	struct error e = {};
-	json_t *a = read_manifest(c->words[0], &e), *b = a ? read_manifest(c->words[1], &e) : NULL, *list = json_array();
+	json_t *a = read_manifest(c->words[0], cli_store_key(c), &e), *b = a ? read_manifest(c->words[1], c->request.packing.key, &e) : NULL, *list = json_array();
 
 	if (!a || !b) {
 		json_decref(a);

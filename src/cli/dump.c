@@ -88,6 +88,7 @@ int verb_dump_process(struct command_line *c)
 		r = read_packing(c, &e);
 	if (!r && remote_wanted(c, s))
 		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+	cli_store_key(c);
 	if (!r)
 		r = choose_path(c, s, path, &e);
 	const bool directory = !r && !store_is_path(path) && (packing->kind == PACKING_NONE || packing->streams);

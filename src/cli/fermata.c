@@ -185,6 +185,8 @@ static const struct option_row rows[] = {
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("compression", 0, STRING, "KIND[:LEVEL]", DUMPS, compression,
 	       "none: a directory; or one file: tar, gzip, lz4, zlib, zstd, where a level may follow"),
+	OPTION("store-key", 0, STRING, "FILE", BOTH | STORES | ON(INSPECT) | ON(VERIFY) | ON(DIFF), request.packing.key,
+	       "The file with the store's key, 32 random bytes or more: a store that is made with one is encrypted"),
 	OPTION("streams", 0, INT, "N", DUMPS, streams, "Spread the archive over this many files, in a directory; 0: one"),
 	OPTION("gpu", 0, STRING, "USE", BOTH | SAVES, gpu, "Look for CUDA processes: auto (where there is NVIDIA's driver), on, off"),
 	OPTION("gpu-timeout", 0, INT, "SECONDS", SAVES, gpu_timeout_s, "How long work under way on a GPU may take to end; 10 when not given"),

@@ -1,9 +1,20 @@
 /* fermata store: what is done to a store as a whole. See image/store/store.h. */
-#include "cli/cli.h"
+#include "cli/remote.h"
 #include "image/store/store.h"
 
 #include <jansson.h>
 #include <time.h>
+
+const char *cli_store_key(struct command_line *c)
+{
+	_cleanup_free_ struct settings *s = c->request.packing.key ? NULL : malloc(sizeof(*s));
+	struct error e;
+
+	/* It stays until the program ends. */
+	if (s && !remote_settings(c, s, &e) && *settings_text(s, SETTING_CHECKPOINT_STORE_KEY))
+		c->request.packing.key = strdup(settings_text(s, SETTING_CHECKPOINT_STORE_KEY));
+	return c->request.packing.key;
+}
 
 static int print_json(json_t *root)
 {
@@ -18,7 +29,7 @@ int verb_store_ls(struct command_line *c)
 {
 	store_checkpoints list = {};
 	struct error e = {};
-	int r = store_list(c->words[0], &list, &e);
+	int r = store_list(c->words[0], cli_store_key(c), &list, &e);
 	json_t *all = json_array();
 
 	for (size_t i = 0; !r && i < list.count; i++) {
@@ -46,7 +57,7 @@ int verb_store_stats(struct command_line *c)
 	struct store_stats s = {};
 	struct error e = {};
 
-	if (store_stats(c->words[0], &s, &e))
+	if (store_stats(c->words[0], cli_store_key(c), &s, &e))
 		return cli_report(c, &e);
 	const uint64_t disk = s.stored + s.recipes + s.index;
 	const double ratio = disk ? (double)s.size / (double)disk : 0;
@@ -85,7 +96,7 @@ int verb_store_verify(struct command_line *c)
 	struct found f = { c->json, json_array() };
 	struct store_report report = { .found = note_damage, .data = &f };
 	struct error e = {};
-	int r = store_verify(c->words[0], &report, &e);
+	int r = store_verify(c->words[0], cli_store_key(c), &report, &e);
 
 	if (r) {
 		json_decref(f.list);
@@ -109,7 +120,7 @@ int verb_store_prune(struct command_line *c)
 	struct store_pruned p = {};
 	struct error e = {};
 
-	if (store_prune(c->words[0], &p, &e))
+	if (store_prune(c->words[0], cli_store_key(c), &p, &e))
 		return cli_report(c, &e);
 	if (c->json)
 		return print_json(json_pack("{s:s, s:I, s:I, s:I, s:I}", "store", c->words[0], "packs", (json_int_t)p.packs, "rewritten",
@@ -125,7 +136,7 @@ int verb_store_rm(struct command_line *c)
 	int status = 0;
 
 	for (size_t i = 0; c->words[i]; i++)
-		if (store_remove(c->words[i], &e))
+		if (store_remove(c->words[i], cli_store_key(c), &e))
 			status = cli_report(c, &e);
 	if (!status && c->json)
 		return print_json(json_pack("{s:b}", "removed", 1));

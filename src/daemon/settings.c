@@ -27,6 +27,7 @@ static const struct row {
 	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go: a folder, or a store (store:DIR)", KIND_TEXT },
 	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT },
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER },
+	[SETTING_CHECKPOINT_STORE_KEY] = { "checkpoint.store_key", "", "The file with the key of stores, which are encrypted then", KIND_TEXT },
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },
 	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL },
 	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Kept for configurations that have it", KIND_NUMBER },

@@ -371,17 +371,17 @@ static int stop_tree(struct dump *d)
 static int open_in_store(struct dump *d)
 {
 	const char *path = d->request->images_dir;
-	int r = image_store_create(path, &d->request->packing, &d->dir);
 
+	if (d->request->packing.key && d->request->live)
+		return error_set(d->e, -EINVAL, "a live dump keeps memory in a file meanwhile, which would not be encrypted as the store is; leave --live away");
+	int r = image_store_create(path, &d->request->packing, &d->dir);
 	if (r == -EEXIST)
 		return error_set(d->e, r, "%s is there already; choose another name, or remove it with fermata store rm", path);
 	if (r == -ENOTDIR)
 		return error_set(d->e, r, "the directory of %s holds something that is no store; choose another, which is empty or is not there yet", path);
-	if (r == -EPROTONOSUPPORT)
-		return error_set(d->e, r, "the store of %s has a format that this version does not know", path);
 	if (r == -EINVAL)
 		return error_set(d->e, r, "%s is no place in a store: store:DIR/NAME, where a name does not begin with a dot, and no --streams", path);
-	return r ? error_errno(d->e, r, "cannot make %s", path) : 0;
+	return r ? store_error(d->e, r, "make", path) : 0;
 }
 
 static int open_directory(struct dump *d)
@@ -470,7 +470,9 @@ static int dump_again(struct dump *d)
 /* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
 static bool wants_live(const struct request *r)
 {
-	return r->leave_running && !r->leave_stopped && !r->no_live && (r->live || !r->hook.call);
+	const bool secret = store_is_path(r->images_dir) && r->packing.key; /* what is kept meanwhile would not be */
+
+	return r->leave_running && !r->leave_stopped && !r->no_live && !secret && (r->live || !r->hook.call);
 }
 
 static int dump_run(struct dump *d)

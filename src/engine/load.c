@@ -284,16 +284,15 @@ static int load_files(struct restore *s)
 	return locks_check(s);
 }
 
-int restore_open(const char *path, struct image_dir **ret, struct error *e)
+int restore_open(const char *path, const char *key, struct image_dir **ret, struct error *e)
 {
-	int r = image_dir_open(path, ret);
+	int r = image_dir_open_with(path, key, ret);
 
 	if (r && store_is_path(path))
 		return r == -ENOENT ? error_set(e, r, "there is no such checkpoint in the store; fermata store ls shows those that there are") :
-		       r == -ENOTDIR ? error_set(e, r, "there is no store in that directory") :
 		       r == -EINVAL ? error_set(e, r, "it names no checkpoint of a store; give store:DIR/NAME") :
 		       r == -EBADMSG ? error_set(e, r, "it is damaged; fermata store verify tells what is") :
-				       error_errno(e, r, "cannot open it");
+				       store_error(e, r, "open", path);
 	if (r == -ENOENT)
 		return error_set(e, r, "there is no such directory or file; give what a dump was written to");
 	if (r == -EMEDIUMTYPE || r == -ENOTDIR)

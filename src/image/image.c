@@ -78,10 +78,10 @@ int image_store_create(const char *path, const struct packing *packing, struct i
 	return r;
 }
 
-static int open_stored(const char *path, struct image_dir **ret)
+static int open_stored(const char *path, const char *key, struct image_dir **ret)
 {
 	struct image_dir *dir = dir_new(-1);
-	int r = dir ? store_source_open(path, &dir->source) : -ENOMEM;
+	int r = dir ? store_source_open(path, key, &dir->source) : -ENOMEM;
 
 	if (!r && !(dir->reader = source_reader_new(dir->source)))
 		r = -ENOMEM;
@@ -100,8 +100,6 @@ const char *image_dir_damage(const struct image_dir *dir)
 /* A directory, or an archive in parts that it holds; a file is an archive. */
 int image_dir_open(const char *path, struct image_dir **ret)
 {
-	if (store_is_path(path))
-		return open_stored(path, ret);
 	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
 	struct stat st;
 
@@ -128,6 +126,11 @@ int image_dir_open(const char *path, struct image_dir **ret)
 	else
 		close(fd);
 	return r;
+}
+
+int image_dir_open_with(const char *path, const char *key, struct image_dir **ret)
+{
+	return store_is_path(path) ? open_stored(path, key, ret) : image_dir_open(path, ret);
 }
 
 int image_dir_create_nowhere(struct image_dir **ret)

@@ -59,6 +59,8 @@ int image_store_create(const char *path, const struct packing *packing, struct i
 /* What was written by any of them, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
  * damaged or was cut off. */
 int image_dir_open(const char *path, struct image_dir **ret);
+/* The same, and one in a store. `key`: the file with the store's key, or NULL. */
+int image_dir_open_with(const char *path, const char *key, struct image_dir **ret);
 /* What of its source was found damaged, or NULL. */
 const char *image_dir_damage(const struct image_dir *dir);
 /* Each file with its size; what `found` returns other than 0 ends it. */

@@ -5,15 +5,24 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
-static int open_or_say(const char *dir, struct store **ret, struct error *e)
+int store_error(struct error *e, int r, const char *what, const char *dir)
 {
-	int r = store_dir_open(dir, false, ret);
-
 	if (r == -ENOENT || r == -ENOTDIR)
 		return error_set(e, r, "there is no store in %s", dir);
 	if (r == -EPROTONOSUPPORT)
 		return error_set(e, r, "the store in %s has a format that this version does not know", dir);
-	return r ? error_errno(e, r, "cannot open the store in %s", dir) : 0;
+	if (r == -ENOKEY)
+		return error_set(e, r, "the store in %s needs its key, and the key's file can't be read or was not given; give it with --store-key", dir);
+	if (r == -EKEYREJECTED)
+		return error_set(e, r, "the key is not that of the store in %s (which may have none), or its file has not 32 to 4096 bytes", dir);
+	return error_errno(e, r, "cannot %s %s", what, dir);
+}
+
+static int open_or_say(const char *dir, const char *key, struct store **ret, struct error *e)
+{
+	int r = store_dir_open(dir, key, false, ret);
+
+	return r ? store_error(e, r, "open the store in", dir) : 0;
 }
 
 /* ---- list ---- */
@@ -49,10 +58,10 @@ static int by_time(const void *a, const void *b)
 	return x->created != y->created ? (x->created < y->created ? -1 : 1) : strcmp(x->name, y->name);
 }
 
-int store_list(const char *dir, store_checkpoints *ret, struct error *e)
+int store_list(const char *dir, const char *key, store_checkpoints *ret, struct error *e)
 {
 	struct store *s;
-	int r = open_or_say(dir, &s, e);
+	int r = open_or_say(dir, key, &s, e);
 
 	if (r)
 		return r;
@@ -76,12 +85,12 @@ static int add_size(void *data, int dirfd, const char *name)
 	return 0;
 }
 
-int store_stats(const char *dir, struct store_stats *ret, struct error *e)
+int store_stats(const char *dir, const char *key, struct store_stats *ret, struct error *e)
 {
 	store_checkpoints list = {};
 	struct marks marks = {};
 	struct store *s;
-	int r = open_or_say(dir, &s, e);
+	int r = open_or_say(dir, key, &s, e);
 
 	if (r)
 		return r;
@@ -98,7 +107,7 @@ int store_stats(const char *dir, struct store_stats *ret, struct error *e)
 		error_errno(e, r, "cannot read the store in %s", dir);
 	store_dir_close(s);
 	if (!r)
-		r = store_list(dir, &list, e);
+		r = store_list(dir, key, &list, e);
 	VEC_FOREACH(&list, c)
 		ret->size += c->size;
 	ret->checkpoints = list.count;
@@ -113,7 +122,7 @@ struct checking {
 	struct store_report *report;
 	struct marks marks;
 	damage_list damaged;
-	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX];
+	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX + STORE_TAG];
 };
 
 static int note(struct checking *c, const struct pack *p, uint64_t chunk)
@@ -136,9 +145,9 @@ static int check_frame(struct checking *c, struct pack *p, uint64_t frame, struc
 
 	if (!record)
 		return note(c, p, frame * FRAME_CHUNKS);
-	const bool whole = pack_read(p, record, codec, c->packed, c->raw) == 0;
+	const bool whole = pack_read(p, frame, record, codec, c->packed, c->raw) == 0;
 	for (uint32_t i = 0; !r && i < record->count; i++) {
-		store_digest(c->raw + i * CHUNK, CHUNK, digest);
+		store_digest(c->s->key, c->raw + i * CHUNK, CHUNK, digest);
 		if (!whole || memcmp(digest, record->digests[i], DIGEST))
 			r = note(c, p, frame * FRAME_CHUNKS + i);
 	}
@@ -242,10 +251,10 @@ static int check_all(struct checking *c)
 	return r;
 }
 
-int store_verify(const char *dir, struct store_report *report, struct error *e)
+int store_verify(const char *dir, const char *key, struct store_report *report, struct error *e)
 {
 	struct checking *c = calloc(1, sizeof(*c));
-	int r = c ? open_or_say(dir, &c->s, e) : error_set(e, -ENOMEM, "out of memory");
+	int r = c ? open_or_say(dir, key, &c->s, e) : error_set(e, -ENOMEM, "out of memory");
 
 	if (r) {
 		free(c);

@@ -149,7 +149,7 @@ static struct pack *pack_of(struct lookup *l, uint32_t number)
 
 	pthread_mutex_lock(&l->lock);
 	if (!k->pack && !k->missing)
-		k->missing = pack_open(l->store->packs, k->id, &k->pack) != 0;
+		k->missing = pack_open(l->store, k->id, &k->pack) != 0;
 	struct pack *pack = k->pack;
 	if (pack)
 		pack->number = number;
@@ -221,7 +221,7 @@ static void name_of(const unsigned char (*ids)[DIGEST], size_t n_ids, char name[
 {
 	unsigned char digest[DIGEST];
 
-	store_digest(ids, n_ids * DIGEST, digest);
+	store_digest(NULL, ids, n_ids * DIGEST, digest);
 	store_hex(digest, name);
 }
 

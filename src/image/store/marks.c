@@ -37,7 +37,7 @@ static int add_pack(void *data, int dirfd, const char *name)
 		return -ENOMEM;
 	memcpy(m->id, id, DIGEST);
 	m->size = (uint64_t)st.st_size;
-	int r = pack_open(dirfd, id, &m->pack);
+	int r = pack_open(reading->s, id, &m->pack);
 	if (r)
 		return r == -ENOMEM || r == -EMFILE ? r : 0;
 	m->bits = calloc(1, m->pack->frames * FRAME_CHUNKS / 8 + 1);

@@ -3,6 +3,7 @@
  * pack is the hash of all that follows the table, so that a chunk is what it says by a chain of hashes that begins in the checkpoint.
  * Leaves are read when they are first needed.
  */
+#include "image/store/key.h"
 #include "image/store/pack.h"
 
 #include <fcntl.h>
@@ -44,11 +45,19 @@ static int read_foot(struct pack *p)
 	r = store_pread(p->fd, p->directory, size + sizeof(foot), p->size - sizeof(foot) - size);
 	if (r)
 		return r;
-	store_digest(p->directory, size + sizeof(foot), digest);
-	return memcmp(digest, p->id, DIGEST) ? -EBADMSG : 0;
+	store_digest(p->key, p->directory, size + sizeof(foot), digest);
+	if (memcmp(digest, p->id, DIGEST) || foot.sealed != (p->key != NULL))
+		return -EBADMSG;
+	if (!p->key)
+		return 0;
+	p->cipher = malloc(sizeof(*p->cipher));
+	if (!p->cipher)
+		return -ENOMEM;
+	store_cipher(p->key, foot.salt, p->cipher);
+	return 0;
 }
 
-int pack_open(int dirfd, const unsigned char id[DIGEST], struct pack **ret)
+int pack_open(struct store *s, const unsigned char id[DIGEST], struct pack **ret)
 {
 	struct pack *p = calloc(1, sizeof(*p));
 	char name[HEX_ID];
@@ -59,7 +68,8 @@ int pack_open(int dirfd, const unsigned char id[DIGEST], struct pack **ret)
 	store_hex(id, name);
 	memcpy(p->id, id, DIGEST);
 	pthread_mutex_init(&p->lock, NULL);
-	p->fd = openat(dirfd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	p->key = s->key;
+	p->fd = openat(s->packs, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	int r = p->fd < 0 || fstat(p->fd, &st) < 0 ? -errno : S_ISREG(st.st_mode) ? 0 : -EBADMSG;
 	if (!r) {
 		p->size = (uint64_t)st.st_size;
@@ -80,6 +90,7 @@ void pack_close(struct pack *p)
 		free(p->leaves[i]);
 	free(p->leaves);
 	free(p->directory);
+	free(p->cipher);
 	if (p->fd >= 0)
 		close(p->fd);
 	pthread_mutex_destroy(&p->lock);
@@ -95,11 +106,11 @@ static struct pack_record *read_leaf(struct pack *p, uint64_t leaf)
 	int r = records ? store_pread(p->fd, records, count * sizeof(*records), p->table + first * sizeof(*records)) : -ENOMEM;
 
 	if (!r) {
-		store_digest(records, count * sizeof(*records), digest);
+		store_digest(p->key, records, count * sizeof(*records), digest);
 		r = memcmp(digest, p->directory + leaf * DIGEST, DIGEST) ? -EBADMSG : 0;
 	}
 	for (uint64_t i = 0; !r && i < count; i++)
-		if (!records[i].count || records[i].count > FRAME_CHUNKS || records[i].size > PACKING_FRAME_MAX || records[i].place > p->table ||
+		if (!records[i].count || records[i].count > FRAME_CHUNKS || records[i].size > PACKING_FRAME_MAX + STORE_TAG || records[i].place > p->table ||
 		    records[i].size > p->table - records[i].place)
 			r = -EBADMSG;
 	if (!r)
@@ -125,9 +136,16 @@ const struct pack_record *pack_record(struct pack *p, uint64_t frame)
 	return records ? &records[frame % LEAF_RECORDS] : NULL;
 }
 
-int pack_read(struct pack *p, const struct pack_record *r, struct codec *codec, unsigned char *packed, unsigned char *to)
+int pack_read(struct pack *p, uint64_t frame, const struct pack_record *r, struct codec *codec, unsigned char *packed, unsigned char *to)
 {
 	int failed = store_pread(p->fd, packed, r->size, r->place);
+	size_t size = r->size;
 
-	return failed ? failed : codec_unpack(codec, to, r->count * CHUNK, packed, r->size);
+	if (p->cipher && size < STORE_TAG)
+		return -EBADMSG;
+	if (!failed && p->cipher) {
+		size -= STORE_TAG;
+		failed = store_unseal(p->cipher, frame, packed, size, packed + size);
+	}
+	return failed ? failed : codec_unpack(codec, to, r->count * CHUNK, packed, size);
 }

@@ -2,6 +2,7 @@
  * Making a pack, by many threads. Each has a hand: a frame that it fills. A chunk has its number as soon as it is in a hand, so that another
  * thread which meets the same can refer to it; where the frame goes is known when it is full.
  */
+#include "image/store/key.h"
 #include "image/store/pack.h"
 
 #define SHARDS 64u
@@ -10,7 +11,7 @@
 struct pack_hand {
 	struct pack_writer *w;
 	struct codec *codec;
-	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX];
+	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX + STORE_TAG];
 	uint64_t frame;
 	struct pack_record *record; /* NULL: no frame is begun */
 	struct pack_hand *next;
@@ -32,6 +33,8 @@ struct pack_writer {
 	uint64_t frames, end, chunks;
 	struct pack_hand *resting;
 	struct shard shards[SHARDS];
+	unsigned char salt[STORE_SALT];
+	struct store_cipher *cipher; /* NULL: nothing is sealed */
 };
 
 int pack_writer_new(struct store *s, const struct packing *packing, struct pack_writer **ret)
@@ -50,6 +53,10 @@ int pack_writer_new(struct store *s, const struct packing *packing, struct pack_
 	/* Only what is used of it is in memory. */
 	w->leaves = calloc(LEAVES_MAX, sizeof(*w->leaves));
 	int r = w->leaves ? fresh_open(s->packs, &w->file) : -ENOMEM;
+	if (!r && s->key && !(w->cipher = malloc(sizeof(*w->cipher))))
+		r = -ENOMEM;
+	if (!r && s->key && !(r = store_salt(w->salt)))
+		store_cipher(s->key, w->salt, w->cipher);
 	memcpy(head.mark, pack_mark, sizeof(pack_mark));
 	if (!r)
 		r = store_pwrite(w->file.fd, &head, sizeof(head), 0);
@@ -80,6 +87,7 @@ void pack_writer_free(struct pack_writer *w)
 	}
 	pthread_mutex_destroy(&w->lock);
 	fresh_close(&w->file);
+	free(w->cipher);
 	free(w);
 }
 
@@ -145,6 +153,10 @@ static int end_frame(struct pack_hand *h)
 
 	if (n < 0)
 		return (int)n;
+	if (h->w->cipher) {
+		store_seal(h->w->cipher, h->frame, h->packed, (size_t)n, h->packed + n);
+		n += STORE_TAG;
+	}
 	record->size = (uint32_t)n;
 	record->place = __atomic_fetch_add(&h->w->end, (uint64_t)n, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&h->w->chunks, record->count, __ATOMIC_RELAXED);
@@ -213,21 +225,22 @@ int pack_put(struct pack_hand *h, const void *chunk, const unsigned char digest[
 static int write_table(struct pack_writer *w, unsigned char id[DIGEST])
 {
 	const uint64_t leaves = (w->frames + LEAF_RECORDS - 1) / LEAF_RECORDS;
-	struct pack_foot foot = { .frames = w->frames, .table = w->end, .kind = w->packing.kind };
+	struct pack_foot foot = { .frames = w->frames, .table = w->end, .kind = w->packing.kind, .sealed = w->cipher != NULL };
 	_cleanup_free_ unsigned char *end = malloc(leaves * DIGEST + sizeof(foot));
 	int r = end ? 0 : -ENOMEM;
 
 	memcpy(foot.mark, pack_foot_mark, sizeof(foot.mark));
+	memcpy(foot.salt, w->salt, sizeof(foot.salt));
 	for (uint64_t i = 0; !r && i < leaves; i++) {
 		size_t size = MIN(w->frames - i * LEAF_RECORDS, (uint64_t)LEAF_RECORDS) * sizeof(struct pack_record);
-		store_digest(w->leaves[i], size, end + i * DIGEST);
+		store_digest(w->store->key, w->leaves[i], size, end + i * DIGEST);
 		r = store_pwrite(w->file.fd, w->leaves[i], size, w->end);
 		w->end += size;
 	}
 	if (r)
 		return r;
 	memcpy(end + leaves * DIGEST, &foot, sizeof(foot));
-	store_digest(end, leaves * DIGEST + sizeof(foot), id);
+	store_digest(w->store->key, end, leaves * DIGEST + sizeof(foot), id);
 	r = store_pwrite(w->file.fd, end, leaves * DIGEST + sizeof(foot), w->end);
 	w->end += leaves * DIGEST + sizeof(foot);
 	return r;

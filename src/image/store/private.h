@@ -15,20 +15,25 @@ typedef char checkpoint_name[NAME_MAX + 1];
 #define PACK_FRAMES_MAX (UINT32_MAX / FRAME_CHUNKS)
 #define RECIPE_MAX (1UL << 32)
 #define HEX_ID (2 * DIGEST + 1)
+#define STORE_SALT 16
+#define STORE_TAG 16
 
 /* ---- store.c: the directory ---- */
 
 struct store {
 	int fd, packs, index, checkpoints; /* directories */
 	int lock;
+	struct store_key *key; /* NULL: nothing is encrypted */
 };
 
-/* `path` with or without "store:". With `make` it is made where there is none. -ENOTDIR: it is no store. */
-int store_dir_open(const char *path, bool make, struct store **ret);
+/* `path` with or without "store:". With `make` it is made where there is none. `key`: the file with its key, or NULL. -ENOTDIR: it is no
+ * store; -ENOKEY: it needs a key; -EKEYREJECTED: it has another, or none. */
+int store_dir_open(const char *path, const char *key, bool make, struct store **ret);
 void store_dir_close(struct store *s);
 /* LOCK_SH, LOCK_EX or LOCK_UN, of flock(2). */
 int store_lock(struct store *s, int how);
-void store_digest(const void *data, size_t size, unsigned char to[DIGEST]);
+/* A hash of the store: with its key, where it has one. */
+void store_digest(const struct store_key *k, const void *data, size_t size, unsigned char to[DIGEST]);
 void store_hex(const unsigned char id[DIGEST], char to[HEX_ID]);
 bool store_unhex(const char *text, unsigned char to[DIGEST]);
 int store_pread(int fd, void *to, size_t size, uint64_t at);
@@ -65,16 +70,18 @@ struct pack {
 	unsigned char *directory; /* the hash of each leaf of the table */
 	struct pack_record **leaves; /* those that were read */
 	uint32_t number; /* of who opened it */
+	const struct store_key *key; /* the store's */
+	struct store_cipher *cipher;
 	pthread_mutex_t lock;
 };
 
 /* -ENOENT, -EBADMSG. */
-int pack_open(int dirfd, const unsigned char id[DIGEST], struct pack **ret);
+int pack_open(struct store *s, const unsigned char id[DIGEST], struct pack **ret);
 void pack_close(struct pack *p);
 /* The record of a frame, checked; NULL: it can't be read or is damaged. Any thread. */
 const struct pack_record *pack_record(struct pack *p, uint64_t frame);
-/* Unpacks a frame; its chunks are still to be compared. `packed` has room for PACKING_FRAME_MAX, `to` for FRAME_BYTES. */
-int pack_read(struct pack *p, const struct pack_record *r, struct codec *codec, unsigned char *packed, unsigned char *to);
+/* Unpacks a frame; its chunks are still to be compared. `packed` has room for PACKING_FRAME_MAX + STORE_TAG, `to` for FRAME_BYTES. */
+int pack_read(struct pack *p, uint64_t frame, const struct pack_record *r, struct codec *codec, unsigned char *packed, unsigned char *to);
 
 /* One that is being made, by any number of threads. */
 struct pack_writer;

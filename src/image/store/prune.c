@@ -26,7 +26,7 @@ struct pruning {
 	struct marks marks;
 	VEC(struct moved) moved;
 	unsigned char fresh[DIGEST]; /* the pack they went to */
-	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX];
+	unsigned char raw[FRAME_BYTES], packed[PACKING_FRAME_MAX + STORE_TAG];
 };
 
 /* ---- writing anew ---- */
@@ -42,11 +42,11 @@ static int move_frame(struct pruning *p, const struct mark *m, uint64_t frame, s
 		any |= mark_has(m, frame * FRAME_CHUNKS + i);
 	if (!record || !any)
 		return record ? 0 : -EBADMSG;
-	r = pack_read(m->pack, record, codec, p->packed, p->raw);
+	r = pack_read(m->pack, frame, record, codec, p->packed, p->raw);
 	for (uint32_t i = 0; !r && i < record->count; i++) {
 		if (!mark_has(m, frame * FRAME_CHUNKS + i))
 			continue;
-		store_digest(p->raw + i * CHUNK, CHUNK, digest);
+		store_digest(p->s->key, p->raw + i * CHUNK, CHUNK, digest);
 		if (memcmp(digest, record->digests[i], DIGEST))
 			return -EBADMSG;
 		r = pack_put(hand, p->raw + i * CHUNK, digest, &to[frame * FRAME_CHUNKS + i]);
@@ -227,17 +227,17 @@ static int remove_alone(struct pruning *p)
 	return r;
 }
 
-int store_prune(const char *dir, struct store_pruned *ret, struct error *e)
+int store_prune(const char *dir, const char *key, struct store_pruned *ret, struct error *e)
 {
 	struct pruning *p = calloc(1, sizeof(*p));
 	_cleanup_close_ int lock = -1;
-	int r = p ? store_dir_open(dir, false, &p->s) : -ENOMEM;
+	int r = p ? store_dir_open(dir, key, false, &p->s) : -ENOMEM;
 
 	*ret = (struct store_pruned){};
 	e->code = 0;
 	if (r) {
 		free(p);
-		return r == -ENOENT || r == -ENOTDIR ? error_set(e, r, "there is no store in %s", dir) : error_errno(e, r, "cannot open the store in %s", dir);
+		return store_error(e, r, "open the store in", dir);
 	}
 	p->e = e;
 	p->result = ret;
@@ -266,7 +266,7 @@ int store_prune(const char *dir, struct store_pruned *ret, struct error *e)
 	return r;
 }
 
-int store_remove(const char *path, struct error *e)
+int store_remove(const char *path, const char *key, struct error *e)
 {
 	char dir[PATH_MAX], name[NAME_MAX + 1];
 	struct store *s;
@@ -274,9 +274,9 @@ int store_remove(const char *path, struct error *e)
 
 	if (r)
 		return error_set(e, r, "%s names no checkpoint of a store; give store:DIR/NAME", path);
-	r = store_dir_open(dir, false, &s);
+	r = store_dir_open(dir, key, false, &s);
 	if (r)
-		return error_errno(e, r, "cannot open the store in %s", dir);
+		return store_error(e, r, "open the store in", dir);
 	if (unlinkat(s->checkpoints, name, 0) == 0 && store_file(path, "orders", dir, sizeof(dir)) == 0)
 		unlink(dir);
 	else

@@ -34,7 +34,7 @@ struct reader {
 	struct codec *codecs[PACKING_ZSTD + 1];
 	struct cached cached[CACHED];
 	uint64_t clock;
-	unsigned char packed[PACKING_FRAME_MAX];
+	unsigned char packed[PACKING_FRAME_MAX + STORE_TAG];
 };
 
 static int load_frame(struct reader *r, struct cached *c, struct pack *pack, uint32_t frame)
@@ -52,7 +52,7 @@ static int load_frame(struct reader *r, struct cached *c, struct pack *pack, uin
 	c->record = pack_record(pack, frame);
 	if (!c->record)
 		return -EBADMSG;
-	int failed = pack_read(pack, c->record, *codec, r->packed, c->data);
+	int failed = pack_read(pack, frame, c->record, *codec, r->packed, c->data);
 	if (failed)
 		return failed;
 	c->pack = pack;
@@ -95,7 +95,7 @@ static int read_chunk(struct reader *r, struct pack *pack, uint32_t chunk, const
 	*ret = c->data + number * CHUNK;
 	if (c->good & 1u << number)
 		return 0;
-	store_digest(*ret, CHUNK, digest);
+	store_digest(r->s->store->key, *ret, CHUNK, digest);
 	if (memcmp(digest, c->record->digests[number], DIGEST))
 		return -EBADMSG;
 	c->good |= 1u << number;
@@ -276,7 +276,7 @@ static int open_packs(struct store_source *s)
 	if (!s->packs)
 		return -ENOMEM;
 	for (size_t i = 0; !r && i < s->recipe.packs.count; i++) {
-		r = pack_open(s->store->packs, s->recipe.packs.data[i], &s->packs[i]);
+		r = pack_open(s->store, s->recipe.packs.data[i], &s->packs[i]);
 		if (r == -ENOENT || r == -EBADMSG) {
 			char id[HEX_ID];
 			store_hex(s->recipe.packs.data[i], id);
@@ -323,7 +323,7 @@ static int list_members(struct store_source *s)
 	return source_sort(&s->base);
 }
 
-int store_source_open(const char *path, struct source **ret)
+int store_source_open(const char *path, const char *key, struct source **ret)
 {
 	struct store_source *s = calloc(1, sizeof(*s));
 	char dir[PATH_MAX], name[NAME_MAX + 1];
@@ -334,7 +334,7 @@ int store_source_open(const char *path, struct source **ret)
 	pthread_mutex_init(&s->lock, NULL);
 	int r = store_split(path, dir, name);
 	if (!r)
-		r = store_dir_open(dir, false, &s->store);
+		r = store_dir_open(dir, key, false, &s->store);
 	if (!r)
 		r = open_recipe(s, name);
 	if (!r)

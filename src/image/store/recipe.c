@@ -1,11 +1,12 @@
 /* A checkpoint in a store: its small files, and for its pages, which chunks they are. To bytes and back; all that is read may be hostile. */
-#include "image/store/private.h"
+#include "image/store/key.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
 
 #define MEMBERS_MAX (1UL << 20)
 #define PACKS_MAX (1UL << 24)
+#define SEAL_ROOM (STORE_SALT + STORE_TAG)
 
 struct head {
 	char mark[8];
@@ -64,6 +65,32 @@ int recipe_add(struct recipe *r, uint32_t pack, uint32_t chunk)
 	return 0;
 }
 
+/* All behind the head; its salt and tag follow. */
+static int seal(const struct store_key *k, unsigned char *data, size_t *size)
+{
+	unsigned char *salt = data + *size;
+	struct store_cipher c;
+	int r = store_salt(salt);
+
+	if (r)
+		return r;
+	store_cipher(k, salt, &c);
+	store_seal(&c, 0, data + sizeof(struct head), *size - sizeof(struct head), salt + STORE_SALT);
+	*size += SEAL_ROOM;
+	return 0;
+}
+
+static int unseal(const struct store_key *k, unsigned char *data, size_t *size)
+{
+	struct store_cipher c;
+
+	if (*size < sizeof(struct head) + SEAL_ROOM)
+		return -EBADMSG;
+	*size -= SEAL_ROOM;
+	store_cipher(k, data + *size, &c);
+	return store_unseal(&c, 0, data + sizeof(struct head), *size - sizeof(struct head), data + *size + STORE_SALT);
+}
+
 int recipe_write(struct store *s, const char *name, const struct recipe *r, bool replace)
 {
 	struct head h = { .version = 1, .kind = r->kind, .created = r->created, .added = r->added, .packs = r->packs.count,
@@ -77,16 +104,18 @@ int recipe_write(struct store *s, const char *name, const struct recipe *r, bool
 	memcpy(h.mark, mark, sizeof(mark));
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
 		size += sizes[i];
-	_cleanup_free_ unsigned char *data = malloc(size + DIGEST);
-	if (!data || size + DIGEST > RECIPE_MAX)
+	_cleanup_free_ unsigned char *data = malloc(size + SEAL_ROOM + DIGEST);
+	if (!data || size + SEAL_ROOM + DIGEST > RECIPE_MAX)
 		return data ? -EFBIG : -ENOMEM;
 	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
 		if (sizes[i])
 			memcpy(data + at, parts[i], sizes[i]);
 		at += sizes[i];
 	}
-	store_digest(data, size, data + size);
-	int result = fresh_open(s->checkpoints, &f);
+	int result = s->key ? seal(s->key, data, &size) : 0;
+	store_digest(s->key, data, size, data + size);
+	if (!result)
+		result = fresh_open(s->checkpoints, &f);
 	if (result)
 		return result;
 	result = store_pwrite(f.fd, data, size + DIGEST, 0);
@@ -123,22 +152,21 @@ static bool take(void **to, size_t *count, size_t *capacity, uint64_t n, size_t 
 	return true;
 }
 
+/* Without the digest, which was compared. */
 static int parse(struct recipe *r, const unsigned char *data, size_t size)
 {
 	const unsigned char *at = data + sizeof(struct head);
-	unsigned char digest[DIGEST];
 	struct head h;
 
-	if (size < sizeof(h) + DIGEST)
+	if (size < sizeof(h))
 		return -EBADMSG;
 	memcpy(&h, data, sizeof(h));
-	store_digest(data, size - DIGEST, digest);
-	if (memcmp(h.mark, mark, sizeof(mark)) || memcmp(digest, data + size - DIGEST, DIGEST) || h.kind > PACKING_ZSTD)
+	if (memcmp(h.mark, mark, sizeof(mark)) || h.kind > PACKING_ZSTD)
 		return -EBADMSG;
 	if (h.version != 1)
 		return -EPROTONOSUPPORT;
 	if (h.packs > PACKS_MAX || h.members > MEMBERS_MAX || h.runs > size / sizeof(struct recipe_run) || h.small > size ||
-	    size != sizeof(h) + DIGEST + h.packs * DIGEST + h.members * sizeof(struct recipe_member) + h.runs * sizeof(struct recipe_run) + h.small)
+	    size != sizeof(h) + h.packs * DIGEST + h.members * sizeof(struct recipe_member) + h.runs * sizeof(struct recipe_run) + h.small)
 		return -EBADMSG;
 	r->kind = (enum packing_kind)h.kind;
 	r->created = h.created;
@@ -149,6 +177,17 @@ static int parse(struct recipe *r, const unsigned char *data, size_t size)
 	    !take((void **)&r->small.data, &r->small.count, &r->small.capacity, h.small, 1, &at))
 		return -ENOMEM;
 	return check(r);
+}
+
+static int compare(const struct store_key *k, const unsigned char *data, size_t *size)
+{
+	unsigned char digest[DIGEST];
+
+	if (*size < DIGEST)
+		return -EBADMSG;
+	*size -= DIGEST;
+	store_digest(k, data, *size, digest);
+	return memcmp(digest, data + *size, DIGEST) ? -EBADMSG : 0;
 }
 
 int recipe_read(struct store *s, const char *name, struct recipe *ret)
@@ -162,9 +201,14 @@ int recipe_read(struct store *s, const char *name, struct recipe *ret)
 		return -EBADMSG;
 	_cleanup_free_ unsigned char *data = malloc((size_t)st.st_size + 1);
 	*ret = (struct recipe){};
-	int r = data ? store_pread(fd, data, (size_t)st.st_size, 0) : -ENOMEM;
+	size_t size = (size_t)st.st_size;
+	int r = data ? store_pread(fd, data, size, 0) : -ENOMEM;
 	if (!r)
-		r = parse(ret, data, (size_t)st.st_size);
+		r = compare(s->key, data, &size);
+	if (!r && s->key)
+		r = unseal(s->key, data, &size);
+	if (!r)
+		r = parse(ret, data, size);
 	if (r)
 		recipe_free(ret);
 	return r;

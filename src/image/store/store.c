@@ -1,15 +1,14 @@
 /* The directory of a store: opening it, its lock, its files that get their names when they are whole. See store.h. */
-#include "image/store/private.h"
+#include "image/store/key.h"
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <nettle/sha2.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 
 #define MARK "fermata-store"
-#define MARK_TEXT "{\"format\": 1, \"chunk\": 4096, \"hash\": \"sha256\"}\n"
+#define MARK_TEXT "{\"format\": 1, \"chunk\": 4096, \"hash\": \"%s\", \"key\": \"%s\"}\n" /* key: a check of it, or nothing */
 
 int store_split(const char *path, char dir[PATH_MAX], char name[NAME_MAX + 1])
 {
@@ -22,15 +21,6 @@ int store_split(const char *path, char dir[PATH_MAX], char name[NAME_MAX + 1])
 	snprintf(dir, PATH_MAX, "%.*s", slash == from ? 1 : (int)(slash - from), from);
 	snprintf(name, NAME_MAX + 1, "%s", slash + 1);
 	return 0;
-}
-
-void store_digest(const void *data, size_t size, unsigned char to[DIGEST])
-{
-	struct sha256_ctx c;
-
-	sha256_init(&c);
-	sha256_update(&c, size, data);
-	sha256_digest(&c, DIGEST, to);
 }
 
 void store_hex(const unsigned char id[DIGEST], char to[HEX_ID])
@@ -194,6 +184,7 @@ static int is_empty(void *data, int dirfd, const char *name)
 /* The mark comes last: what lacks it is not whole, and is made again. */
 static int make_store(struct store *s)
 {
+	char check[HEX_ID] = "", text[256];
 	struct fresh mark;
 	int r = store_each(s->fd, is_empty, NULL);
 
@@ -206,7 +197,10 @@ static int make_store(struct store *s)
 		r = fresh_open(s->fd, &mark);
 	if (r)
 		return r;
-	r = store_pwrite(mark.fd, MARK_TEXT, strlen(MARK_TEXT), 0);
+	if (s->key)
+		store_hex(s->key->check, check);
+	snprintf(text, sizeof(text), MARK_TEXT, s->key ? "hmac-sha256" : "sha256", check);
+	r = store_pwrite(mark.fd, text, strlen(text), 0);
 	if (!r)
 		r = fresh_name(&mark, MARK, false);
 	fresh_close(&mark);
@@ -215,12 +209,18 @@ static int make_store(struct store *s)
 
 static int check_mark(struct store *s)
 {
-	char *text = NULL;
+	char *text = NULL, check[HEX_ID] = "", want[HEX_ID + 16];
 	int r = read_file_at(s->fd, MARK, 4096, &text, NULL);
 
 	/* Another format has another number. */
 	if (!r && !strstr(text, "\"format\": 1,"))
 		r = -EPROTONOSUPPORT;
+	if (s->key)
+		store_hex(s->key->check, check);
+	snprintf(want, sizeof(want), "\"key\": \"%s\"", check);
+	/* What was made without a key is not read with one: it might be anybody's. */
+	if (!r && !strstr(text, want))
+		r = s->key ? -EKEYREJECTED : -ENOKEY;
 	free(text);
 	return r == -ENOENT ? -ENOTDIR : r;
 }
@@ -246,15 +246,19 @@ static int open_all(struct store *s, bool make)
 	return s->packs < 0 ? s->packs : s->checkpoints < 0 ? s->checkpoints : s->index < 0 ? s->index : s->lock < 0 && make ? -errno : 0;
 }
 
-int store_dir_open(const char *path, bool make, struct store **ret)
+int store_dir_open(const char *path, const char *key, bool make, struct store **ret)
 {
 	const char *dir = store_is_path(path) ? path + strlen(STORE_PREFIX) : path;
 	struct store *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return -ENOMEM;
-	*s = (struct store){ -1, -1, -1, -1, -1 };
-	int r = make && mkdir(dir, 0700) < 0 && errno != EEXIST ? -errno : 0;
+	*s = (struct store){ -1, -1, -1, -1, -1, NULL };
+	int r = key && *key ? store_key_read(key, &s->key) : 0;
+	if (r == -ENOENT || r == -EACCES)
+		r = -ENOKEY;
+	if (!r)
+		r = make && mkdir(dir, 0700) < 0 && errno != EEXIST ? -errno : 0;
 	if (!r)
 		s->fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (!r)
@@ -275,6 +279,7 @@ void store_dir_close(struct store *s)
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
+	store_key_free(s->key);
 	free(s);
 }
 

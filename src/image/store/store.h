@@ -6,6 +6,8 @@
  * A chunk is a page because programs write pages here and there: of chunks of 64 KiB more than half would change when 5% of the pages did.
  * What makes so small a chunk affordable: chunks are packed in frames of sixteen, and who refers to them does so by runs.
  *
+ * With a key, from a file, all of it is encrypted and authenticated (key.c).
+ *
  * Everything is written under no name, or a temporary one, synced, and named last; nothing that has a name is ever changed. Writers hold
  * the store's lock shared, so any number of them can write at once; prune holds it alone for the moment in which it removes something.
  * Readers need no lock: they hold what they read open.
@@ -23,10 +25,13 @@ int store_split(const char *path, char dir[PATH_MAX], char name[NAME_MAX + 1]);
 
 /* Writing and reading a checkpoint; see archive.h. -EEXIST: there is one of that name. The store is made where it is an empty directory or none. */
 int store_sink_new(const char *path, const struct packing *packing, struct sink **ret);
-/* -ENOENT: there is no such checkpoint; -ENOTDIR: there is no store; -EBADMSG: damaged. */
-int store_source_open(const char *path, struct source **ret);
+/* -ENOENT: there is no such checkpoint; -ENOTDIR: there is no store; -ENOKEY, -EKEYREJECTED: not with this key; -EBADMSG: damaged. */
+int store_source_open(const char *path, const char *key, struct source **ret);
 
-/* ---- the store as a whole; `dir` with or without "store:" ---- */
+/* The words for what can't be opened, for all who open a store; `what`: what was to be done. */
+int store_error(struct error *e, int r, const char *what, const char *dir);
+
+/* ---- the store as a whole; `dir` with or without "store:"; `key`: the file with its key, or NULL ---- */
 
 struct store_checkpoint {
 	char name[NAME_MAX + 1];
@@ -36,7 +41,7 @@ struct store_checkpoint {
 	uint64_t added; /* that its dump added to the store, for chunks */
 };
 typedef VEC(struct store_checkpoint) store_checkpoints;
-int store_list(const char *dir, store_checkpoints *ret, struct error *e);
+int store_list(const char *dir, const char *key, store_checkpoints *ret, struct error *e);
 
 struct store_stats {
 	uint64_t checkpoints, packs, chunks; /* chunks that are kept */
@@ -45,7 +50,7 @@ struct store_stats {
 	uint64_t recipes, index; /* checkpoints, and the index */
 	uint64_t unused;  /* chunks that no checkpoint refers to */
 };
-int store_stats(const char *dir, struct store_stats *ret, struct error *e);
+int store_stats(const char *dir, const char *key, struct store_stats *ret, struct error *e);
 
 /* Called for each thing that is damaged: a line that names it. */
 struct store_report {
@@ -54,12 +59,12 @@ struct store_report {
 	uint64_t chunks, bytes, damaged; /* looked at; and how many of them were not as they were written */
 };
 /* Every chunk against its hash, every checkpoint against what it needs. 0 also where there is damage. */
-int store_verify(const char *dir, struct store_report *report, struct error *e);
+int store_verify(const char *dir, const char *key, struct store_report *report, struct error *e);
 
 struct store_pruned {
 	uint64_t packs, rewritten, chunks, bytes; /* removed; written anew without what nobody needs; freed */
 };
 /* Removes what no checkpoint refers to. */
-int store_prune(const char *dir, struct store_pruned *ret, struct error *e);
+int store_prune(const char *dir, const char *key, struct store_pruned *ret, struct error *e);
 /* A checkpoint; what only it needed goes with the next prune. `path`: "store:DIR/NAME". */
-int store_remove(const char *path, struct error *e);
+int store_remove(const char *path, const char *key, struct error *e);

@@ -60,7 +60,7 @@ static int put_chunk(struct store_sink *s, struct pack_hand *hand, const unsigne
 	*to = (struct place){ .pack = is_zero(page) ? PACK_ZERO : PACK_OWN };
 	if (to->pack == PACK_ZERO)
 		return 0;
-	store_digest(page, CHUNK, digest);
+	store_digest(s->store->key, page, CHUNK, digest);
 	if (lookup_find(s->lookup, digest, NULL, &pack, &to->chunk)) {
 		to->pack = pack->number;
 		return 0;
@@ -320,7 +320,10 @@ static void store_withdraw(struct sink *base)
 
 static int store_directory(const struct sink *base)
 {
-	return ((const struct store_sink *)base)->store->fd;
+	const struct store *s = ((const struct store_sink *)base)->store;
+
+	/* What is kept there would not be sealed. */
+	return s->key ? -1 : s->fd;
 }
 
 static uint64_t store_written(const struct sink *base)
@@ -380,7 +383,7 @@ int store_sink_new(const char *path, const struct packing *packing, struct sink 
 	pthread_mutex_init(&s->lock, NULL);
 	int r = packing->streams ? -EINVAL : store_split(path, dir, s->name);
 	if (!r)
-		r = store_dir_open(dir, true, &s->store);
+		r = store_dir_open(dir, packing->key, true, &s->store);
 	if (!r)
 		r = store_lock(s->store, LOCK_SH);
 	if (!r && faccessat(s->store->checkpoints, s->name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
