@@ -69,7 +69,7 @@ class Program:
         self.images, self.order, options = {
             "directory": (work + "/one", work + "/one/fermata-order", ["--dir", work]),
             "archive": (work + "/one.tar.lz4", work + "/one.tar.lz4.fermata-order", ["--dir", work, "--compression", "lz4"]),
-            "store": (f"store:{work}/store/one", work + "/store/orders/one", ["--dir", f"store:{work}/store", "--compression", "zstd"]),
+            "store": (f"store:{work}/store/one", work + "/store/orders/one", ["--dir", f"store:{work}/store"]),
         }[kind]
         with open(self.out, "wb") as out, open(work + "/err", "wb") as err:
             task = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)

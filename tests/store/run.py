@@ -5,6 +5,7 @@ some of it anew when it is asked; so after a restore nothing but the very same m
 Arguments select tests by a part of their names. STORE_KILLS=N: how many writers are killed (12). STORE_FERMATA=PATH takes another binary.
 Runs as root."""
 import glob
+import hashlib
 import json
 import os
 import random
@@ -249,6 +250,78 @@ def test_recipe_damage(work):
     expect("damaged" in run("verify", f"store:{store}/two", status=1), "a pack is missing")
     os.rename(work + "/pack", pack)
     run("verify", f"store:{store}/two")
+
+
+def resealed(data):
+    return data + hashlib.sha256(data).digest()
+
+
+def altered(chance, data, where):
+    """Some numbers of it made others, of the sort that break things."""
+    data = bytearray(data)
+    for _ in range(chance.randrange(1, 4)):
+        size = chance.choice((1, 4, 8))
+        at = where(chance, len(data) - size)
+        old = int.from_bytes(data[at:at + size], "little")
+        new = chance.choice((0, 1, old + 1, old - 1, old ^ 1 << chance.randrange(8 * size), (1 << 8 * size) - 1, 1 << 8 * size - 1, chance.getrandbits(8 * size)))
+        data[at:at + size] = (new % (1 << 8 * size)).to_bytes(size, "little")
+    return bytes(data)
+
+
+def hostile_pack(chance, data):
+    """A pack with another table or foot, and all hashes right again. Gives it with its name."""
+    foot = bytearray(data[-48:])
+    frames, table = (int.from_bytes(foot[i:i + 8], "little") for i in (0, 8))
+    records = altered(chance, data[table:table + frames * 528], lambda c, n: c.randrange(n // 528 + 1) * 528 + c.choice((0, 4, 8, 12)) if c.random() < .7 else c.randrange(n))
+    foot = altered(chance, foot, lambda c, n: c.randrange(min(n, 20))) if chance.random() < .5 else bytes(foot)
+    leaves = b"".join(hashlib.sha256(records[i:i + 64 * 528]).digest() for i in range(0, len(records), 64 * 528))
+    return data[:table] + records + leaves + foot, hashlib.sha256(leaves + foot).hexdigest()
+
+
+def test_hostile(work):
+    """Recipes, packs and index files that someone has made, with all hashes right: refused or read, never an end by a signal."""
+    store = work + "/store"
+    p = Program(work, "one", 4)
+    p.dump("store:" + store, "one", "-R", "--compression", "lz4")
+    recipe, pack = store + "/checkpoints/one", glob.glob(store + "/packs/*")[0]
+    index = glob.glob(store + "/index/*")[0]
+    good, packed, indexed = (open(path, "rb").read() for path in (recipe, pack, index))
+    chance, seen = random.Random(5), set()
+
+    def look(*verb):
+        task = subprocess.run([BINARY, *verb], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=DEADLINE)
+        expect(task.returncode in (0, 1) and b"Sanitizer" not in task.stderr and b"runtime error" not in task.stderr, f"{verb}: {task.returncode} {task.stderr[-800:]}")
+        seen.add(task.returncode)
+    for i in range(60):
+        if i % 3 == 0:
+            with open(recipe, "wb") as file:
+                file.write(resealed(altered(chance, good[:-32], lambda c, n: c.randrange(min(n, 64 if c.random() < .5 else n)))))
+        elif i % 3 == 1:
+            data, name = hostile_pack(chance, packed)
+            with open(os.path.join(store, "packs", name), "wb") as file:
+                file.write(data)
+            with open(recipe, "wb") as file:
+                file.write(resealed(good[:-32].replace(bytes.fromhex(os.path.basename(pack)), bytes.fromhex(name))))
+        else:
+            with open(recipe, "wb") as file:
+                file.write(good)
+            with open(index, "wb") as file:
+                file.write(altered(chance, indexed, lambda c, n: c.randrange(min(n, 32 if c.random() < .5 else n))))
+            p.dump("store:" + store, f"h{i}", "-R", "--no-live", "--compression", "lz4")
+            look("verify", f"store:{store}/h{i}")
+        look("verify", f"store:{store}/one")
+        look("store", "verify", store)
+        look("store", "prune", store) if i % 3 == 0 else look("store", "stats", store)
+        for path in glob.glob(store + "/packs/*") + glob.glob(store + "/index/*"):
+            if path not in (pack, index) and i % 3 == 1:
+                os.unlink(path)
+        if not os.path.exists(pack):
+            with open(pack, "wb") as file:
+                file.write(packed)
+        with open(index, "wb") as file:
+            file.write(indexed)
+    expect(seen == {0, 1}, seen)
+    expect(p.alive(), "the program")
 
 
 def test_key(work):
