@@ -30,6 +30,8 @@ check-gpu: all
 bench: all
 	bench/bench.py
 	bench/packed.py
+	bench/memory.py
+	bench/picture.py
 
 docs: all
 	scripts/docs.py

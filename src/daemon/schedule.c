@@ -3,6 +3,7 @@
  * restarted, and looks for processes that were announced. It keeps nothing: what is due stands in the store.
  */
 #include "daemon/daemon.h"
+#include "daemon/gpu.h"
 
 #include "base/log.h"
 #include "daemon/operation.h"
@@ -116,6 +117,7 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 	size_t pending;
 	int r = checkpoints_recover(d, &pending, &e);
 
+	gpu_keeper_tend(d);
 	if (!r)
 		r = store_list_jobs(d->store, &list, &e);
 	for (size_t i = 0; !r && i < list.count; i++) {

@@ -625,21 +625,52 @@ static bool is_damaged(const struct pager_space *spaces, size_t count)
 	return false;
 }
 
+/* A process of its own, since the guard must see at once when the pager dies. */
+static pid_t start_check(const struct pager_space *spaces, size_t count)
+{
+	pid_t guard = getpid(), pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "fermata-check");
+	if (getppid() != guard)
+		_exit(0);
+	/* As long as somebody has them, the memory is watched. */
+	for (size_t i = 0; i < count; i++)
+		close(spaces[i].uffd);
+	if (nice(GUARD_NICE) < 0)
+		errno = 0;
+	_exit(is_damaged(spaces, count) ? 2 : 0);
+}
+
 static _Noreturn void guard(const struct pager_space *spaces, size_t count, const int *pidfds, pid_t pager)
 {
+	const char *why = NULL;
 	int status;
 
 	prctl(PR_SET_NAME, "fermata-guard");
-	if (nice(GUARD_NICE) < 0)
-		errno = 0;
-	if (is_damaged(spaces, count)) {
-		end_processes(spaces, count, pidfds, "its pages were altered since they were written (checksum): the checkpoint is damaged");
-		kill(pager, SIGKILL);
+	pid_t check = start_check(spaces, count), pid;
+	if (check < 0 && is_damaged(spaces, count))
+		why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
+	for (int left = 1 + (check > 0); left && !why;) {
+		pid = waitpid(-1, &status, 0);
+		if (pid < 0 && errno != EINTR)
+			break;
+		left -= pid == pager || pid == check;
+		if (pid == pager && (!WIFEXITED(status) || WEXITSTATUS(status)))
+			why = "the process that brought its memory has died";
+		else if (pid == check && WIFEXITED(status) && WEXITSTATUS(status) == 2)
+			why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
 	}
-	while (waitpid(pager, &status, 0) < 0 && errno == EINTR)
+	if (why) {
+		end_processes(spaces, count, pidfds, why);
+		kill(pager, SIGKILL);
+		if (check > 0)
+			kill(check, SIGKILL);
+	}
+	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
-	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		end_processes(spaces, count, pidfds, "the process that brought its memory has died");
 	/* Before the socket: who waits for that finds the memory unwatched. */
 	for (size_t i = 0; i < count; i++)
 		close(spaces[i].uffd);
