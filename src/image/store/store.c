@@ -276,6 +276,9 @@ void store_dir_close(struct store *s)
 		return;
 	const int fds[] = { s->fd, s->packs, s->index, s->checkpoints, s->lock };
 
+	/* Said, since a helper that was forked meanwhile may have the descriptor for longer. */
+	if (s->lock >= 0)
+		flock(s->lock, LOCK_UN);
 	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
 		if (fds[i] >= 0)
 			close(fds[i]);
