@@ -199,6 +199,19 @@ def alter_vdso(images, work):
 ALTER["vdso_foreign"] = ALTER["vdso_inside"] = alter_vdso
 
 
+def wait_unwatched(pid):
+    """Until its memory is there: as long as it is watched, its flags are others. Some are watched by themselves."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/smaps") as smaps:
+                if not any(line.startswith("VmFlags:") and " um " in line for line in smaps):
+                    return
+        except OSError:
+            return
+        time.sleep(0.01)
+
+
 def packed_round(name, pid, binary, work, log):
     """Through an archive or a store, then through another whose memory comes when it is touched."""
     fermata = os.path.join(os.path.dirname(binary), "fermata")
@@ -212,6 +225,8 @@ def packed_round(name, pid, binary, work, log):
         wait_dead(pid)
         reap_all(kill=False)
         log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1], *lazy] + RESTORE_OPTIONS.get(name, [])))
+        if lazy:
+            wait_unwatched(pid)
 
 
 def rounds(name, pid, mode, binary, work, log):

@@ -647,7 +647,8 @@ static size_t archive_adopt(struct source *base, int *fds, size_t max)
 	struct archive *s = (struct archive *)base;
 
 	pthread_mutex_init(&s->lock, NULL);
-	memcpy(fds, s->fds, MIN(max, s->n_fds) * sizeof(*fds));
+	for (size_t i = 0; i < MIN(max, s->n_fds); i++)
+		fds[i] = s->fds[i];
 	return s->n_fds;
 }
 
