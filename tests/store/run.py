@@ -270,10 +270,10 @@ def altered(chance, data, where):
 
 def hostile_pack(chance, data):
     """A pack with another table or foot, and all hashes right again. Gives it with its name."""
-    foot = bytearray(data[-48:])
+    foot = bytearray(data[-56:])
     frames, table = (int.from_bytes(foot[i:i + 8], "little") for i in (0, 8))
     records = altered(chance, data[table:table + frames * 528], lambda c, n: c.randrange(n // 528 + 1) * 528 + c.choice((0, 4, 8, 12)) if c.random() < .7 else c.randrange(n))
-    foot = altered(chance, foot, lambda c, n: c.randrange(min(n, 20))) if chance.random() < .5 else bytes(foot)
+    foot = altered(chance, foot, lambda c, n: c.randrange(min(n, 30))) if chance.random() < .5 else bytes(foot)
     leaves = b"".join(hashlib.sha256(records[i:i + 64 * 528]).digest() for i in range(0, len(records), 64 * 528))
     return data[:table] + records + leaves + foot, hashlib.sha256(leaves + foot).hexdigest()
 

@@ -40,17 +40,9 @@ static int add_pack(void *data, int dirfd, const char *name)
 	int r = pack_open(reading->s, id, &m->pack);
 	if (r)
 		return r == -ENOMEM || r == -EMFILE ? r : 0;
+	m->chunks = m->pack->chunks;
 	m->bits = calloc(1, m->pack->frames * FRAME_CHUNKS / 8 + 1);
 	return m->bits ? 0 : -ENOMEM;
-}
-
-/* How many there are; a table that is damaged has none. */
-static void count_chunks(struct mark *m)
-{
-	for (uint64_t i = 0; m->pack && i < m->pack->frames; i++) {
-		const struct pack_record *r = pack_record(m->pack, i);
-		m->chunks += r ? r->count : 0;
-	}
 }
 
 static int mark_run(struct reading *reading, const struct recipe *r, const struct recipe_run *run, const char *name)
@@ -100,8 +92,6 @@ int marks_read(struct store *s, bool strict, struct marks *ret, struct error *e)
 	int r = store_each(s->packs, add_pack, &reading);
 	if (!r && ret->packs.count)
 		qsort(ret->packs.data, ret->packs.count, sizeof(*ret->packs.data), by_id);
-	VEC_FOREACH(&ret->packs, m)
-		count_chunks(m);
 	if (!r)
 		r = store_each(s->checkpoints, add_checkpoint, &reading);
 	if (r && !e->code)

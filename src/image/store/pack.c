@@ -30,10 +30,11 @@ static int read_foot(struct pack *p)
 	if (r)
 		return r;
 	if (memcmp(head.mark, pack_mark, sizeof(pack_mark)) || memcmp(foot.mark, pack_foot_mark, sizeof(pack_foot_mark)) || head.version != 1 ||
-	    foot.kind > PACKING_ZSTD || !foot.frames || foot.frames > PACK_FRAMES_MAX)
+	    foot.kind > PACKING_ZSTD || !foot.frames || foot.frames > PACK_FRAMES_MAX || foot.chunks < foot.frames || foot.chunks > foot.frames * FRAME_CHUNKS)
 		return -EBADMSG;
 	p->kind = (enum packing_kind)foot.kind;
 	p->frames = foot.frames;
+	p->chunks = foot.chunks;
 	p->table = foot.table;
 	size_t size = leaves_of(p) * DIGEST;
 	if (p->size - sizeof(foot) < p->table || p->size - sizeof(foot) - p->table != p->frames * sizeof(struct pack_record) + size)

@@ -12,6 +12,7 @@ struct pack_head {
 /* Behind the table and the hashes of its leaves. */
 struct pack_foot {
 	uint64_t frames, table; /* where the table begins */
+	uint64_t chunks;
 	uint32_t kind, sealed;
 	unsigned char salt[STORE_SALT]; /* of what is sealed */
 	char mark[8];

@@ -225,7 +225,7 @@ int pack_put(struct pack_hand *h, const void *chunk, const unsigned char digest[
 static int write_table(struct pack_writer *w, unsigned char id[DIGEST])
 {
 	const uint64_t leaves = (w->frames + LEAF_RECORDS - 1) / LEAF_RECORDS;
-	struct pack_foot foot = { .frames = w->frames, .table = w->end, .kind = w->packing.kind, .sealed = w->cipher != NULL };
+	struct pack_foot foot = { .frames = w->frames, .table = w->end, .chunks = w->chunks, .kind = w->packing.kind, .sealed = w->cipher != NULL };
 	_cleanup_free_ unsigned char *end = malloc(leaves * DIGEST + sizeof(foot));
 	int r = end ? 0 : -ENOMEM;
 

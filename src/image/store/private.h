@@ -66,7 +66,7 @@ struct pack {
 	unsigned char id[DIGEST];
 	int fd;
 	enum packing_kind kind;
-	uint64_t frames, table, size; /* where the table begins; of the file */
+	uint64_t frames, chunks, table, size; /* where the table begins; of the file */
 	unsigned char *directory; /* the hash of each leaf of the table */
 	struct pack_record **leaves; /* those that were read */
 	uint32_t number; /* of who opened it */
