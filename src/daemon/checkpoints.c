@@ -112,6 +112,7 @@ int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error
 
 	if (r)
 		return error_errno(e, r, "cannot remove the checkpoint %s", c->path);
+	prune_want(d, c->path);
 	d->counters.checkpoints_removed++;
 	return store_delete_checkpoint(d->store, c->id, e);
 }
