@@ -4,7 +4,7 @@
 --no-dump    runs only the live programs, also those still pending, with no dump between: proves the programs right
 --pending    runs only the live programs that are still pending, through dump and restore
 --user       runs all live programs as an ordinary user with two capabilities (--unprivileged)
---packed     runs all live programs through an archive only, each by another kind in turn
+--packed     runs all live programs through archives and stores only, each by other kinds in turn
 --modes=A,B  runs the live programs in these modes only
 --chain      runs all live programs through a pre-dump and a dump that has it as its parent only
 
@@ -40,7 +40,7 @@ USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_u
         "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")
 SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
-KINDS = ("lz4", "zstd", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
+KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
     "calls_broken": ["--host-ipc"],
@@ -233,16 +233,34 @@ def older_refuses(name, failure):
     return release < version and words in str(failure)
 
 
+def wait_unwatched(pid):
+    """Until its memory is there: as long as it is watched, its flags are others. Some are watched by themselves."""
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/smaps") as smaps:
+                if not any(line.startswith("VmFlags:") and " um " in line for line in smaps):
+                    return
+        except OSError:
+            return
+        time.sleep(0.01)
+
+
 def packed_round(name, pid, binary, work, log):
-    kind = KINDS[sum(name.encode()) % len(KINDS)]
+    """Through an archive or a store, then through another whose memory comes when it is touched."""
     fermata = os.path.join(os.path.dirname(binary), "fermata")
-    images = os.path.join(work, "images0")
-    os.mkdir(images)
-    log.append(criu(fermata, work, ["dump", "process", str(pid), "--dir", images, "--name", "packed", "--compression", kind.rstrip("+"),
-                                    "--streams", "3" if kind[-1] == "+" else "0"] + DUMP_OPTIONS.get(name, [])))
-    wait_dead(pid)
-    reap_all(kill=False)
-    log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1]]))
+    for number, lazy in enumerate(([], ["--lazy=all"])):
+        kind = KINDS[(sum(name.encode()) + 3 * number) % len(KINDS)]
+        images = os.path.join(work, f"images{number}")
+        os.mkdir(images)
+        place = ["--dir", "store:" + images, "--compression", "lz4"] if kind == "store" else \
+            ["--dir", images, "--compression", kind.rstrip("+"), "--streams", "3" if kind[-1] == "+" else "0"]
+        log.append(criu(fermata, work, ["dump", "process", str(pid), "--name", "packed", *place] + DUMP_OPTIONS.get(name, [])))
+        wait_dead(pid)
+        reap_all(kill=False)
+        log.append(criu(fermata, work, ["restore", "process", "--detach", "--path", log[-1].split()[-1], *lazy] + RESTORE_OPTIONS.get(name, [])))
+        if lazy:
+            wait_unwatched(pid)
 
 
 def rounds(name, pid, mode, binary, work, log):

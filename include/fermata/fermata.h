@@ -92,11 +92,11 @@ struct fermata_options {
 };
 #define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL }
 
-/* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
+/* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, or into a store ("store:DIR/NAME"), and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */
 FERMATA_API int fermata_dump(pid_t pid, const char *dir, const struct fermata_options *options, struct fermata_error *error);
 
-/* Starts what `dir` holds (a directory or an archive of any kind), under the pids it had. *ret_pid (may be NULL): the root, a child of the caller, to be waited for with waitpid(2).
+/* Starts what `dir` holds (a directory, an archive of any kind, or "store:DIR/NAME"), under the pids it had. *ret_pid (may be NULL): the root, a child of the caller, to be waited for with waitpid(2).
  * After an error nothing of it is left. */
 FERMATA_API int fermata_restore(const char *dir, const struct fermata_options *options, pid_t *ret_pid, struct fermata_error *error);
 

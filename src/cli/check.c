@@ -4,6 +4,7 @@
  */
 #include "cli/check.h"
 #include "engine/probe/probe.h"
+#include "image/store/store.h"
 
 #include <jansson.h>
 
@@ -52,7 +53,8 @@ static json_t *make_json(const struct probe *p, int r, const struct error *e)
 static void probe_one(const struct command_line *c, const struct probe *p, struct tally *tally, json_t *list)
 {
 	struct error e;
-	int r = probe_run(p, c->dir, &e);
+	const char *dir = c->dir && store_is_path(c->dir) ? c->dir + strlen(STORE_PREFIX) : c->dir;
+	int r = probe_run(p, dir, &e);
 
 	if (r)
 		count(tally, p);

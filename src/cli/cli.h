@@ -99,6 +99,14 @@ int verb_check_process(struct command_line *c);
 int verb_features(struct command_line *c);
 int verb_inspect(struct command_line *c);
 int verb_verify(struct command_line *c);
+/* store.c: the file with the key of a store, by option or setting, or NULL. */
+const char *cli_store_key(struct command_line *c);
+
+int verb_store_ls(struct command_line *c);
+int verb_store_verify(struct command_line *c);
+int verb_store_prune(struct command_line *c);
+int verb_store_stats(struct command_line *c);
+int verb_store_rm(struct command_line *c);
 int verb_diff(struct command_line *c);
 int verb_query(struct command_line *c);
 /* Goes on as fermata-daemon, with the same arguments, where this is not that program yet: then 0. Comes back only in an error, which was reported:

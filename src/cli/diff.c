@@ -5,49 +5,44 @@
 #include "engine/load.h"
 #include "image/image.h"
 
-#define MANIFEST_MAX (256u << 20)
+#define MANIFEST_MAX (64UL << 20)
 
-/* The manifest's text, of a directory or an archive, which is the caller's; or NULL. */
-static char *read_text(const char *path, size_t *ret_size, struct error *e)
+static json_t *load_manifest(const char *path, const char *key, struct error *e)
 {
 	struct image_dir *dir = NULL;
 	struct image_raw *raw = NULL;
-	char *text = NULL;
-	int r = restore_open(path, &dir, e);
+	json_error_t where = {};
+	json_t *document = NULL;
+	int r = restore_open(path, key, &dir, e);
 
 	if (r)
 		return NULL;
 	r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
-	*ret_size = r ? 0 : image_raw_size(raw);
-	if (r)
-		error_set(e, r, r == -ENOENT ? "it has no " IMAGE_MANIFEST ", and so no checksums" : "its " IMAGE_MANIFEST " can't be read");
-	else if (*ret_size > MANIFEST_MAX || !(text = malloc(*ret_size + 1)))
-		error_set(e, -ENOMEM, "its " IMAGE_MANIFEST " is too large");
-	else if (image_raw_read(raw, NULL, text, *ret_size, 0)) {
-		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " is damaged");
-		free(TAKE_PTR(text));
-	}
-	if (raw)
-		image_raw_close(raw);
+	size_t size = r ? 0 : (size_t)MIN(image_raw_size(raw), MANIFEST_MAX);
+	_cleanup_free_ char *text = r ? NULL : malloc(size + 1);
+	if (!r)
+		r = text ? image_raw_read(raw, NULL, text, size, 0) : -ENOMEM;
+	if (r == -ENOENT)
+		error_set(e, r, "it has no " IMAGE_MANIFEST ", and so no checksums");
+	else if (r)
+		error_errno(e, r, "its " IMAGE_MANIFEST " can't be read");
+	else if (!(document = json_loadb(text, size, 0, &where)))
+		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " is damaged: %s", where.text);
+	image_raw_close(raw);
 	image_dir_free(dir);
-	return text;
+	return document;
 }
 
 /* {name: {size, xxh128}} of a checkpoint's manifest. */
-static json_t *read_manifest(const char *path, struct error *e)
+static json_t *read_manifest(const char *path, const char *key, struct error *e)
 {
-	size_t size = 0;
-	_cleanup_free_ char *text = read_text(path, &size, e);
-	json_error_t where;
-
-	if (!text) {
-		error_prefix(e, e->code, "cannot compare %s", path);
-		return NULL;
-	}
-	json_t *document = json_loadb(text, size, 0, &where), *files = json_object();
+	json_t *document = load_manifest(path, key, e), *files = json_object();
 	const json_t *list = json_object_get(document, "files");
+
+	if (document && !json_is_array(list))
+		error_set(e, -EBADMSG, "its " IMAGE_MANIFEST " has no list of files");
 	if (!json_is_array(list))
-		error_set(e, -EBADMSG, "cannot compare %s: %s", path, document ? "its manifest has no list of files" : where.text);
+		error_prefix(e, -EBADMSG, "cannot compare %s", path);
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		json_t *one = json_array_get(list, i);
 		const char *name = json_string_value(json_object_get(one, "name"));
@@ -96,7 +91,7 @@ int verb_diff(struct command_line *c)
 {
 	static const char *const heads[] = { "FILE", "DIFFERENCE", "BEFORE", "AFTER" };
 	struct error e = {};
-	json_t *a = read_manifest(c->words[0], &e), *b = a ? read_manifest(c->words[1], &e) : NULL, *list = json_array();
+	json_t *a = read_manifest(c->words[0], cli_store_key(c), &e), *b = a ? read_manifest(c->words[1], c->request.packing.key, &e) : NULL, *list = json_array();
 
 	if (!a || !b) {
 		json_decref(a);

@@ -1,8 +1,9 @@
 /*
- * fermata dump process: a checkpoint of its own for each dump, a directory or an archive; none is left behind by one that failed. What is
+ * fermata dump process: a checkpoint of its own for each dump, a directory, an archive, or one in a store; none is left behind by one that failed. What is
  * asked for is looked at before the target is.
  */
 #include "cli/remote.h"
+#include "image/store/store.h"
 
 #include <jansson.h>
 #include <limits.h>
@@ -34,11 +35,16 @@ static int choose_path(const struct command_line *c, const struct settings *s, c
 	clock_gettime(CLOCK_REALTIME, &now);
 	snprintf(unique, sizeof(unique), "dump-process-%lld%09ld", (long long)now.tv_sec, now.tv_nsec);
 	const char *name = c->name ? c->name : unique;
-	const char *ending = packing->streams ? "" : packing_ending(packing->kind, false);
+	const bool stored = store_is_path(dir);
+	const char *ending = stored || packing->streams ? "" : packing_ending(packing->kind, false);
 	if (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 		return error_set(e, -EINVAL, "%s is no name for a checkpoint; --dir is for the directory", *name ? name : "nothing");
 	if (snprintf(path, PATH_MAX, "%s/%s%s", dir, name, ending) >= PATH_MAX)
 		return error_set(e, -ENAMETOOLONG, "the path %s/%s is too long", dir, name);
+	if (stored && packing->streams)
+		return error_set(e, -EINVAL, "option --streams: a store has no streams; leave it away");
+	if (stored) /* which is made, and looked at, when it is opened */
+		return name[0] == '.' ? error_set(e, -EINVAL, "%s is no name for a checkpoint in a store: it begins with a dot", name) : 0;
 	if (stat(dir, &st) < 0 && errno == ENOENT)
 		return error_set(e, -ENOENT, "there is no directory %s to make the checkpoint %s in; make it first", dir, name);
 	if (lstat(path, &st) == 0)
@@ -83,10 +89,11 @@ int verb_dump_process(struct command_line *c)
 		r = read_packing(c, &e);
 	if (!r && remote_wanted(c, s))
 		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+	cli_store_key(c);
 	if (!r)
 		r = choose_path(c, s, path, &e);
-	const bool directory = packing->kind == PACKING_NONE || packing->streams;
-	if (!r && directory)
+	const bool directory = !r && !store_is_path(path) && (packing->kind == PACKING_NONE || packing->streams);
+	if (directory)
 		r = make_directory(path, &e);
 	if (r) {
 		error_prefix(&e, r, "cannot dump process %s", c->words[0]);

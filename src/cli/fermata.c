@@ -5,7 +5,8 @@ enum {
 	DUMP_PROCESS, DUMP_JOB, RESTORE_PROCESS, RESTORE_JOB, RUN_PROCESS, EXEC, MANAGE_PROCESS, FREEZE_PROCESS, FREEZE_JOB, UNFREEZE_PROCESS,
 	UNFREEZE_JOB, ATTACH, JOB_LIST, JOB_LS, JOB_INSPECT, JOB_SET, JOB_LOGS, JOB_ATTACH, JOB_KILL, JOB_DELETE, JOB_CHECKPOINTS, CHECKPOINT_LIST,
 	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, DELETE_CHECKPOINT, FLATTEN_CHECKPOINT, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
-	CHECK_PROCESS, INSPECT, VERIFY, DIFF, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
+	CHECK_PROCESS, INSPECT, VERIFY, DIFF, STORE_LS, STORE_VERIFY, STORE_PRUNE,
+	STORE_STATS, STORE_RM, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
 
 static int run_completion(struct command_line *c)
@@ -101,6 +102,11 @@ static const struct verb verbs[] = {
 	[INSPECT] = VERB("inspect", "CHECKPOINT", 1, 1, "Show what a checkpoint holds; with -v each area of memory, thread and file", verb_inspect),
 	[VERIFY] = VERB("verify", "CHECKPOINT", 1, 1, "Compare a checkpoint with its checksums", verb_verify),
 	[DIFF] = VERB("diff", "A B", 2, 2, "Say in which files two checkpoints differ", verb_diff),
+	[STORE_LS] = VERB("store ls", "STORE", 1, 1, "List the checkpoints of a store", verb_store_ls),
+	[STORE_VERIFY] = VERB("store verify", "STORE", 1, 1, "Compare every chunk of a store with its hash, and say what is damaged and who needs it", verb_store_verify),
+	[STORE_PRUNE] = VERB("store prune", "STORE", 1, 1, "Remove the chunks that no checkpoint of a store needs", verb_store_prune),
+	[STORE_STATS] = VERB("store stats", "STORE", 1, 1, "Say how much is in a store, and how much of it is kept once for several", verb_store_stats),
+	[STORE_RM] = VERB("store rm", "CHECKPOINT...", 1, SIZE_MAX, "Remove checkpoints (store:DIR/NAME); their chunks go with the next prune", verb_store_rm),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
 	[COMPLETION] = VERB("completion", "bash|zsh|fish", 1, 1, "Print the completion for a shell", run_completion),
 	[MANUAL] = VERB("manual", "fermata|criu|cedana", 1, 1, "Print a manual page (troff)", run_manual),
@@ -121,6 +127,7 @@ static const struct verb verbs[] = {
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
 #define BOTH (DUMPS | RESTORES)
+#define STORES (ON(STORE_LS) | ON(STORE_VERIFY) | ON(STORE_PRUNE) | ON(STORE_STATS) | ON(STORE_RM))
 
 static const struct option_row rows[] = {
 	OPTION("help", 'h', FLAG, NULL, ALL_VERBS, help, "Print this"),
@@ -139,9 +146,9 @@ static const struct option_row rows[] = {
 	OPTION("merge-config", 0, FLAG, NULL, ON(DAEMON_START), merge_config, "Add to config.json what it lacks first"),
 	OPTION("full", 0, FLAG, NULL, ON(DAEMON_CHECK) | ON(CHECK), full, "The daemon: folders too; check does all in any case"),
 	OPTION("dir", 'd', STRING, "DIR", DUMPS | ON(CHECK), dir,
-	       "The folder that checkpoints go to; /tmp when neither given nor configured"),
+	       "The folder that checkpoints go to, or a store: store:DIR; /tmp when neither given nor configured"),
 	OPTION("name", 0, STRING, "NAME", DUMPS, name, "The name of the checkpoint; a new one when not given"),
-	OPTION("path", 'p', STRING, "CHECKPOINT", RESTORES, path, "The checkpoint: a directory or an archive of any kind"),
+	OPTION("path", 'p', STRING, "CHECKPOINT", RESTORES, path, "The checkpoint: a directory, an archive of any kind, or store:DIR/NAME"),
 	OPTION("checkpoint", 0, STRING, "ID", RESTORES, checkpoint, "A checkpoint by its id; fermata checkpoints shows them"),
 	OPTION("as", 0, STRING, "JOB", RESTORES, as, "Beside the first, as a job of this name, in a pid namespace of its own"),
 	OPTION("jid", 'j', STRING, "JOB", RUNS | ON(MANAGE_PROCESS), jid, "The job's name; one is found when not given"),
@@ -193,6 +200,8 @@ static const struct option_row rows[] = {
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),
 	OPTION("compression", 0, STRING, "KIND[:LEVEL]", DUMPS, compression,
 	       "none: a directory; or one file: tar, gzip, lz4, zlib, zstd, where a level may follow"),
+	OPTION("store-key", 0, STRING, "FILE", BOTH | STORES | ON(INSPECT) | ON(VERIFY) | ON(DIFF), request.packing.key,
+	       "The file with the store's key, 32 random bytes or more: a store that is made with one is encrypted"),
 	OPTION("streams", 0, INT, "N", DUMPS, streams, "Spread the archive over this many files, in a directory; 0: one"),
 	OPTION("gpu", 0, STRING, "USE", BOTH | SAVES, gpu, "Look for CUDA processes: auto (where there is NVIDIA's driver), on, off"),
 	OPTION("gpu-timeout", 0, INT, "SECONDS", SAVES, gpu_timeout_s, "How long work under way on a GPU may take to end; 10 when not given"),
@@ -211,7 +220,7 @@ static const struct option_row rows[] = {
 	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
 	       "Do it here, and not in the daemon"),
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
-	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
 	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),

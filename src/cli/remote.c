@@ -2,6 +2,7 @@
 #include "cli/remote.h"
 
 #include "base/log.h"
+#include "image/store/store.h"
 
 #include <ctype.h>
 #include <limits.h>
@@ -91,11 +92,12 @@ bool remote_path(const struct command_line *c, char *to, size_t size, const char
 
 json_t *remote_absolute(const char *path)
 {
-	char full[2 * PATH_MAX], here[PATH_MAX];
+	const char *prefix = store_is_path(path) ? STORE_PREFIX : "", *from = path + strlen(prefix);
+	char full[2 * PATH_MAX + 16], here[PATH_MAX];
 
-	if (path[0] == '/' || !getcwd(here, sizeof(here)))
+	if (from[0] == '/' || !getcwd(here, sizeof(here)))
 		return json_string(path);
-	snprintf(full, sizeof(full), "%s/%s", here, path);
+	snprintf(full, sizeof(full), "%s%s/%s", prefix, here, from);
 	return json_string(full);
 }
 

@@ -30,5 +30,6 @@ int verb_restore_process(struct command_line *c)
 	if (r)
 		return cli_report(c, &e);
 	c->request.images_dir = c->path;
+	cli_store_key(c);
 	return cli_restore(c, true);
 }

@@ -17,7 +17,7 @@ static int print_json(const struct command_line *c, const struct view *v)
 
 int verb_verify(struct command_line *c)
 {
-	struct view v = { .request = { .images_dir = c->words[0] } };
+	struct view v = { .request = { .images_dir = c->words[0], .packing.key = cli_store_key(c) } };
 	struct error e = {};
 	int status = 0, r = view_read(&v, &e);
 

@@ -1,11 +1,12 @@
 /*
  * Checkpoints on disk: which are whole, how large they are, which are to go. A directory is whole once it has inventory.img, which a dump
- * names last; an archive gets its name only when it is.
+ * names last; an archive gets its name only when it is, and so does the file that is a checkpoint in a store.
  */
 #include "daemon/daemon.h"
 
 #include "base/folder.h"
 #include "base/log.h"
+#include "base/store_path.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -15,8 +16,20 @@
 
 static const char *const endings[] = { "", ".tar", ".tar.gz", ".tar.lz4", ".tar.zlib", ".tar.zst", ".gz", ".lz4", ".zlib", ".zst" };
 
+/* What of it is on disk: in a store, the file that is the checkpoint. */
+static const char *on_disk(const char *path, char file[STORE_PATH_MAX + 20])
+{
+	if (!store_is_path(path))
+		return path;
+	return store_file(path, "checkpoints", file, STORE_PATH_MAX + 20) ? "" : file;
+}
+
 bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX])
 {
+	char file[STORE_PATH_MAX + 20];
+
+	if (store_is_path(path))
+		return snprintf(ret, STORE_PATH_MAX, "%s", path) < STORE_PATH_MAX && access(on_disk(path, file), F_OK) == 0;
 	for (size_t i = 0; i < ARRAY_SIZE(endings); i++) {
 		if (snprintf(ret, STORE_PATH_MAX, "%s%s", path, endings[i]) < STORE_PATH_MAX && access(ret, F_OK) == 0)
 			return true;
@@ -29,7 +42,7 @@ bool checkpoint_is_whole(const char *path)
 	char file[STORE_PATH_MAX + 20];
 	struct stat st;
 
-	if (stat(path, &st) < 0)
+	if (stat(on_disk(path, file), &st) < 0)
 		return false;
 	if (S_ISREG(st.st_mode))
 		return st.st_size > 0;
@@ -59,9 +72,14 @@ static uint64_t size_at(int parent, const char *name)
 	return size;
 }
 
+/* Of one in a store: what it added there. */
 uint64_t checkpoint_size(const char *path)
 {
-	return size_at(AT_FDCWD, path);
+	char file[STORE_PATH_MAX + 20];
+	uint64_t size = size_at(AT_FDCWD, on_disk(path, file)), added = 0;
+	_cleanup_close_ int fd = store_is_path(path) ? open(file, O_RDONLY | O_CLOEXEC) : -1;
+
+	return fd >= 0 && pread(fd, &added, sizeof(added), STORE_ADDED_OFFSET) == sizeof(added) ? size + added : size;
 }
 
 static int remove_at(int parent, const char *name)
@@ -107,13 +125,15 @@ static int check_needed(struct daemon *d, const struct checkpoint *c, struct err
 
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
+	char file[STORE_PATH_MAX + 20];
 	int r = check_needed(d, c, e);
 
 	if (r)
 		return r;
-	r = remove_tree(c->path);
+	r = remove_tree(on_disk(c->path, file));
 	if (r)
 		return error_errno(e, r, "cannot remove the checkpoint %s", c->path);
+	prune_want(d, c->path);
 	d->counters.checkpoints_removed++;
 	return store_delete_checkpoint(d->store, c->id, e);
 }

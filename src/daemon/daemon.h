@@ -29,13 +29,24 @@ struct busy {
 	const char *what;
 };
 
+/* Stores that are to be pruned: prune.c. */
+struct wanted_prune {
+	char dir[STORE_PATH_MAX];
+};
+struct pruner {
+	VEC(struct wanted_prune) wanted;
+	pid_t pid; /* of the helper, or 0 */
+	int64_t started_ns, next_ns;
+};
+
 struct daemon {
 	struct settings settings;
 	struct store *store;
 	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
-	pthread_mutex_t lock; /* of busy */
+	pthread_mutex_t lock; /* of busy and pruner */
 	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
 	VEC(struct busy) busy;
+	struct pruner pruner;
 	struct counters counters;
 	int wake;	/* eventfd: the schedule has something new to look at */
 	atomic_bool stopping;
@@ -43,6 +54,11 @@ struct daemon {
 };
 
 int64_t now_ns(void); /* CLOCK_REALTIME */
+
+/* A checkpoint was removed: if it was in a store, that is pruned some time. */
+void prune_want(struct daemon *d, const char *path);
+/* The schedule's part; gives the milliseconds until it is to be called again. */
+long long prune_tend(struct daemon *d);
 
 /* Only one at a time dumps, restores or deletes a job or process. -EBUSY says what the other does. */
 int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e);

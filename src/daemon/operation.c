@@ -2,6 +2,7 @@
 #include "daemon/operation.h"
 
 #include "base/log.h"
+#include "base/store_path.h"
 #include "daemon/helper.h"
 #include "proc/freezer.h"
 
@@ -222,8 +223,8 @@ static int choose_path(struct operation *o, const struct caller *c, const json_t
 		return error_set(e, -EPERM, "only root may choose where a checkpoint goes; leave --dir and --name away");
 	if (!dir)
 		dir = c->uid ? d->private_dir : settings_text(&d->settings, SETTING_CHECKPOINT_DIR);
-	if (dir[0] != '/')
-		return error_set(e, -EINVAL, "the folder of the checkpoint must begin with a /");
+	if (!store_or_plain_is_absolute(dir))
+		return error_set(e, -EINVAL, "the folder of the checkpoint must begin with a /, or with store:/");
 	if (name && (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, "..")))
 		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", name);
 	if (o->jid[0])
@@ -290,7 +291,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "--name=%s", slash + 1);
 	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
 		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
-	if (!json_object_get(options, "streams") && settings_number(s, SETTING_CHECKPOINT_STREAMS))
+	if (!json_object_get(options, "streams") && !store_is_path(o->checkpoint.path) && settings_number(s, SETTING_CHECKPOINT_STREAMS))
 		add(o->words, "--streams=%ld", settings_number(s, SETTING_CHECKPOINT_STREAMS));
 	if (!json_object_get(options, "profiling") && settings_bool(s, SETTING_PROFILING))
 		add(o->words, "--profiling");

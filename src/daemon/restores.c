@@ -1,6 +1,7 @@
 /* Supervisors are started here: for new jobs, and for those that come from a checkpoint. */
 #include "daemon/api.h"
 
+#include "base/store_path.h"
 #include "daemon/helper.h"
 
 #include <ctype.h>
@@ -196,8 +197,8 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 
 	if (path && c->uid)
 		return error_set(e, -EPERM, "only root may restore from a path; restore a job of yours instead");
-	if (path && path[0] != '/')
-		return error_set(e, -EINVAL, "the path of the checkpoint must begin with a /");
+	if (path && !store_or_plain_is_absolute(path))
+		return error_set(e, -EINVAL, "the path of the checkpoint must begin with a /, or with store:/");
 	if (path) {
 		snprintf(ret->path, sizeof(ret->path), "%s", path);
 		ret->attachable = j ? j->attachable : was_attachable(d, path);

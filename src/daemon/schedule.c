@@ -118,6 +118,7 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 	int r = checkpoints_recover(d, &pending, &e);
 
 	gpu_keeper_tend(d);
+	pause = MIN(pause, prune_tend(d));
 	if (!r)
 		r = store_list_jobs(d->store, &list, &e);
 	for (size_t i = 0; !r && i < list.count; i++) {

@@ -545,6 +545,9 @@ int daemon_run(const struct settings *settings)
 	if (!d)
 		return 1;
 	d->settings = *settings;
+	/* For the helpers, whatever they do with a checkpoint. */
+	if (*settings_text(settings, SETTING_CHECKPOINT_STORE_KEY))
+		setenv("FERMATA_CHECKPOINT_STORE_KEY", settings_text(settings, SETTING_CHECKPOINT_STORE_KEY), 1);
 	signal(SIGPIPE, SIG_IGN);
 	/* Whatever who started us left open is no business of our helpers. */
 	close_range(3, ~0u, CLOSE_RANGE_CLOEXEC);

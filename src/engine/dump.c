@@ -22,6 +22,7 @@
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
+#include "image/store/store.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -385,8 +386,27 @@ static int stop_tree(struct dump *d)
 	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
 }
 
+static int open_in_store(struct dump *d)
+{
+	const char *path = d->request->images_dir;
+
+	if (d->request->packing.key && d->request->live)
+		return error_set(d->e, -EINVAL, "a live dump keeps memory in a file meanwhile, which would not be encrypted as the store is; leave --live away");
+	int r = image_store_create(path, &d->request->packing, &d->dir);
+	if (r == -EEXIST)
+		return error_set(d->e, r, "%s is there already; choose another name, or remove it with fermata store rm", path);
+	if (r == -ENOTDIR)
+		return error_set(d->e, r, "the directory of %s holds something that is no store; choose another, which is empty or is not there yet", path);
+	if (r == -EINVAL)
+		return error_set(d->e, r, "%s is no place in a store: store:DIR/NAME, where a name does not begin with a dot, and no --streams", path);
+	return r ? store_error(d->e, r, "make", path) : 0;
+}
+
 static int open_directory(struct dump *d)
 {
+	if (store_is_path(d->request->images_dir))
+		return open_in_store(d);
+
 	const char *path = d->request->images_dir;
 	const struct packing *packing = &d->request->packing;
 	const bool archive = packing->kind != PACKING_NONE || packing->streams;
@@ -490,7 +510,9 @@ static int dump_again(struct dump *d)
 /* A script at "post-dump" may want to see the tree stopped: then only who asks for it gets a live dump. */
 static bool wants_live(const struct request *r)
 {
-	return r->leave_running && !r->leave_stopped && !r->no_live && !r->portable && (r->live || !r->hook.call);
+	const bool secret = store_is_path(r->images_dir) && r->packing.key; /* what is kept meanwhile would not be */
+
+	return r->leave_running && !r->leave_stopped && !r->no_live && !r->portable && !secret && (r->live || !r->hook.call);
 }
 
 static int dump_run(struct dump *d)

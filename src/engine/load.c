@@ -9,6 +9,7 @@
 #include "engine/memory/parents.h"
 #include "engine/task/calls.h"
 #include "engine/task/state.h"
+#include "image/store/store.h"
 
 #define TASKS_MAX 32768
 #define DEPTH_MAX 4096 /* of the tree: planning goes down it */
@@ -311,10 +312,15 @@ static int load_files(struct restore *s)
 	return locks_check(s);
 }
 
-int restore_open(const char *path, struct image_dir **ret, struct error *e)
+int restore_open(const char *path, const char *key, struct image_dir **ret, struct error *e)
 {
-	int r = image_dir_open(path, ret);
+	int r = image_dir_open_with(path, key, ret);
 
+	if (r && store_is_path(path))
+		return r == -ENOENT ? error_set(e, r, "there is no such checkpoint in the store; fermata store ls shows those that there are") :
+		       r == -EINVAL ? error_set(e, r, "it names no checkpoint of a store; give store:DIR/NAME") :
+		       r == -EBADMSG ? error_set(e, r, "it is damaged; fermata store verify tells what is") :
+				       store_error(e, r, "open", path);
 	if (r == -ENOENT)
 		return error_set(e, r, "there is no such directory or file; give what a dump was written to");
 	if (r == -EMEDIUMTYPE || r == -ENOTDIR)

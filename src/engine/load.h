@@ -5,7 +5,7 @@
 
 #include "engine/restore.h"
 
-int restore_open(const char *path, struct image_dir **ret, struct error *e);
+int restore_open(const char *path, const char *key, struct image_dir **ret, struct error *e);
 /* Leaves the verification of large images under way, for restore_verified. */
 int restore_load(struct restore *s);
 /* Waits for it. `r`: what has become of the work meanwhile, given back unless there is damage, which is then told instead. */

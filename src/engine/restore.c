@@ -155,7 +155,7 @@ static void enter(struct restore *s, enum stage stage)
 
 int restore_prepare(struct restore *s)
 {
-	int r = restore_open(s->request->images_dir, &s->dir, s->e);
+	int r = restore_open(s->request->images_dir, s->request->packing.key, &s->dir, s->e);
 
 	if (!r)
 		r = restore_load(s);

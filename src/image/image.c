@@ -1,5 +1,6 @@
 /* The writing side of image.h. */
 #include "image/private.h"
+#include "image/store/store.h"
 
 #include <fcntl.h>
 #include <jansson.h>
@@ -65,6 +66,37 @@ int image_archive_create(const char *path, const struct packing *packing, struct
 	return r;
 }
 
+int image_store_create(const char *path, const struct packing *packing, struct image_dir **ret)
+{
+	struct image_dir *dir = dir_new(-1);
+	int r = dir ? store_sink_new(path, packing, &dir->sink) : -ENOMEM;
+
+	if (r)
+		image_dir_free(dir);
+	else
+		*ret = dir;
+	return r;
+}
+
+static int open_stored(const char *path, const char *key, struct image_dir **ret)
+{
+	struct image_dir *dir = dir_new(-1);
+	int r = dir ? store_source_open(path, key, &dir->source) : -ENOMEM;
+
+	if (!r && !(dir->reader = source_reader_new(dir->source)))
+		r = -ENOMEM;
+	if (r)
+		image_dir_free(dir);
+	else
+		*ret = dir;
+	return r;
+}
+
+const char *image_dir_damage(const struct image_dir *dir)
+{
+	return dir->source && dir->source->damage[0] ? dir->source->damage : NULL;
+}
+
 /* A directory, or an archive in parts that it holds; a file is an archive. */
 int image_dir_open(const char *path, struct image_dir **ret)
 {
@@ -101,6 +133,11 @@ int image_dir_open_fd(int fd, struct image_dir **ret)
 	else
 		close(fd);
 	return r;
+}
+
+int image_dir_open_with(const char *path, const char *key, struct image_dir **ret)
+{
+	return store_is_path(path) ? open_stored(path, key, ret) : image_dir_open(path, ret);
 }
 
 int image_dir_create_nowhere(struct image_dir **ret)

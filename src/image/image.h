@@ -55,9 +55,15 @@ struct image_file;
 int image_dir_create(const char *path, struct image_dir **ret);
 /* An archive to be: nothing shows at `path` until the commit. With streams `path` is an empty directory. -EEXIST: it is there already. */
 int image_archive_create(const char *path, const struct packing *packing, struct image_dir **ret);
-/* What was written by either, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
+/* In a store: "store:DIR/NAME" (store/store.h). -EEXIST: there is one of that name; -ENOTDIR: the directory is something else. */
+int image_store_create(const char *path, const struct packing *packing, struct image_dir **ret);
+/* What was written by any of them, whatever it is called. -EMEDIUMTYPE: neither a directory nor an archive; -EBADMSG: an archive that is
  * damaged or was cut off. */
 int image_dir_open(const char *path, struct image_dir **ret);
+/* The same, and one in a store. `key`: the file with the store's key, or NULL. */
+int image_dir_open_with(const char *path, const char *key, struct image_dir **ret);
+/* What of its source was found damaged, or NULL. */
+const char *image_dir_damage(const struct image_dir *dir);
 /* Each file with its size; what `found` returns other than 0 ends it. */
 int image_dir_list(struct image_dir *dir, int (*found)(void *data, const char *name, uint64_t size), void *data);
 /* Its bytes must be unpacked to be read; and only one after the other. */
@@ -102,15 +108,16 @@ void image_dir_verify_cancel(struct image_verification *v);
 void image_verification_note(struct image_verification *v, const char *name, size_t index, const unsigned char digest[16]);
 /* Whether it would be of use. */
 bool image_verification_wants(struct image_verification *v, const char *name);
-/* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
 /* Leaves a large file out, which the caller will compare himself, in time. False: it is not one of those that are under way. */
 struct image_digest {
 	uint64_t offset, size, block; /* of the file: where it begins in its descriptor, how much it is; of what each checksum is of, 0: of the whole */
 	char text[33];
 };
+struct image_raw;
 bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
-/* -EBADMSG: the file is another. -EIO, -ENOMEM. */
-int image_digest_check(int fd, const struct image_digest *digest);
+/* -EBADMSG: the file is another. -EIO, -ENOMEM. `raw`: one that is packed, in place of `fd`. */
+int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest);
+/* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
 bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
 int image_create(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
@@ -182,8 +189,15 @@ int image_raw_fd(const struct image_raw *raw, uint64_t *ret_offset);
 /* What a thread needs for reading packed ones; the directory's own, for one thread, where NULL is given instead. */
 struct image_reader;
 int image_reader_new(struct image_dir *dir, struct image_reader **ret);
+int image_raw_reader_new(const struct image_raw *raw, struct image_reader **ret);
 void image_reader_free(struct image_reader *reader);
 /* Exactly `size` bytes. -EBADMSG: there are fewer, or they are damaged. */
 int image_raw_read(const struct image_raw *raw, struct image_reader *reader, void *to, size_t size, uint64_t at);
 /* XXH3-128 (16 bytes, high word first) of a block, or of the whole where `block` is 0; NULL: not known without reading. */
 const unsigned char *image_raw_digest(const struct image_raw *raw, uint64_t block, size_t index);
+/* A process that fork(2) made of one with threads goes on reading a packed file, with a reader of its own: no lock is anybody's. Gives the
+ * descriptors that this takes, up to `max` of them, and their number. */
+size_t image_raw_adopt(const struct image_raw *raw, int *fds, size_t max);
+/* Where the order is noted in which a lazy restore of `path` needed its pages: a directory, and the name there. -1: nowhere. */
+#define IMAGE_ORDER "fermata-order"
+int image_order_place(const char *path, char name[256]);

@@ -17,6 +17,7 @@ struct packing {
 	enum packing_kind kind;
 	int level;	  /* 0: the usual one */
 	unsigned streams; /* 0: one file; else so many, in a directory */
+	const char *key;  /* of a store: the file that has its key, or NULL */
 };
 
 #define PACKING_STREAMS_MAX 64

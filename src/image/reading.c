@@ -105,6 +105,11 @@ int image_reader_new(struct image_dir *dir, struct image_reader **ret)
 	return 0;
 }
 
+int image_raw_reader_new(const struct image_raw *raw, struct image_reader **ret)
+{
+	return image_reader_new(raw->dir, ret);
+}
+
 void image_reader_free(struct image_reader *reader)
 {
 	if (!reader)
@@ -132,6 +137,11 @@ int image_raw_read(const struct image_raw *raw, struct image_reader *reader, voi
 		size -= (size_t)n;
 	}
 	return 0;
+}
+
+size_t image_raw_adopt(const struct image_raw *raw, int *fds, size_t max)
+{
+	return raw->fd < 0 ? raw->dir->source->ops->adopt(raw->dir->source, fds, max) : 0;
 }
 
 const unsigned char *image_raw_digest(const struct image_raw *raw, uint64_t block, size_t index)

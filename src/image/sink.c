@@ -29,8 +29,9 @@ struct place {
 	uint64_t at;
 };
 
-struct sink_piece {
-	struct sink *sink;
+struct piece {
+	struct sink_piece base;
+	struct archive *sink;
 	uint64_t ticket;
 	struct codec *codec;
 	bool direct; /* plain tar: at its place, which is known */
@@ -44,7 +45,7 @@ struct sink_piece {
 	uint32_t adler;
 	uint64_t raw;
 	int failed;
-	struct sink_piece *next; /* of those at rest */
+	struct piece *next; /* of those at rest */
 };
 
 struct reservation {
@@ -54,7 +55,8 @@ struct reservation {
 	struct place *places; /* plain tar alone */
 };
 
-struct sink {
+struct archive {
+	struct sink base;
 	struct packing packing;
 	int dirfd;
 	time_t time;
@@ -67,8 +69,8 @@ struct sink {
 	VEC(struct reservation) reservations;
 	struct archive_index index;
 	uint64_t stream;
-	struct sink_piece *resting;
-	struct sink_piece *appended;
+	struct piece *resting;
+	struct piece *appended;
 };
 
 static int write_all(int fd, const void *data, size_t size, uint64_t at)
@@ -90,7 +92,7 @@ static int write_all(int fd, const void *data, size_t size, uint64_t at)
 
 /* ---- files ---- */
 
-static int open_part(struct sink *s, struct part *p)
+static int open_part(struct archive *s, struct part *p)
 {
 	uint64_t chance;
 
@@ -111,7 +113,7 @@ static int open_part(struct sink *s, struct part *p)
 	return -errno;
 }
 
-static int name_part(struct sink *s, struct part *p)
+static int name_part(struct archive *s, struct part *p)
 {
 	char path[64];
 
@@ -125,7 +127,7 @@ static int name_part(struct sink *s, struct part *p)
 }
 
 /* With streams: `path` is the directory of the parts. */
-static int open_parts(struct sink *s, const char *path)
+static int open_parts(struct archive *s, const char *path)
 {
 	char copy[PATH_MAX], other[PATH_MAX];
 	int r = 0;
@@ -151,27 +153,7 @@ static int open_parts(struct sink *s, const char *path)
 	return r;
 }
 
-int sink_new(const char *path, const struct packing *packing, struct sink **ret)
-{
-	struct sink *s = calloc(1, sizeof(*s));
-
-	if (!s)
-		return -ENOMEM;
-	s->packing = *packing;
-	if (s->packing.kind == PACKING_NONE)
-		s->packing.kind = PACKING_TAR;
-	s->time = time(NULL);
-	pthread_mutex_init(&s->lock, NULL);
-	pthread_cond_init(&s->turned, NULL);
-	int r = open_parts(s, path);
-	if (r)
-		sink_free(s);
-	else
-		*ret = s;
-	return r;
-}
-
-static void piece_free(struct sink_piece *p)
+static void piece_free(struct piece *p)
 {
 	if (!p)
 		return;
@@ -182,12 +164,13 @@ static void piece_free(struct sink_piece *p)
 	free(p);
 }
 
-void sink_free(struct sink *s)
+static void archive_free(struct sink *base)
 {
+	struct archive *s = (struct archive *)base;
 	if (!s)
 		return;
 	while (s->resting) {
-		struct sink_piece *next = s->resting->next;
+		struct piece *next = s->resting->next;
 		piece_free(s->resting);
 		s->resting = next;
 	}
@@ -209,21 +192,23 @@ void sink_free(struct sink *s)
 	free(s);
 }
 
-void sink_fail(struct sink *s)
+static void archive_fail(struct sink *base)
 {
+	struct archive *s = (struct archive *)base;
 	pthread_mutex_lock(&s->lock);
 	s->failed = true;
 	pthread_cond_broadcast(&s->turned);
 	pthread_mutex_unlock(&s->lock);
 }
 
-int sink_directory(const struct sink *s)
+static int archive_directory(const struct sink *base)
 {
-	return s->dirfd;
+	return ((const struct archive *)base)->dirfd;
 }
 
-uint64_t sink_written(const struct sink *s)
+static uint64_t archive_written(const struct sink *base)
 {
+	const struct archive *s = (const struct archive *)base;
 	uint64_t total = 0;
 
 	for (unsigned i = 0; i < s->n_parts; i++)
@@ -233,13 +218,13 @@ uint64_t sink_written(const struct sink *s)
 
 /* ---- pieces ---- */
 
-static bool is_direct(const struct sink *s)
+static bool is_direct(const struct archive *s)
 {
 	return s->packing.kind == PACKING_TAR;
 }
 
 /* With the lock held. */
-static int add_member(struct sink *s, const char *name, uint64_t size)
+static int add_member(struct archive *s, const char *name, uint64_t size)
 {
 	struct archive_member *m = strlen(name) < ARCHIVE_NAME_MAX ? VEC_PUSH(&s->index.members) : NULL;
 
@@ -252,7 +237,7 @@ static int add_member(struct sink *s, const char *name, uint64_t size)
 	return 0;
 }
 
-static int add_frame(struct sink *s, unsigned part, uint64_t at, size_t size, size_t raw)
+static int add_frame(struct archive *s, unsigned part, uint64_t at, size_t size, size_t raw)
 {
 	struct archive_frame *f = VEC_PUSH(&s->index.frames);
 
@@ -262,7 +247,7 @@ static int add_frame(struct sink *s, unsigned part, uint64_t at, size_t size, si
 	return 0;
 }
 
-static unsigned part_of(const struct sink *s, uint64_t ticket)
+static unsigned part_of(const struct archive *s, uint64_t ticket)
 {
 	return (unsigned)(ticket % s->n_parts);
 }
@@ -276,7 +261,7 @@ static uint64_t piece_size(const struct reservation *r, uint64_t index)
 }
 
 /* All pieces of a plain tar get their places at once. */
-static int place_pieces(struct sink *s, struct reservation *r)
+static int place_pieces(struct archive *s, struct reservation *r)
 {
 	r->places = calloc(r->count, sizeof(*r->places));
 	int failed = r->places ? 0 : -ENOMEM;
@@ -292,8 +277,9 @@ static int place_pieces(struct sink *s, struct reservation *r)
 	return failed;
 }
 
-int sink_reserve(struct sink *s, const char *name, uint64_t size, uint64_t step, uint64_t *ret_ticket)
+static int archive_reserve(struct sink *base, const char *name, uint64_t size, uint64_t step, uint64_t *ret_ticket)
 {
+	struct archive *s = (struct archive *)base;
 	pthread_mutex_lock(&s->lock);
 	struct reservation *r = s->failed ? NULL : VEC_PUSH(&s->reservations);
 	int failed = r ? add_member(s, name, size) : s->failed ? -ECANCELED : -ENOMEM;
@@ -307,12 +293,12 @@ int sink_reserve(struct sink *s, const char *name, uint64_t size, uint64_t step,
 	}
 	pthread_mutex_unlock(&s->lock);
 	if (failed)
-		sink_fail(s);
+		archive_fail(&s->base);
 	return failed;
 }
 
 /* With the lock held: reservations are in the order of their tickets. */
-static const struct reservation *find_reservation(const struct sink *s, uint64_t ticket)
+static const struct reservation *find_reservation(const struct archive *s, uint64_t ticket)
 {
 	size_t low = 0, high = s->reservations.count;
 
@@ -327,10 +313,10 @@ static const struct reservation *find_reservation(const struct sink *s, uint64_t
 }
 
 /* One at rest, or a new one; for packing there are buffers and a codec. */
-static struct sink_piece *take_piece(struct sink *s, bool direct)
+static struct piece *take_piece(struct archive *s, bool direct)
 {
 	pthread_mutex_lock(&s->lock);
-	struct sink_piece *p = s->resting;
+	struct piece *p = s->resting;
 	if (p)
 		s->resting = p->next;
 	pthread_mutex_unlock(&s->lock);
@@ -339,6 +325,7 @@ static struct sink_piece *take_piece(struct sink *s, bool direct)
 		if (!p)
 			return NULL;
 		p->sink = s;
+		p->base.sink = &s->base;
 	}
 	if (!direct && !p->codec) {
 		p->codec = codec_new(s->packing.kind, s->packing.level);
@@ -358,7 +345,7 @@ static struct sink_piece *take_piece(struct sink *s, bool direct)
 	return p;
 }
 
-static int reserve_out(struct sink_piece *p)
+static int reserve_out(struct piece *p)
 {
 	size_t need = p->packed + PACKING_FRAME_MAX;
 
@@ -374,7 +361,7 @@ static int reserve_out(struct sink_piece *p)
 }
 
 /* Up to PACKING_FRAME bytes become a frame of the piece. `stored`: as they are, in a size that is known. */
-static int add_packed(struct sink_piece *p, const unsigned char *data, size_t size, bool stored, bool last)
+static int add_packed(struct piece *p, const unsigned char *data, size_t size, bool stored, bool last)
 {
 	int r = size || last ? reserve_out(p) : 0;
 
@@ -394,7 +381,7 @@ static int add_packed(struct sink_piece *p, const unsigned char *data, size_t si
 	return 0;
 }
 
-static int flush(struct sink_piece *p)
+static int flush(struct piece *p)
 {
 	int r = add_packed(p, p->in, p->used, false, false);
 
@@ -402,7 +389,7 @@ static int flush(struct sink_piece *p)
 	return r;
 }
 
-static int add_bytes(struct sink_piece *p, const void *data, size_t size)
+static int add_bytes(struct piece *p, const void *data, size_t size)
 {
 	const unsigned char *from = data;
 	int r = 0;
@@ -423,12 +410,15 @@ static int add_bytes(struct sink_piece *p, const void *data, size_t size)
 	return r;
 }
 
-int sink_piece_begin(struct sink *s, uint64_t ticket, struct sink_piece **ret)
+static int archive_piece_write(struct sink_piece *base, const void *data, size_t size);
+
+static int archive_piece_begin(struct sink *base, uint64_t ticket, struct sink_piece **ret)
 {
-	struct sink_piece *p = take_piece(s, is_direct(s));
+	struct archive *s = (struct archive *)base;
+	struct piece *p = take_piece(s, is_direct(s));
 
 	if (!p) {
-		sink_fail(s);
+		archive_fail(&s->base);
 		return -ENOMEM;
 	}
 	pthread_mutex_lock(&s->lock);
@@ -444,13 +434,15 @@ int sink_piece_begin(struct sink *s, uint64_t ticket, struct sink_piece **ret)
 	pthread_mutex_unlock(&s->lock);
 	/* In a frame of its own: those behind it then hold what begins at round places of the member. */
 	if (p->has_head)
-		p->failed = p->direct ? sink_piece_write(p, p->head, TAR_BLOCK) : add_packed(p, p->head, TAR_BLOCK, true, false);
-	*ret = p;
+		p->failed = p->direct ? archive_piece_write(&p->base, p->head, TAR_BLOCK) : add_packed(p, p->head, TAR_BLOCK, true, false);
+	*ret = &p->base;
 	return 0;
 }
 
-int sink_piece_write(struct sink_piece *p, const void *data, size_t size)
+static int archive_piece_write(struct sink_piece *base, const void *data, size_t size)
 {
+	struct piece *p = (struct piece *)base;
+
 	if (p->failed)
 		return p->failed;
 	if (p->direct) {
@@ -463,9 +455,9 @@ int sink_piece_write(struct sink_piece *p, const void *data, size_t size)
 }
 
 /* It is the piece's turn, or nobody's any more: its place is known, and others may go on while it is written. */
-static int emit(struct sink_piece *p, unsigned part)
+static int emit(struct piece *p, unsigned part)
 {
-	struct sink *s = p->sink;
+	struct archive *s = p->sink;
 	struct part *to = &s->parts[part];
 
 	pthread_mutex_lock(&s->lock);
@@ -491,11 +483,12 @@ static int emit(struct sink_piece *p, unsigned part)
 	return r ? r : write_all(to->fd, p->out, p->packed, at);
 }
 
-int sink_piece_end(struct sink_piece *p)
+static int archive_piece_end(struct sink_piece *base)
 {
+	struct piece *p = (struct piece *)base;
 	static const unsigned char zeros[TAR_BLOCK];
-	struct sink *s = p->sink;
-	int r = sink_piece_write(p, zeros, p->padding);
+	struct archive *s = p->sink;
+	int r = archive_piece_write(&p->base, zeros, p->padding);
 
 	if (!p->direct) {
 		if (!p->failed)
@@ -503,7 +496,7 @@ int sink_piece_end(struct sink_piece *p)
 		r = emit(p, part_of(s, p->ticket));
 	}
 	if (r)
-		sink_fail(s);
+		archive_fail(&s->base);
 	pthread_mutex_lock(&s->lock);
 	p->next = s->resting;
 	s->resting = p;
@@ -513,9 +506,9 @@ int sink_piece_end(struct sink_piece *p)
 
 /* ---- the end ---- */
 
-static int emit_appended(struct sink *s, unsigned part)
+static int emit_appended(struct archive *s, unsigned part)
 {
-	struct sink_piece *p = s->appended;
+	struct piece *p = s->appended;
 
 	if (!p->frames.count)
 		return 0;
@@ -528,8 +521,9 @@ static int emit_appended(struct sink *s, unsigned part)
 	return r;
 }
 
-int sink_append(struct sink *s, const void *data, size_t size)
+static int archive_append(struct sink *base, const void *data, size_t size)
 {
+	struct archive *s = (struct archive *)base;
 	const unsigned char *from = data;
 	int r = s->appended || (s->appended = take_piece(s, false)) ? 0 : -ENOMEM;
 
@@ -544,28 +538,29 @@ int sink_append(struct sink *s, const void *data, size_t size)
 	return r;
 }
 
-static int pad(struct sink *s)
+static int pad(struct archive *s)
 {
 	static const unsigned char zeros[TAR_BLOCK];
 	uint64_t at = s->appended ? s->appended->raw + s->appended->used : 0;
 
 	/* Pieces hold whole blocks: what is not yet out is all that counts. */
-	return at % TAR_BLOCK ? sink_append(s, zeros, TAR_BLOCK - at % TAR_BLOCK) : 0;
+	return at % TAR_BLOCK ? archive_append(&s->base, zeros, TAR_BLOCK - at % TAR_BLOCK) : 0;
 }
 
-int sink_member(struct sink *s, const char *name, uint64_t size)
+static int archive_member_begin(struct sink *base, const char *name, uint64_t size)
 {
+	struct archive *s = (struct archive *)base;
 	unsigned char head[TAR_BLOCK];
 	int r = pad(s);
 
 	if (!r)
 		r = add_member(s, name, size);
 	tar_head(head, name, size, s->time);
-	return r ? r : sink_append(s, head, sizeof(head));
+	return r ? r : archive_append(&s->base, head, sizeof(head));
 }
 
 /* The index in frames whose sizes follow from its size. */
-static int append_index(struct sink *s, struct archive_footer *footer)
+static int append_index(struct archive *s, struct archive_footer *footer)
 {
 	static const unsigned char zeros[TAR_BLOCK];
 	unsigned char head[TAR_BLOCK], *data = NULL;
@@ -597,7 +592,7 @@ static int append_index(struct sink *s, struct archive_footer *footer)
 }
 
 /* zlib: what ends the stream of a part. Part 0 has its last frame already. */
-static int end_zlib(struct sink *s, unsigned i)
+static int end_zlib(struct archive *s, unsigned i)
 {
 	unsigned char end[16];
 	struct part *p = &s->parts[i];
@@ -611,7 +606,7 @@ static int end_zlib(struct sink *s, unsigned i)
 }
 
 /* A plain tar in one file needs no index: heads lead from one to the next. */
-static int write_end(struct sink *s)
+static int write_end(struct archive *s)
 {
 	unsigned char end[ARCHIVE_END] = {};
 	struct archive_footer footer;
@@ -636,23 +631,63 @@ static int write_end(struct sink *s)
 	return r;
 }
 
-int sink_commit(struct sink *s)
+static void archive_withdraw(struct sink *base);
+
+static int archive_commit(struct sink *base)
 {
+	struct archive *s = (struct archive *)base;
 	int r = s->failed ? -ECANCELED : write_end(s);
 
 	/* The first holds the index: without it there is no checkpoint. */
 	for (unsigned i = s->n_parts; !r && i-- > 0;)
 		r = name_part(s, &s->parts[i]);
 	if (r)
-		sink_withdraw(s);
+		archive_withdraw(&s->base);
 	return r;
 }
 
-void sink_withdraw(struct sink *s)
+static void archive_withdraw(struct sink *base)
 {
+	struct archive *s = (struct archive *)base;
 	for (unsigned i = 0; i < s->n_parts; i++)
 		if (s->parts[i].named) {
 			unlinkat(s->dirfd, s->parts[i].name, 0);
 			s->parts[i].named = false;
 		}
+}
+
+static const struct sink_ops archive_ops = {
+	.free = archive_free,
+	.fail = archive_fail,
+	.reserve = archive_reserve,
+	.piece_begin = archive_piece_begin,
+	.piece_write = archive_piece_write,
+	.piece_end = archive_piece_end,
+	.member = archive_member_begin,
+	.append = archive_append,
+	.commit = archive_commit,
+	.withdraw = archive_withdraw,
+	.directory = archive_directory,
+	.written = archive_written,
+};
+
+int sink_new(const char *path, const struct packing *packing, struct sink **ret)
+{
+	struct archive *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return -ENOMEM;
+	s->base.ops = &archive_ops;
+	s->packing = *packing;
+	if (s->packing.kind == PACKING_NONE)
+		s->packing.kind = PACKING_TAR;
+	s->time = time(NULL);
+	pthread_mutex_init(&s->lock, NULL);
+	pthread_cond_init(&s->turned, NULL);
+	int r = open_parts(s, path);
+	if (r)
+		archive_free(&s->base);
+	else
+		*ret = &s->base;
+	return r;
 }

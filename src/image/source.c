@@ -18,14 +18,14 @@
 #define STEP (256UL << 10)
 #define BLOCK (4UL << 20) /* IMAGE_BLOCK */
 #define PAX_MAX (64UL << 10)
+#define CACHED 8 /* frames of which some was wanted: who reads here and there comes back to them */
 
-struct source {
-	enum packing_kind kind;
+struct archive {
+	struct source base;
 	int fds[PACKING_STREAMS_MAX];
 	unsigned n_fds;
 	uint64_t size; /* of the file, where there is one */
 	bool indexed;
-	struct archive_index index;
 	uint64_t *starts; /* in the stream, of each frame */
 	/* Without an index: one decoder for all. */
 	pthread_mutex_t lock;
@@ -33,57 +33,38 @@ struct source {
 	uint64_t at;
 };
 
-struct source_reader {
-	struct source *s;
+struct reader {
+	struct source_reader base;
+	struct archive *s;
 	struct codec *codec;
-	unsigned char *packed, *raw;
-	size_t packed_room, raw_room;
-	size_t frame; /* that is in `raw` */
-	bool full;
+	unsigned char *packed;
+	size_t packed_room;
+	struct cached {
+		unsigned char *raw;
+		size_t room, frame;
+		uint64_t used; /* 0: nothing is in it */
+	} cached[CACHED];
+	uint64_t clock;
 };
 
-enum packing_kind source_kind(const struct source *s)
+static int archive_plain(const struct source *base)
 {
-	return s->kind;
+	const struct archive *s = (const struct archive *)base;
+
+	return s->base.kind == PACKING_TAR && s->n_fds == 1 ? s->fds[0] : -1;
 }
 
-int source_plain(const struct source *s)
+static bool archive_is_sequential(const struct source *base)
 {
-	return s->kind == PACKING_TAR && s->n_fds == 1 ? s->fds[0] : -1;
+	return !((const struct archive *)base)->indexed && archive_plain(base) < 0;
 }
 
-bool source_is_sequential(const struct source *s)
+static void archive_free(struct source *base)
 {
-	return !s->indexed && source_plain(s) < 0;
-}
+	struct archive *s = (struct archive *)base;
 
-const struct archive_member *source_member(const struct source *s, size_t index)
-{
-	return index < s->index.members.count ? &s->index.members.data[index] : NULL;
-}
-
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(((const struct archive_member *)a)->name, ((const struct archive_member *)b)->name);
-}
-
-const struct archive_member *source_find(const struct source *s, const char *name)
-{
-	struct archive_member key;
-
-	if (strlen(name) >= sizeof(key.name) || !s->index.members.count)
-		return NULL;
-	snprintf(key.name, sizeof(key.name), "%s", name);
-	return bsearch(&key, s->index.members.data, s->index.members.count, sizeof(key), by_name);
-}
-
-void source_free(struct source *s)
-{
-	if (!s)
-		return;
 	for (unsigned i = 0; i < s->n_fds; i++)
 		close(s->fds[i]);
-	archive_index_free(&s->index);
 	decoder_free(s->decoder);
 	free(s->starts);
 	pthread_mutex_destroy(&s->lock);
@@ -109,12 +90,12 @@ static int read_file(int fd, void *to, size_t size, uint64_t at)
 
 /* ---- with an index ---- */
 
-static int read_index_frames(struct source *s, const struct archive_footer *f, unsigned char *data, struct codec *codec, unsigned char *packed)
+static int read_index_frames(struct archive *s, const struct archive_footer *f, unsigned char *data, struct codec *codec, unsigned char *packed)
 {
 	uint64_t place = f->place;
 
 	for (uint64_t at = 0; at < f->size; at += PACKING_FRAME) {
-		size_t raw = (size_t)MIN(f->size - at, PACKING_FRAME), stored = codec_stored_size(s->kind, raw);
+		size_t raw = (size_t)MIN(f->size - at, PACKING_FRAME), stored = codec_stored_size(s->base.kind, raw);
 		int r = read_file(s->fds[0], packed, stored, place);
 		if (!r)
 			r = codec_unpack(codec, data + at, raw, packed, stored);
@@ -125,10 +106,10 @@ static int read_index_frames(struct source *s, const struct archive_footer *f, u
 	return 0;
 }
 
-static int load_index(struct source *s, const struct archive_footer *f)
+static int load_index(struct archive *s, const struct archive_footer *f)
 {
 	XXH128_canonical_t digest;
-	struct codec *codec = codec_new(s->kind, 0);
+	struct codec *codec = codec_new(s->base.kind, 0);
 	_cleanup_free_ unsigned char *packed = malloc(PACKING_FRAME_MAX);
 	_cleanup_free_ unsigned char *data = NULL;
 	int r = f->place > s->size || f->size > s->size - f->place ? -EBADMSG : 0;
@@ -141,41 +122,41 @@ static int load_index(struct source *s, const struct archive_footer *f)
 	if (r)
 		return r;
 	XXH128_canonicalFromHash(&digest, XXH3_128bits(data, f->size));
-	return memcmp(digest.digest, f->digest, sizeof(f->digest)) ? -EBADMSG : archive_index_read(&s->index, data, f->size);
+	return memcmp(digest.digest, f->digest, sizeof(f->digest)) ? -EBADMSG : archive_index_read(&s->base.index, data, f->size);
 }
 
-static int find_starts(struct source *s)
+static int find_starts(struct archive *s)
 {
 	uint64_t at = 0;
 
-	s->starts = calloc(s->index.frames.count + 1, sizeof(*s->starts));
+	s->starts = calloc(s->base.index.frames.count + 1, sizeof(*s->starts));
 	if (!s->starts)
 		return -ENOMEM;
-	for (size_t i = 0; i < s->index.frames.count; i++) {
+	for (size_t i = 0; i < s->base.index.frames.count; i++) {
 		s->starts[i] = at;
-		at += s->index.frames.data[i].raw;
+		at += s->base.index.frames.data[i].raw;
 	}
-	s->starts[s->index.frames.count] = at;
+	s->starts[s->base.index.frames.count] = at;
 	return 0;
 }
 
 /* -ENOENT: there is none. */
-static int open_index(struct source *s)
+static int open_index(struct archive *s)
 {
 	unsigned char end[ARCHIVE_END + 64], raw[ARCHIVE_END];
-	size_t size = archive_end_size(s->kind), stored = codec_stored_size(s->kind, ARCHIVE_END);
+	size_t size = archive_end_size(s->base.kind), stored = codec_stored_size(s->base.kind, ARCHIVE_END);
 	struct archive_footer footer;
 
 	if (s->size < size || read_file(s->fds[0], end, size, s->size - size))
 		return -ENOENT;
-	struct codec *codec = codec_new(s->kind, 0);
+	struct codec *codec = codec_new(s->base.kind, 0);
 	int r = !codec ? -ENOMEM : codec_unpack(codec, raw, sizeof(raw), end, stored) ? -ENOENT : archive_footer_read(&footer, raw);
 	codec_free(codec);
-	if (!r && footer.kind != s->kind)
+	if (!r && footer.kind != s->base.kind)
 		r = -EBADMSG;
 	if (!r)
 		r = load_index(s, &footer);
-	if (!r && s->index.parts[0] > s->size)
+	if (!r && s->base.index.parts[0] > s->size)
 		r = -EBADMSG;
 	if (!r)
 		r = find_starts(s);
@@ -185,13 +166,13 @@ static int open_index(struct source *s)
 
 /* ---- a plain tar ---- */
 
-static int add_member(struct source *s, const struct tar_member *t, uint64_t offset, struct archive_member **ret)
+static int add_member(struct archive *s, const struct tar_member *t, uint64_t offset, struct archive_member **ret)
 {
 	if (t->type != TAR_FILE || !t->name[0] || strchr(t->name, '/') || strlen(t->name) >= ARCHIVE_NAME_MAX)
 		return 0;
-	struct archive_member *m = s->index.members.count < MEMBERS_MAX ? VEC_PUSH(&s->index.members) : NULL;
+	struct archive_member *m = s->base.index.members.count < MEMBERS_MAX ? VEC_PUSH(&s->base.index.members) : NULL;
 	if (!m)
-		return s->index.members.count < MEMBERS_MAX ? -ENOMEM : -EBADMSG;
+		return s->base.index.members.count < MEMBERS_MAX ? -ENOMEM : -EBADMSG;
 	snprintf(m->name, sizeof(m->name), "%s", t->name);
 	m->offset = offset;
 	m->size = t->size;
@@ -200,7 +181,7 @@ static int add_member(struct source *s, const struct tar_member *t, uint64_t off
 }
 
 /* Gives the size of the next member, from the records in front of it; -1: they say nothing. */
-static int read_pax(struct source *s, const struct tar_member *t, uint64_t at, int64_t *ret)
+static int read_pax(struct archive *s, const struct tar_member *t, uint64_t at, int64_t *ret)
 {
 	_cleanup_free_ char *records = t->size <= PAX_MAX ? malloc(t->size + 1) : NULL;
 	int r = records ? read_file(s->fds[0], records, t->size, at) : -EBADMSG;
@@ -210,7 +191,7 @@ static int read_pax(struct source *s, const struct tar_member *t, uint64_t at, i
 	return r;
 }
 
-static int walk_tar(struct source *s)
+static int walk_tar(struct archive *s)
 {
 	unsigned char head[TAR_BLOCK];
 	struct archive_member *m;
@@ -241,7 +222,7 @@ static int walk_tar(struct source *s)
 
 /* ---- read through from its beginning ---- */
 
-static int decode(struct source *s, void *to, size_t size)
+static int decode(struct archive *s, void *to, size_t size)
 {
 	ssize_t n = decoder_read(s->decoder, to, size);
 
@@ -251,14 +232,14 @@ static int decode(struct source *s, void *to, size_t size)
 }
 
 /* With the lock held. */
-static int go_to(struct source *s, uint64_t offset)
+static int go_to(struct archive *s, uint64_t offset)
 {
 	_cleanup_free_ unsigned char *buffer = malloc(STEP);
 	int r = buffer ? 0 : -ENOMEM;
 
 	if (!s->decoder || offset < s->at) {
 		decoder_free(s->decoder);
-		s->decoder = decoder_new(s->kind, s->fds[0]);
+		s->decoder = decoder_new(s->base.kind, s->fds[0]);
 		s->at = 0;
 		if (!s->decoder)
 			r = -ENOMEM;
@@ -290,7 +271,7 @@ static void digest_some(struct digesting *d, const unsigned char *data, size_t s
 	}
 }
 
-static int take_content(struct source *s, struct archive_member *m, struct digesting *d, unsigned char *buffer, size_t *kept)
+static int take_content(struct archive *s, struct archive_member *m, struct digesting *d, unsigned char *buffer, size_t *kept)
 {
 	bool keep = m->size <= KEPT_SIZE && m->size <= KEPT_TOTAL - *kept;
 	size_t blocks = (size_t)((m->size + BLOCK - 1) / BLOCK);
@@ -334,7 +315,7 @@ static int take_content(struct source *s, struct archive_member *m, struct diges
 	return 0;
 }
 
-static int skip(struct source *s, uint64_t size, unsigned char *buffer)
+static int skip(struct archive *s, uint64_t size, unsigned char *buffer)
 {
 	int r = 0;
 
@@ -344,7 +325,7 @@ static int skip(struct source *s, uint64_t size, unsigned char *buffer)
 }
 
 /* Behind the first of the two blocks that end a tar: all of the file must be there. */
-static int read_end(struct source *s, unsigned char *buffer)
+static int read_end(struct archive *s, unsigned char *buffer)
 {
 	ssize_t n;
 	int r = decode(s, buffer, TAR_BLOCK);
@@ -356,7 +337,7 @@ static int read_end(struct source *s, unsigned char *buffer)
 	return r;
 }
 
-static int read_through(struct source *s, struct digesting *d, unsigned char *buffer)
+static int read_through(struct archive *s, struct digesting *d, unsigned char *buffer)
 {
 	unsigned char head[TAR_BLOCK];
 	int64_t size = -1;
@@ -393,7 +374,7 @@ static int read_through(struct source *s, struct digesting *d, unsigned char *bu
 	}
 }
 
-static int open_sequential(struct source *s)
+static int open_sequential(struct archive *s)
 {
 	_cleanup_free_ unsigned char *buffer = malloc(STEP);
 	struct digesting d = { .whole = XXH3_createState(), .block = XXH3_createState() };
@@ -408,39 +389,28 @@ static int open_sequential(struct source *s)
 
 /* ---- opening ---- */
 
-static int sort_members(struct source *s)
-{
-	struct archive_member *m = s->index.members.data;
+static const struct source_ops archive_ops;
 
-	if (!s->index.members.count)
-		return 0;
-	qsort(m, s->index.members.count, sizeof(*m), by_name);
-	for (size_t i = 1; i < s->index.members.count; i++)
-		if (!strcmp(m[i - 1].name, m[i].name))
-			return -EBADMSG;
-	return 0;
-}
-
-static struct source *new_source(enum packing_kind kind, int fd, uint64_t size)
+static struct archive *new_source(enum packing_kind kind, int fd, uint64_t size)
 {
-	struct source *s = calloc(1, sizeof(*s));
+	struct archive *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return NULL;
-	*s = (struct source){ .kind = kind, .fds = { fd }, .n_fds = 1, .size = size };
+	*s = (struct archive){ .base = { .ops = &archive_ops, .kind = kind }, .fds = { fd }, .n_fds = 1, .size = size };
 	pthread_mutex_init(&s->lock, NULL);
 	return s;
 }
 
-static int finish_opening(struct source *s, int r, struct source **ret)
+static int finish_opening(struct archive *s, int r, struct source **ret)
 {
 	if (!r)
-		r = sort_members(s);
+		r = source_sort(&s->base);
 	if (!r) {
-		*ret = s;
+		*ret = &s->base;
 		return 0;
 	}
-	source_free(s);
+	source_free(&s->base);
 	return r;
 }
 
@@ -455,7 +425,7 @@ int source_open(int fd, struct source **ret)
 	enum packing_kind kind = packing_detect(start, (size_t)n);
 	if (kind == PACKING_NONE)
 		return -EMEDIUMTYPE;
-	struct source *s = new_source(kind, dup(fd), (uint64_t)st.st_size);
+	struct archive *s = new_source(kind, dup(fd), (uint64_t)st.st_size);
 	if (!s)
 		return -ENOMEM;
 	fcntl(s->fds[0], F_SETFD, FD_CLOEXEC);
@@ -482,7 +452,7 @@ static int find_part(int dirfd, unsigned i)
 }
 
 /* What the parts begin with tells of all but of plain ones, which begin with anything. */
-static int open_first(int fd, struct source **ret)
+static int open_first(int fd, struct archive **ret)
 {
 	unsigned char start[TAR_BLOCK];
 	struct stat st;
@@ -497,7 +467,7 @@ static int open_first(int fd, struct source **ret)
 
 int source_open_parts(int dirfd, struct source **ret)
 {
-	struct source *s = NULL;
+	struct archive *s = NULL;
 	struct stat st;
 	int fd = find_part(dirfd, 0);
 
@@ -511,50 +481,53 @@ int source_open_parts(int dirfd, struct source **ret)
 	r = open_index(s);
 	if (r == -ENOENT) /* cut off, or not its beginning */
 		r = -EBADMSG;
-	while (!r && s->n_fds < s->index.n_parts) {
+	while (!r && s->n_fds < s->base.index.n_parts) {
 		fd = find_part(dirfd, s->n_fds);
 		if (fd < 0) {
 			r = fd == -ENOENT ? -EBADMSG : fd;
 			break;
 		}
 		s->fds[s->n_fds++] = fd;
-		if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < s->index.parts[s->n_fds - 1])
+		if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < s->base.index.parts[s->n_fds - 1])
 			r = -EBADMSG;
 	}
-	if (!r && s->index.n_parts == 1 && s->kind == PACKING_TAR)
+	if (!r && s->base.index.n_parts == 1 && s->base.kind == PACKING_TAR)
 		r = -EBADMSG;
 	if (!r)
-		r = sort_members(s);
+		r = source_sort(&s->base);
 	if (r)
-		source_free(s);
+		source_free(&s->base);
 	else
-		*ret = s;
+		*ret = &s->base;
 	return r;
 }
 
 /* ---- reading ---- */
 
-struct source_reader *source_reader_new(struct source *s)
+static struct source_reader *archive_reader_new(struct source *base)
 {
-	struct source_reader *r = calloc(1, sizeof(*r));
+	struct archive *s = (struct archive *)base;
+	struct reader *r = calloc(1, sizeof(*r));
 
 	if (!r)
 		return NULL;
 	r->s = s;
-	r->codec = codec_new(s->kind, 0);
+	r->base.source = base;
+	r->codec = codec_new(s->base.kind, 0);
 	if (r->codec)
-		return r;
+		return &r->base;
 	free(r);
 	return NULL;
 }
 
-void source_reader_free(struct source_reader *r)
+static void archive_reader_free(struct source_reader *base)
 {
-	if (!r)
-		return;
+	struct reader *r = (struct reader *)base;
+
 	codec_free(r->codec);
 	free(r->packed);
-	free(r->raw);
+	for (size_t i = 0; i < CACHED; i++)
+		free(r->cached[i].raw);
 	free(r);
 }
 
@@ -570,9 +543,9 @@ static int make_room(unsigned char **buffer, size_t *room, size_t need)
 	return 0;
 }
 
-static size_t find_frame(const struct source *s, uint64_t offset)
+static size_t find_frame(const struct archive *s, uint64_t offset)
 {
-	size_t low = 0, high = s->index.frames.count;
+	size_t low = 0, high = s->base.index.frames.count;
 
 	while (low + 1 < high) {
 		size_t middle = (low + high) / 2;
@@ -584,9 +557,9 @@ static size_t find_frame(const struct source *s, uint64_t offset)
 	return low;
 }
 
-static int unpack_frame(struct source_reader *r, size_t frame, unsigned char *to)
+static int unpack_frame(struct reader *r, size_t frame, unsigned char *to)
 {
-	const struct archive_frame *f = &r->s->index.frames.data[frame];
+	const struct archive_frame *f = &r->s->base.index.frames.data[frame];
 	int failed = make_room(&r->packed, &r->packed_room, f->size);
 
 	if (!failed)
@@ -594,32 +567,48 @@ static int unpack_frame(struct source_reader *r, size_t frame, unsigned char *to
 	return failed ? failed : codec_unpack(r->codec, to, f->raw, r->packed, f->size);
 }
 
-/* Some of a frame: straight from the file where it is plain; through the reader's own memory where it is not all wanted. */
-static int read_frame(struct source_reader *r, size_t frame, unsigned char *to, size_t within, size_t size)
+/* The one that it is in, or that has waited longest. */
+static struct cached *find_cached(struct reader *r, size_t frame)
 {
-	const struct archive_frame *f = &r->s->index.frames.data[frame];
+	struct cached *oldest = &r->cached[0];
+
+	for (size_t i = 0; i < CACHED; i++) {
+		if (r->cached[i].used && r->cached[i].frame == frame)
+			return &r->cached[i];
+		if (r->cached[i].used < oldest->used)
+			oldest = &r->cached[i];
+	}
+	return oldest;
+}
+
+/* Some of a frame: straight from the file where it is plain; through the reader's own memory where it is not all wanted. */
+static int read_frame(struct reader *r, size_t frame, unsigned char *to, size_t within, size_t size)
+{
+	const struct archive_frame *f = &r->s->base.index.frames.data[frame];
 	int failed = 0;
 
-	if (r->s->kind == PACKING_TAR)
+	if (r->s->base.kind == PACKING_TAR)
 		return f->size == f->raw ? read_file(r->s->fds[f->place >> ARCHIVE_PART_SHIFT], to, size,
 						     (f->place & ((1UL << ARCHIVE_PART_SHIFT) - 1)) + within) :
 					   -EBADMSG;
 	if (!within && size == f->raw)
 		return unpack_frame(r, frame, to);
-	if (!r->full || r->frame != frame) {
-		r->full = false;
-		failed = make_room(&r->raw, &r->raw_room, f->raw);
+	struct cached *c = find_cached(r, frame);
+	if (!c->used || c->frame != frame) {
+		c->used = 0;
+		failed = make_room(&c->raw, &c->room, f->raw);
 		if (!failed)
-			failed = unpack_frame(r, frame, r->raw);
-		r->full = !failed;
-		r->frame = frame;
+			failed = unpack_frame(r, frame, c->raw);
+		c->frame = frame;
 	}
-	if (!failed)
-		memcpy(to, r->raw + within, size);
-	return failed;
+	if (failed)
+		return failed;
+	c->used = ++r->clock;
+	memcpy(to, c->raw + within, size);
+	return 0;
 }
 
-static int read_sequential(struct source *s, void *to, size_t size, uint64_t offset)
+static int read_sequential(struct archive *s, void *to, size_t size, uint64_t offset)
 {
 	pthread_mutex_lock(&s->lock);
 	int r = go_to(s, offset);
@@ -629,21 +618,22 @@ static int read_sequential(struct source *s, void *to, size_t size, uint64_t off
 	return r;
 }
 
-int source_read(struct source_reader *r, void *to, size_t size, uint64_t offset)
+static int archive_read(struct source_reader *base, void *to, size_t size, uint64_t offset)
 {
-	struct source *s = r->s;
+	struct reader *r = (struct reader *)base;
+	struct archive *s = r->s;
 	unsigned char *into = to;
 	int failed = 0;
 
 	if (!s->indexed)
-		return source_plain(s) >= 0 ? read_file(s->fds[0], to, size, offset) : read_sequential(s, to, size, offset);
+		return archive_plain(&s->base) >= 0 ? read_file(s->fds[0], to, size, offset) : read_sequential(s, to, size, offset);
 	if (!size)
 		return 0;
-	if (!s->index.frames.count || offset + size > s->starts[s->index.frames.count])
+	if (!s->base.index.frames.count || offset + size > s->starts[s->base.index.frames.count])
 		return -EBADMSG;
 	for (size_t frame = find_frame(s, offset); !failed && size; frame++) {
 		size_t within = (size_t)(offset - s->starts[frame]);
-		size_t n = MIN(size, s->index.frames.data[frame].raw - within);
+		size_t n = MIN(size, s->base.index.frames.data[frame].raw - within);
 		failed = read_frame(r, frame, into, within, n);
 		into += n;
 		offset += n;
@@ -651,3 +641,23 @@ int source_read(struct source_reader *r, void *to, size_t size, uint64_t offset)
 	}
 	return failed;
 }
+
+static size_t archive_adopt(struct source *base, int *fds, size_t max)
+{
+	struct archive *s = (struct archive *)base;
+
+	pthread_mutex_init(&s->lock, NULL);
+	for (size_t i = 0; i < MIN(max, s->n_fds); i++)
+		fds[i] = s->fds[i];
+	return s->n_fds;
+}
+
+static const struct source_ops archive_ops = {
+	.adopt = archive_adopt,
+	.free = archive_free,
+	.plain = archive_plain,
+	.is_sequential = archive_is_sequential,
+	.reader_new = archive_reader_new,
+	.reader_free = archive_reader_free,
+	.read = archive_read,
+};

@@ -171,8 +171,12 @@ static int altered(const char *name, struct error *e)
 	return error_set(e, -EBADMSG, "%s was altered since it was written (checksum): the checkpoint is damaged", name);
 }
 
-static int unreadable(const char *name, struct error *e)
+static int unreadable(const struct image_dir *dir, const char *name, struct error *e)
 {
+	const char *damage = image_dir_damage(dir);
+
+	if (damage)
+		return error_set(e, -EBADMSG, "%s can't be read, %s is damaged", name, damage);
 	return error_set(e, -EBADMSG, "%s is missing or can't be read: the checkpoint is damaged", name);
 }
 
@@ -187,7 +191,7 @@ static int verify_small(struct image_dir *dir, const struct item *item, struct i
 	int r = 0;
 
 	if (!data || image_raw_read(raw, NULL, data, size, 0))
-		r = unreadable(item->name, e);
+		r = unreadable(dir, item->name, e);
 	else if (!digest_is(XXH3_128bits(data, size), item->digest))
 		r = altered(item->name, e);
 	if (!r && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
@@ -205,7 +209,7 @@ static int verify_one(struct image_dir *dir, struct image_verification *v, struc
 	int r = image_raw_open(dir, item->name, &raw);
 
 	if (r)
-		r = unreadable(item->name, e);
+		r = unreadable(dir, item->name, e);
 	else if (size < 0 || image_raw_size(raw) != (uint64_t)size)
 		r = wrong_size(item->name, (long long)image_raw_size(raw), size, e);
 	else if (size <= SMALL_MAX)
@@ -341,7 +345,7 @@ int image_dir_verified(struct image_verification *v, struct error *e)
 		if (v->items[i].left)
 			v->items[i].unreadable = false;
 		else if (!r && !v->cancelled && v->items[i].unreadable)
-			r = unreadable(v->items[i].name, e);
+			r = unreadable(v->dir, v->items[i].name, e);
 		if (!r && !v->cancelled && !v->items[i].left && is_altered(&v->items[i]))
 			r = altered(v->items[i].name, e);
 		image_raw_close(v->items[i].raw);
@@ -368,13 +372,14 @@ bool image_dir_verify_leave(struct image_verification *v, const char *name, stru
 	return false;
 }
 
-int image_digest_check(int fd, const struct image_digest *digest)
+int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest)
 {
 	struct image_verification v = {};
 	struct worker w = { .v = &v, .buffer = malloc(BUFFER_SIZE), .hash = XXH3_createState() };
-	struct image_raw raw = { .fd = fd, .offset = digest->offset, .size = digest->size };
-	struct item item = { .name = "", .digest = digest->text, .raw = &raw, .size = digest->size, .block = digest->block };
-	int r = 0;
+	struct image_raw plain = { .fd = fd, .offset = digest->offset, .size = digest->size };
+	struct item item = { .name = "", .digest = digest->text, .raw = raw ? (struct image_raw *)raw : &plain, .size = digest->size,
+			     .block = digest->block };
+	int r = raw ? image_reader_new(raw->dir, &w.reader) : 0;
 
 	item.n_units = item.block ? (size_t)((item.size + item.block - 1) / item.block) : 1;
 	item.units = calloc(item.n_units, sizeof(*item.units));
@@ -385,8 +390,7 @@ int image_digest_check(int fd, const struct image_digest *digest)
 		verify_unit(&w, &item, i);
 	if (!r)
 		r = item.unreadable ? -EIO : is_altered(&item) ? -EBADMSG : 0;
-	free(w.buffer);
-	XXH3_freeState(w.hash);
+	release_worker(&w);
 	free(item.units);
 	free(item.known);
 	return r;

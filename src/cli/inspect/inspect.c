@@ -5,7 +5,7 @@
 
 int verb_inspect(struct command_line *c)
 {
-	struct view v = { .request = { .images_dir = c->words[0], .skip_verify = c->request.skip_verify } };
+	struct view v = { .request = { .images_dir = c->words[0], .packing.key = cli_store_key(c), .skip_verify = c->request.skip_verify } };
 	struct error e = {};
 	int status, r = view_read(&v, &e);
 

@@ -218,7 +218,7 @@ static int read_rest(struct view *v, struct error *e)
 int view_read(struct view *v, struct error *e)
 {
 	v->images = (struct restore){ .request = &v->request, .e = e, .tty = -1 };
-	int r = restore_open(v->request.images_dir, &v->images.dir, e);
+	int r = restore_open(v->request.images_dir, v->request.packing.key, &v->images.dir, e);
 
 	if (!r)
 		r = restore_read(&v->images);

@@ -6,6 +6,7 @@
 #include "engine/memory/feed.h"
 
 #include "engine/foreign.h"
+#include "engine/memory/lazy.h"
 #include "engine/memory/parents.h"
 
 #include <linux/futex.h>
@@ -57,8 +58,29 @@ static struct feeder *feeder_of(struct restore *s)
 	return s->feeder;
 }
 
+/* Those that do not come later, when they are touched. */
+static int add_runs(const struct rtask *t, const struct page_span *span, struct feed *f, size_t *vma)
+{
+	const uint64_t end = span->address + span->size;
+
+	for (uint64_t at = span->address, next; at < end; at = next) {
+		bool later;
+		next = lazy_stretch(t, at, end, vma, &later);
+		struct page_span *run = later ? NULL : VEC_PUSH(&f->runs);
+		if (!later && !run)
+			return -ENOMEM;
+		if (later)
+			continue;
+		*run = (struct page_span){ at, next - at, span->offset + (at - span->address) };
+		f->size = run->offset + run->size;
+		f->wanted += run->size;
+	}
+	return 0;
+}
+
 static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
 {
+	size_t vma = 0;
 	struct pagemap m = {};
 	int r = 0;
 
@@ -67,13 +89,13 @@ static int list_runs(struct restore *s, struct rtask *t, struct feed *f)
 			return error_set(s->e, -ENOTSUP, "the archive has images of CRIU, or such as it can read; unpack it, and restore from the directory");
 	for (size_t i = 0; !r && i < t->pages.count; i++)
 		r = pagemap_add(&m, t->pages.data[i]);
-	f->runs = m.here;
-	f->wanted = f->size = m.size;
-	m.here = (struct page_spans){};
+	for (size_t i = 0; !r && i < m.here.count; i++)
+		r = add_runs(t, &m.here.data[i], f, &vma);
+	const uint64_t size = m.size;
 	pagemap_finish(&m);
 	if (r)
 		return error_set(s->e, r, "out of memory");
-	if (f->size > image_raw_size(t->stored))
+	if (size > image_raw_size(t->stored))
 		return error_set(s->e, -EBADMSG, "the pages of process %d: the image has too few", t->pid);
 	return 0;
 }
@@ -209,6 +231,19 @@ static int write_memory(struct feed *f, unsigned char *from, uint64_t offset, si
 	return 0;
 }
 
+/* The next bytes of the image from `at` on that go somewhere, as many as follow each other. 0: there are none before `end`. */
+static size_t next_bytes(const struct feed *f, uint64_t *at, uint64_t end)
+{
+	size_t i = find_run(f, *at), n = 0;
+
+	if (i == f->runs.count || f->runs.data[i].offset >= end)
+		return 0;
+	*at = MAX(*at, f->runs.data[i].offset);
+	for (; i < f->runs.count && f->runs.data[i].offset <= *at + n && n < STEP; i++)
+		n = (size_t)(f->runs.data[i].offset + f->runs.data[i].size - *at);
+	return (size_t)MIN((uint64_t)MIN(n, STEP), end - *at);
+}
+
 /* Whether anything of a block is wanted: otherwise it need not be unpacked. */
 static bool is_wanted(const struct feed *f, uint64_t at, uint64_t end)
 {
@@ -229,10 +264,14 @@ static int feed_block(struct feeder *all, struct feed *f, size_t index, struct i
 		return 0;
 	XXH3_128bits_reset(hash);
 	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
-		size_t n = (size_t)MIN(STEP, end - at);
+		size_t n = f->notes ? (size_t)MIN(STEP, end - at) : next_bytes(f, &at, end);
+		if (!n)
+			break;
 		r = image_raw_read(f->stored, reader, buffer, n, at);
-		if (r)
-			return error_set(e, r, "the pages of process %d can't be unpacked: the checkpoint is damaged", f->t->pid);
+		if (r) {
+			const char *damage = image_dir_damage(f->dir);
+			return error_set(e, r, "the pages of process %d can't be unpacked: %s is damaged", f->t->pid, damage ? damage : "the checkpoint");
+		}
 		if (f->notes)
 			XXH3_128bits_update(hash, buffer, n);
 		r = write_memory(f, buffer, at, n, &done, e);
@@ -338,7 +377,7 @@ int feed_start(struct restore *s)
 		return 0;
 	for (size_t i = 0; i < all->feeds.count; i++) {
 		struct feed *f = all->feeds.data[i];
-		f->notes = f->dir == s->dir && image_verification_wants(s->verification, image_raw_name(f->stored));
+		f->notes = f->dir == s->dir && !f->t->lazy && image_verification_wants(s->verification, image_raw_name(f->stored));
 		all->left += f->n_blocks > 0;
 		blocks += f->n_blocks;
 	}

@@ -51,20 +51,6 @@ static bool is_stored(const PagemapEntry *p)
 	return pages_place(p) == PAGES_HERE && p->nr_pages;
 }
 
-/* How far from `address` on pages are all in areas that are filled, or all in such whose pages come later. `vma` goes along. */
-static uint64_t same_way(const struct rtask *t, uint64_t address, uint64_t end, size_t *vma, bool *later)
-{
-	*later = false;
-	if (!t->lazy)
-		return end;
-	while (*vma < t->mm->n_vmas && t->mm->vmas[*vma]->end <= address)
-		++*vma;
-	if (*vma == t->mm->n_vmas)
-		return end;
-	*later = lazy_covers(t, t->mm->vmas[*vma]);
-	return MIN(end, t->mm->vmas[*vma]->end);
-}
-
 static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutter *c, size_t *vma)
 {
 	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
@@ -76,7 +62,7 @@ static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutte
 	}
 	for (uint64_t at = p->vaddr, next; at < end; at = next) {
 		bool later;
-		next = MIN(at + PIECE_SIZE, same_way(t, at, end, vma, &later));
+		next = MIN(at + PIECE_SIZE, lazy_stretch(t, at, end, vma, &later));
 		if (!later) {
 			add_range(c, at, next - at);
 			continue;

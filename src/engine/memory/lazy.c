@@ -57,6 +57,19 @@ bool lazy_covers(const struct rtask *t, const VmaEntry *v)
 	return t->lazy && may_wait(v);
 }
 
+uint64_t lazy_stretch(const struct rtask *t, uint64_t address, uint64_t end, size_t *vma, bool *later)
+{
+	*later = false;
+	if (!t->lazy)
+		return end;
+	while (*vma < t->mm->n_vmas && t->mm->vmas[*vma]->end <= address)
+		++*vma;
+	if (*vma == t->mm->n_vmas)
+		return end;
+	*later = lazy_covers(t, t->mm->vmas[*vma]);
+	return MIN(end, t->mm->vmas[*vma]->end);
+}
+
 static uint64_t stored_pages(const PagemapEntry *p)
 {
 	return pages_place(p) == PAGES_HERE ? p->nr_pages : 0;
@@ -86,8 +99,8 @@ int lazy_choose(struct restore *s)
 
 	if (s->request->lazy == LAZY_NOT)
 		return 0;
-	if (image_is_packed(s->dir)) {
-		log_warning("The checkpoint is compressed: all memory is read before it runs");
+	if (image_is_sequential(s->dir)) {
+		log_warning("The checkpoint is an archive without an index, which is read from its beginning on: all memory is read before it runs");
 		return 0;
 	}
 	if (!kernel_can()) {
@@ -172,7 +185,7 @@ static int make_space(struct restore *s, struct rtask *t, struct pager_space *sp
 	uint64_t offset = t->pages_offset;
 	int r = 0;
 
-	*space = (struct pager_space){ .uffd = -1, .pages_fd = t->pages_fd, .pid = t->pid };
+	*space = (struct pager_space){ .uffd = -1, .pages_fd = t->pages_fd, .pages = t->pages_fd < 0 ? t->stored : NULL, .pid = t->pid };
 	space->uffd = pidfd < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, pidfd, (int)op->result, 0);
 	if (space->uffd < 0)
 		return error_errno(s->e, -errno, "cannot fetch the userfaultfd of process %d", t->pid);
@@ -185,16 +198,11 @@ static int make_space(struct restore *s, struct rtask *t, struct pager_space *sp
 	return r ? error_set(s->e, r, "out of memory") : 0;
 }
 
-/* The others in the directory are read as they are named; this is what it was opened by. */
-static int open_directory(const struct restore *s)
-{
-	return open(s->request->images_dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
-}
-
 int lazy_start(struct restore *s)
 {
 	_cleanup_free_ struct pager_space *spaces = calloc(s->tasks.count, sizeof(*spaces));
 	_cleanup_close_ int dir = -1;
+	char name[256];
 	size_t count = 0;
 	int r = 0;
 
@@ -210,8 +218,8 @@ int lazy_start(struct restore *s)
 		if (s->tasks.data[i]->lazy)
 			r = make_space(s, s->tasks.data[i], &spaces[count++]);
 	if (!r) {
-		dir = open_directory(s);
-		r = pager_start(spaces, count, dir, s->e);
+		dir = image_order_place(s->request->images_dir, name);
+		r = pager_start(spaces, count, dir, name, s->e);
 	}
 	for (size_t i = 0; i < count; i++) {
 		if (spaces[i].uffd >= 0)

@@ -17,6 +17,8 @@ struct task;
 int lazy_choose(struct restore *s);
 /* Is this area of such a task, and one whose pages come later? */
 bool lazy_covers(const struct rtask *t, const VmaEntry *v);
+/* How far from `address` on pages are all in areas that are filled, or all in such whose pages come later. `vma` goes along. */
+uint64_t lazy_stretch(const struct rtask *t, uint64_t address, uint64_t end, size_t *vma, bool *later);
 /* After its areas are mapped. */
 int lazy_plan(struct restore *s, struct rtask *t);
 /* When the root has been born: until all have their descriptors; then the pager is started. */

@@ -32,6 +32,7 @@ struct piece {
 
 struct space {
 	int uffd, fd;
+	const struct image_raw *raw; /* in place of `fd` */
 	pid_t pid;
 	VEC(struct piece) pieces;
 	unsigned char *done; /* a bit a page */
@@ -51,7 +52,9 @@ struct pager {
 	unsigned char *buffer;
 	VEC(struct window) order, wanted; /* as it is now; as it was the last time */
 	size_t next_wanted;
+	struct image_reader *reader; /* of what is packed */
 	int dir_fd;
+	const char *name;
 };
 
 static _Noreturn void give_up(const char *why)
@@ -251,6 +254,21 @@ static size_t put(struct pager *p, struct space *s, uint64_t address, size_t siz
 	give_up(strerror(error));
 }
 
+static void read_pages(struct pager *p, const struct space *s, uint64_t at, size_t size)
+{
+	if (s->raw) {
+		if (image_raw_read(s->raw, p->reader, p->buffer, size, at))
+			give_up("the checkpoint is damaged, or can't be read any more");
+		return;
+	}
+	for (size_t done = 0; done < size;) {
+		ssize_t n = pread(s->fd, p->buffer + done, size - done, (off_t)(at + done));
+		if (n <= 0)
+			give_up("the checkpoint can't be read any more");
+		done += (size_t)n;
+	}
+}
+
 /* Pages that lack from `address` on, in one piece, up to `end`. */
 static void bring_run(struct pager *p, struct space *s, uint64_t address, uint64_t end)
 {
@@ -260,12 +278,7 @@ static void bring_run(struct pager *p, struct space *s, uint64_t address, uint64
 
 	while (address + size < end && size < STEP && !is_done(s, first + size / PAGE_SIZE))
 		size += PAGE_SIZE;
-	for (size_t done = 0; done < size;) {
-		ssize_t n = pread(s->fd, p->buffer + done, size - done, (off_t)(piece->offset + (address - piece->start) + done));
-		if (n <= 0)
-			give_up("the checkpoint can't be read any more");
-		done += (size_t)n;
-	}
+	read_pages(p, s, piece->offset + (address - piece->start), size);
 	size_t n = put(p, s, address, size);
 	for (size_t k = 0; !s->over && k < n / PAGE_SIZE; k++)
 		set_done(s, first + k);
@@ -464,7 +477,7 @@ int pager_finish_all(void)
 
 static void read_order(struct pager *p)
 {
-	_cleanup_close_ int fd = p->dir_fd < 0 ? -1 : openat(p->dir_fd, PAGER_ORDER, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_close_ int fd = p->dir_fd < 0 ? -1 : openat(p->dir_fd, p->name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	struct window w;
 
 	while (fd >= 0 && p->wanted.count < ORDER_MAX && read(fd, &w, sizeof(w)) == sizeof(w)) {
@@ -486,7 +499,7 @@ static void write_order(struct pager *p)
 	if (fd < 0 || write(fd, p->order.data, size) != (ssize_t)size)
 		return;
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	if (linkat(AT_FDCWD, path, p->dir_fd, PAGER_ORDER, AT_SYMLINK_FOLLOW) < 0)
+	if (linkat(AT_FDCWD, path, p->dir_fd, p->name, AT_SYMLINK_FOLLOW) < 0)
 		log_debug("the order of the pages can't be kept: %s", strerror(errno));
 }
 
@@ -541,6 +554,7 @@ static struct space *make_space(const struct pager_space *from)
 		return NULL;
 	s->uffd = from->uffd;
 	s->fd = from->pages_fd;
+	s->raw = from->pages;
 	s->pid = from->pid;
 	s->first = true;
 	for (size_t i = 0; i < from->count; i++) {
@@ -606,36 +620,77 @@ static void end_processes(const struct pager_space *spaces, size_t count, const 
 static bool is_damaged(const struct pager_space *spaces, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (spaces[i].digest.size && image_digest_check(spaces[i].pages_fd, &spaces[i].digest))
+		if (spaces[i].digest.size && image_digest_check(spaces[i].pages_fd, spaces[i].pages, &spaces[i].digest))
 			return true;
 	return false;
 }
 
+/* A process of its own, since the guard must see at once when the pager dies. */
+static pid_t start_check(const struct pager_space *spaces, size_t count)
+{
+	pid_t guard = getpid(), pid = fork();
+
+	if (pid)
+		return pid;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	prctl(PR_SET_NAME, "fermata-check");
+	if (getppid() != guard)
+		_exit(0);
+	/* As long as somebody has them, the memory is watched. */
+	for (size_t i = 0; i < count; i++)
+		close(spaces[i].uffd);
+	if (nice(GUARD_NICE) < 0)
+		errno = 0;
+	_exit(is_damaged(spaces, count) ? 2 : 0);
+}
+
 static _Noreturn void guard(const struct pager_space *spaces, size_t count, const int *pidfds, pid_t pager)
 {
+	const char *why = NULL;
 	int status;
 
 	prctl(PR_SET_NAME, "fermata-guard");
-	if (nice(GUARD_NICE) < 0)
-		errno = 0;
-	if (is_damaged(spaces, count)) {
-		end_processes(spaces, count, pidfds, "its pages were altered since they were written (checksum): the checkpoint is damaged");
-		kill(pager, SIGKILL);
+	pid_t check = start_check(spaces, count), pid;
+	if (check < 0 && is_damaged(spaces, count))
+		why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
+	for (int left = 1 + (check > 0); left && !why;) {
+		pid = waitpid(-1, &status, 0);
+		if (pid < 0 && errno != EINTR)
+			break;
+		left -= pid == pager || pid == check;
+		if (pid == pager && (!WIFEXITED(status) || WEXITSTATUS(status)))
+			why = "the process that brought its memory has died";
+		else if (pid == check && WIFEXITED(status) && WEXITSTATUS(status) == 2)
+			why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
 	}
-	while (waitpid(pager, &status, 0) < 0 && errno == EINTR)
+	if (why) {
+		end_processes(spaces, count, pidfds, why);
+		kill(pager, SIGKILL);
+		if (check > 0)
+			kill(check, SIGKILL);
+	}
+	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
-	if (!WIFEXITED(status) || WEXITSTATUS(status))
-		end_processes(spaces, count, pidfds, "the process that brought its memory has died");
 	/* Before the socket: who waits for that finds the memory unwatched. */
 	for (size_t i = 0; i < count; i++)
 		close(spaces[i].uffd);
 	_exit(0);
 }
 
+/* The image that is packed; all are of one checkpoint. */
+static const struct image_raw *find_packed(const struct pager_space *spaces, size_t count)
+{
+	for (size_t i = 0; i < count; i++)
+		if (spaces[i].pages)
+			return spaces[i].pages;
+	return NULL;
+}
+
 static int keep_own(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, int started)
 {
-	int *kept = malloc((3 * count + 2) * sizeof(*kept));
-	size_t n = 0;
+	const struct image_raw *packed = find_packed(spaces, count);
+	size_t n = 0, more = packed ? image_raw_adopt(packed, NULL, 0) : 0;
+	int *kept = malloc((3 * count + 2 + more) * sizeof(*kept));
 
 	if (!kept)
 		return -ENOMEM;
@@ -646,18 +701,22 @@ static int keep_own(const struct pager_space *spaces, size_t count, const int *p
 	}
 	kept[n++] = dir_fd;
 	kept[n++] = started;
+	if (packed)
+		n += image_raw_adopt(packed, &kept[n], more);
 	close_others(kept, n);
 	free(kept);
 	return 0;
 }
 
-static _Noreturn void become_guard(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, int started)
+static _Noreturn void become_guard(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, const char *name,
+					   int started)
 {
-	struct pager p = { .dir_fd = dir_fd, .buffer = malloc(STEP), .given = count };
+	const struct image_raw *packed = find_packed(spaces, count);
+	struct pager p = { .dir_fd = dir_fd, .name = name, .buffer = malloc(STEP), .given = count };
 	char ok = 0;
 
 	leave_caller();
-	if (!p.buffer || keep_own(spaces, count, pidfds, dir_fd, started))
+	if (!p.buffer || keep_own(spaces, count, pidfds, dir_fd, started) || (packed && image_raw_reader_new(packed, &p.reader)))
 		_exit(1);
 	for (size_t i = 0; i < count; i++) {
 		struct space **slot = VEC_PUSH(&p.spaces);
@@ -675,7 +734,7 @@ static _Noreturn void become_guard(const struct pager_space *spaces, size_t coun
 	serve(&p);
 }
 
-int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, struct error *e)
+int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, const char *name, struct error *e)
 {
 	_cleanup_free_ int *pidfds = malloc((count + 1) * sizeof(*pidfds));
 	int ready[2];
@@ -690,7 +749,7 @@ int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, stru
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(ready[0]);
-		become_guard(spaces, count, pidfds, dir_fd, ready[1]);
+		become_guard(spaces, count, pidfds, dir_fd, name, ready[1]);
 	}
 	int r = pid < 0 ? -errno : 0;
 	close(ready[1]);

@@ -17,6 +17,7 @@ struct pager_extent {
 
 struct pager_space {
 	int uffd, pages_fd; /* the caller's */
+	const struct image_raw *pages; /* one that is packed, in place of pages_fd; or NULL */
 	pid_t pid;
 	struct pager_extent *extents; /* ascending */
 	size_t count;
@@ -24,12 +25,10 @@ struct pager_space {
 };
 
 /*
- * Starts it; the extents and descriptors are still the caller's own, and can go. `dir_fd`: the checkpoint's directory, where the order in
- * which pages were touched is noted for the next time; -1: nowhere. Nothing of the spaces is touched before it returns.
+ * Starts it; the extents and descriptors are still the caller's own, and can go. `dir_fd`, `name`: where the order in
+ * which pages were touched is noted for the next time: of each window, the space and the page's number, u32 each; -1: nowhere. Nothing of the spaces is touched before it returns.
  */
-int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, struct error *e);
+int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, const char *name, struct error *e);
 
 /* Asks every pager of this machine (network namespace) to bring all at once, and waits until they have. Gives how many there were. */
 int pager_finish_all(void);
-
-#define PAGER_ORDER "fermata-order" /* in the checkpoint's directory: of each window, the space and the page's number, u32 each */

@@ -370,7 +370,7 @@ static void finish(struct restore *s)
 
 static int open_chain(const char *path, struct restore *s, char full[PATH_MAX], struct error *e)
 {
-	int r = realpath(path, full) ? restore_open(full, &s->dir, e) : error_errno(e, -errno, "cannot open it");
+	int r = realpath(path, full) ? restore_open(full, NULL, &s->dir, e) : error_errno(e, -errno, "cannot open it");
 
 	if (!r && strcmp(image_packing_name(s->dir), "none") != 0)
 		r = error_set(e, -EINVAL, "it is an archive, which has no parent");

@@ -326,8 +326,10 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		mapped = NULL;
 		r = error_set(s->e, -ENOMEM, "not enough huge pages are free for %s; see /proc/sys/vm/nr_hugepages", name);
 	}
-	if (!r && (r = copy_all(s, &(struct shmem_target){ fd, mapped, (uint64_t)st.st_size }, &m, &sources, buffer)))
-		error_errno(s->e, r, "cannot fill from %s", name);
+	if (!r && (r = copy_all(s, &(struct shmem_target){ fd, mapped, (uint64_t)st.st_size }, &m, &sources, buffer))) {
+		const char *damage = r == -EBADMSG ? image_dir_damage(s->dir) : NULL;
+		r = damage ? error_set(s->e, r, "cannot fill from %s: %s is damaged", name, damage) : error_errno(s->e, r, "cannot fill from %s", name);
+	}
 	if (mapped)
 		munmap(mapped, (size_t)st.st_size);
 	page_sources_finish(&sources);
