@@ -21,7 +21,7 @@ check:
 	meson configure $(BUILD) -Dwerror=true
 	ninja -C $(BUILD)
 	@test -f $(ASAN)/build.ninja || CC=clang meson setup $(ASAN) -Db_sanitize=address,undefined -Db_lundef=false -Dwerror=true
-	ninja -C $(ASAN) unit-tests fuzz-tests src/cli/fermata
+	ninja -C $(ASAN) unit-tests fuzz-tests src/cli/fermata src/cli/fermata-daemon
 	tests/check.py
 
 check-gpu: all
@@ -30,6 +30,8 @@ check-gpu: all
 bench: all
 	bench/bench.py
 	bench/packed.py
+	bench/memory.py
+	bench/picture.py
 
 docs: all
 	scripts/docs.py
@@ -41,6 +43,7 @@ fuzz:
 
 install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
+	install -D -m 755 $(BUILD)/src/cli/fermata-daemon $(DESTDIR)$(PREFIX)/libexec/fermata/fermata-daemon
 	install -D -m 644 $(BUILD)/src/cli/fermata.1 $(DESTDIR)$(PREFIX)/share/man/man1/fermata.1
 	install -D -m 644 $(BUILD)/src/cli/fermata.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fermata
 	install -D -m 644 $(BUILD)/src/cli/cedana.1 $(DESTDIR)$(PREFIX)/share/man/man1/cedana.1

@@ -306,7 +306,7 @@ def live_case(bench, mib, rate, repeat):
     finally:
         sweep()
     return out | {"rounds": repeat, "pause_ms": statistics.median(pauses), "aim_ms": 3 + mib / 2048, "seen_ms": statistics.median(seen),
-                  "whole_ms": statistics.median(seconds) * 1e3, "wrote_of_before": statistics.median(during) / statistics.median(before)}
+                  "whole_ms": statistics.median(seconds) * 1e3, "wrote_of_before": statistics.median(during) / statistics.median(before) if statistics.median(before) else 1}
 
 
 def print_live(rows):
@@ -357,6 +357,13 @@ def print_markdown(rows):
         print(f"| {r['case']} | {r['verb']} | {r['times_floor']:.1f} | {aim:.1f} | {r['rss_kib'] / 1024:.1f} MiB |")
 
 
+def begin():
+    if os.geteuid() != 0:
+        sys.exit("bench: needs root")
+    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        sys.exit("bench: cannot become a subreaper")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
@@ -366,10 +373,7 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
-    if os.geteuid() != 0:
-        sys.exit("bench: needs root")
-    if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        sys.exit("bench: cannot become a subreaper")
+    begin()
     rows = []
     with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
         bench = Bench(os.path.abspath(args.criu), work)
@@ -389,4 +393,5 @@ def main():
         print_live(live)
 
 
-main()
+if __name__ == "__main__":
+    main()

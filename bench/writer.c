@@ -1,8 +1,9 @@
 /*
- * writer READY MEMORY_MIB MIB_PER_SECOND: a program that keeps writing, for the figures of live dumps.
+ * writer READY MEMORY_MIB MIB_PER_SECOND [PERMILLE]: a program that keeps writing, for the figures of live dumps and of what changes between dumps.
  *
  * One thread writes a number into page after page, scattered, at that rate; another looks at the clock and keeps the longest time in which it did not
  * run. Once all memory is written READY appears. SIGUSR1: READY gets "longest_pause_ns written_pages elapsed_ns" since the signal before, and both begin anew.
+ * SIGUSR2: so many of a thousand pages, scattered, get another content; then READY gets "wrote".
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -18,13 +19,18 @@
 #define PAGE 4096UL
 #define STEP_NS 1000000L
 
-static volatile sig_atomic_t asked;
+static volatile sig_atomic_t asked, told;
 static uint64_t written, pause_ns, pages, per_step;
 static char *memory;
 
 static void on_ask(int sig)
 {
 	asked = 1;
+}
+
+static void on_tell(int sig)
+{
+	told = 1;
 }
 
 static uint64_t now_ns(void)
@@ -70,6 +76,18 @@ static void *watch(void *arg)
 	return arg;
 }
 
+/* Never twice the same. */
+static void change(uint64_t count)
+{
+	static uint64_t at, n = 1ULL << 63;
+
+	for (uint64_t i = 0; i < count; i++) {
+		at = (at + 104729) % pages;
+		for (uint64_t *word = (uint64_t *)(memory + at * PAGE), *end = word + PAGE / 8; word < end; word++)
+			*word = n++ * 0xbf58476d1ce4e5b9ULL;
+	}
+}
+
 static void say(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -81,7 +99,7 @@ static void say(const char *path, const char *text)
 
 int main(int argc, char **argv)
 {
-	struct sigaction action = { .sa_handler = on_ask };
+	struct sigaction action = { .sa_handler = on_ask }, tell = { .sa_handler = on_tell };
 	pthread_t thread;
 	sigset_t set, none;
 	uint64_t since = now_ns();
@@ -100,14 +118,22 @@ int main(int argc, char **argv)
 	sigemptyset(&none);
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	sigaction(SIGUSR1, &action, NULL);
+	sigaction(SIGUSR2, &tell, NULL);
 	if (pthread_create(&thread, NULL, write_on, NULL) || pthread_create(&thread, NULL, watch, NULL))
 		return 1;
 	say(argv[1], "ready\n");
 	for (;;) {
-		while (!asked)
+		while (!asked && !told)
 			sigsuspend(&none);
+		if (told) {
+			told = 0;
+			change(argc > 4 ? pages * strtoul(argv[4], NULL, 10) / 1000 : 0);
+			say(argv[1], "wrote\n");
+			continue;
+		}
 		asked = 0;
 		uint64_t now = now_ns();
 		snprintf(text, sizeof(text), "%llu %llu %llu\n", (unsigned long long)__atomic_exchange_n(&pause_ns, 0, __ATOMIC_RELAXED),

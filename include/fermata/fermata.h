@@ -47,6 +47,13 @@ struct fermata_error {
 #define FERMATA_TCP_ESTABLISHED (1ULL << 8)   /* dump, check, restore: save and restore TCP connections */
 #define FERMATA_TCP_CLOSE (1ULL << 9)	      /* dump, check, restore: TCP connections are closed ones in the restored tree */
 #define FERMATA_NETWORK_LOCK_SKIP (1ULL << 10) /* dump, check, restore: do not hold back the packets of TCP connections */
+#define FERMATA_LIVE (1ULL << 11)	      /* dump, with FERMATA_LEAVE_RUNNING: save memory while it runs, or fail. Without either flag: where nothing speaks against it */
+#define FERMATA_NO_LIVE (1ULL << 12)	      /* dump: it stands still for all of it */
+#define FERMATA_LAZY (1ULL << 13)	      /* restore: it runs at once, and its memory comes when it is touched */
+#define FERMATA_SKIP_FILE_MODES (1ULL << 14)  /* restore: files may have other permissions than they had */
+#define FERMATA_EXT_UNIX_SK (1ULL << 15)      /* dump, check: datagram sockets may be connected to ones outside the tree that have a name */
+#define FERMATA_SIBLING (1ULL << 16)	      /* restore: the root becomes a child of the caller's parent */
+#define FERMATA_GPU_FORCE (1ULL << 17)	      /* dump: also what the GPU's driver is known not to bring back */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
  * `pid`: the root, 0 where there is none yet. A negative errno ends the dump or restore ("post-resume": it is only logged). */
@@ -76,8 +83,14 @@ struct fermata_options {
 	unsigned streams; /* dump: with 2 and more the archive is in so many files, and `dir` an empty directory for them */
 	fermata_progress_call progress; /* NULL: none */
 	void *progress_data;
+	unsigned timeout_s;	     /* dump: how long it may take to stop all; 0: 10 */
+	uint64_t ghost_limit;	     /* dump, check: bytes of a deleted file that are saved; 0: no limit */
+	const char *file_validation; /* dump, restore: "filesize" or "buildid"; NULL: the latter */
+	const char *gpu;	     /* "on", "off" or "auto"; NULL: the last */
+	unsigned gpu_timeout_s;	     /* dump: how long work on a GPU may take to end; 0: 10 */
+	const char *const *gpu_map;  /* restore: "OLD-UUID=NEW-UUID", with NULL at the end; NULL: none */
 };
-#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL }
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL }
 
 /* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */

@@ -18,6 +18,7 @@ struct command_line {
 	const struct verb *verb;
 	char **words; /* behind the verb, NULL-terminated */
 	char **rest;  /* behind `--`, or NULL */
+	char **argv;  /* the whole line */
 
 	int verbosity;
 	bool help, version;
@@ -90,6 +91,9 @@ int verb_inspect(struct command_line *c);
 int verb_verify(struct command_line *c);
 int verb_diff(struct command_line *c);
 int verb_query(struct command_line *c);
+/* Goes on as fermata-daemon, with the same arguments, where this is not that program yet: then 0. Comes back only in an error, which was reported:
+ * an exit status. */
+int cli_become_full(struct command_line *c);
 int verb_daemon_start(struct command_line *c);
 int verb_daemon_check(struct command_line *c);
 int verb_daemon_openapi(struct command_line *c);

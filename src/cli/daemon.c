@@ -1,35 +1,5 @@
-/* daemon start, daemon check, config show; and the API's description, for docs/openapi.json. */
+/* daemon check, config show. */
 #include "cli/remote.h"
-
-#include "base/log.h"
-#include "daemon/api.h"
-
-static int level_of(const char *word)
-{
-	static const char *const words[] = { "quiet", "error", "warning", "info", "debug" };
-
-	for (int i = 0; i < (int)ARRAY_SIZE(words); i++)
-		if (!strcmp(words[i], word))
-			return i;
-	return LOG_LEVEL_INFO;
-}
-
-int verb_daemon_start(struct command_line *c)
-{
-	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
-	struct error e = {};
-	int r = s ? cli_require_root(&e) : error_set(&e, -ENOMEM, "out of memory");
-
-	if (!r)
-		r = remote_settings(c, s, &e);
-	if (!r && (c->init_config || c->merge_config))
-		r = settings_write(s, c->merge_config, &e);
-	if (r)
-		return cli_report(c, &e);
-	if (!given_find(c->given, "verbosity"))
-		log_setup(level_of(settings_text(s, SETTING_LOG_LEVEL)), -1);
-	return daemon_run(s);
-}
 
 struct health {
 	struct table *t;
@@ -127,16 +97,6 @@ int verb_daemon_check(struct command_line *c)
 	}
 	json_decref(h.list);
 	return h.errors ? 1 : 0;
-}
-
-int verb_daemon_openapi(struct command_line *c)
-{
-	json_t *document = routes_openapi();
-	int r = json_dumpf(document, stdout, JSON_INDENT(1) | JSON_SORT_KEYS);
-
-	puts("");
-	json_decref(document);
-	return r ? 1 : 0;
 }
 
 int verb_config_show(struct command_line *c)

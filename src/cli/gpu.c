@@ -21,6 +21,7 @@ int cli_gpu_options(struct command_line *c, struct error *e)
 
 	if (c->gpu && parse_use(c->gpu, &c->request.gpu))
 		return error_set(e, -EINVAL, "--gpu takes auto, on or off, not %s", c->gpu);
+	c->request.gpu_helper = getenv("FERMATA_GPU_SOCKET"); /* the daemon gives it to those that work for it */
 	c->request.gpu_timeout_ms = (uint32_t)c->gpu_timeout_s * 1000;
 	c->request.gpu_deadline_ms = (uint32_t)c->gpu_deadline_s * 1000;
 	if (!n)

@@ -182,7 +182,7 @@ static const struct program *program_of(const char *name)
 int main(int argc, char **argv)
 {
 	const struct program *p = program_of(argc ? basename(argv[0]) : "");
-	struct command_line c = { .program = p, .verbosity = LOG_LEVEL_WARNING, .live = true,
+	struct command_line c = { .program = p, .argv = argv, .verbosity = LOG_LEVEL_WARNING, .live = true,
 				  .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
 	struct source source = {};
 	struct error e = {};

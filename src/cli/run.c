@@ -58,13 +58,40 @@ static void stop_with(int tty, pid_t pid)
 	kill(-pid, SIGCONT);
 }
 
+/*
+ * A child's change, or a signal of the terminal: whoever has the terminal while a shell moves us between foreground and background, what is typed
+ * is meant for the tree. Gives what waitpid(2) does.
+ */
+static pid_t wait_on_terminal(int tty, pid_t pid, int *ret_status)
+{
+	sigset_t typed;
+
+	sigemptyset(&typed);
+	sigaddset(&typed, SIGCHLD);
+	sigaddset(&typed, SIGINT);
+	sigaddset(&typed, SIGQUIT);
+	sigaddset(&typed, SIGTSTP);
+	sigprocmask(SIG_BLOCK, &typed, NULL);
+	for (;;) {
+		pid_t found = waitpid(pid, ret_status, WUNTRACED | WNOHANG);
+		if (found)
+			return found;
+		int sig = sigwaitinfo(&typed, NULL);
+		if (sig < 0 || sig == SIGCHLD)
+			continue;
+		if (tcgetpgrp(tty) == getpgrp())
+			bring_forward(tty, pid);
+		kill(-pid, sig);
+	}
+}
+
 /* A restored tree that is not detached: its end is ours. */
 static int wait_for_end(const struct command_line *c, pid_t pid)
 {
 	int status, tty = shared_terminal(c, pid);
 
 	for (;;) {
-		if (waitpid(pid, &status, tty >= 0 ? WUNTRACED : 0) < 0) {
+		if ((tty >= 0 ? wait_on_terminal(tty, pid, &status) : waitpid(pid, &status, 0)) < 0) {
 			if (errno != EINTR)
 				return 1;
 		} else if (WIFSTOPPED(status)) {

@@ -175,12 +175,16 @@ static void note_dumped(struct daemon *d, const char *jid)
 		log_warning("%s", e.text);
 }
 
-static int recover_one(struct daemon *d, struct checkpoint *c, struct error *e)
+static int recover_one(struct daemon *d, struct checkpoint *c, size_t *pending, struct error *e)
 {
 	char path[STORE_PATH_MAX];
 
-	if (c->state == CHECKPOINT_WHOLE || identity_alive(&c->worker))
+	if (c->state == CHECKPOINT_WHOLE)
 		return 0;
+	if (identity_alive(&c->worker)) {
+		(*pending)++;
+		return 0;
+	}
 	if (checkpoint_find(c->path, path) && checkpoint_is_whole(path)) {
 		snprintf(c->path, sizeof(c->path), "%s", path);
 		c->state = CHECKPOINT_WHOLE;
@@ -195,8 +199,9 @@ static int recover_one(struct daemon *d, struct checkpoint *c, struct error *e)
 	return checkpoint_remove(d, c, e);
 }
 
-int checkpoints_recover(struct daemon *d, struct error *e)
+int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e)
 {
+	*ret_pending = 0;
 	struct checkpoint_list list = {};
 	int r = store_list_checkpoints(d->store, NULL, &list, e);
 
@@ -204,7 +209,7 @@ int checkpoints_recover(struct daemon *d, struct error *e)
 		char key[64];
 		snprintf(key, sizeof(key), "checkpoint %s", list.data[i].id);
 		if (list.data[i].state == CHECKPOINT_PENDING && !busy_is(d, key))
-			r = recover_one(d, &list.data[i], e);
+			r = recover_one(d, &list.data[i], ret_pending, e);
 	}
 	VEC_FREE(&list);
 	return r;

@@ -91,8 +91,9 @@ int checkpoint_last(struct daemon *d, const char *jid, struct checkpoint *ret, s
 void checkpoint_new_id(char ret[24]);
 /* Removes the oldest periodic ones beyond `keep`. */
 void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep);
-/* Pending ones whose worker has gone: whole ones are kept, others removed. */
-int checkpoints_recover(struct daemon *d, struct error *e);
+/* Pending ones whose worker has gone: whole ones are kept, others removed. How many still have one, of a daemon before this, must be looked at
+ * again. */
+int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e);
 int remove_tree(const char *path);
 
 /* ---- schedule.c ---- */

@@ -1,6 +1,8 @@
 /* See helper.h. */
 #include "daemon/helper.h"
 
+#include "gpu/gpu.h"
+
 #include <fcntl.h>
 #include <libgen.h>
 #include <sched.h>
@@ -90,6 +92,8 @@ bool daemon_helper_main(int argc, char **argv, int *ret_status)
 		*ret_status = supervisor_main();
 	else if (!strcmp(name, "fermata-enter"))
 		*ret_status = enter_main(argc, argv);
+	else if (!strcmp(name, "fermata-gpud"))
+		*ret_status = gpu_resident_main(STDIN_FILENO, STDOUT_FILENO, NULL);
 	else
 		return false;
 	return true;

@@ -5,6 +5,7 @@
  *	fermata-supervisor	starts or restores a job, holds its terminal, waits for its end (supervisor.c)
  *	fermata-enter PID keep|end …	goes into the pid and mount namespaces of PID, and runs there what follows: `fermata dump process …`. With
  *			"end" PID is killed when that went well: from outside, since the end of a namespace's root is that of all within
+ *	fermata-gpud	has the GPU's driver loaded for all the others (gpu.h)
  */
 #pragma once
 

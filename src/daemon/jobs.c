@@ -514,6 +514,7 @@ static int adopt_all(struct daemon *d, struct error *e)
 int jobs_recover(struct daemon *d, bool damaged, struct error *e)
 {
 	struct job_list list = {};
+	size_t pending;
 	int r = damaged ? adopt_all(d, e) : 0;
 
 	if (!r)
@@ -524,5 +525,5 @@ int jobs_recover(struct daemon *d, bool damaged, struct error *e)
 			log_info("job %s is found again: process %lld", list.data[i].jid, (long long)list.data[i].process.pid);
 	}
 	VEC_FREE(&list);
-	return r ? r : checkpoints_recover(d, e);
+	return r ? r : checkpoints_recover(d, &pending, e);
 }

@@ -3,6 +3,7 @@
  * restarted, and looks for processes that were announced. It keeps nothing: what is due stands in the store.
  */
 #include "daemon/daemon.h"
+#include "daemon/gpu.h"
 
 #include "base/log.h"
 #include "daemon/operation.h"
@@ -113,8 +114,10 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 	struct job_list list = {};
 	struct error e = {};
 	long long pause = IDLE_MS;
-	int r = checkpoints_recover(d, &e);
+	size_t pending;
+	int r = checkpoints_recover(d, &pending, &e);
 
+	gpu_keeper_tend(d);
 	if (!r)
 		r = store_list_jobs(d->store, &list, &e);
 	for (size_t i = 0; !r && i < list.count; i++) {
@@ -133,6 +136,8 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 			watch(polls, count, j);
 	}
 	VEC_FREE(&list);
+	if (pending) /* by workers of a daemon before us */
+		pause = MIN(pause, SOON_MS);
 	if (r)
 		log_warning("%s", e.text);
 	return r ? 1000 : pause;

@@ -7,6 +7,7 @@
  */
 #include "daemon/api.h"
 #include "daemon/attach.h"
+#include "daemon/gpu.h"
 #include "daemon/helper.h"
 #include "daemon/notify.h"
 #include "base/log.h"
@@ -509,6 +510,7 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 	sigaddset(&ends, SIGINT);
 	pthread_sigmask(SIG_BLOCK, &ends, NULL);
 	operations_begin(d);
+	gpu_keeper_begin(d);
 	int r = start_http(d, listener, tcp, &http, e);
 	if (!r)
 		r = schedule_start(d, e);

@@ -29,6 +29,7 @@ static const struct row {
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER },
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },
 	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL },
+	[SETTING_GPU_HELPER] = { "gpu.helper", "auto", "A process that has the GPU's driver loaded: auto (where there is one), on, off", KIND_TEXT },
 	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Kept for configurations that have it", KIND_NUMBER },
 };
 

@@ -86,6 +86,7 @@ struct request {
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;
+	const char *gpu_helper; /* the socket of the daemon's resident helper (gpu/gpu.h); NULL: there is none */
 	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
 	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */
 	bool gpu_force;		 /* also what the driver is known not to restore */

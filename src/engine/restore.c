@@ -34,6 +34,7 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -316,16 +317,62 @@ static int let_leaders_go(struct restore *s)
 	return 0;
 }
 
+/* A robust mutex in the arena, whose word the kernel marks when we die: processes that are not held yet look at it. Its place is found as the kernel
+ * finds it: what was locked last is the first of this thread's robust list (set_robust_list(2)). */
+static int own(struct restore *s)
+{
+	pthread_mutexattr_t attributes;
+	struct robust_list_head *head = NULL;
+	size_t size = 0;
+	pthread_mutex_t *owner = arena_take(&s->arena, sizeof(*owner));
+
+	if (!owner)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	pthread_mutexattr_init(&attributes);
+	pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
+	pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
+	int r = -pthread_mutex_init(owner, &attributes);
+	pthread_mutexattr_destroy(&attributes);
+	if (!r)
+		r = -pthread_mutex_lock(owner);
+	if (r)
+		return error_errno(s->e, r, "cannot make a robust mutex");
+	s->owner = owner;
+	if (syscall(__NR_get_robust_list, 0, &head, &size) < 0 || !head)
+		return error_errno(s->e, -errno, "cannot read the robust list");
+	uint64_t word = (uint64_t)head->list.next + (uint64_t)head->futex_offset;
+	if (word - (uint64_t)owner >= sizeof(*owner))
+		return error_set(s->e, -EIO, "the C library keeps its robust mutexes in a way that is not known");
+	s->status->owner = word;
+	return 0;
+}
+
+static void disown(struct restore *s)
+{
+	pthread_mutex_t *owner = TAKE_PTR(s->owner);
+
+	if (!owner)
+		return;
+	pthread_mutex_unlock(owner);
+	pthread_mutex_destroy(owner);
+}
+
 static int restore_build(struct restore *s)
 {
 	s->status->threads = (uint32_t)s->threads;
-	int r = birth(s);
+	int r = own(s);
+
+	if (!r)
+		r = birth(s);
 
 	rest_remove(s);
 	if (!r)
 		r = seize_root(s);
-	if (!r)
+	if (!r) {
+		__atomic_store_n(&s->words->held, 1, __ATOMIC_SEQ_CST);
+		syscall(__NR_futex, &s->words->held, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 		r = feed_start(s);
+	}
 	if (!r)
 		r = lazy_start(s);
 	if (!r && (s->seccomp || s->processes > 1)) {
@@ -456,7 +503,7 @@ static int stop_signal_of(const struct rtask *t)
 	return i < tc->n_sigactions && tc->sigactions[i]->sigaction ? SIGSTOP : sig;
 }
 
-/* From now on a tree without its coordinator runs. */
+/* From now on a tree without its coordinator runs: as one, not by and by as its threads are detached. */
 static void let_live(struct restore *s)
 {
 	for (size_t i = 0; i < s->tasks.count; i++) {
@@ -489,11 +536,11 @@ static int restore_switch(struct restore *s)
 	if (r)
 		return r;
 	give_terminal(s);
-	if (tcp_must_resume(s)) {
+	if (tcp_must_resume(s))
 		tcp_end_repair(s);
-		let_live(s);
+	let_live(s);
+	if (tcp_must_resume(s))
 		tcp_resume(s);
-	}
 	for (size_t i = s->tasks.count; i-- > 0;) {
 		struct rtask *t = s->tasks.data[i];
 		if (t->dead)
@@ -551,6 +598,7 @@ void restore_finish(struct restore *s)
 	image_dir_verify_cancel(TAKE_PTR(s->verification));
 	parents_cancel(s);
 	rest_remove(s);
+	disown(s);
 	tcp_restore_release(s);
 	udp_release(s);
 	files_release(s);

@@ -162,6 +162,7 @@ struct restore {
 	struct arena arena;
 	struct agent_status *status;
 	struct restore_words *words;
+	pthread_mutex_t *owner; /* in the arena; held by us from before there is a process */
 	size_t threads;	  /* that will park */
 	size_t processes; /* that live */
 	pid_t next_helper; /* memory/fill.c: the id that was given out last; 0: none yet */
@@ -184,6 +185,7 @@ struct restore {
 /* Futex words in the arena that tasks wait for each other with. */
 struct restore_words {
 	uint32_t born, joined, seizable, seized;
+	uint32_t held; /* the root ends with us */
 	uint32_t feed;	/* counts tasks that wait for pages; memory/feed.c */
 	uint32_t watched, taken; /* tasks whose lazy memory is watched; the coordinator has what it needs for that */
 	uint32_t leave; /* leaders that are to have ended may do so */

@@ -5,12 +5,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 
 struct gpu {
 	int sock;
-	pid_t pid;
+	pid_t pid; /* 0: a resident one */
+	const char *library;
 	bool greeted;
 	uint32_t next;
 	struct helper_greeting greeting;
@@ -36,30 +38,59 @@ bool gpu_present(void)
 	return access("/proc/driver/nvidia/version", F_OK) == 0;
 }
 
-int gpu_open(const char *library, struct gpu **ret, struct error *e)
+/* Only one of root's, or our own: it is told what to do with processes. */
+static bool connect_resident(struct gpu *g, const char *path)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	struct ucred peer = {};
+	socklen_t size = sizeof(peer);
+
+	if (!path || strlen(path) >= sizeof(address.sun_path))
+		return false;
+	strcpy(address.sun_path, path);
+	g->sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (g->sock < 0)
+		return false;
+	if (connect(g->sock, (const struct sockaddr *)&address, sizeof(address)) == 0 &&
+	    getsockopt(g->sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && (peer.uid == 0 || peer.uid == geteuid()))
+		return true;
+	close(g->sock);
+	return false;
+}
+
+static int start_own(struct gpu *g, struct error *e)
+{
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return error_errno(e, -errno, "cannot make a socket for the GPU helper");
+	pid_t pid = fork();
+	if (pid == 0)
+		helper_main(pair[1], g->library);
+	int r = pid < 0 ? error_errno(e, -errno, "cannot start the GPU helper") : 0;
+	close(pair[1]);
+	if (r) {
+		close(pair[0]);
+		return r;
+	}
+	g->sock = pair[0];
+	g->pid = pid;
+	return 0;
+}
+
+int gpu_open(const char *library, const char *resident, struct gpu **ret, struct error *e)
 {
 	struct gpu *g = calloc(1, sizeof(*g));
-	int pair[2];
 
 	if (!g)
 		return error_set(e, -ENOMEM, "out of memory");
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
+	g->library = library;
+	int r = connect_resident(g, resident) ? 0 : start_own(g, e);
+	if (r)
 		free(g);
-		return error_errno(e, -errno, "cannot make a socket for the GPU helper");
-	}
-	g->sock = pair[0];
-	g->pid = fork();
-	if (g->pid == 0)
-		helper_main(pair[1], library);
-	close(pair[1]);
-	if (g->pid < 0) {
-		int r = error_errno(e, -errno, "cannot start the GPU helper");
-		close(g->sock);
-		free(g);
-		return r;
-	}
-	*ret = g;
-	return 0;
+	else
+		*ret = g;
+	return r;
 }
 
 static int has_died(struct error *e)
@@ -73,6 +104,12 @@ int gpu_ready(struct gpu *g, struct error *e)
 
 	while (!g->greeted && (n = recv(g->sock, &g->greeting, sizeof(g->greeting), 0)) < 0 && errno == EINTR)
 		;
+	if (n != sizeof(g->greeting) && !g->pid) { /* a resident one that ends just now */
+		close(g->sock);
+		g->sock = -1;
+		int r = start_own(g, e);
+		return r ? r : gpu_ready(g, e);
+	}
 	if (n != sizeof(g->greeting))
 		return has_died(e);
 	g->greeted = true;
@@ -91,7 +128,11 @@ void gpu_leave(struct gpu *g)
 void gpu_close(struct gpu *g)
 {
 	const pid_t pid = g ? g->pid : 0;
+	ssize_t n = 1;
 
+	if (g && !pid && shutdown(g->sock, SHUT_WR) == 0) /* until it closes its end */
+		while (n > 0 || (n < 0 && errno == EINTR))
+			n = recv(g->sock, &(struct helper_reply){}, sizeof(struct helper_reply), 0);
 	gpu_leave(g);
 	while (pid && waitpid(pid, NULL, __WALL) < 0 && errno == EINTR)
 		;
@@ -173,7 +214,12 @@ int gpu_run(struct gpu *g, struct gpu_call *calls, size_t n, int deadline_ms, st
 		struct pollfd poll_fd = { .fd = g->sock, .events = POLLIN };
 		int64_t left = end - now_ms();
 		if (left <= 0) {
-			kill(g->pid, SIGKILL);
+			if (g->pid) {
+				kill(g->pid, SIGKILL);
+			} else { /* the same for us */
+				send_request(g, 0, HELPER_ABANDON, NULL, e);
+				shutdown(g->sock, SHUT_RDWR);
+			}
 			return error_set(e, -ETIMEDOUT, "the GPU's driver does not answer within %d s", deadline_ms / 1000);
 		}
 		if (poll(&poll_fd, 1, (int)left) > 0)

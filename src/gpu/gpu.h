@@ -75,12 +75,13 @@ struct gpu_machine {
 bool gpu_present(void);
 
 /*
- * Starts a helper, by fork: call it before there are threads. `library`: NULL for libcuda.so.1 as the loader finds it. The helper is
- * still busy with cuInit when this returns; gpu_ready waits for that and gives what went wrong with it.
+ * Asks the resident helper that listens at `resident`; where that is NULL or nobody listens there, starts one, by fork: call it before there are
+ * threads. `library`: NULL for libcuda.so.1 as the loader finds it. The helper may be busy with cuInit when this returns; gpu_ready waits for that and
+ * gives what went wrong with it.
  */
-int gpu_open(const char *library, struct gpu **ret, struct error *e);
+int gpu_open(const char *library, const char *resident, struct gpu **ret, struct error *e);
 int gpu_ready(struct gpu *g, struct error *e);
-/* Lets the helper go, which puts back whoever was not forgotten. Waits for its end. NULL is fine. */
+/* Lets the helper go, which puts back whoever was not forgotten. Waits until it has. NULL is fine. */
 void gpu_close(struct gpu *g);
 
 /* The same without waiting: there are calls that hang, and the helper goes on waiting for them, for a minute. NULL is fine. */
@@ -92,10 +93,17 @@ int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e);
 int gpu_fd(const struct gpu *g);
 /* Takes what has ended, without waiting. -EPIPE: the helper has died. */
 int gpu_collect(struct gpu *g, struct error *e);
-/* gpu_start, and waits for all; for calls that need nobody's help. -ETIMEDOUT: not all have ended by then; the helper is killed. */
+/* gpu_start, and waits for all; for calls that need nobody's help. -ETIMEDOUT: not all have ended by then; the helper is killed, or puts
+ * nothing back. */
 int gpu_run(struct gpu *g, struct gpu_call *calls, size_t n, int deadline_ms, struct error *e);
 /* The machine's GPUs and who uses them; *ret is the caller's, to be freed. */
 int gpu_machine_read(struct gpu *g, struct gpu_machine **ret, struct error *e);
+
+/*
+ * Be the resident helper: a program of its own, which has the driver loaded once for all who connect to `listener` (a SOCK_SEQPACKET socket; callers
+ * must have our user id). Ends when `lifeline` is closed at its other end, after those that are connected then; gives an exit status.
+ */
+int gpu_resident_main(int listener, int lifeline, const char *library);
 
 const char *gpu_op_name(enum gpu_op op);       /* "lock" */
 const char *gpu_state_name(enum gpu_state s); /* "running" */

@@ -1,6 +1,6 @@
 /*
- * See helper.h. One thread reads requests and gives each a thread of its own: the driver's calls take seconds, and may hang. What was
- * done to each process stands in the ledger, so that it can be undone when the caller is gone.
+ * See helper.h. One thread for each caller reads requests and gives each a thread of its own: the driver's calls take seconds, and may hang. What was
+ * done to each process stands in the caller's ledger, so that it can be undone when the caller is gone.
  */
 #include "gpu/helper.h"
 
@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -22,25 +23,29 @@ struct entry {
 	enum gpu_state state;
 };
 
-struct helper {
+/* A caller. */
+struct session {
 	int sock;
-	struct driver driver;
+	struct driver *driver;
 	pthread_mutex_t lock;
 	pthread_cond_t quiet;
 	size_t running;
+	bool abandoned; /* someone else sees to what was done for it */
 	VEC(struct entry) ledger;
 };
 
 struct job {
-	struct helper *helper;
+	struct session *session;
 	struct helper_request *request;
 };
 
 /* Under the lock. */
-static void note(struct helper *h, const struct gpu_call *call)
+static void note(struct session *h, const struct gpu_call *call)
 {
 	struct entry *found = NULL;
 
+	if (h->abandoned)
+		return;
 	VEC_FOREACH(&h->ledger, entry)
 		if (entry->pid == call->pid)
 			found = entry;
@@ -54,7 +59,7 @@ static void note(struct helper *h, const struct gpu_call *call)
 	*found = (struct entry){ call->pid, call->op == GPU_CHECKPOINT ? GPU_CHECKPOINTED : GPU_LOCKED };
 }
 
-static void tell_machine(struct helper *h, uint32_t id)
+static void tell_machine(struct session *h, uint32_t id)
 {
 	struct {
 		struct helper_reply reply;
@@ -64,7 +69,7 @@ static void tell_machine(struct helper *h, uint32_t id)
 	if (!m)
 		return;
 	m->reply.id = id;
-	driver_machine(&h->driver, &m->machine);
+	driver_machine(h->driver, &m->machine);
 	send(h->sock, m, sizeof(*m), MSG_NOSIGNAL);
 	free(m);
 }
@@ -72,7 +77,7 @@ static void tell_machine(struct helper *h, uint32_t id)
 static void *serve(void *argument)
 {
 	struct job *job = argument;
-	struct helper *h = job->helper;
+	struct session *h = job->session;
 	struct helper_request *request = job->request;
 	struct gpu_call call = { .op = request->op, .pid = request->pid, .timeout_ms = request->timeout_ms, .pairs = request->pairs,
 				 .n_pairs = request->n_pairs };
@@ -81,7 +86,7 @@ static void *serve(void *argument)
 	if (request->op == HELPER_MACHINE) {
 		tell_machine(h, request->id);
 	} else {
-		driver_call(&h->driver, &call);
+		driver_call(h->driver, &call);
 		reply.result = call.result;
 		reply.value = call.value;
 		memcpy(reply.why, call.why, sizeof(reply.why));
@@ -99,7 +104,7 @@ static void *serve(void *argument)
 	return NULL;
 }
 
-static void take(struct helper *h, struct helper_request *request)
+static void take(struct session *h, struct helper_request *request)
 {
 	struct job *job = malloc(sizeof(*job));
 	pthread_t thread;
@@ -138,7 +143,7 @@ static struct helper_request *receive(int sock)
 }
 
 /* Nobody waits for these processes any more: they are to run as if nothing had been. */
-static void put_back(struct helper *h)
+static void put_back(struct session *h)
 {
 	struct timespec end;
 
@@ -147,11 +152,11 @@ static void put_back(struct helper *h)
 	pthread_mutex_lock(&h->lock);
 	while (h->running && pthread_cond_timedwait(&h->quiet, &h->lock, &end) == 0)
 		;
-	for (int unlock = 0; unlock < 2; unlock++) /* all come back before one runs */
+	for (int unlock = 0; unlock < 2 && !h->abandoned; unlock++) /* all come back before one runs */
 		VEC_FOREACH(&h->ledger, entry) {
 			struct gpu_call call = { .op = unlock ? GPU_UNLOCK : GPU_RESTORE, .pid = entry->pid };
 			if (unlock || entry->state == GPU_CHECKPOINTED)
-				driver_call(&h->driver, &call);
+				driver_call(h->driver, &call);
 		}
 	pthread_mutex_unlock(&h->lock);
 }
@@ -172,22 +177,126 @@ static void leave_caller(int *sock)
 	syscall(__NR_close_range, 4, ~0U, 0);
 }
 
+static void begin(struct session *h, int sock, struct driver *driver)
+{
+	*h = (struct session){ .sock = sock, .driver = driver, .lock = PTHREAD_MUTEX_INITIALIZER, .quiet = PTHREAD_COND_INITIALIZER };
+}
+
+static void greet(int sock, int result, const struct error *e)
+{
+	struct helper_greeting greeting = { .result = result };
+
+	snprintf(greeting.text, sizeof(greeting.text), "%s", e->text);
+	send(sock, &greeting, sizeof(greeting), MSG_NOSIGNAL);
+}
+
+static void attend(struct session *h)
+{
+	struct helper_request *request;
+
+	while ((request = receive(h->sock)))
+		if (request->op == HELPER_ABANDON) {
+			pthread_mutex_lock(&h->lock);
+			h->abandoned = true;
+			pthread_mutex_unlock(&h->lock);
+			free(request);
+		} else {
+			take(h, request);
+		}
+	put_back(h);
+}
+
 _Noreturn void helper_main(int sock, const char *library)
 {
-	struct helper h = { .lock = PTHREAD_MUTEX_INITIALIZER, .quiet = PTHREAD_COND_INITIALIZER };
-	struct helper_greeting greeting = {};
-	struct helper_request *request;
+	struct driver driver;
+	struct session h;
 	struct error e = {};
 
 	leave_caller(&sock);
-	h.sock = sock;
-	greeting.result = driver_load(&h.driver, library, &e);
-	snprintf(greeting.text, sizeof(greeting.text), "%s", e.text);
-	send(sock, &greeting, sizeof(greeting), MSG_NOSIGNAL);
-	if (greeting.result)
+	begin(&h, sock, &driver);
+	int r = driver_load(&driver, library, &e);
+	greet(sock, r, &e);
+	if (r)
 		_exit(1);
-	while ((request = receive(sock)))
-		take(&h, request);
-	put_back(&h);
+	attend(&h);
 	_exit(0);
+}
+
+/* ---- for many callers ---- */
+
+static struct {
+	struct driver driver;
+	pthread_mutex_t lock;
+	pthread_cond_t quiet;
+	size_t sessions;
+} resident = { .lock = PTHREAD_MUTEX_INITIALIZER, .quiet = PTHREAD_COND_INITIALIZER };
+
+static void *serve_session(void *argument)
+{
+	struct session *h = argument;
+
+	attend(h);
+	close(h->sock); /* tells the caller that all is put back */
+	pthread_mutex_lock(&h->lock);
+	const bool hangs = h->running;
+	pthread_mutex_unlock(&h->lock);
+	pthread_mutex_lock(&resident.lock);
+	resident.sessions--;
+	pthread_cond_broadcast(&resident.quiet);
+	pthread_mutex_unlock(&resident.lock);
+	if (hangs) /* a call that has not come back needs it */
+		return NULL;
+	VEC_FREE(&h->ledger);
+	free(h);
+	return NULL;
+}
+
+static void admit(int sock, int loaded, const struct error *e)
+{
+	struct session *h = malloc(sizeof(*h));
+	struct ucred peer = {};
+	socklen_t size = sizeof(peer);
+	pthread_t thread;
+	bool allowed = getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+
+	if (!allowed || !h) {
+		free(h);
+		close(sock);
+		return;
+	}
+	greet(sock, loaded, e);
+	begin(h, sock, &resident.driver);
+	pthread_mutex_lock(&resident.lock);
+	resident.sessions++;
+	pthread_mutex_unlock(&resident.lock);
+	if (!loaded && pthread_create(&thread, NULL, serve_session, h) == 0) {
+		pthread_detach(thread);
+		return;
+	}
+	pthread_mutex_lock(&resident.lock);
+	resident.sessions--;
+	pthread_mutex_unlock(&resident.lock);
+	close(sock);
+	free(h);
+}
+
+int gpu_resident_main(int listener, int lifeline, const char *library)
+{
+	struct pollfd polls[2] = { { .fd = listener, .events = POLLIN }, { .fd = lifeline, .events = POLLIN } };
+	struct error e = {};
+
+	prctl(PR_SET_NAME, "fermata-gpud");
+	int r = driver_load(&resident.driver, library, &e);
+	fcntl(listener, F_SETFL, O_NONBLOCK);
+	/* Whoever waits for a driver that can't be loaded is told so. */
+	do {
+		for (int sock; (sock = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) >= 0;)
+			admit(sock, r, &e);
+	} while (!r && (poll(polls, 2, -1) > 0 || errno == EINTR) && !polls[1].revents);
+	close(listener);
+	pthread_mutex_lock(&resident.lock);
+	while (resident.sessions)
+		pthread_cond_wait(&resident.quiet, &resident.lock);
+	pthread_mutex_unlock(&resident.lock);
+	return r ? 1 : 0;
 }

@@ -4,6 +4,7 @@
 #include "gpu/gpu.h"
 
 #define HELPER_MACHINE GPU_OPS /* an op: struct gpu_machine behind the reply */
+#define HELPER_ABANDON (GPU_OPS + 1) /* an op without a reply: what was done stays when the caller goes */
 
 struct helper_request {
 	uint32_t id, op;

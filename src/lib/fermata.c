@@ -5,7 +5,9 @@
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
 
-#define FLAGS_KNOWN ((FERMATA_NETWORK_LOCK_SKIP << 1) - 1)
+#include <limits.h>
+
+#define FLAGS_KNOWN ((FERMATA_GPU_FORCE << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -13,6 +15,7 @@ struct call {
 	struct fermata_options options;
 	struct request request;
 	struct external_list externals;
+	VEC(struct request_gpu_pair) gpu_map;
 	struct error e;
 };
 
@@ -60,6 +63,35 @@ static int take_externals(struct call *c)
 	return r;
 }
 
+static int take_gpu(struct call *c)
+{
+	static const char *const words[] = { [GPU_AUTO] = "auto", [GPU_ALWAYS] = "on", [GPU_NEVER] = "off" };
+	const char *word = c->options.gpu ? c->options.gpu : words[GPU_AUTO];
+	size_t use = 0;
+
+	while (use < ARRAY_SIZE(words) && strcmp(words[use], word))
+		use++;
+	if (use == ARRAY_SIZE(words))
+		return error_set(&c->e, -EINVAL, "gpu is auto, on or off, not %s", word);
+	c->request.gpu = (enum request_gpu)use;
+	c->request.gpu_timeout_ms = c->options.gpu_timeout_s > UINT32_MAX / 1000 ? UINT32_MAX : c->options.gpu_timeout_s * 1000;
+	for (const char *const *x = c->options.gpu_map; x && *x; x++) {
+		const char *equals = strchr(*x, '=');
+		if (!equals || equals == *x || !equals[1])
+			return error_set(&c->e, -EINVAL, "a GPU is mapped by OLD-UUID=NEW-UUID, not %s", *x);
+		char *from = strndup(*x, (size_t)(equals - *x));
+		struct request_gpu_pair *pair = from ? VEC_PUSH(&c->gpu_map) : NULL;
+		if (!pair) {
+			free(from);
+			return error_set(&c->e, -ENOMEM, "out of memory");
+		}
+		*pair = (struct request_gpu_pair){ from, equals + 1 };
+	}
+	c->request.gpu_map = c->gpu_map.data;
+	c->request.n_gpu_map = c->gpu_map.count;
+	return 0;
+}
+
 /* What it leaves in `c`, also after a failure, finish() releases. */
 static int begin(struct call *c, const char *dir, const struct fermata_options *options)
 {
@@ -88,12 +120,25 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.tcp_close = flags & FERMATA_TCP_CLOSE,
 		.network_lock = flags & FERMATA_NETWORK_LOCK_SKIP ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES,
 		.skip_verify = flags & FERMATA_SKIP_VERIFY,
+		.live = flags & FERMATA_LIVE,
+		.no_live = flags & FERMATA_NO_LIVE,
+		.lazy = flags & FERMATA_LAZY ? LAZY_ALL : LAZY_NOT,
+		.skip_file_rwx_check = flags & FERMATA_SKIP_FILE_MODES,
+		.ext_unix_sk = flags & FERMATA_EXT_UNIX_SK,
+		.sibling = flags & FERMATA_SIBLING,
+		.gpu_force = flags & FERMATA_GPU_FORCE,
+		.timeout_s = (int)MIN(c->options.timeout_s, (unsigned)INT_MAX),
+		.ghost_limit = c->options.ghost_limit,
+		.file_validation = c->options.file_validation,
 	};
+	int r = take_gpu(c);
+	if (r)
+		return r;
 	c->request.packing.streams = c->options.streams;
 	if (c->options.streams == 1 || c->options.streams > PACKING_STREAMS_MAX)
 		return error_set(&c->e, -EINVAL, "there can be 2 to %d streams, or 0 for one file", PACKING_STREAMS_MAX);
 	if (c->options.compression) {
-		int r = packing_parse(c->options.compression, &c->request.packing, &c->e);
+		r = packing_parse(c->options.compression, &c->request.packing, &c->e);
 		if (r)
 			return r;
 	}
@@ -116,6 +161,9 @@ static int report(const struct error *e, int r, struct fermata_error *ret)
 
 static int finish(struct call *c, int r, struct fermata_error *ret)
 {
+	VEC_FOREACH(&c->gpu_map, pair)
+		free((char *)pair->from);
+	VEC_FREE(&c->gpu_map);
 	external_free(&c->externals);
 	return report(&c->e, r, ret);
 }

@@ -49,6 +49,18 @@ class Test(App):
     programs = ("bash",)
     modes = ("stop",)
 
+    def to_background_and_back(self):
+        """fg of what runs already: the shell gives it the terminal and sends it nothing."""
+        self.there.type("\x1a")
+        self.there.until("Stopped")
+        self.there.until("$ ")
+        self.there.type("bg\n")
+        self.there.until("--shell-job &\r\n")
+        int(self.there.until("\r\n").replace("$ ", ""))
+        self.there.type("fg\n")
+        self.there.until("--shell-job\r\n")
+        int(self.there.until("\r\n"))
+
     def start(self):
         self.write("counter", COUNTER)
         self.here, self.there = Shell(self.work), Shell(self.work)
@@ -77,6 +89,7 @@ class Test(App):
             self.there.until("--shell-job\r\n")
             after = int(self.there.until("\r\n"))
             expect(after > first, f"{after} after {first}")
+            self.to_background_and_back()
             self.here, self.there = self.there, self.here
         self.here.type("\x03")
         self.here.until("KeyboardInterrupt")

@@ -106,6 +106,40 @@ static void try_outside(const char *dir)
 	CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
 }
 
+/* With a deleted file of 8 KiB as descriptor 3, by options of each kind. */
+static void try_options(const char *dir)
+{
+	const char *const wrong_map[] = { "GPU-1", NULL };
+	struct fermata_options options = FERMATA_OPTIONS_INIT;
+	char path[8192];
+	pid_t back;
+	int ghost = open(dir, O_RDWR | O_TMPFILE, 0600);
+
+	CHECK(ghost >= 0 && ftruncate(ghost, 8192) == 0 && pwrite(ghost, "here", 4, 4096) == 4 && pwrite(ghost, "there", 5, 8187) == 5);
+	pid_t pid = start_with(0, ghost);
+	options.flags = FERMATA_LEAVE_RUNNING | FERMATA_LIVE;
+	options.timeout_s = 5;
+	options.gpu = "sometimes";
+	CHECK(fermata_dump(pid, dir, &options, &error) == -EINVAL && strstr(error.text, "sometimes"));
+	options.gpu = "off";
+	options.gpu_map = wrong_map;
+	CHECK(fermata_dump(pid, dir, &options, &error) == -EINVAL && strstr(error.text, "GPU-1"));
+	options.gpu_map = NULL;
+	options.ghost_limit = 1024;
+	CHECK(fermata_dump(pid, dir, &options, &error) < 0 && strstr(error.text, "limit"));
+	options.ghost_limit = 8192;
+	options.file_validation = "filesize";
+	CHECK(fermata_dump(pid, dir, &options, &error) == 0);
+	options.flags = FERMATA_NO_LIVE;
+	snprintf(path, sizeof(path), "%s/stopped", dir);
+	CHECK(mkdir(path, 0700) == 0 && fermata_dump(pid, path, &options, &error) == 0);
+	options = (struct fermata_options)FERMATA_OPTIONS_INIT;
+	options.flags = FERMATA_LAZY | FERMATA_SKIP_FILE_MODES;
+	CHECK(fermata_restore(dir, &options, &back, &error) == 0 && back == pid);
+	CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+	close(ghost);
+}
+
 static void end(pid_t pid)
 {
 	int status;
@@ -177,6 +211,9 @@ int main(int argc, char **argv)
 	end(pid);
 	snprintf(first, sizeof(first), "%s/outside", argv[1]);
 	try_outside(first);
+	snprintf(first, sizeof(first), "%s/options", argv[1]);
+	CHECK(mkdir(first, 0700) == 0);
+	try_options(first);
 	puts("ok");
 	return 0;
 }

@@ -408,6 +408,87 @@ def test_other_gpus(w):
     expect(status == 1 and uuid(9) in out, out)
 
 
+# ---- by the daemon, whose helper has the driver loaded ----
+
+class Daemon:
+    def __init__(self, w):
+        self.w, self.address = w, w.work + "/daemon.sock"
+        self.settings = {"FERMATA_ADDRESS": self.address, "FERMATA_DB_PATH": w.work + "/state/db", "FERMATA_LOG_DIR": w.work,
+                         "FERMATA_CHECKPOINT_DIR": w.work, "FERMATA_GPU_HELPER": "on"}
+        self.task = subprocess.Popen([BINARY, "daemon", "start"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(w.work + "/log", "w"),
+                                     env=w.environment(self.settings), start_new_session=True)
+        wait_for(lambda: os.path.exists(self.address) and self.helper(), "the daemon does not start")
+
+    def helper(self):
+        return next((pid for pid in children_of(self.task.pid) if (stat_of(pid) or ["gone"])[0] != "Z" and comm_of(pid) == "fermata-gpud"), None)
+
+    def command(self, *arguments):
+        return self.w.command(*arguments, env=self.settings)
+
+    def end(self):
+        self.task.terminate()
+        self.task.wait(timeout=DEADLINE)
+
+
+def comm_of(pid):
+    try:
+        return read(f"/proc/{pid}/comm").strip()
+    except OSError:
+        return None
+
+
+def test_resident(w):
+    """The daemon's helper has called cuInit: later it would fail. Without the helper each dump starts the driver itself."""
+    w.start("-n", "2")
+    daemon = Daemon(w)
+    try:
+        helper = daemon.helper()
+        for name in ("one", "two"):
+            status, out = daemon.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", name, "--leave-running")
+            expect(status == 0, f"{out} {read(w.work + '/log')}")
+            w.goes_on()
+            w.fail("init 100")
+        status, out = w.dump("--leave-running", name="three")
+        expect(status == 1 and "does not start" in out, out)
+        w.fail("init 100", "checkpoint 999")
+        status, out = daemon.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "four")
+        expect(status == 1 and daemon.helper() == helper, out)
+        w.goes_on()
+        w.fail("init 100", f"checkpoint hang {w.pid}")
+        status, out = daemon.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "five", "--gpu-deadline", "1")
+        expect(status == 1 and "did not finish" in out and daemon.helper() == helper, out)
+        w.end()
+        w.fail()
+        os.unlink(w.out)
+        w.start("-n", "2")
+        os.kill(helper, signal.SIGKILL)
+        status, out = daemon.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "six", "--leave-running")
+        expect(status == 0, out)
+        w.goes_on()
+    finally:
+        daemon.end()
+
+
+def test_resident_killed(w):
+    """SIGKILL at any moment to who dumps for the daemon: the helper puts back what was done, and stays."""
+    w.start("-n", "2", "-c", "1")
+    daemon = Daemon(w)
+    try:
+        helper = daemon.helper()
+        for number in range(KILLS):
+            task = subprocess.Popen([BINARY, "dump", "process", str(w.pid), "--no-server", "--gpu", "on", "--dir", w.work, "--name", f"k{number}",
+                                     "--leave-running"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                    env=w.environment({"FERMATA_GPU_SOCKET": w.work + "/state/gpu.sock"}))
+            time.sleep(random.uniform(0, 0.3))
+            task.kill()
+            task.wait()
+            w.goes_on()
+        expect(daemon.helper() == helper, "the helper has ended")
+    finally:
+        daemon.end()
+    wait_for(lambda: (reap(), stat_of(helper) is None)[1], "the helper stays when the daemon has ended")
+
+
 # ---- it is killed ----
 
 def test_killed(w):

@@ -20,6 +20,8 @@
 #define INSIDE_NS 5000000L
 #define LEAVING_NS 500000000L /* longer than a thread that can run waits for a processor, on a busy machine too */
 #define NEVER_PARKED 0x7fffffff
+#define FUTEX_OWNER_DIED 0x40000000
+#define LOOK_NS 50000000L
 
 static inline long call(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -70,6 +72,20 @@ static void wait_for(uint32_t *word, uint32_t least)
 
 	while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) < least)
 		call(__NR_futex, (long)word, FUTEX_WAIT, now, 0, 0, 0);
+}
+
+/* For as long as the coordinator lives: nobody else would end this process, which may not have a tracer, nor a living parent. */
+static void wait_owned(const struct agent_status *status, uint32_t *word, uint32_t least)
+{
+	const uint32_t *owner = status ? (const uint32_t *)status->owner : 0;
+	const long look[2] = { 0, LOOK_NS };
+	uint32_t now;
+
+	while ((now = __atomic_load_n(word, __ATOMIC_SEQ_CST)) < least) {
+		if (owner && __atomic_load_n(owner, __ATOMIC_SEQ_CST) & FUTEX_OWNER_DIED)
+			call(__NR_exit_group, 1, 0, 0, 0, 0, 0);
+		call(__NR_futex, (long)word, FUTEX_WAIT, now, owner ? (long)look : 0, 0, 0);
+	}
 }
 
 static void count_in(struct agent_status *status)
@@ -196,7 +212,7 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 	case AGENT_OP_REST:
 		rest((struct agent_status *)batch->status, arg);
 	case AGENT_OP_AWAIT:
-		wait_for((uint32_t *)arg[0], (uint32_t)arg[1]);
+		wait_owned((const struct agent_status *)batch->status, (uint32_t *)arg[0], (uint32_t)arg[1]);
 		return 0;
 	case AGENT_OP_FILL:
 		fill((struct agent_fill *)arg[0], (int)arg[1]);
@@ -256,7 +272,7 @@ static void fail(struct agent_batch *batch, uint32_t index)
 		status->failed_batch = (uint64_t)batch;
 	notify(status);
 	for (;;)
-		wait_for(&status->go, NEVER_PARKED);
+		wait_owned(status, &status->go, NEVER_PARKED);
 }
 
 /* A futex wait: it leaves the thread's restart block alone, which a sleep would not. */

@@ -88,6 +88,7 @@ struct agent_status {
 	uint32_t change; /* futex: counts every change of the two above */
 	uint32_t go;
 	uint64_t failed_batch; /* address of the batch that failed first */
+	uint64_t owner; /* address of the futex word that says when the coordinator is dead (robust futexes, linux/futex.h); 0: none */
 };
 
 /*

@@ -99,7 +99,7 @@ static int open_gpu(struct dump *d, pid_t pid)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (d->cuda->gpu)
 		return 0;
-	int r = gpu_open(NULL, &d->cuda->gpu, d->e);
+	int r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_ready(d->cuda->gpu, d->e);
 	if (!r)
@@ -427,7 +427,7 @@ static int recover(struct dump *d)
 	if (!gpu_collect(d->cuda->gpu, &ignored))
 		return 0;
 	gpu_close(TAKE_PTR(d->cuda->gpu));
-	r = gpu_open(NULL, &d->cuda->gpu, d->e);
+	r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_ready(d->cuda->gpu, d->e);
 	VEC_FOREACH(&d->cuda->processes, p) {

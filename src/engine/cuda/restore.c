@@ -160,7 +160,7 @@ int cuda_prepare(struct restore *s)
 	if (!r && !(s->cuda = calloc(1, sizeof(*s->cuda))))
 		r = error_set(s->e, -ENOMEM, "out of memory");
 	if (!r)
-		r = gpu_open(NULL, &s->cuda->gpu, s->e);
+		r = gpu_open(NULL, s->request->gpu_helper, &s->cuda->gpu, s->e);
 	if (!r)
 		r = gpu_ready(s->cuda->gpu, s->e);
 	if (!r)

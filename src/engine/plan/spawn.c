@@ -152,18 +152,20 @@ static void plan_join(struct restore *s, struct node *n)
 	OP(n->batch, AGENT_OP_ARRIVE, (uint64_t)&s->words->joined, s->births->joiners_first);
 }
 
-static void plan_start(struct node *n)
+static void plan_start(struct restore *s, struct node *n)
 {
 	batch_what(n->batch, "start process %d", n->birth->pid);
 	if (!n->birth->orphan)
 		OP(n->batch, __NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
 	if (n->birth->subreaper)
 		OP(n->batch, __NR_prctl, PR_SET_CHILD_SUBREAPER, 1);
+	if (n == s->births->nodes && !n->task->leader_gone)
+		OP(n->batch, AGENT_OP_AWAIT, (uint64_t)&s->words->held, 1);
 }
 
 static int plan_helper(struct restore *s, struct node *n)
 {
-	plan_start(n);
+	plan_start(s, n);
 	plan_session(s, n);
 	plan_births(s, n, false, BIRTH_AFTER_SESSION);
 	plan_births(s, n, true, BIRTH_AFTER_SESSION);
@@ -333,7 +335,7 @@ static int plan_task(struct restore *s, struct node *n)
 	bool session_late = has_births(s, n, true, BIRTH_BEFORE_SESSION);
 	int r = 0;
 
-	plan_start(n);
+	plan_start(s, n);
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
 	else if (!t->vm_owner && (n->birth->late || (t->parent->vm_owner && !t->dead)))

@@ -9,7 +9,7 @@ int probe_cuda(struct probe_ground *g)
 
 	if (!gpu_present())
 		return error_set(g->e, -ENODEV, "there is no NVIDIA driver on this machine");
-	int r = gpu_open(NULL, &gpu, g->e);
+	int r = gpu_open(NULL, NULL, &gpu, g->e);
 	if (!r)
 		r = gpu_ready(gpu, g->e);
 	if (!r)
