@@ -312,6 +312,22 @@ def holder_killed(tree):
     expect(parent_of(tree.path("d2")) == "../d1", "the chain does not go on")
     tree.restore("d1", state)
     tree.restore("d2", states)
+    # What killed holders leave is cleared away by the next one.
+    tree.dump("d3", "--leave-running", "--track-mem")
+    holder = holder_of(tree.root)
+    left = [name for name in os.listdir(HOLDERS) if name.split("-")[1:2] == [str(tree.root)]]
+    left.append(os.readlink(os.path.join(HOLDERS, left[0])))
+    os.kill(holder, signal.SIGKILL)
+    os.utime(os.path.join(HOLDERS, left[1]), (0, 0))
+    other = Tree()
+    try:
+        other.dump("d0", "--leave-running", "--track-mem")
+        end = time.time() + 5
+        while time.time() < end and any(os.path.lexists(os.path.join(HOLDERS, name)) for name in left):
+            time.sleep(0.01)
+        expect(not any(os.path.lexists(os.path.join(HOLDERS, name)) for name in left), f"{left} are left")
+    finally:
+        other.remove()
 
 
 @test
