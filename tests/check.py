@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Runs every suite, one after the other; the last line counts the results of all. A suite is a program whose last line is
 "N passed, N failed, N skipped"; one that ends without it counts as a failure. Arguments select suites by a part of their path."""
+import codecs
 import os
 import re
+import select
 import subprocess
 import sys
 
@@ -11,12 +13,28 @@ SUITES = ("run.py", "incremental/run.py", "cli/run.py", "cli/hostile.py", "daemo
 TOTAL = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped$")
 
 
+def lines_of(suite):
+    """Until the suite ends: a process that it left behind may hold its output open."""
+    text, rest, ended = codecs.getincrementaldecoder("utf-8")("replace"), "", False
+    while not ended:
+        ended = suite.poll() is not None
+        while select.select([suite.stdout], [], [], 0 if ended else 0.5)[0]:
+            data = os.read(suite.stdout.fileno(), 65536)
+            *lines, rest = (rest + text.decode(data)).split("\n")
+            yield from (line + "\n" for line in lines)
+            if not data:
+                suite.wait()
+                ended = True
+                break
+    if rest:
+        yield rest + "\n"
+
+
 def run(path):
     """Gives what the suite counted, and the lines that say what failed or was left out."""
     last, told = "", []
-    with subprocess.Popen([sys.executable, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-                          errors="replace") as suite:
-        for line in suite.stdout:
+    with subprocess.Popen([sys.executable, path], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as suite:
+        for line in lines_of(suite):
             print(line, end="", flush=True)
             last = line.strip()
             if line.startswith(("not ok ", "skip ")):

@@ -42,12 +42,16 @@ DUMP_OPTIONS = {
     "locks": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
     "mqueue": ["--host-ipc"],
+    "packet": ["--skip-in-flight"],
+    "raw": ["--skip-in-flight"],  # it hears the pings of others
+    "sem_undo": ["--host-ipc"],
+    "sock_options": ["--skip-in-flight"],
     "sysv_ipc": ["--host-ipc"],
 }
 # Not dumped twice: the names that the first dump gives files stay for its checkpoint, and are in the way of the second; a message without bytes is not
 # seen by the second (kinds/sock.c).
 ONCE = {"file_deleted_linked", "file_deleted_dir", "udp_queued", "unix_pairs", "unix_senders"}
-DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening")}
+DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening", "waiting")}
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}

@@ -111,7 +111,7 @@ static const struct option_row rows[] = {
 	OPTION("tcp-close", 0, BOOL, NULL, BOTH, request.tcp_close, "TCP connections are closed ones in the restored tree; for either"),
 	OPTION("network-lock", 0, STRING, "METHOD", BOTH, network_lock,
 	       "How packets of saved TCP connections are held back: nftables (also for iptables), or skip"),
-	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop connections that a listener has not accepted yet, and packets that raw and packet sockets have not read"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, or a file by its path"),

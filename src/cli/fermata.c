@@ -177,7 +177,7 @@ static const struct option_row rows[] = {
 		      "filesize buildid"),
 	OPTION("skip-file-rwx-check", 0, BOOL, NULL, RESTORES, request.skip_file_rwx_check,
 	       "Take files whose permissions (rwx) have changed since the dump"),
-	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop TCP connections that a listener has not accepted yet"),
+	OPTION("skip-in-flight", 0, BOOL, NULL, SAVES, request.skip_in_flight, "Drop connections that a listener has not accepted yet, and packets that raw and packet sockets have not read"),
 	OPTION("external", 0, LIST, "TYPE[ID]", BOTH | SAVES, external,
 	       "Lies outside the tree: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE]"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE_PROCESS), inherit,

@@ -132,6 +132,23 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member)
 	return -ENOENT;
 }
 
+bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member)
+{
+	for (uint32_t id = 1; id < k->count; id++) {
+		const struct btf_type *t = type_at(k, id);
+		const struct btf_member *m = (const struct btf_member *)(t + 1);
+		if (BTF_INFO_KIND(t->info) != BTF_KIND_STRUCT || strcmp(name_of(k, t->name_off), type))
+			continue;
+		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++) {
+			const struct btf_type *of = strcmp(name_of(k, m[i].name_off), member) ? NULL : type_at(k, m[i].type);
+			if (of)
+				return BTF_INFO_KIND(of->info) == BTF_KIND_PTR;
+		}
+		return false;
+	}
+	return false;
+}
+
 /* ---- reading ---- */
 
 static int bpf(int command, union bpf_attr *attr)

@@ -16,6 +16,8 @@ int kernel_open(struct kernel **ret);
 void kernel_close(struct kernel *k);
 /* Where a member stands in a struct, in bytes; -ENOENT. */
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
+/* Whether a member of a struct is a pointer. */
+bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member);
 /* At most 4096 bytes. */
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 /* The address of the struct file of one of our own descriptors. */

@@ -82,7 +82,7 @@ struct request {
 	bool tcp_established; /* TCP connections are saved and restored */
 	bool tcp_close;	      /* they are, or become, closed */
 	enum network_lock_method network_lock;
-	bool skip_in_flight; /* connections that a TCP listener has not accepted are dropped */
+	bool skip_in_flight; /* connections that a listener has not accepted are dropped, and packets that raw and packet sockets have not read */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;

@@ -3,8 +3,10 @@
 --action-script, --exec-cmd, --pidfile, and all of them from configuration files.
 
 Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
+import ctypes
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -154,6 +156,76 @@ def test_configured(w):
     w.criu("dump", "-t", target.pid, "-D", other, "--no-leave-running", "--config", config).good()
     wait_gone(target.pid)
     fermata("inspect", other).good()
+
+
+def test_skip_in_flight(w):
+    """Packets that wait in raw and packet sockets: only who takes them sees them."""
+    own = "s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 252)\ns.sendto(b'x', ('127.0.0.1', 0))"
+    packet = ("s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x88b6))\ns.bind(('lo', 0x88b6))\n"
+              "s.sendto(b'x', ('lo', 0x88b6))")
+    ping = ("s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP)\ns.sendto(bytes([8]) + bytes(7), ('127.0.0.1', 0))\n"
+            "import select\nselect.select([s], [], [], 9)")
+    first, last = map(int, cli.read("/proc/sys/net/ipv4/ping_group_range").split())
+    for i, setup in enumerate((own, packet) + ((ping,) if first <= 0 <= last else ())):
+        target = Target(w.work, setup)
+        images = w.make_dir(f"images{i}")
+        w.criu("dump", "-t", target.pid, "-D", images).error("a packet that was not read yet", "--skip-in-flight")
+        target.unharmed()
+        w.criu("dump", "-t", target.pid, "-D", images, "--skip-in-flight").good()
+        wait_gone(target.pid)
+        w.criu("restore", "-d", "-D", images).good()
+        target.wait()
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
+def test_router_alert(w):
+    """The kernel tells that a socket gets such packets, not of which number."""
+    target = Target(w.work, "s = socket.socket(socket.AF_INET6, socket.SOCK_RAW, 255)\ns.setsockopt(socket.IPPROTO_IPV6, 22, 5)")
+    w.criu("dump", "-t", target.pid, "-D", w.work).error("IPV6_ROUTER_ALERT", "close it")
+    target.unharmed()
+
+
+def test_connections_without_repair(w):
+    """Multipath TCP and vsock: connections are refused by name, listeners with some that wait unless they may be dropped."""
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262).close()
+    except OSError:
+        raise cli.Skip("no Multipath TCP") from None
+    listen = "l = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nl.bind(('127.0.0.1', 0))\nl.listen(5)\n"
+    connect = "c = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)\nc.connect(l.getsockname())\n"
+    target = Target(w.work, listen + connect + "a, _ = l.accept()\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("is a connection of Multipath TCP", "let the program do without")
+    target.unharmed()
+    target = Target(w.work, listen + "c = socket.create_connection(l.getsockname())\nc.close()\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "--skip-in-flight")
+    target.unharmed()
+    # One of those that share a port can't be asked for: what comes goes to any of them.
+    target = Target(w.work, "l = socket.socket()\nl.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nl.bind(('127.0.0.1', 0))\nl.listen(5)\n"
+                            "c = socket.create_connection(l.getsockname())\n")
+    w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "SO_REUSEPORT", "--skip-in-flight")
+    target.unharmed()
+
+
+def test_sem_undo(w):
+    """What a process has to undo at its end can be had again only with the semaphores."""
+    target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\ns = libc.semget(0, 1, 0o600)\n"
+                            "libc.semop(s, (ctypes.c_short * 3)(0, 1, 0x1000), 1)\nopen('set', 'w').write(str(s))\n")
+    images = w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images).error("System V semaphores", "--host-ipc")
+    target.unharmed()
+    w.criu("dump", "-t", target.pid, "-D", images, "--host-ipc").good()
+    wait_gone(target.pid)
+    libc = ctypes.CDLL(None)
+    number = int(cli.read(os.path.join(w.work, "set")))
+    expect(libc.semctl(number, 0, 12) == 0, "it is not undone")  # GETVAL
+    w.criu("restore", "-d", "-D", images).good()
+    target.wait()
+    expect(libc.semctl(number, 0, 12) == 1, "it has not its value again")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    expect(libc.semctl(number, 0, 12) == 0, "it is not undone after restore")
+    libc.semctl(number, 0, 0)
 
 
 TESTS = [("how_" + name[5:], function) for name, function in list(globals().items()) if name.startswith("test_")]

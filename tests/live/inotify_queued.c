@@ -1,7 +1,8 @@
-/* Events that were told and nobody has read yet: of each kind, with and without names, of watches that have gone since. They come as they would have, and what happens later comes behind them. */
+/* Events that were told and nobody has read yet: of each kind, with and without names, of watches that have gone since, also with the file system. They come as they would have, and what happens later comes behind them. */
 #include "live.h"
 #include <dirent.h>
 #include <sys/inotify.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 
 enum { EVENTS_MAX = 64 };
@@ -65,7 +66,8 @@ static int watch_all(int fd)
 	int dir = inotify_add_watch(fd, "dir", IN_ALL_EVENTS), other = inotify_add_watch(fd, "other", IN_ALL_EVENTS);
 	int file = inotify_add_watch(fd, "file", IN_ALL_EVENTS), gone = inotify_add_watch(fd, "gone", IN_ALL_EVENTS);
 	int once = inotify_add_watch(fd, "once", IN_ATTRIB | IN_ONESHOT);
-	CHECK(dir > gap && other > dir && file > other && gone > file && once > gone);
+	int top = inotify_add_watch(fd, "mounted", IN_ATTRIB), below = inotify_add_watch(fd, "mounted/file", IN_ATTRIB);
+	CHECK(dir > gap && other > dir && file > other && gone > file && once > gone && top > once && below > top);
 	return dir;
 }
 
@@ -89,11 +91,13 @@ int main(int argc, char **argv)
 	touch("file");
 	touch("gone");
 	touch("once");
+	CHECK(mkdir("mounted", 0755) == 0 && mount("none", "mounted", "tmpfs", 0, NULL) == 0);
+	touch("mounted/file");
 	int fd = inotify_init1(IN_NONBLOCK), second = inotify_init1(IN_NONBLOCK);
 	watched[0] = watch_all(fd);
 	watched[1] = watch_all(second);
 	make_events();
-	CHECK(chmod("once", 0600) == 0);
+	CHECK(umount("mounted") == 0 && chmod("once", 0600) == 0);
 	count = take(second, expected, EVENTS_MAX);
 	CHECK(watched[0] == watched[1] && count > 30);
 	wait_go();
@@ -103,6 +107,6 @@ int main(int argc, char **argv)
 	int later = take(fd, got, EVENTS_MAX);
 	CHECK(later == 3 && got[0].mask == IN_OPEN && got[1].mask == IN_MODIFY && got[2].mask == IN_CLOSE_WRITE && got[0].wd == watched[0] + 2);
 	first_new = inotify_add_watch(fd, "once", IN_ATTRIB);
-	CHECK(first_new == watched[0] + 5 && inotify_add_watch(fd, "dir moved", IN_ATTRIB) == watched[0]);
+	CHECK(first_new == watched[0] + 7 && inotify_add_watch(fd, "dir moved", IN_ATTRIB) == watched[0]);
 	return finish();
 }

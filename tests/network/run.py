@@ -234,10 +234,37 @@ def test_killed_restore(t):
         reap()
         if t.own_tables():
             # What had been made and was not let go yet waits for ever; it is in the way of the next one.
-            kill_all(descendants(os.getpid()), but=t.outside.pid)
+            kill_all(descendants(os.getpid()), but=(t.outside.pid,))
             t.restore(images)
         expect(not t.own_tables(), f"tables: {t.own_tables()}")
         t.on()
+
+
+def test_killed_waiting(t):
+    """The same, of both, with a connection that was not accepted: its client is told of no end."""
+    t.pair(inside="server")
+    other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
+    wait_for("connection", lambda: other.counts()[1])
+    random.seed(9)
+    for _ in range(KILLS // 2):
+        images = t.images()
+        for action in ("dump", "restore"):
+            arguments = ["-t", str(t.inside.pid)] if action == "dump" else ["-d"]
+            task = subprocess.Popen([t.criu, action, *arguments, "-D", images, "--tcp-established"], stdin=subprocess.DEVNULL,
+                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=t.work)
+            time.sleep(random.uniform(0.005, 0.12))
+            task.kill()
+            task.wait()
+            time.sleep(0.1)
+            reap()
+            if not os.path.exists(f"{images}/inventory.img"):
+                break
+        if os.path.exists(f"{images}/inventory.img") and t.own_tables():
+            kill_all(descendants(os.getpid()), but=(t.outside.pid, other.pid))
+            t.restore(images)
+        wait_for("end of the lock", lambda: not t.own_tables())
+        t.on()
+        other.counts()
 
 
 def test_again(t):
@@ -284,15 +311,23 @@ def test_close(t):
 
 
 def test_not_accepted(t):
-    """A listener with connections that it has not accepted: refused, or they are dropped; those accepted go on."""
+    """A listener with a connection that it has not accepted: saved with all that fits into it, or dropped; the one that was accepted goes on."""
     t.pair(inside="server")
     other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
     wait_for("connection", lambda: other.counts()[1])
-    t.bad("--skip-in-flight", "dump", "-t", t.inside.pid, "-D", t.images(), "--tcp-established")
-    t.on()
+    for option in ("-R", "--leave-stopped"):
+        t.good("dump", "-t", t.inside.pid, "-D", t.images(), "--tcp-established", option)
+        if option == "--leave-stopped":
+            os.kill(t.inside.pid, signal.SIGCONT)
+        t.on()
+    for _ in range(2):
+        t.restore(t.dump())
+        t.on()
+        other.counts()  # it was told of no end
     images = t.dump("--skip-in-flight")
     t.restore(images)
     t.on()
+    wait_for("end of the other", lambda: read(other.report + ".err"))
 
 
 def alter(path, offset, value):
@@ -336,9 +371,36 @@ def test_damaged(t):
     t.on()
 
 
-def kill_all(pids, but=0):
+def test_damaged_waiting(t):
+    """The same, of connections that were not accepted."""
+    t.pair(inside="server")
+    other = Stream(t.work, "other", "connect", "4", read(t.inside.report + ".port"))
+    wait_for("connection", lambda: other.counts()[1])
+    images = t.dump()
+    waiting, = glob.glob(f"{images}/tcp-waiting-*.img")
+    os.unlink(f"{images}/fermata.json")
+    with open(waiting, "rb") as file:
+        whole = file.read()
+    size, = struct.unpack_from("<I", whole, 8)
+    # The last of a field counts: port, length, options, window scale, size of segments.
+    for tail in (b"\x20\x01", b"\x48\xff\xff\xff\x7f", b"\x50\x10", b"\x58\x0f", b"\x68\x03", b"\x08\x05", b"\x12\x01x"):
+        message = whole[12:12 + size] + tail
+        with open(waiting, "wb") as file:
+            file.write(whole[:8] + struct.pack("<I", len(message)) + message + whole[12 + size:])
+        status, text = t.run("restore", "-d", "-D", images, "--tcp-established")
+        expect(status == 1 and "damaged" in text and text.count("\n") == 1, f"{tail}: {status}, {text}")
+        expect(state_of(t.inside.pid)[0] is None, f"{tail}: there is a process")
+    with open(waiting, "wb") as file:
+        file.write(whole)
+    t.bad("not accepted", "restore", "-d", "-D", images)
+    t.restore(images)
+    t.on()
+    other.counts()
+
+
+def kill_all(pids, but=()):
     for pid in pids:
-        if pid != but:
+        if pid not in but:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:

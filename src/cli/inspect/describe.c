@@ -28,6 +28,7 @@ static const struct {
 	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
 	{ FD_TYPES__FERMATA_URING, "io_uring" },
 	{ FD_TYPES__FERMATA_MQUEUE, "mqueue" },
+	{ FD_TYPES__FERMATA_VSOCK, "vsock socket" },
 };
 
 static const char *kind_name(FdTypes type)
@@ -237,6 +238,8 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add(ret, "protocol %u, port %u", e->nlsk->protocol, e->nlsk->portid);
 	} else if (e->psk) {
 		add(ret, "%s, protocol %#x, device %u", socket_type(e->psk->type), e->psk->protocol, e->psk->ifindex);
+	} else if (e->vsock) {
+		add(ret, "%s, port %u%s", socket_type(e->vsock->type), e->vsock->port, e->vsock->has_backlog ? ", listening" : "");
 	} else if (e->usk) {
 		add_unix(v, ret, e->usk);
 	} else if (e->efd) {

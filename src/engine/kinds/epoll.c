@@ -7,7 +7,8 @@
  *
  * An EPOLLONESHOT entry that has told of its event is disarmed, which nothing but telling does: the kernel adds errors and hang-ups to
  * every entry that is added. So it is added to wait for anything, first of all, and its event is taken at once. That needs a file
- * that is ready for something; where it is not, and could have an error or a hang-up later, the dump is refused.
+ * that is ready for something; a pipe or a stream that is not is made so for that moment, before the tree is built, and set back when it is. Of
+ * another that is not, and could have an error or a hang-up later, the dump is refused.
  *
  * An EPOLLET entry tells once more of what it may have told before, as after EPOLL_CTL_ADD: whether it has is not to be seen.
  */
@@ -110,6 +111,19 @@ static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *
 #define HOW_BITS (EPOLLONESHOT | EPOLLET | (1U << 29) /* EPOLLWAKEUP */ | (1U << 28) /* EPOLLEXCLUSIVE */)
 #define ANYTHING (EPOLLIN | EPOLLPRI | EPOLLOUT | EPOLLRDHUP)
 
+/* A pipe, or a connected stream. */
+static bool can_be_ready(int fd)
+{
+	struct stat st;
+	int type = 0, listens = 0;
+	socklen_t size = sizeof(int);
+
+	if (fstat(fd, &st) < 0 || S_ISFIFO(st.st_mode))
+		return S_ISFIFO(st.st_mode);
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM &&
+	       getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && !listens;
+}
+
 /* Whether an entry was disarmed, and can be again. */
 static int find_spent(struct dump *d, struct descriptor *f, EventpollTfdEntry *e)
 {
@@ -132,7 +146,8 @@ static int find_spent(struct dump *d, struct descriptor *f, EventpollTfdEntry *e
 	struct pollfd ready = { .fd = own, .events = POLLIN | POLLPRI | POLLOUT | POLLRDHUP };
 	if (own < 0 || poll(&ready, 1, 0) < 0)
 		return fd_errno(d, f, -errno, "does not tell of descriptor %u that it watches", e->tfd);
-	e->has_spent = e->spent = ready.revents != 0;
+	e->has_silent = e->silent = !ready.revents && can_be_ready(own);
+	e->has_spent = e->spent = ready.revents || e->silent;
 	if (e->spent || (getsockopt(own, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) == 0 && listens))
 		return 0;
 	return fd_error(d, f, -EAGAIN, "watches descriptor %u (%s) once, has told of it (EPOLLONESHOT), and that is ready for nothing now; "
@@ -300,7 +315,109 @@ static void plan_moved(struct restore *s, struct rtask *t, const EventpollTfdEnt
 			OP(b, __NR_fcntl, e->tfd, F_SETFD, FD_CLOEXEC);
 }
 
-static int plan_entry(struct restore *s, struct rtask *t, const EventpollTfdEntry *e, int fd)
+/* What was made ready for a moment, and how it was before. */
+struct readied {
+	int fd; /* the coordinator's */
+	enum { GAVE_BYTE, WIDER_PIPE, WIDER_SOCKET } how;
+	int size, lock;
+};
+
+struct readied_list {
+	VEC(struct readied) list;
+};
+
+/* The coordinator's descriptor of what an entry watches. */
+static int find_made(struct restore *s, const struct rtask *t, const EventpollTfdEntry *e)
+{
+	uint32_t number = e->has_target_fd ? e->target_fd : e->tfd;
+
+	if (e->has_target_file)
+		return file_fd(s, e->target_file);
+	for (size_t i = 0; i < t->fds.count; i++)
+		if (t->fds.data[i]->fd == number)
+			return file_fd(s, t->fds.data[i]->id);
+	return -EBADMSG;
+}
+
+/* An empty pipe gets a byte, a full one more room, as a stream does. */
+static int give_event(struct readied *x)
+{
+	char path[40];
+	struct stat st;
+	socklen_t size = sizeof(int);
+
+	if (fstat(x->fd, &st) < 0)
+		return -errno;
+	if (!S_ISFIFO(st.st_mode)) {
+		int much = 1 << 28;
+		x->how = WIDER_SOCKET;
+		if (getsockopt(x->fd, SOL_SOCKET, SO_SNDBUF, &x->size, &size) < 0 || getsockopt(x->fd, SOL_SOCKET, SO_BUF_LOCK, &x->lock, &size) < 0 ||
+		    setsockopt(x->fd, SOL_SOCKET, SO_SNDBUFFORCE, &much, sizeof(much)) < 0)
+			return -errno;
+		return 0;
+	}
+	if ((fcntl(x->fd, F_GETFL) & O_ACCMODE) == O_RDONLY) {
+		x->how = GAVE_BYTE;
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", x->fd);
+		_cleanup_close_ int end = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+		return end >= 0 && write(end, "", 1) == 1 ? 0 : -errno;
+	}
+	x->how = WIDER_PIPE;
+	x->size = fcntl(x->fd, F_GETPIPE_SZ);
+	return x->size > 0 && fcntl(x->fd, F_SETPIPE_SZ, 2 * x->size) > 0 ? 0 : -errno;
+}
+
+static int take_back(const struct readied *x)
+{
+	int half = x->size / 2;
+	char byte;
+
+	switch (x->how) {
+	case GAVE_BYTE: return read(x->fd, &byte, 1) == 1 ? 0 : -EIO;
+	case WIDER_PIPE: return fcntl(x->fd, F_SETPIPE_SZ, x->size) < 0 ? -errno : 0;
+	case WIDER_SOCKET:
+		setsockopt(x->fd, SOL_SOCKET, SO_SNDBUFFORCE, &half, sizeof(half));
+		return setsockopt(x->fd, SOL_SOCKET, SO_BUF_LOCK, &x->lock, sizeof(x->lock)) < 0 ? -errno : 0;
+	}
+	return 0;
+}
+
+static int make_ready(struct restore *s, struct file *f, const struct rtask *t, const EventpollTfdEntry *e)
+{
+	struct readied_list *l = f->own ? f->own : (f->own = calloc(1, sizeof(*l)));
+	int fd = l ? find_made(s, t, e) : -ENOMEM;
+	struct pollfd p = { .fd = fd, .events = ANYTHING };
+
+	if (fd < 0 || poll(&p, 1, 0) != 0)
+		return fd < 0 ? error_errno(s->e, fd, "cannot find descriptor %u, which an epoll descriptor watches", e->tfd) : 0;
+	struct readied *x = VEC_PUSH(&l->list);
+	if (!x)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	*x = (struct readied){ .fd = fd };
+	int r = give_event(x);
+	return r ? error_errno(s->e, r, "cannot give an event to descriptor %u, which an epoll descriptor watches", e->tfd) : 0;
+}
+
+static int settle(struct restore *s, struct file *f)
+{
+	struct readied_list *l = f->own;
+	int r = 0;
+
+	for (size_t i = l ? l->list.count : 0; !r && i-- > 0;)
+		r = take_back(&l->list.data[i]);
+	return r ? error_errno(s->e, r, "cannot take back an event that was given for an epoll descriptor") : 0;
+}
+
+static void release(struct restore *s, struct file *f)
+{
+	struct readied_list *l = TAKE_PTR(f->own);
+
+	if (l)
+		VEC_FREE(&l->list);
+	free(l);
+}
+
+static int plan_entry(struct restore *s, struct rtask *t, struct file *f, const EventpollTfdEntry *e, int fd)
 {
 	int target = e->has_target_file ? file_fd_early(s, e->target_file) : (int)e->target_fd;
 
@@ -310,6 +427,9 @@ static int plan_entry(struct restore *s, struct rtask *t, const EventpollTfdEntr
 
 	if (target < 0 || e->tfd >= (uint32_t)s->fd_base - 1)
 		return target < 0 ? target : error_set(s->e, -EBADMSG, "epoll descriptor %d of process %d watches descriptor %u, which can't be", fd, t->pid, e->tfd);
+	int r = e->spent && e->silent ? make_ready(s, f, t, e) : 0;
+	if (r)
+		return r;
 	batch_what(b, "watch descriptor %u with epoll descriptor %d of process %d", e->tfd, fd, t->pid);
 	if (e->has_target_fd || e->has_target_file)
 		plan_moved(s, t, e, target, fd, at);
@@ -334,7 +454,7 @@ static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
 	for (int spent = 1; spent >= 0; spent--)
 		for (size_t i = 0; !r && i < e->n_tfd; i++)
 			if (!e->tfd[i]->spent == !spent)
-				r = plan_entry(s, t, e->tfd[i], fd);
+				r = plan_entry(s, t, f, e->tfd[i], fd);
 	return r;
 }
 
@@ -347,4 +467,6 @@ const struct kind kind_epoll = {
 	.finish = finish,
 	.create = create,
 	.late = late,
+	.settle = settle,
+	.release = release,
 };

@@ -1,6 +1,6 @@
 /*
- * Internet sockets: TCP, whose connections are in tcp.c; UDP and UDP-Lite, with what waits in them (udp.c); raw sockets, and those that send
- * pings (icmp(7)), without. See ip(7), tcp(7), udp(7), raw(7).
+ * Internet sockets: TCP, whose connections are in tcp.c; Multipath TCP without connections; UDP and UDP-Lite, with what waits in them (udp.c); raw sockets, and those that send
+ * pings (icmp(7)), which have no SO_PEEK_OFF, so that only the first packet that waits can be looked at: refused, or dropped as the user wants. See ip(7), tcp(7), udp(7), raw(7).
  */
 #include "engine/kinds/kind.h"
 #include "engine/kinds/multicast.h"
@@ -34,7 +34,7 @@ static bool recognise(const struct descriptor *f)
 	if (!sock_is(f, AF_INET) && !sock_is(f, AF_INET6))
 		return false;
 	int protocol = option_of(f->own_fd, SOL_SOCKET, SO_PROTOCOL), type = option_of(f->own_fd, SOL_SOCKET, SO_TYPE);
-	return (type == SOCK_STREAM && protocol == IPPROTO_TCP) || type == SOCK_DGRAM || type == SOCK_RAW;
+	return (type == SOCK_STREAM && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP)) || type == SOCK_DGRAM || type == SOCK_RAW;
 }
 
 /* ---- dump ---- */
@@ -101,7 +101,7 @@ static void take_addresses(const struct descriptor *f, InetSkEntry *e, uint32_t 
 	if (getpeername(f->own_fd, &peer.any, &size) == 0) {
 		inet_split(&peer, &e->dst_port, addresses[1], &scope);
 		e->state = STATE_ESTABLISHED;
-	} else if (e->proto != IPPROTO_TCP && !is_udp(e)) {
+	} else if (e->type != SOCK_STREAM && !is_udp(e)) {
 		find_peer(f, e, addresses[1]);
 	}
 	e->n_src_addr = e->n_dst_addr = e->family == AF_INET6 ? 4 : 1;
@@ -132,12 +132,14 @@ static int capture(struct dump *d, struct descriptor *f)
 	e.v6only = e.has_v6only && option_of(f->own_fd, IPPROTO_IPV6, IPV6_V6ONLY) > 0;
 	take_addresses(f, &e, addresses, device);
 	int r = sock_capture_options(d, f, &pool, &options);
-	if (!r)
+	if (!r && e.proto != IPPROTO_MPTCP)
 		r = multicast_capture(d, f, &pool, &e);
-	if (!r && e.proto == IPPROTO_TCP)
+	if (!r && e.type == SOCK_STREAM)
 		r = tcp_capture(d, f, &pool, &e);
 	if (!r && is_udp(&e))
 		r = udp_capture_queue(d, f);
+	if (!r && e.type != SOCK_STREAM && !is_udp(&e))
+		r = sock_refuse_waiting(d, f);
 	entry.isk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__INETSK);
@@ -207,7 +209,7 @@ static int build(struct restore *s, const struct file *f, int fd)
 		r = inet_bind(s, e, fd);
 	if (r)
 		return r;
-	if (e->state == STATE_LISTEN && e->proto == IPPROTO_TCP) {
+	if (e->state == STATE_LISTEN && e->type == SOCK_STREAM) {
 		/* Some options are a listener's only as long as it does not listen yet. */
 		if ((r = sock_set_options(s, fd, e->opts)))
 			return r;
@@ -229,6 +231,8 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (!e || !e->opts || (e->family != AF_INET && e->family != AF_INET6))
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry", f->id);
+	if (e->proto == IPPROTO_MPTCP && e->state != STATE_LISTEN && e->state != STATE_CLOSE)
+		return error_set(s->e, -EBADMSG, "file %u is a Multipath TCP socket in the state %u, which can't be", f->id, e->state);
 	int fd = socket((int)e->family, (int)e->type | SOCK_CLOEXEC, (int)e->proto);
 	if (fd < 0)
 		return error_errno(s->e, -errno, "cannot make an internet socket");
@@ -245,7 +249,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_inet = {
 	.name = "an internet socket",
-	.summary = "TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without; IPv4 and IPv6",
+	.summary = "TCP and Multipath TCP sockets that listen, are bound or fresh; TCP connections in all states, with what is queued, also those not accepted yet (--tcp-established); UDP and UDP-Lite sockets with what waits in them and their multicast groups; raw sockets and those for ping, without what waits (--skip-in-flight); IPv4 and IPv6",
 	.type = FD_TYPES__INETSK,
 	.recognise = recognise,
 	.capture = capture,

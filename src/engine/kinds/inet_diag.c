@@ -13,7 +13,15 @@ static int take_attribute(const struct nlattr *a, void *to)
 {
 	struct inet_diag *x = to;
 
+	struct tcp_info info = {};
+
 	switch (mnl_attr_get_type(a)) {
+	case INET_DIAG_INFO:
+		memcpy(&info, mnl_attr_get_payload(a), MIN((size_t)mnl_attr_get_payload_len(a), sizeof(info)));
+		x->options = info.tcpi_options;
+		x->snd_wscale = info.tcpi_snd_wscale;
+		x->rcv_wscale = info.tcpi_rcv_wscale;
+		break;
 	case INET_DIAG_SHUTDOWN: x->shutdown = mnl_attr_get_payload_len(a) ? mnl_attr_get_u8(a) : 0; break;
 	case INET_DIAG_MD5SIG: x->secured = true; break;
 	case INET_DIAG_ULP_INFO: x->upper = true; break;
@@ -41,6 +49,7 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 	x->ino = m->idiag_inode;
 	x->state = m->idiag_state;
 	x->family = m->idiag_family;
+	x->unread = m->idiag_rqueue;
 	x->id = m->id;
 	x->connection.family = size == 4 ? AF_INET : AF_INET6;
 	memcpy(x->connection.local, (const char *)m->id.idiag_src + skip, size);
@@ -52,7 +61,8 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 
 static int ask(struct mnl_socket *socket, int family, int protocol, uint32_t states, struct inet_diags *ret)
 {
-	const struct inet_diag_req_v2 request = { .sdiag_family = (uint8_t)family, .sdiag_protocol = (uint8_t)protocol, .idiag_states = states };
+	const struct inet_diag_req_v2 request = { .sdiag_family = (uint8_t)family, .sdiag_protocol = (uint8_t)protocol,
+						    .idiag_ext = 1U << (INET_DIAG_INFO - 1), .idiag_states = states };
 
 	return sock_diag_dump(socket, &request, sizeof(request), take_socket, ret);
 }
@@ -69,6 +79,14 @@ const struct inet_diag *inet_diag_find(const struct inet_diags *d, uint32_t ino)
 	struct inet_diag key = { .ino = ino };
 
 	return ino && d->list.count ? bsearch(&key, d->list.data, d->list.count, sizeof(key), by_inode) : NULL;
+}
+
+const struct inet_diag *inet_diag_find_connection(const struct inet_diags *d, const struct connection *c)
+{
+	VEC_FOREACH(&d->list, x)
+		if (!x->ino && !memcmp(&x->connection, c, sizeof(*c)))
+			return x;
+	return NULL;
 }
 
 static int read_states(int protocol, uint32_t states, struct inet_diags *ret)

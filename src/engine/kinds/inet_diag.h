@@ -14,6 +14,8 @@ struct inet_diag {
 	struct connection connection;
 	uint32_t shutdown; /* bit 0 receiving, bit 1 sending */
 	bool secured;	   /* it has keys of TCP-MD5 */
+	uint32_t unread;   /* bytes */
+	uint8_t options, snd_wscale, rcv_wscale; /* as TCP_INFO has them */
 	bool upper;	   /* another protocol stands on it (TLS in the kernel, MPTCP) */
 };
 
@@ -24,6 +26,8 @@ struct inet_diags {
 /* All of IPv4 and IPv6 that have a connection. */
 int inet_diag_read(int protocol, struct inet_diags *ret);
 const struct inet_diag *inet_diag_find(const struct inet_diags *d, uint32_t ino);
+/* One without a descriptor. */
+const struct inet_diag *inet_diag_find_connection(const struct inet_diags *d, const struct connection *c);
 /* Ends that connection, if no process has it: the rest of one that was closed, or TIME-WAIT. -EBUSY: somebody has it. -ENOENT: there is
  * none. Linux 4.5 with CONFIG_INET_DIAG_DESTROY; what the kernel sends then is the caller's to hold back. */
 int inet_diag_destroy(int protocol, const struct connection *c);

@@ -16,7 +16,7 @@
  * Where an overflow is among the events, those before it are made before the queue overflows.
  *
  * Left out: the number by which the two halves of a move know each other (cookie) is another; halves that do not stand side by side lose each
- * other. IN_UNMOUNT is refused.
+ * other. Refused: IN_UNMOUNT of a watch that has told of something else before it, which was not read either.
  */
 #include "engine/kinds/inotify_queue.h"
 
@@ -142,7 +142,7 @@ int inotify_queue_capture(struct dump *d, struct descriptor *f, InotifyFileEntry
 		return fd_errno(d, f, r == -ENOMEM ? r : -EAGAIN, "has events that were not read yet, and this kernel does not let them be looked at (it takes "
 				"BTF, BPF and CAP_BPF); try again when the program has read them");
 	if (!inotify_queue_can_be(e))
-		return fd_error(d, f, -EAGAIN, "has events that were not read yet, among them one that can't be made again (of a file system that was unmounted); "
+		return fd_error(d, f, -EAGAIN, "has events that were not read yet, among them one that can't be made again (of a file system that was unmounted, behind others of the same watch); "
 				"try again when the program has read them");
 	return 0;
 }
@@ -162,7 +162,8 @@ void inotify_queue_free(InotifyFileEntry *e)
 /* A file or directory of the scratch file system, watched under the number of events; "w17" for 17. */
 struct object {
 	int wd;
-	bool dir, gone;
+	bool dir, gone, unmounted;
+	int fs; /* of one whose end is that its file system is unmounted: that; -1 */
 };
 
 struct scratch {
@@ -191,17 +192,26 @@ static bool event_can_be(const InotifyEventEntry *e)
 		return true;
 	if (e->wd <= 0 || e->wd == FILLER || strchr(name, '/') || strlen(name) > NAME_MAX || !strcmp(name, ".") || !strcmp(name, ".."))
 		return false;
-	if (what == IN_IGNORED || what == IN_DELETE_SELF || what == IN_MOVE_SELF)
+	if (what == IN_IGNORED || what == IN_DELETE_SELF || what == IN_MOVE_SELF || what == IN_UNMOUNT)
 		return !*name;
 	if (what & (IN_CREATE | IN_DELETE | IN_MOVE) && !*name)
 		return false;
 	return what && !(what & (what - 1)) && what & IN_ALL_EVENTS && !(what & (IN_MODIFY | IN_CLOSE_WRITE) && e->mask & IN_ISDIR);
 }
 
+/* It is told together with the end of its watch, and the file system that is unmounted for it is nobody else's. */
+static bool unmount_can_be(const InotifyFileEntry *e, size_t at)
+{
+	for (size_t i = 0; i < e->n_event; i++)
+		if (i != at && i != at + 1 && e->event[i]->wd == e->event[at]->wd && !is_overflow(e->event[i]))
+			return false;
+	return at + 1 < e->n_event && e->event[at + 1]->wd == e->event[at]->wd && e->event[at + 1]->mask & IN_IGNORED;
+}
+
 bool inotify_queue_can_be(const InotifyFileEntry *e)
 {
 	for (size_t i = 0; i < e->n_event; i++)
-		if (!event_can_be(e->event[i]))
+		if (!event_can_be(e->event[i]) || (e->event[i]->mask & IN_UNMOUNT && !unmount_can_be(e, i)))
 			return false;
 	return e->n_event <= EVENTS_MAX;
 }
@@ -231,14 +241,39 @@ static int drop(const struct scratch *s, const char *name, bool dir)
 	return unlinkat(s->root, name, dir ? AT_REMOVEDIR : 0) < 0 ? -errno : 0;
 }
 
-static int scratch_make(struct scratch *s)
+static int scratch_make(int *ret)
 {
 	_cleanup_close_ int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
 
 	if (fs < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return -errno;
-	s->root = fsmount(fs, FSMOUNT_CLOEXEC, 0);
-	return s->root < 0 ? -errno : 0;
+	*ret = fsmount(fs, FSMOUNT_CLOEXEC, 0);
+	return *ret < 0 ? -errno : 0;
+}
+
+/* Watched under its number for nothing that happens. */
+static int object_make(struct scratch *s, struct object *o)
+{
+	char name[32];
+	int wd, r;
+
+	if (o->unmounted) {
+		struct scratch own = { .fd = s->fd };
+		r = scratch_make(&o->fs);
+		own.root = o->fs;
+		if (!r && !o->dir)
+			r = make(&own, "file", false);
+		if (!r)
+			r = inotify_set_next(s->fd, o->wd);
+		wd = r ? r : watch(&own, o->dir ? "." : "file", IDLE);
+	} else {
+		snprintf(name, sizeof(name), "w%d", o->wd);
+		r = make(s, name, o->dir);
+		if (!r)
+			r = inotify_set_next(s->fd, o->wd);
+		wd = r ? r : watch(s, name, IDLE);
+	}
+	return wd == o->wd ? 0 : wd < 0 ? wd : -ENOTSUP;
 }
 
 static struct object *object_of(struct scratch *s, int wd)
@@ -252,7 +287,6 @@ static struct object *object_of(struct scratch *s, int wd)
 /* What each number stands for, before there are any events. */
 static int objects_make(struct scratch *s, const InotifyFileEntry *e)
 {
-	char name[32];
 	int r = 0;
 
 	for (size_t i = 0; i < e->n_event; i++) {
@@ -260,22 +294,17 @@ static int objects_make(struct scratch *s, const InotifyFileEntry *e)
 		struct object *o = is_overflow(event) ? NULL : object_of(s, event->wd);
 		if (is_overflow(event))
 			continue;
-		if (!o && !(o = VEC_PUSH(&s->objects)))
-			return -ENOMEM;
-		o->wd = event->wd;
+		if (!o) {
+			if (!(o = VEC_PUSH(&s->objects)))
+				return -ENOMEM;
+			*o = (struct object){ .wd = event->wd, .fs = -1 };
+		}
 		o->dir |= has_name(event) || event->mask & IN_ISDIR;
+		o->unmounted |= (event->mask & IN_UNMOUNT) != 0;
 	}
-	VEC_FOREACH(&s->objects, o) {
-		snprintf(name, sizeof(name), "w%d", o->wd);
-		r = make(s, name, o->dir);
-		if (!r)
-			r = inotify_set_next(s->fd, o->wd);
-		if (!r)
-			r = watch(s, name, IDLE);
-		if (r != o->wd)
-			return r < 0 ? r : -ENOTSUP;
-	}
-	return 0;
+	VEC_FOREACH(&s->objects, o)
+		r = r ? r : object_make(s, o);
+	return r;
 }
 
 /* How an event is made to happen to a file: opened before, as `flags` say, it is looked at only while `act` runs. */
@@ -417,6 +446,10 @@ static int happen(struct scratch *s, const InotifyFileEntry *all, size_t i, size
 
 	if (o->gone && what != IN_IGNORED)
 		return -ENOTSUP;
+	if (what == IN_UNMOUNT) { /* and the end of the watch */
+		o->gone = true;
+		return !next ? -ENOTSUP : close(TAKE_FD(o->fs)) < 0 ? -errno : 2;
+	}
 	snprintf(object, sizeof(object), "w%d", o->wd);
 	snprintf(path, sizeof(path), "%s%s%s", object, has_name(e) ? "/" : "", has_name(e) ? e->name : "");
 	if (what & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF))
@@ -533,7 +566,7 @@ int inotify_queue_restore(int fd, const InotifyFileEntry *e)
 
 	if (limit < 2)
 		return -ENOTSUP;
-	int r = scratch_make(&s);
+	int r = scratch_make(&s.root);
 	if (!r && (filler = openat(s.root, "filler", O_RDWR | O_CREAT | O_CLOEXEC, 0600)) < 0)
 		r = -errno;
 	if (!r)
@@ -546,6 +579,9 @@ int inotify_queue_restore(int fd, const InotifyFileEntry *e)
 		r = watch(&s, "filler", IN_ACCESS | IN_MODIFY);
 	if (r >= 0)
 		r = r == FILLER ? queue(&s, e, limit, filler) : -ENOTSUP;
+	VEC_FOREACH(&s.objects, o)
+		if (o->fs >= 0)
+			close(o->fs);
 	VEC_FREE(&s.objects);
 	if (s.root >= 0)
 		close(s.root);

@@ -2,6 +2,7 @@
  * Restore: every open file description is made once, in the coordinator, above the numbers that tasks use; then each task, which
  * inherits them all, puts them at its own numbers.
  */
+#include "engine/kinds/tcp.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/ghost.h"
 #include "engine/kinds/kind.h"
@@ -43,7 +44,8 @@ static const FownEntry *owner_of(const FileEntry *e)
 {
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->nlsk ? e->nlsk->fown : e->psk ? e->psk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
 	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown : e->ffy ? e->ffy->fown :
-	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown : NULL;
+	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown :
+	       e->vsock ? e->vsock->fown : NULL;
 }
 
 /* By its kind; or, a socket of the network, the caller's in its place. */
@@ -126,7 +128,7 @@ int files_make(struct restore *s)
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->fill)
 			r = s->files.data[i].kind->fill(s, &s->files.data[i]);
-	return r;
+	return r ? r : tcp_build_waiting(s);
 }
 
 /* The owner of F_SETOWN, and O_ASYNC, which tells it: once all processes are there. */

@@ -2,7 +2,8 @@
  * Packet sockets: the device and protocol they listen to, their memberships, their fanout group. See packet(7), and sock_diag(7) with
  * linux/packet_diag.h for what getsockopt(2) does not tell.
  *
- * Left out: packets that wait, which are copies of what went by. Refused: rings, and groups whose members are chosen by a program.
+ * Packets that wait are copies of what went by, of which only the first can be looked at (there is no SO_PEEK_OFF): refused, or dropped as the
+ * user wants. Refused too: rings, whose place the kernel keeps to itself, and groups whose members are chosen by a program.
  */
 #include "engine/kinds/sock.h"
 #include "engine/kinds/sock_diag.h"
@@ -162,6 +163,8 @@ static int capture(struct dump *d, struct descriptor *f)
 		r = fd_errno(d, f, r, "does not tell its state (a kernel with CONFIG_PACKET_DIAG is needed)");
 	if (!r)
 		r = refuse(d, f, &facts, e.has_fanout ? e.fanout : 0);
+	if (!r)
+		r = sock_refuse_waiting(d, f);
 	if (!r && (r = take_memberships(&facts, &pool, &e)))
 		r = error_set(d->e, r, "out of memory");
 	if (!r)
@@ -250,7 +253,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 const struct kind kind_packet = {
 	.name = "a packet socket",
-	.summary = "Packet sockets with their device, memberships, filter and fanout group, without packets that wait",
+	.summary = "Packet sockets with their device, memberships, filter and fanout group, without packets that wait (--skip-in-flight)",
 	.type = FD_TYPES__PACKETSK,
 	.recognise = recognise,
 	.capture = capture,

@@ -36,7 +36,11 @@
 #ifndef SO_INQ
 #define SO_INQ 84
 #endif
+#ifndef SO_RESERVE_MEM
+#define SO_RESERVE_MEM 73
+#endif
 #define BUFFER_MAX (1 << 30)
+#define OPTION_MAX 2048 /* bytes; the longest are headers of IPv6 */
 #define CHUNK (64UL << 10)
 #define PACKETS_MAX 100000
 #define SCM_FDS_MAX 253
@@ -60,21 +64,27 @@ static const struct {
 	{ SOL_SOCKET, SO_PREFER_BUSY_POLL }, { SOL_SOCKET, SO_RXQ_OVFL }, { SOL_SOCKET, SO_WIFI_STATUS }, { SOL_SOCKET, SO_NOFCS },
 	{ SOL_SOCKET, SO_SELECT_ERR_QUEUE }, { SOL_SOCKET, SO_MAX_PACING_RATE }, { SOL_SOCKET, SO_INCOMING_CPU }, { SOL_SOCKET, SO_ZEROCOPY },
 	{ SOL_SOCKET, SO_TXTIME }, { SOL_SOCKET, SO_TXREHASH }, { SOL_SOCKET, SO_LOCK_FILTER }, { SOL_SOCKET, SO_PASSPIDFD }, { SOL_SOCKET, SO_PASSRIGHTS }, { SOL_SOCKET, SO_INQ },
-	{ SOL_SOCKET, 75 /* SO_RCVMARK */ }, { SOL_SOCKET, 82 /* SO_RCVPRIORITY */ },
+	{ SOL_SOCKET, SO_RESERVE_MEM }, { SOL_SOCKET, 75 /* SO_RCVMARK */ }, { SOL_SOCKET, 82 /* SO_RCVPRIORITY */ }, { SOL_SOCKET, SO_DEBUG },
 	{ IPPROTO_IP, IP_TOS }, { IPPROTO_IP, IP_TTL }, { IPPROTO_IP, IP_RECVERR }, { IPPROTO_IP, IP_PKTINFO }, { IPPROTO_IP, IP_RECVTTL },
 	{ IPPROTO_IP, IP_RECVTOS }, { IPPROTO_IP, IP_RECVOPTS }, { IPPROTO_IP, IP_RETOPTS }, { IPPROTO_IP, IP_MTU_DISCOVER },
 	{ IPPROTO_IP, IP_FREEBIND }, { IPPROTO_IP, IP_TRANSPARENT }, { IPPROTO_IP, IP_RECVORIGDSTADDR }, { IPPROTO_IP, IP_MINTTL },
 	{ IPPROTO_IP, IP_NODEFRAG }, { IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT }, { IPPROTO_IP, IP_CHECKSUM }, { IPPROTO_IP, IP_RECVFRAGSIZE },
 	{ IPPROTO_IP, IP_MULTICAST_IF }, { IPPROTO_IP, IP_MULTICAST_TTL }, { IPPROTO_IP, IP_MULTICAST_LOOP }, { IPPROTO_IP, IP_MULTICAST_ALL }, { IPPROTO_IP, IP_UNICAST_IF },
+	{ IPPROTO_IP, IP_PASSSEC }, { IPPROTO_IP, 26 /* IP_RECVERR_RFC4884 */ }, { IPPROTO_IP, 51 /* IP_LOCAL_PORT_RANGE */ },
 	{ IPPROTO_IPV6, IPV6_TCLASS }, { IPPROTO_IPV6, IPV6_UNICAST_HOPS }, { IPPROTO_IPV6, IPV6_RECVERR }, { IPPROTO_IPV6, IPV6_RECVPKTINFO },
 	{ IPPROTO_IPV6, IPV6_RECVHOPLIMIT }, { IPPROTO_IPV6, IPV6_RECVTCLASS }, { IPPROTO_IPV6, IPV6_MTU_DISCOVER }, { IPPROTO_IPV6, IPV6_MULTICAST_HOPS },
 	{ IPPROTO_IPV6, IPV6_MULTICAST_LOOP }, { IPPROTO_IPV6, IPV6_MULTICAST_IF }, { IPPROTO_IPV6, IPV6_MULTICAST_ALL }, { IPPROTO_IPV6, IPV6_FREEBIND },
 	{ IPPROTO_IPV6, IPV6_TRANSPARENT }, { IPPROTO_IPV6, IPV6_AUTOFLOWLABEL }, { IPPROTO_IPV6, IPV6_RECVORIGDSTADDR }, { IPPROTO_IPV6, IPV6_UNICAST_IF },
-	{ IPPROTO_IPV6, IPV6_MINHOPCOUNT }, { IPPROTO_IPV6, IPV6_DONTFRAG },
+	{ IPPROTO_IPV6, IPV6_MINHOPCOUNT }, { IPPROTO_IPV6, IPV6_DONTFRAG }, { IPPROTO_IPV6, 30 /* IPV6_ROUTER_ALERT_ISOLATE */ },
+	{ IPPROTO_IPV6, 31 /* IPV6_RECVERR_RFC4884 */ }, { IPPROTO_IPV6, IPV6_2292PKTINFO }, { IPPROTO_IPV6, IPV6_2292HOPOPTS },
+	{ IPPROTO_IPV6, IPV6_2292DSTOPTS }, { IPPROTO_IPV6, IPV6_2292RTHDR }, { IPPROTO_IPV6, IPV6_2292HOPLIMIT }, { IPPROTO_IPV6, IPV6_HOPOPTS },
+	{ IPPROTO_IPV6, IPV6_RTHDR }, { IPPROTO_IPV6, IPV6_RTHDRDSTOPTS }, { IPPROTO_IPV6, IPV6_DSTOPTS },
 	{ IPPROTO_TCP, TCP_NODELAY }, { IPPROTO_TCP, TCP_CORK }, { IPPROTO_TCP, TCP_DEFER_ACCEPT }, { IPPROTO_TCP, TCP_SYNCNT }, { IPPROTO_TCP, TCP_LINGER2 },
 	{ IPPROTO_TCP, TCP_WINDOW_CLAMP }, { IPPROTO_TCP, TCP_QUICKACK }, { IPPROTO_TCP, TCP_CONGESTION }, { IPPROTO_TCP, TCP_USER_TIMEOUT },
 	{ IPPROTO_TCP, TCP_FASTOPEN }, { IPPROTO_TCP, TCP_FASTOPEN_CONNECT }, { IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE }, { IPPROTO_TCP, TCP_NOTSENT_LOWAT },
 	{ IPPROTO_TCP, TCP_SAVE_SYN }, { IPPROTO_TCP, TCP_INQ }, { IPPROTO_TCP, TCP_THIN_LINEAR_TIMEOUTS }, { IPPROTO_TCP, TCP_MAXSEG },
+	{ IPPROTO_TCP, TCP_FASTOPEN_KEY }, { IPPROTO_TCP, TCP_TX_DELAY }, { IPPROTO_TCP, 44 /* TCP_RTO_MAX_MS */ }, { IPPROTO_TCP, 45 /* TCP_RTO_MIN_US */ },
+	{ IPPROTO_TCP, 46 /* TCP_DELACK_MAX_US */ },
 	{ IPPROTO_IP, IP_HDRINCL }, { IPPROTO_IP, IP_OPTIONS }, { IPPROTO_IPV6, IPV6_HDRINCL }, { IPPROTO_IPV6, IPV6_CHECKSUM },
 	{ IPPROTO_IPV6, IPV6_RECVHOPOPTS }, { IPPROTO_IPV6, IPV6_RECVRTHDR }, { IPPROTO_IPV6, IPV6_RECVDSTOPTS }, { IPPROTO_IPV6, IPV6_RECVPATHMTU },
 	{ IPPROTO_IPV6, IPV6_RECVFRAGSIZE }, { IPPROTO_IPV6, IPV6_FLOWINFO }, { IPPROTO_IPV6, IPV6_FLOWINFO_SEND }, { IPPROTO_IPV6, IPV6_ADDR_PREFERENCES },
@@ -84,6 +94,8 @@ static const struct {
 	{ SOL_NETLINK, 8 /* NETLINK_LISTEN_ALL_NSID */ }, { SOL_NETLINK, 10 /* NETLINK_CAP_ACK */ }, { SOL_NETLINK, 11 /* NETLINK_EXT_ACK */ },
 	{ SOL_NETLINK, 12 /* NETLINK_GET_STRICT_CHK */ },
 	{ SOL_PACKET, 20 /* PACKET_QDISC_BYPASS */ }, { SOL_PACKET, 23 /* PACKET_IGNORE_OUTGOING */ },
+	{ AF_VSOCK, 2 /* SO_VM_SOCKETS_BUFFER_MAX_SIZE */ }, { AF_VSOCK, 1 /* …_MIN_SIZE */ }, { AF_VSOCK, 0 /* SO_VM_SOCKETS_BUFFER_SIZE */ },
+	{ AF_VSOCK, 8 /* SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW */ },
 	{ IPPROTO_UDP, 1 /* UDP_CORK */ },
 	{ IPPROTO_UDP, 100 /* UDP_ENCAP */ }, { IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */ }, { IPPROTO_UDP, 102 /* UDP_NO_CHECK6_RX */ },
 	{ IPPROTO_UDP, 103 /* UDP_SEGMENT */ }, { IPPROTO_UDP, 104 /* UDP_GRO */ },
@@ -127,6 +139,8 @@ static bool applies(int level, int family, int protocol)
 	case IPPROTO_IPV6: return family == AF_INET6;
 	case SOL_NETLINK: return family == AF_NETLINK;
 	case SOL_PACKET: return family == AF_PACKET;
+	case AF_VSOCK: return family == AF_VSOCK;
+	case IPPROTO_TCP: return (family == AF_INET || family == AF_INET6) && (protocol == IPPROTO_TCP || protocol == IPPROTO_MPTCP);
 	case SOL_RAW: return family == AF_INET && protocol == IPPROTO_ICMP;
 	default: return (family == AF_INET || family == AF_INET6) && level == protocol;
 	}
@@ -141,7 +155,7 @@ static int capture_more(int fd, struct pool *pool, SkOptsEntry *o)
 	if (fresh < 0 || !o->more)
 		return fresh < 0 ? -errno : -ENOMEM;
 	for (size_t i = 0; i < ARRAY_SIZE(more_options); i++) {
-		char is[64] = {}, was[64] = {};
+		char is[OPTION_MAX], was[OPTION_MAX];
 		socklen_t size = sizeof(is), fresh_size = sizeof(was);
 		int level = more_options[i].level, name = more_options[i].name;
 		if (!applies(level, family, protocol) || getsockopt(fd, level, name, is, &size) < 0)
@@ -209,6 +223,8 @@ int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool
 	size = sizeof(device);
 	if (getsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, device, &size) == 0 && size && device[0])
 		o->so_bound_dev = pool_copy(pool, device, strlen(device) + 1);
+	if (family == AF_INET6 && get_int(fd, IPPROTO_IPV6, IPV6_ROUTER_ALERT, &value) && value)
+		return fd_error(d, f, -ENOTSUP, "gets packets with a router alert (IPV6_ROUTER_ALERT), of a number that the kernel does not tell; close it first");
 	int r = capture_filter(fd, pool, o);
 	if (r == -ENOTSUP)
 		return fd_error(d, f, r, "has an eBPF program attached, which is not saved; detach it first");
@@ -269,6 +285,30 @@ static int set_timeout(struct restore *s, int fd, int name, uint64_t sec, uint64
 	return error_errno(s->e, -errno, "cannot set a timeout of a socket");
 }
 
+/* Nothing else is set on an image's word. */
+static bool is_listed(const SockOptEntry *m)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(more_options); i++)
+		if (more_options[i].level == m->level && more_options[i].name == m->name)
+			return true;
+	return false;
+}
+
+/* Memory set aside beforehand, which takes a memory control group. */
+static bool is_hint(const SockOptEntry *m)
+{
+	return m->level == SOL_SOCKET && m->name == SO_RESERVE_MEM;
+}
+
+/* Multipath TCP sets some and says that it could not, as a part of it could not. */
+static bool is_set(int fd, const SockOptEntry *m)
+{
+	char is[OPTION_MAX];
+	socklen_t size = sizeof(is);
+
+	return getsockopt(fd, m->level, m->name, is, &size) == 0 && size == m->value.len && !memcmp(is, m->value.data, size);
+}
+
 static int set_rest(struct restore *s, int fd, const SkOptsEntry *o)
 {
 	struct sock_fprog filter = { (unsigned short)o->n_so_filter, (struct sock_filter *)o->so_filter };
@@ -282,8 +322,11 @@ static int set_rest(struct restore *s, int fd, const SkOptsEntry *o)
 		return error_errno(s->e, -errno, "cannot attach the filter of a socket");
 	for (size_t i = 0; i < o->n_more; i++) {
 		const SockOptEntry *m = o->more[i];
-		if (setsockopt(fd, m->level, m->name, m->value.data, (socklen_t)m->value.len) < 0)
-			return error_errno(s->e, -errno, "cannot set option %d.%d of a socket", m->level, m->name);
+		if (!is_listed(m))
+			return error_set(s->e, -EBADMSG, "a socket has an option %d.%d that can't be", m->level, m->name);
+		int r = setsockopt(fd, m->level, m->name, m->value.data, (socklen_t)m->value.len) < 0 ? -errno : 0;
+		if (r && !is_hint(m) && !is_set(fd, m))
+			return error_errno(s->e, r, "cannot set option %d.%d of a socket", m->level, m->name);
 	}
 	return 0;
 }
@@ -462,6 +505,16 @@ int sock_peek(int fd, struct sock_packets *ret)
 	if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN))
 		return 0;
 	return run_apart(NULL, peek_all, &job);
+}
+
+int sock_refuse_waiting(struct dump *d, struct descriptor *f)
+{
+	struct pollfd p = { .fd = f->own_fd, .events = POLLIN };
+
+	if (d->request->skip_in_flight || poll(&p, 1, 0) <= 0 || !(p.revents & (POLLIN | POLLERR)))
+		return 0;
+	return fd_error(d, f, -ENOTSUP, "has %s, which the kernel gives only to who takes it; try again, or use --skip-in-flight to drop it",
+			p.revents & POLLERR ? "an error that was not read yet" : "a packet that was not read yet");
 }
 
 void sock_packets_free(struct sock_packets *p)

@@ -32,6 +32,8 @@ struct sock_packets {
 /* Looks at all that waits in a unix or UDP socket and takes nothing out. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
  * whose place among the others does not show. */
 int sock_peek(int fd, struct sock_packets *ret);
+/* Refuses one that has packets to be read or an error, where the kernel shows them only to who takes them; --skip-in-flight lets them go. */
+int sock_refuse_waiting(struct dump *d, struct descriptor *f);
 void sock_packets_free(struct sock_packets *p);
 /* Adds it to sk-queues.img, which sock_packets_finish ends. */
 int sock_packet_write(struct dump *d, const struct sock_packet *p);

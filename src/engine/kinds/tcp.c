@@ -13,6 +13,7 @@
 #include "base/apart.h"
 #include "engine/kinds/inet_diag.h"
 #include "engine/kinds/sock.h"
+#include "engine/kinds/tcp_waiting.h"
 #include "engine/network_lock.h"
 #include "engine/task/task.h"
 #include "tcp_stream.pb-c.h"
@@ -41,6 +42,7 @@ struct tcp_table {
 	VEC(uint32_t) inodes;	   /* that are held back, sorted up to `swept` */
 	size_t swept;
 	VEC(int) fds; /* duplicates of all connections, of a dump that will end the tree */
+	bool waiting; /* some are in the queue of a listener */
 };
 
 /* ---- holding them back ---- */
@@ -378,10 +380,16 @@ static int refuse_connection(struct dump *d, struct descriptor *f, uint32_t stat
 static int listener(struct dump *d, struct descriptor *f, const struct tcp_info *info, InetSkEntry *e)
 {
 	e->backlog = info->tcpi_sacked;
-	if (info->tcpi_unacked && !d->request->skip_in_flight)
-		return fd_error(d, f, -ENOTSUP, "has %u connections not accepted yet; try again, or use --skip-in-flight to drop them",
-				info->tcpi_unacked);
-	return 0;
+	if (!info->tcpi_unacked || d->request->skip_in_flight)
+		return 0;
+	if (!d->request->tcp_established || e->proto == IPPROTO_MPTCP)
+		return fd_error(d, f, -ENOTSUP, "has %u connections not accepted yet; try again, or use %s--skip-in-flight to drop them", info->tcpi_unacked,
+				e->proto == IPPROTO_MPTCP ? "" : "--tcp-established to save or ");
+	int r = begin(d);
+	if (r)
+		return r;
+	d->tcp->waiting = true;
+	return tcp_waiting_capture(d, f, e->opts, d->tcp->lock, info->tcpi_unacked);
 }
 
 /* Options of a connection that are about its beginning, that are told otherwise than they are set, or that can't be set. */
@@ -483,6 +491,13 @@ static int connection(struct dump *d, struct descriptor *f, uint32_t state, stru
 	return r;
 }
 
+/* Neither its sequence numbers nor its keys can be had: there is no TCP_REPAIR for it. */
+static int refuse_multipath(struct dump *d, struct descriptor *f)
+{
+	return fd_error(d, f, -ENOTSUP, "is a connection of Multipath TCP, which the kernel has no TCP_REPAIR for; close it first, or let the program do "
+			"without (IPPROTO_TCP; for Go GODEBUG=multipathtcp=0)");
+}
+
 int tcp_capture(struct dump *d, struct descriptor *f, struct pool *pool, InetSkEntry *e)
 {
 	struct tcp_info info = {};
@@ -493,6 +508,8 @@ int tcp_capture(struct dump *d, struct descriptor *f, struct pool *pool, InetSkE
 	e->state = info.tcpi_state;
 	if (info.tcpi_state == STATE_LISTEN)
 		return listener(d, f, &info, e);
+	if (e->proto == IPPROTO_MPTCP && (info.tcpi_state != STATE_CLOSE || events_of(f->own_fd) & POLLRDHUP))
+		return refuse_multipath(d, f);
 	if (info.tcpi_state == STATE_CLOSE)
 		return closed(d, f, e);
 	if (!d->request->tcp_close)
@@ -526,7 +543,7 @@ static int end_apart(void *argument)
 
 int tcp_end_tree(struct dump *d)
 {
-	return d->tcp && d->tcp->fds.count ? run_apart(NULL, end_apart, d) : 0;
+	return d->tcp && (d->tcp->fds.count || d->tcp->waiting) ? run_apart(NULL, end_apart, d) : 0;
 }
 
 void tcp_release(struct dump *d)

@@ -44,6 +44,8 @@ int tcp_load(struct restore *s);
 /* Brings a socket that was just made to where `f` was; for all but listeners and those that never had a connection. */
 bool tcp_has_state(const struct restore *s, const struct file *f);
 int tcp_build(struct restore *s, struct file *f, int fd);
+/* What listeners had not accepted, once all sockets are there. */
+int tcp_build_waiting(struct restore *s);
 /* All is there. They may be closed now, which the peer is not told as long as it is held back. */
 void tcp_end_repair(struct restore *s);
 /* The tree is about to run, whatever becomes of us: they go on, and nothing is held back any more. It is done by a process apart. */

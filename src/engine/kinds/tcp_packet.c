@@ -7,11 +7,22 @@
 
 int tcp_packet_send(const struct tcp_packet *p)
 {
+	const size_t head = sizeof(struct tcphdr) + p->n_options, size = head + p->size;
+	char *segment = malloc(size);
 	struct tcphdr h = {
 		.source = htons(p->to.peer_port), .dest = htons(p->to.local_port), .seq = htonl(p->seq), .ack_seq = htonl(p->ack),
-		.doff = sizeof(h) / 4, .ack = 1, .fin = p->fin, .rst = p->rst, .window = htons(p->window),
+		.doff = (unsigned)(head / 4) & 15, .ack = !p->syn, .psh = p->size != 0, .syn = p->syn, .fin = p->fin, .rst = p->rst, .window = htons(p->window),
 	};
 
-	h.check = loop_packet_checksum(&p->to, IPPROTO_TCP, &h, sizeof(h));
-	return loop_packet_send(&p->to, p->scope, IPPROTO_TCP, &h, sizeof(h));
+	if (!segment)
+		return -ENOMEM;
+	memcpy(segment, &h, sizeof(h));
+	memcpy(segment + sizeof(h), p->options, p->n_options);
+	if (p->size)
+		memcpy(segment + head, p->data, p->size);
+	uint16_t check = loop_packet_checksum(&p->to, IPPROTO_TCP, segment, size);
+	memcpy(segment + offsetof(struct tcphdr, check), &check, sizeof(check));
+	int r = loop_packet_send(&p->to, p->scope, IPPROTO_TCP, segment, size);
+	free(segment);
+	return r;
 }

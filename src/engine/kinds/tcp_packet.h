@@ -10,7 +10,11 @@ struct tcp_packet {
 	uint32_t scope; /* of a link-local address, or 0 */
 	uint32_t seq, ack;
 	uint16_t window; /* as it stands in the packet */
-	bool fin, rst;
+	bool fin, rst, syn; /* syn: without an acknowledgement */
+	unsigned char options[40];
+	size_t n_options; /* a multiple of 4 */
+	const void *data;
+	size_t size;
 };
 
 /* It passes a network lock and never leaves this machine. */

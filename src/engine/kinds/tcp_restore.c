@@ -12,6 +12,7 @@
 #include "engine/kinds/sock.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/tcp_packet.h"
+#include "engine/kinds/tcp_waiting.h"
 #include "tcp_stream.pb-c.h"
 
 #include <fcntl.h>
@@ -46,6 +47,7 @@ struct stream {
 
 struct tcp_restore {
 	VEC(struct stream) list;
+	VEC(struct tcp_waiting *) waiting; /* of listeners */
 	struct network_lock *lock; /* NULL: not needed, or not made yet */
 };
 
@@ -145,6 +147,23 @@ static void to_connection(const InetSkEntry *e, struct connection *c)
 	memcpy(c->peer, (const char *)e->dst_addr + skip, size);
 }
 
+/* What a listener has not accepted. */
+static int load_waiting(struct restore *s, struct file *f)
+{
+	struct tcp_waiting *w, **slot;
+	int r = tcp_waiting_load(s, f, &w);
+
+	if (r || !w)
+		return r;
+	if (!(slot = VEC_PUSH(&s->tcp->waiting))) {
+		tcp_waiting_free(w);
+		return error_set(s->e, -ENOMEM, "out of memory");
+	}
+	*slot = w;
+	return s->request->tcp_established ? 0 : error_set(s->e, -ENOTSUP, "file %u has TCP connections that were not accepted; use --tcp-established to have "
+							    "them again, or --tcp-close to drop them", f->id);
+}
+
 static int load_socket(struct restore *s, struct file *f)
 {
 	const InetSkEntry *e = f->entry->isk;
@@ -156,6 +175,8 @@ static int load_socket(struct restore *s, struct file *f)
 		return 0;
 	if (connected && !s->request->tcp_established)
 		return error_set(s->e, -ENOTSUP, "file %u is a TCP connection; use --tcp-established to have it again, or --tcp-close to have it closed", f->id);
+	if (e->state == STATE_LISTEN && !s->request->tcp_close)
+		return load_waiting(s, f);
 	if (!connected && (e->state == STATE_LISTEN || e->shutdown != SK_SHUTDOWN__BOTH))
 		return 0;
 	struct stream *x = VEC_PUSH(&s->tcp->list);
@@ -378,6 +399,12 @@ static int hold_back(struct restore *s)
 		if (c)
 			*c = x->c;
 	}
+	for (size_t i = 0; i < t->waiting.count; i++)
+		for (size_t k = 0; !r && k < tcp_waiting_count(t->waiting.data[i]); k++) {
+			struct connection *c = VEC_PUSH(&list);
+			if (c)
+				*c = *tcp_waiting_at(t->waiting.data[i], k);
+		}
 	if (!r)
 		r = network_lock_add(t->lock, list.data, list.count, s->e);
 	VEC_FREE(&list);
@@ -539,6 +566,16 @@ int tcp_build(struct restore *s, struct file *f, int fd)
 	return r;
 }
 
+/* When all else is there that their packets could go to. */
+int tcp_build_waiting(struct restore *s)
+{
+	int r = s->tcp && s->tcp->waiting.count ? hold_back(s) : 0;
+
+	for (size_t i = 0; s->tcp && !r && i < s->tcp->waiting.count; i++)
+		r = tcp_waiting_build(s, s->tcp->waiting.data[i]);
+	return r;
+}
+
 /* ---- the end ---- */
 
 static void set_buffer(int fd, int value)
@@ -646,7 +683,7 @@ void tcp_end_repair(struct restore *s)
 
 bool tcp_must_resume(const struct restore *s)
 {
-	return s->tcp->list.count || s->network_lock_id;
+	return s->tcp->list.count || s->tcp->waiting.count || s->network_lock_id;
 }
 
 void tcp_resume(struct restore *s)
@@ -669,6 +706,9 @@ void tcp_restore_release(struct restore *s)
 		if (x->e)
 			tcp_stream_entry__free_unpacked(x->e, NULL);
 	}
+	for (size_t i = 0; i < t->waiting.count; i++)
+		tcp_waiting_free(t->waiting.data[i]);
+	VEC_FREE(&t->waiting);
 	VEC_FREE(&t->list);
 	network_lock_free(t->lock);
 	free(t);

@@ -4,14 +4,15 @@
  * Both ends of a connection must be in the tree, or the user says that one is outside and gives another at the restore: a connection
  * can't be made again from one side. A datagram socket may have a peer outside that has a name, which is connected to again.
  *
- * Connections that a listener has not accepted are made again. Data that was sent through one is in a socket that has no descriptor yet:
- * the kernel shows it to nobody but accept(2), which can't be undone. So it is refused.
+ * Connections that a listener has not accepted are made again, and what was sent through them is sent again, where the kernel lets it be
+ * looked at (unix_waiting.h).
  */
 #include "engine/kinds/unix.h"
 
 #include "engine/kinds/external.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/unix_diag.h"
+#include "engine/kinds/unix_waiting.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -25,6 +26,7 @@ struct seen {
 	uint32_t *waiting; /* the diag's */
 	size_t n_waiting;
 	int unread; /* sent by it and not received yet */
+	bool looked; /* a listener's connections were looked at */
 	pid_t pid;
 	int fd;
 };
@@ -236,7 +238,7 @@ static int note(struct dump *d, struct descriptor *f, struct state *s, const str
 		return error_set(d->e, -ENOMEM, "out of memory");
 	ioctl(f->own_fd, SIOCOUTQ, &unread);
 	*x = (struct seen){ diag->ino, e->peer, diag->type, diag->state, diag->has_peer, e->has_peer_name, diag->waiting, diag->n_waiting,
-			    unread, f->task->pid, f->fd };
+			    unread, false, f->task->pid, f->fd };
 	return 0;
 }
 
@@ -289,6 +291,27 @@ static int describe(struct dump *d, struct descriptor *f, struct state *s, const
 	return r ? r : note(d, f, s, diag, e);
 }
 
+/* Where it can't be done check_waiting refuses, once it is known which clients are in the tree. */
+static int look_at_waiting(struct dump *d, struct descriptor *f, struct state *s, const struct unix_diag *diag, struct pool *pool, UnixSkEntry *e)
+{
+	struct sock_packets packets = {};
+	int r = 0;
+
+	if (diag->state != UNIX_LISTEN || !diag->n_waiting)
+		return 0;
+	if (unix_waiting_read(f->own_fd, diag, &s->diags, pool, &packets, e) == 0) {
+		s->seen.data[s->seen.count - 1].looked = true;
+		VEC_FOREACH(&packets.list, p) {
+			p->entry.id_for = f->id;
+			r = r ? r : sock_packet_write(d, p);
+		}
+	} else {
+		e->n_gone = 0;
+	}
+	sock_packets_free(&packets);
+	return r;
+}
+
 static int capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
@@ -305,6 +328,8 @@ static int capture(struct dump *d, struct descriptor *f)
 		return fd_error(d, f, -ENOTSUP, "is of another network namespace, which is not saved yet");
 	e.opts = &options;
 	int r = describe(d, f, s, diag, &pool, &e, &perms);
+	if (!r)
+		r = look_at_waiting(d, f, s, diag, &pool, &e);
 	entry.usk = &e;
 	if (!r)
 		r = file_entry_write(d, &entry, f, FD_TYPES__UNIXSK);
@@ -327,16 +352,16 @@ static int check_waiting(struct dump *d, const struct state *s, const struct see
 	for (size_t i = 0; i < listener->n_waiting; i++) {
 		uint32_t ino = listener->waiting[i];
 		const struct seen *client = find_seen(s, ino);
-		if (!ino)
+		if (!ino && !listener->looked)
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, made by a client "
-					 "that has gone already, so that what it sent can't be known; try again once it is accepted", listener->pid, listener->fd);
-		if (!client && !d->request->skip_in_flight && !external_is(d->request, "unix", ino) && !external_is(d->request, "unix", listener->ino))
+					 "that has gone already, so that what it sent can't be known (it takes BTF, BPF and CAP_BPF); try again once it is accepted", listener->pid, listener->fd);
+		if (ino && !client && !d->request->skip_in_flight && !external_is(d->request, "unix", ino) && !external_is(d->request, "unix", listener->ino))
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
 					 "made by a client outside the tree; try again once it is accepted, or drop it with --skip-in-flight",
 					 listener->pid, listener->fd);
-		if (client && client->unread)
+		if (client && client->unread && !listener->looked)
 			return error_set(d->e, -ENOTSUP, "process %d: descriptor %d is a listening unix socket with a connection not accepted yet, "
-					 "with data already sent, which the kernel shows to nobody but accept(2); try again once it is accepted",
+					 "with data already sent that can't be looked at (it takes BTF, BPF and CAP_BPF; descriptors can't be); try again once it is accepted",
 					 listener->pid, listener->fd);
 	}
 	return 0;
@@ -386,7 +411,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_unix = {
 	.name = "a unix socket",
-	.summary = "Unix sockets: stream, datagram, seqpacket; pairs, connected, listening, with what is queued, descriptors and "
+	.summary = "Unix sockets: stream, datagram, seqpacket; pairs, connected, listening (also with connections that were not accepted and what they have sent), with what is queued, descriptors and "
 		   "credentials too; a peer outside the tree by its name (datagrams), or with --external and --inherit-fd; the pidfd that "
 		   "SO_PEERPIDFD gives of an old connection is of a process that has ended",
 	.type = FD_TYPES__UNIXSK,

@@ -52,6 +52,7 @@ static int take_socket(const struct nlmsghdr *h, void *to)
 	x->ino = m->udiag_ino;
 	x->type = m->udiag_type;
 	x->state = m->udiag_state;
+	x->cookie = m->udiag_cookie[0] | (uint64_t)m->udiag_cookie[1] << 32;
 	return mnl_attr_parse(h, sizeof(*m), take_attribute, x);
 }
 

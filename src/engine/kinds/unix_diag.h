@@ -11,6 +11,7 @@ struct unix_diag {
 	uint32_t shutdown;   /* bit 0 receiving, bit 1 sending */
 	uint32_t backlog;
 	uint32_t file;	     /* inode of its name's file */
+	uint64_t cookie;
 	uint32_t *waiting; /* of a listener: the clients that it has not accepted, the first first; 0: has gone */
 	size_t n_waiting;
 };

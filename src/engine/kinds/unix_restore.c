@@ -34,6 +34,7 @@ struct end {
 	bool joined;	    /* it has its peer */
 	bool sized;	    /* its send buffer was enlarged */
 	bool given;	    /* it is the caller's */
+	struct end **clients; /* of a listener: those that wait, as its `pending` has them; NULL: dropped */
 	UnixSkEntry own;    /* of a ghost */
 };
 
@@ -426,29 +427,76 @@ static int make_alone(struct restore *s, struct end *x)
 	return r ? failed(s, x, r, "listen with") : 0;
 }
 
-/* Whom the accepting end will take for its peer: whoever has the client now. */
-static int connect_waiting(struct restore *s, struct unix_table *t, struct end *listener)
+/* Whom the accepting end will take for its peer: whoever has the client now, or had it. */
+static void show_client(const struct end *client, const UnixGoneEntry *gone, UnixSkEntry *shown)
 {
-	for (size_t i = 0; i < listener->e->n_pending; i++) {
-		struct end *client = NULL;
+	const struct rtask *owner = client->file ? client->file->owner : NULL;
+
+	if (gone) {
+		shown->has_peer_pid = 1;
+		shown->peer_pid = gone->pid;
+		shown->peer_uid = gone->uid;
+		shown->peer_gid = gone->gid;
+	} else if (owner && owner->core->thread_core && owner->core->thread_core->creds) {
+		shown->has_peer_pid = 1;
+		shown->peer_pid = (uint32_t)owner->pid;
+		shown->peer_uid = owner->core->thread_core->creds->euid;
+		shown->peer_gid = owner->core->thread_core->creds->egid;
+		shown->n_peer_groups = owner->core->thread_core->creds->n_groups;
+		shown->peer_groups = owner->core->thread_core->creds->groups;
+	}
+}
+
+static const UnixGoneEntry *gone_at(const struct end *listener, size_t i)
+{
+	for (size_t k = 0; k < listener->e->n_gone; k++)
+		if (listener->e->gone[k]->waiting == i + 1)
+			return listener->e->gone[k];
+	return NULL;
+}
+
+/* *ret NULL: outside, and dropped, as the user permitted. One that has gone is there until it has sent what it had sent. */
+static int find_client(struct restore *s, struct unix_table *t, struct end *listener, size_t i, struct end **ret)
+{
+	*ret = NULL;
+	if (listener->e->pending[i]) {
 		VEC_FOREACH(&t->ends, x)
 			if (x->e->ino == listener->e->pending[i])
-				client = x;
-		if (!client) /* outside, and dropped, as the user permitted */
-			continue;
-		if (!client->waits)
-			return error_set(s->e, -EBADMSG, "unix socket %u waits for another than unix socket %u", client->e->ino, listener->e->ino);
+				*ret = x;
+		if (*ret && !(*ret)->waits)
+			return error_set(s->e, -EBADMSG, "unix socket %u waits for another than unix socket %u", (*ret)->e->ino, listener->e->ino);
+		return 0;
+	}
+	if (!gone_at(listener, i))
+		return error_set(s->e, -EBADMSG, "unix socket %u has a client that nothing is known of", listener->e->ino);
+	struct end *before = listener->ghost;
+	*ret = add_ghost(s, listener);
+	listener->ghost = before;
+	return *ret ? make_socket(s, *ret) : error_set(s->e, -ENOMEM, "out of memory");
+}
+
+static int connect_waiting(struct restore *s, struct unix_table *t, struct end *listener)
+{
+	if (!listener->e->n_pending)
+		return 0;
+	if (listener->e->state != UNIX_LISTEN || !(listener->clients = calloc(listener->e->n_pending, sizeof(*listener->clients))))
+		return error_set(s->e, listener->e->state != UNIX_LISTEN ? -EBADMSG : -ENOMEM, "unix socket %u can't have clients", listener->e->ino);
+	/* The accepting end has its listener's options, as they are when it is connected to. */
+	int set = sock_set_options(s, listener->fd, listener->e->opts);
+	if (set)
+		return set;
+	for (size_t i = 0; i < listener->e->n_pending; i++) {
+		struct end *client;
 		UnixSkEntry shown = UNIX_SK_ENTRY__INIT;
 		struct end as = { .e = &shown };
-		const struct rtask *owner = client->file->owner;
-		if (owner && owner->core->thread_core && owner->core->thread_core->creds) {
-			shown.has_peer_pid = 1;
-			shown.peer_pid = (uint32_t)owner->pid;
-			shown.peer_uid = owner->core->thread_core->creds->euid;
-			shown.peer_gid = owner->core->thread_core->creds->egid;
-			shown.n_peer_groups = owner->core->thread_core->creds->n_groups;
-			shown.peer_groups = owner->core->thread_core->creds->groups;
+		int found = find_client(s, t, listener, i, &client);
+		if (found || !client) {
+			if (found)
+				return found;
+			continue;
 		}
+		listener->clients[i] = client;
+		show_client(client, gone_at(listener, i), &shown);
 		/* More than the backlog takes fail, not wait for ever; unix_create sets the flags that it had. */
 		int r = fcntl(client->fd, F_SETFL, O_NONBLOCK) < 0 ? -errno : connect_to(&as, client->fd, listener->fd);
 		if (r)
@@ -708,6 +756,27 @@ static int add_control(struct restore *s, const SkPacketEntry *p, struct msghdr 
 	return 0;
 }
 
+/* Through a connection that was not accepted. */
+static int fill_waiting(struct restore *s, const struct end *listener, const struct sock_queue *q)
+{
+	struct iovec v = { q->data, q->entry->length };
+	struct send_job job = { .m = { .msg_iov = &v, .msg_iovlen = 1 } };
+	size_t place = q->entry->waiting - 1;
+	struct pool pool = {};
+
+	if (!listener->clients || place >= listener->e->n_pending || q->entry->n_scm)
+		return error_set(s->e, -EBADMSG, "unix socket %u has data of a client that can't be", listener->e->ino);
+	struct end *from = listener->clients[place];
+	if (!from)
+		return 0;
+	job.fd = from->fd;
+	int r = add_control(s, q->entry, &job.m, &pool);
+	if (!r && (r = send_all(s, &job, (pid_t)q->entry->pid, &from->sized)))
+		r = failed(s, listener, r, "fill the queue of a client of");
+	pool_free(&pool);
+	return r;
+}
+
 static int fill_one(struct restore *s, struct end *x, const struct sock_queue *q)
 {
 	struct end made = {}, *from = x->peer && x->joined ? x->peer : x->ghost;
@@ -814,7 +883,7 @@ static int fill_all(struct restore *s, bool settling)
 	for (const struct sock_queue *q = t->queues; q && !r; q = q->next)
 		VEC_FOREACH(&t->ends, x)
 			if (!r && x->file->id == q->entry->id_for && !x->given)
-				r = fill_one(s, x, q);
+				r = q->entry->has_waiting ? fill_waiting(s, x, q) : fill_one(s, x, q);
 	if (!r)
 		r = connect_dgrams(s, t);
 	for (size_t i = 0; !r && i < t->ends.count; i++)
@@ -844,9 +913,11 @@ void unix_release(struct restore *s, struct file *f)
 	if (!t)
 		return;
 	s->unix_sockets = NULL;
-	VEC_FOREACH(&t->ends, x)
+	VEC_FOREACH(&t->ends, x) {
 		if (x->fd >= 0 && x->file->fd < 0)
 			close(x->fd);
+		free(x->clients);
+	}
 	for (size_t i = 0; i < t->ghosts.count; i++) {
 		if (t->ghosts.data[i]->fd >= 0)
 			close(t->ghosts.data[i]->fd);

@@ -52,7 +52,7 @@ const char *unknown_kind_at(size_t i)
 	/* Families that have a kind are refused only for what they hold. */
 	size_t first = 0;
 
-	while (first < ARRAY_SIZE(families) && families[first].number != AF_VSOCK)
+	while (first < ARRAY_SIZE(families) && families[first].number != AF_ALG)
 		first++;
 	if (i < ARRAY_SIZE(families) - first)
 		return families[first + i].name;

@@ -38,6 +38,7 @@ static void task_free(struct task *t)
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
 	VEC_FREE(&t->urings);
+	VEC_FREE(&t->undo);
 	proc_maps_finish(&t->maps);
 	task_ask_free(t);
 	task_view_free(t);

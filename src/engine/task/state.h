@@ -33,7 +33,7 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 int process_read_own(struct restore *s);
 int process_plan(struct restore *s, struct rtask *t);
 
-/* semaphores.c: refuses what System V semaphores have to undo. */
+/* semaphores.c: what System V semaphores have to undo, into t->undo; refused where that can't be told or had again. */
 int semaphores_check(struct dump *d, struct task *t);
 
 /* threads.c: registers, robust list, rseq, alternate stack, tid address. */

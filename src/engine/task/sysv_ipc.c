@@ -1,6 +1,7 @@
 /* See sysv_ipc.h. */
 #include "engine/task/sysv_ipc.h"
 
+#include "base/pool.h"
 #include "engine/task/task.h"
 #include "ipc_msg.pb-c.h"
 #include "ipc_sem.pb-c.h"
@@ -15,6 +16,7 @@
 #endif
 #define TABLE_MAX (16UL << 20)
 #define SEMAPHORES_MAX 65536U
+#define VALUE_MAX 32767 /* of a semaphore, and of what is added to it */
 #define MESSAGE_MAX (16U << 20)
 #define SEM_IMAGE "ipcns-sem-0.img"
 #define MSG_IMAGE "ipcns-msg-0.img"
@@ -74,6 +76,29 @@ static void describe(IpcDescEntry *desc, const struct ipc_perm *perm, int id)
 	desc->id = (uint32_t)id;
 }
 
+/* Adds what the tree has to undo of the set to *to, and gives how much that is. */
+static size_t take_undo(const struct dump *d, int id, struct pool *pool, IpcSemUndoEntry ***to)
+{
+	size_t room = 0, n = 0;
+
+	for (size_t i = 0; i < d->tasks.count; i++)
+		room += d->tasks.data[i]->undo.count;
+	IpcSemUndoEntry *list = room ? pool_take(pool, room * sizeof(*list)) : NULL;
+	*to = list ? pool_take(pool, room * sizeof(**to)) : NULL;
+	for (size_t i = 0; *to && i < d->tasks.count; i++)
+		VEC_FOREACH(&d->tasks.data[i]->undo, u) {
+			if (u->set != id)
+				continue;
+			ipc_sem_undo_entry__init(&list[n]);
+			list[n].pid = (uint32_t)d->tasks.data[i]->pid;
+			list[n].number = u->number;
+			list[n].value = u->value;
+			(*to)[n] = &list[n];
+			n++;
+		}
+	return room && !*to ? SIZE_MAX : n;
+}
+
 static int write_set(struct dump *d, struct image_file *file, int id, uint32_t count)
 {
 	IpcSemEntry e = IPC_SEM_ENTRY__INIT;
@@ -81,27 +106,33 @@ static int write_set(struct dump *d, struct image_file *file, int id, uint32_t c
 	struct semid_ds status;
 	_cleanup_free_ uint16_t *values = calloc(count + 4, sizeof(*values));
 	_cleanup_free_ uint32_t *pids = calloc(count + 1, sizeof(*pids));
-	bool used = false;
+	struct pool pool = {};
 
 	if (!values || !pids)
 		return -ENOMEM;
+	e.n_undo = take_undo(d, id, &pool, &e.undo);
+	bool used = e.n_undo != 0;
 	for (uint32_t i = 0; i < count; i++) {
 		int pid = semctl(id, (int)i, GETPID);
 		pids[i] = pid > 0 ? (uint32_t)pid : 0;
 		used |= in_tree(d, pid);
 	}
-	if (!used)
-		return 0;
-	if (semctl(id, 0, IPC_STAT, (union sem_argument){ .status = &status }) < 0 ||
-	    semctl(id, 0, GETALL, (union sem_argument){ .values = values }) < 0)
-		return -errno;
-	describe(&desc, &status.sem_perm, id);
-	e.desc = &desc;
-	e.nsems = count;
-	e.pids = pids;
-	e.n_pids = count;
-	int r = image_write_message(file, &e.base);
-	return r ? r : image_write_bytes(file, values, count * sizeof(*values) + padding(count * sizeof(*values)));
+	int r = e.n_undo == SIZE_MAX ? -ENOMEM : 0;
+	if (!r && used && (semctl(id, 0, IPC_STAT, (union sem_argument){ .status = &status }) < 0 ||
+			   semctl(id, 0, GETALL, (union sem_argument){ .values = values }) < 0))
+		r = -errno;
+	if (!r && used) {
+		describe(&desc, &status.sem_perm, id);
+		e.desc = &desc;
+		e.nsems = count;
+		e.pids = pids;
+		e.n_pids = count;
+		r = image_write_message(file, &e.base);
+		if (!r)
+			r = image_write_bytes(file, values, count * sizeof(*values) + padding(count * sizeof(*values)));
+	}
+	pool_free(&pool);
+	return r;
 }
 
 /* Without taking them (CONFIG_CHECKPOINT_RESTORE). */
@@ -288,6 +319,9 @@ static int read_set(struct restore *s, struct image_file *file, IpcSemEntry *e)
 	*set = (struct sem_set){ .e = e };
 	if (!e->nsems || e->nsems > SEMAPHORES_MAX)
 		return -EBADMSG;
+	for (size_t i = 0; i < e->n_undo; i++)
+		if (e->undo[i]->number >= e->nsems || !e->undo[i]->value || e->undo[i]->value > VALUE_MAX || e->undo[i]->value < -VALUE_MAX)
+			return -EBADMSG;
 	size_t size = e->nsems * sizeof(uint16_t);
 	set->values = malloc(size + padding(size));
 	return set->values ? image_read_bytes(file, set->values, size + padding(size)) : -ENOMEM;
@@ -364,6 +398,35 @@ static bool is_task(const struct restore *s, uint32_t pid)
 	return false;
 }
 
+static bool is_undone(const struct sem_set *set, uint32_t number)
+{
+	for (size_t i = 0; i < set->e->n_undo; i++)
+		if (set->e->undo[i]->number == number)
+			return true;
+	return false;
+}
+
+/*
+ * One call that changes a semaphore and sets it back at once, of which only one half is to be undone: nobody sees another value. First goes what
+ * stays within bounds.
+ */
+static int plan_undo(struct restore *s, struct rtask *t, struct batch *b, const struct sem_set *set)
+{
+	for (size_t i = 0; i < set->e->n_undo; i++) {
+		const IpcSemUndoEntry *u = set->e->undo[i];
+		const unsigned short number = (unsigned short)u->number;
+		struct sembuf ops[2] = { { number, (short)-u->value, SEM_UNDO | IPC_NOWAIT }, { number, (short)u->value, IPC_NOWAIT } };
+		bool first = u->value < 0 ? set->values[number] - u->value <= VALUE_MAX : set->values[number] >= u->value;
+		if (u->pid != (uint32_t)t->pid)
+			continue;
+		struct sembuf order[2] = { ops[!first], ops[first] };
+		uint64_t at = arena_place(&s->arena, order, sizeof(order));
+		batch_what(b, "let process %d undo a change of semaphore %u of the System V semaphores %u", t->pid, u->number, set->e->desc->id);
+		OP(b, __NR_semop, set->e->desc->id, at, 2);
+	}
+	return 0;
+}
+
 /* What this task changed last; where nobody of the tree sent last, the root sends. */
 int sysv_ipc_plan(struct restore *s, struct rtask *t)
 {
@@ -371,11 +434,14 @@ int sysv_ipc_plan(struct restore *s, struct rtask *t)
 
 	VEC_FOREACH(&s->sysv_ipc->sets, set)
 		for (uint32_t i = 0; i < set->e->nsems && i < set->e->n_pids; i++) {
-			if (set->e->pids[i] != (uint32_t)t->pid)
+			/* One with something to undo was set before, and is changed by who undoes it. */
+			if (set->e->pids[i] != (uint32_t)t->pid || is_undone(set, i))
 				continue;
 			batch_what(b, "set semaphore %u of the System V semaphores %u in process %d", i, set->e->desc->id, t->pid);
 			OP(b, __NR_semctl, set->e->desc->id, i, SETVAL, set->values[i]);
 		}
+	VEC_FOREACH(&s->sysv_ipc->sets, set)
+		plan_undo(s, t, b, set);
 	VEC_FOREACH(&s->sysv_ipc->queues, q) {
 		uint32_t sender = q->e->has_last_sender && is_task(s, q->e->last_sender) ? q->e->last_sender : (uint32_t)s->tasks.data[0]->pid;
 		batch_what(b, "fill the System V message queue %u in process %d", q->e->desc->id, t->pid);

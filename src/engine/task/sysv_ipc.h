@@ -1,10 +1,11 @@
 /*
  * System V semaphores and message queues of the host that a tree uses, with --host-ipc: ipcns-sem-0.img, ipcns-msg-0.img. They live on
  * without processes; who uses them nothing tells but who changed a semaphore last, sent or received last. What a process has to undo at its end
- * is refused by semaphores.c.
+ * (SEM_UNDO) is found by semaphores.c.
  *
  * On restore what is still there and not in use by others gets its values or messages back; what has gone is made again under
- * its id. Those who had changed a semaphore last, or had sent last, do so again. Left out: who received last, and the times.
+ * its id. Those who had changed a semaphore last, or had sent last, do so again. Left out: who received last, the times, and who changed a
+ * semaphore last that several processes of the tree had changed, one of which has to undo that.
  */
 #pragma once
 

@@ -91,6 +91,12 @@ struct task {
 		size_t auxv_size;
 	} view;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
+	VEC(struct semaphore_undo {
+		int set;
+		uint32_t number;
+		int value;
+	}) undo; /* semaphores.c */
+	uint64_t undo_list; /* where the kernel keeps them */
 	struct description **descriptions; /* of view.fds, as they were captured; kinds/files.c */
 	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
 	bool shares_memory; /* with another task: only a check goes on with it */
