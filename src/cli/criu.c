@@ -25,15 +25,10 @@ static int run_dedup(struct command_line *c)
 	return engine_dedup(c->request.images_dir ? c->request.images_dir : ".", &e) ? cli_report(c, &e) : 0;
 }
 
+/* Without the watch it would be of no use. */
 static int run_pre_dump(struct command_line *c)
 {
-	struct error e = {};
-
-	if (!c->request.track) {
-		error_set(&e, -EINVAL, "criu pre-dump needs --track-mem: without it nothing can be told of what is written until the next dump");
-		return cli_report(c, &e);
-	}
-	c->request.pre_dump = c->request.leave_running = true;
+	c->request.pre_dump = c->request.leave_running = c->request.track = true;
 	return run_dump(c);
 }
 
@@ -153,7 +148,7 @@ static const struct option_row rows[] = {
 	OPTION_IDLE("libdir", 'L', STRING, "DIR", ALL_VERBS, "Where plugins are; changes nothing, there are none"),
 	OPTION("prev-images-dir", 0, STRING, "DIR", DUMPS, request.parent,
 	       "The last dump or pre-dump with --track-mem, as seen from the images directory: what has not changed since stays there alone"),
-	OPTION("track-mem", 0, BOOL, NULL, DUMPS, request.track, "Watch memory, so that the next dump can have this one as --prev-images-dir"),
+	OPTION("track-mem", 0, BOOL, NULL, DUMPS, request.track, "Watch memory, so that the next dump can have this one as --prev-images-dir; a pre-dump does in any case"),
 	OPTION_IDLE("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read; changes nothing"),
 	OPTION("auto-dedup", 0, BOOL, NULL, ON(DUMP), request.dedup, "Do what dedup does after the dump"),
 	OPTION_IDLE("auto-dedup", 0, BOOL, NULL, ON(RESTORE) | ON(PRE_DUMP), "Changes nothing: a restore leaves its images whole"),

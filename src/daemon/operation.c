@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#define CHAIN_MAX 20 /* periodic checkpoints that hang together */
 #define LINE_BYTES 4096
 #define END_MS 5000
 
@@ -267,7 +268,41 @@ static void add(json_t *list, const char *format, ...)
 	va_end(args);
 }
 
-static int make_words(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, struct error *e)
+/* How many checkpoints hang together above one, and it; up to `most`. */
+static int chain_length(const char *path, int most)
+{
+	char at[PATH_MAX], link[PATH_MAX + 10];
+	int n = 1;
+
+	if (!realpath(path, at))
+		return 0;
+	for (; n < most; n++) {
+		snprintf(link, sizeof(link), "%s/parent", at);
+		if (!realpath(link, at))
+			break;
+	}
+	return n;
+}
+
+/* A periodic checkpoint that is a directory has only what was written since the last one. Now and then comes a whole one, so that those before it
+ * can go. */
+static void add_parent(struct operation *o, const struct job *j, pid_t pid)
+{
+	const int most = j->keep > 0 && j->keep < CHAIN_MAX ? (int)j->keep : CHAIN_MAX;
+	struct checkpoint last;
+	struct error ignored = {};
+	char manifest[STORE_PATH_MAX + 20];
+
+	add(o->words, "--track-mem");
+	if (checkpoint_last(o->daemon, j->jid, &last, &ignored) || last.pid != pid)
+		return;
+	snprintf(manifest, sizeof(manifest), "%s/fermata.json", last.path);
+	if (access(manifest, F_OK) == 0 && chain_length(last.path, most) < most)
+		add(o->words, "--parent=%s", last.path);
+}
+
+static int make_words(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic,
+		      struct error *e)
 {
 	const struct settings *s = &o->daemon->settings;
 	const json_t *options = json_object_get(body, "options");
@@ -289,6 +324,9 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "--events");
 	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
 	add(o->words, "--name=%s", slash + 1);
+	const bool packed = strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none") || settings_number(s, SETTING_CHECKPOINT_STREAMS);
+	if (periodic && j && !enters && !packed)
+		add_parent(o, j, pid);
 	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
 		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
 	if (!json_object_get(options, "streams") && !store_is_path(o->checkpoint.path) && settings_number(s, SETTING_CHECKPOINT_STREAMS))
@@ -310,7 +348,7 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 
 	o->leaves_running = json_is_true(json_object_get(options, "leave-running")) || json_is_true(json_object_get(options, "leave-stopped"));
 	if (!r)
-		r = make_words(o, c, j, pid, body, e);
+		r = make_words(o, c, j, pid, body, periodic, e);
 	if (r)
 		return r;
 	checkpoint_new_id(k->id);

@@ -105,7 +105,7 @@ def test_usage(w):
             (("check", "process"), "PID"), (("restore", "process"), "--path")):
         fermata(*arguments).error(words, status=2)
     for arguments, words in (((), "needs a command"), (("bogus",), "bogus"), (("dump",), "--tree"), (("dump", "-t"), "tree"),
-                             (("dump", "-t", "x"), "x"), (("dump", "--bogus"), "--bogus"), (("pre-dump", "-t", "1"), "--track-mem"),
+                             (("dump", "-t", "x"), "x"), (("dump", "--bogus"), "--bogus"), (("page-server",), "not there yet"),
                              (("dump", "-t", "1", "--page-server"), "not there yet")):
         w.criu(*arguments).error(words)
 

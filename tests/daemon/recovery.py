@@ -23,7 +23,8 @@ def test_periodic(w):
     first = {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}
     until(lambda: not first & {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}, "both to be replaced")
     kept = [one for one in w.request("GET", "/v1/jobs/often/checkpoints")[1] if one["state"] == "whole"]
-    expect(len(kept) <= 3 and len(os.listdir(w.dir)) <= 4, kept)
+    expect(len(kept) <= 4 and len(os.listdir(w.dir)) <= 5, kept)
+    until(lambda: any(os.path.islink(os.path.join(w.dir, one, "parent")) for one in os.listdir(w.dir)), "one that has only what was written since the last")
     w.counts_on("often")
     out = w.fermata("job", "set", "often", "--checkpoint-every", "0").good().out
     expect("no periodic checkpoints" in out, out)
@@ -33,6 +34,29 @@ def test_periodic(w):
     time.sleep(1.5)
     expect(sorted(os.listdir(w.dir)) == before, "none are made any more")
     w.fermata("job", "set", "often", "--checkpoint-every", "soon").error("soon is no time")
+
+
+def test_chain(w):
+    """Checkpoints that hang together: a parent goes last, or once no other needs it; a chain restores."""
+    w.start()
+    w.run("counter")
+    first = w.dump("counter", "--leave-running", "--track-mem")
+    second = w.dump("counter", "--leave-running", "--parent", first)
+    expect(os.readlink(second + "/parent") == "../" + os.path.basename(first), os.listdir(second))
+    ids = {one["path"]: one["id"] for one in w.request("GET", "/v1/checkpoints")[1]}
+    w.fermata("job", "checkpoint", "delete", ids[first]).error("is the parent of")
+    w.fermata("checkpoint", "delete", ids[first]).error("is the parent of")
+    expect(os.path.exists(first + "/inventory.img"), "it is still whole")
+    w.fermata("job", "kill", "counter").good()
+    until(lambda: w.status("counter") == "halted", "its end")
+    w.fermata("restore", "job", "counter").good()
+    w.fermata("checkpoint", "flatten", ids[second]).good()
+    w.fermata("checkpoint", "delete", ids[first]).good()
+    w.fermata("job", "kill", "counter").good()
+    until(lambda: w.status("counter") == "halted", "its end")
+    w.fermata("restore", "job", "counter").good()
+    before = w.numbers("counter")[-1]
+    until(lambda: w.numbers("counter")[-1] > before, "it to count on")
 
 
 def test_restart(w):

@@ -205,7 +205,7 @@ def chain_of_criu(tree):
     tree.step(1, 200)
     tree.fork(tree.root)
     tree.step(2, 50)
-    tree.criu("pre-dump", "d1", "-t", str(tree.root), "--track-mem")
+    tree.criu("pre-dump", "d1", "-t", str(tree.root))
     tree.step(3, 30)
     tree.criu("pre-dump", "d2", "-t", str(tree.root), "--track-mem", "--prev-images-dir", "../d1")
     tree.step(4, 30)
@@ -312,6 +312,22 @@ def holder_killed(tree):
     expect(parent_of(tree.path("d2")) == "../d1", "the chain does not go on")
     tree.restore("d1", state)
     tree.restore("d2", states)
+    # What killed holders leave is cleared away by the next one.
+    tree.dump("d3", "--leave-running", "--track-mem")
+    holder = holder_of(tree.root)
+    left = [name for name in os.listdir(HOLDERS) if name.split("-")[1:2] == [str(tree.root)]]
+    left.append(os.readlink(os.path.join(HOLDERS, left[0])))
+    os.kill(holder, signal.SIGKILL)
+    os.utime(os.path.join(HOLDERS, left[1]), (0, 0))
+    other = Tree()
+    try:
+        other.dump("d0", "--leave-running", "--track-mem")
+        end = time.time() + 5
+        while time.time() < end and any(os.path.lexists(os.path.join(HOLDERS, name)) for name in left):
+            time.sleep(0.01)
+        expect(not any(os.path.lexists(os.path.join(HOLDERS, name)) for name in left), f"{left} are left")
+    finally:
+        other.remove()
 
 
 @test
@@ -323,6 +339,14 @@ def holder_ends(tree):
     expect(holder, "nothing watches the tree")
     tree.call(FERMATA, "check", "process", str(tree.root))
     expect(holder_of(tree.root) == holder, "a check ended the watch")
+    tree.dump("other", "--leave-running", "--no-live")
+    expect(holder_of(tree.root) == holder, "a dump that stops the tree ended the watch")
+    tree.step(2, 20)
+    state = tree.state()
+    tree.dump("next", "--leave-running", "--parent", tree.path("d0"))
+    expect(parent_of(tree.path("next")) == "../d0", "the chain does not go on")
+    holder = holder_of(tree.root)
+    tree.step(3, 20)
     state = tree.state()
     tree.dump("d1", "--leave-running")
     for _ in range(200):
@@ -380,6 +404,32 @@ def dump_fails(tree):
     state = tree.state()
     tree.dump("d1", "--leave-running", "--parent", tree.path("d0"))
     tree.restore("d1", state)
+
+
+@test
+def dump_withdrawn(tree):
+    """One that fails when all is written: what it had protected is in no checkpoint, so the next is a whole one."""
+    tree.step(1, 100)
+    tree.criu("dump", "d0", "-t", str(tree.root), "-R", "--track-mem")
+    tree.step(2, 30)
+    script = tree.path("script")
+    with open(script, "w") as file:
+        file.write("#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION != post-dump ]\n")
+    os.chmod(script, 0o755)
+    for more in ((), ("--live",)):
+        tree.criu("dump", "failed", "-t", str(tree.root), "-R", "--track-mem", "--prev-images-dir", "../d0", "--action-script", script, *more, fails=True)
+        expect(not os.path.exists(tree.path("failed/inventory.img")) and not os.path.lexists(tree.path("failed/parent")), "it is there")
+        tree.step(3, 5)
+        state = tree.state()
+        text = tree.criu("dump", f"d1{len(more)}", "-t", str(tree.root), "-R", "--track-mem", "--prev-images-dir", "../d0")
+        expect("was not watched since" in text, text)
+        tree.step(4, 5)
+        last = tree.state()
+        shutil.rmtree(tree.path("d0"))
+        tree.criu("dump", "d0", "-t", str(tree.root), "-R", "--track-mem", "--prev-images-dir", f"../d1{len(more)}")
+        expect(parent_of(tree.path("d0")), "the chain does not go on")
+    tree.restore("d11", state)
+    tree.restore("d0", last)
 
 
 @test

@@ -1,4 +1,5 @@
 /* The places that copied pages get, against a plain table of pages; and the flags of areas that are read before and behind a pause. */
+#include "engine/memory/parents.h"
 #include "engine/memory/slots.h"
 #include "engine/memory/vmflags.h"
 
@@ -134,8 +135,48 @@ static void test_flags(void)
 	check("an area of another file is not the same", !vmflags_confirm(&b, &c, 0));
 }
 
+static int add(struct pagemap *m, uint64_t at, uint32_t pages, enum pages_place place)
+{
+	PagemapEntry e = PAGEMAP_ENTRY__INIT;
+
+	e.vaddr = at;
+	e.nr_pages = pages;
+	e.has_flags = 1;
+	e.flags = place == PAGES_HERE ? 4 : place == PAGES_IN_PARENT ? 1 : 0;
+	e.has_forked = e.forked = place == PAGES_FORKED;
+	return pagemap_add(m, &e);
+}
+
+static bool span_is(const struct page_span *x, uint64_t address, uint64_t size, uint64_t offset)
+{
+	return x->address == address && x->size == size && x->offset == offset;
+}
+
+static void test_pagemap(void)
+{
+	struct pagemap m = {};
+	struct page_spans wanted = {}, found = {}, joined = {};
+
+	check("entries are taken", !add(&m, 0x1000, 2, PAGES_HERE) && !add(&m, 0x3000, 1, PAGES_IN_PARENT) && !add(&m, 0x4000, 4, PAGES_HERE) &&
+					   !add(&m, 0x9000, 1, PAGES_FORKED));
+	check("not one that goes back", add(&m, 0x8000, 1, PAGES_HERE) == -EBADMSG);
+	check("nor one within a page, or beyond all", add(&m, 0xa001, 1, PAGES_HERE) == -EBADMSG && add(&m, 0x7fffffffe000, 2, PAGES_HERE) == -EBADMSG);
+	check("offsets count what is in the file", m.size == 0x6000 && m.here.count == 2 && span_is(&m.here.data[1], 0x4000, 0x4000, 0x2000));
+	check("what is elsewhere is known", m.in_parent.count == 1 && m.forked.count == 1);
+	struct page_span *x = VEC_PUSH(&wanted);
+	*x = (struct page_span){ 0x2000, 0x3000, 0 };
+	check("what two lists have in common", !spans_common(&wanted, &m.here, &found) && found.count == 2 && span_is(&found.data[0], 0x2000, 0x1000, 0x1000) &&
+						       span_is(&found.data[1], 0x4000, 0x1000, 0x2000));
+	check("two lists as one", !spans_join(&m.here, &m.in_parent, &joined) && joined.count == 1 && span_is(&joined.data[0], 0x1000, 0x7000, 0x1000));
+	VEC_FREE(&wanted);
+	VEC_FREE(&found);
+	VEC_FREE(&joined);
+	pagemap_finish(&m);
+}
+
 int main(void)
 {
+	test_pagemap();
 	test_places();
 	test_join();
 	test_flags();

@@ -4,6 +4,7 @@
 #include "base/log.h"
 #include "engine/memory/track.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/close_range.h>
@@ -15,12 +16,14 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 
 #define DIRECTORY "/run/fermata-track"
 #define MAGIC 0x31545246u
 #define AT_ONCE 200 /* descriptors in a message; the kernel's limit is 253 */
 #define PATIENCE_MS 3000
 #define PROCESSES_MAX 100000
+#define YOUNG_S 10
 
 enum command { ASK = 'a', TAKE = 't', TAKEN = 'd', UNTOUCHED = 'u' };
 
@@ -376,6 +379,37 @@ static int listen_there(struct holder *h)
 	return 0;
 }
 
+static bool is_dead(int dir, const char *name)
+{
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	struct sockaddr_un address;
+	struct stat st;
+
+	/* One that was made just now may not listen yet. */
+	if (fd < 0 || fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || st.st_mtime + YOUNG_S > time(NULL))
+		return false;
+	address_of(dir, name, &address);
+	return connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0 && errno == ECONNREFUSED;
+}
+
+/* Names that killed holders have left: sockets first, then links that lead nowhere. */
+static void sweep(int dir)
+{
+	for (int links = 0; links < 2; links++) {
+		int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		DIR *stream = fd < 0 ? NULL : fdopendir(fd);
+		if (!stream && fd >= 0)
+			close(fd);
+		for (struct dirent *entry; stream && (entry = readdir(stream));) {
+			bool holder = !strncmp(entry->d_name, "holder-", 7), link = entry->d_type == DT_LNK;
+			if (links ? link && faccessat(dir, entry->d_name, F_OK, 0) < 0 && errno == ENOENT : holder && is_dead(dir, entry->d_name))
+				unlinkat(dir, entry->d_name, 0);
+		}
+		if (stream)
+			closedir(stream);
+	}
+}
+
 static _Noreturn void become_holder(struct holder *h, int ready)
 {
 	/* The caller waits for its child, not for this. */
@@ -390,6 +424,7 @@ static _Noreturn void become_holder(struct holder *h, int ready)
 	if (write(ready, &r, sizeof(r)) != sizeof(r) || r)
 		_exit(1);
 	close(ready);
+	sweep(h->dir);
 	serve(h);
 }
 

@@ -281,6 +281,9 @@ static int open_held(struct dump *d, struct task *t, int uffd, const char *id)
 	/* Another program since (exec): the descriptor is of an address space that has gone, or is another's. */
 	if (!r && tr->held.count && (tr->since_parent || n->track) && !t->shares_memory)
 		return 0;
+	/* A dump that stops the tree for all of its time has no need of the watch, and leaves it to its chain. */
+	if (!r && tr->held.count && !n->track && !d->live)
+		return 0;
 	if (!r && tr->held.count) {
 		log_info("Process %d (%s) is not watched any longer for an incremental dump: this is none", t->pid, t->stat.comm);
 		increment_touch(d);
@@ -489,12 +492,14 @@ int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 {
 	struct tracked *tr = find(d, t);
 	struct extents unknown = {};
-	int r = tr ? look_at_all(d, tr, t, &unknown) : 0;
 
-	if (!r && tr && tr->since_parent && (r = cut_runs(d, tr, &unknown, runs)))
+	if (!tr || (!d->increment->track && !tr->since_parent))
+		return 0;
+	int r = look_at_all(d, tr, t, &unknown);
+	if (!r && tr->since_parent && (r = cut_runs(d, tr, &unknown, runs)))
 		error_set(d->e, r, "out of memory");
 	VEC_FREE(&unknown);
-	if (tr && d->increment->track)
+	if (d->increment->track)
 		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
 	return r;
 }
@@ -545,7 +550,7 @@ static bool keep(struct increment *n)
 void increment_end(struct dump *d, bool success)
 {
 	struct increment *n = d->increment;
-	const bool runs_on = d->request->leave_running || d->request->leave_stopped || d->request->pre_dump;
+	const bool runs_on = !success || d->request->leave_running || d->request->leave_stopped;
 	bool kept = false;
 
 	if (!n)
@@ -554,13 +559,14 @@ void increment_end(struct dump *d, bool success)
 		log_warning("Process %d was not watched since %s was written: all of its memory is saved", (int)d->request->pid, d->request->parent);
 	if (success && n->track && runs_on)
 		kept = keep(n);
+	const bool untouched = !kept && !n->touched && runs_on;
 	for (size_t i = 0; i < n->tasks.count; i++) {
-		if (!kept && (runs_on || !success) && (success || n->touched))
+		if (!kept && !untouched && runs_on)
 			unwatch(n->tasks.data[i]);
 		tracked_free(n->tasks.data[i]);
 	}
 	for (size_t i = 0; i < n->holdings.count; i++)
-		holder_leave(n->holdings.data[i], success ? HOLDER_TAKEN : n->touched ? HOLDER_LOST : HOLDER_UNTOUCHED);
+		holder_leave(n->holdings.data[i], untouched ? HOLDER_UNTOUCHED : success ? HOLDER_TAKEN : HOLDER_LOST);
 	VEC_FREE(&n->tasks);
 	VEC_FREE(&n->holdings);
 	image_dir_free(n->parent);

@@ -79,8 +79,10 @@ static void watch_areas(struct dump *d, struct live_task *lt, const struct proc_
 		if (!track_can_watch(v) || track_watch(lt->uffd, v->start, v->end) != -EBUSY)
 			continue;
 		log_info("Process %d (%s): its memory at %lx is watched by another", lt->pid, lt->comm, (unsigned long)v->start);
-		/* In our way: what we protect is not written any more for him. */
-		if (track_is_watched(lt->pagemap_fd, v->start, v->end) && !is_watched_by_another_of_us(d, v))
+		/* What we protect does not seem written any more to him, be it for another dump, or for a process of ours that has the same memory. */
+		if (is_watched_by_another_of_us(d, v))
+			lt->given_up = "a process that has the same memory";
+		else if (track_is_watched(lt->pagemap_fd, v->start, v->end))
 			lt->given_up = "another dump";
 	}
 }
