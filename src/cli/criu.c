@@ -149,9 +149,9 @@ static const struct option_row rows[] = {
 	OPTION("prev-images-dir", 0, STRING, "DIR", DUMPS, request.parent,
 	       "The last dump or pre-dump with --track-mem, as seen from the images directory: what has not changed since stays there alone"),
 	OPTION("track-mem", 0, BOOL, NULL, DUMPS, request.track, "Watch memory, so that the next dump can have this one as --prev-images-dir; a pre-dump does in any case"),
-	OPTION_IDLE("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How a pre-dump reads: splice or read; changes nothing"),
+	OPTION_IDLE("pre-dump-mode", 0, STRING, "MODE", ON(PRE_DUMP), "How memory is read: splice or read; changes nothing"),
 	OPTION("auto-dedup", 0, BOOL, NULL, ON(DUMP), request.dedup, "Do what dedup does after the dump"),
-	OPTION_IDLE("auto-dedup", 0, BOOL, NULL, ON(RESTORE) | ON(PRE_DUMP), "Changes nothing: a restore leaves its images whole"),
+	OPTION_IDLE("auto-dedup", 0, BOOL, NULL, ON(RESTORE) | ON(PRE_DUMP), "For images that stay whole; changes nothing"),
 	/* Not there yet. */
 	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, ON(PAGE_SERVER), "Drop pages that are in the newer checkpoint", NO_NETWORK),
 	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
