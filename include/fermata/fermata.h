@@ -53,6 +53,8 @@ struct fermata_error {
 #define FERMATA_SKIP_FILE_MODES (1ULL << 14)  /* restore: files may have other permissions than they had */
 #define FERMATA_EXT_UNIX_SK (1ULL << 15)      /* dump, check: datagram sockets may be connected to ones outside the tree that have a name */
 #define FERMATA_SIBLING (1ULL << 16)	      /* restore: the root becomes a child of the caller's parent */
+#define FERMATA_TRACK_MEM (1ULL << 18)	      /* dump: watch memory from now on, so that the next dump can have this one as its parent */
+#define FERMATA_PORTABLE (1ULL << 19)	      /* dump: write what CRIU can restore too */
 #define FERMATA_GPU_FORCE (1ULL << 17)	      /* dump: also what the GPU's driver is known not to bring back */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".
@@ -89,8 +91,10 @@ struct fermata_options {
 	const char *gpu;	     /* "on", "off" or "auto"; NULL: the last */
 	unsigned gpu_timeout_s;	     /* dump: how long work on a GPU may take to end; 0: 10 */
 	const char *const *gpu_map;  /* restore: "OLD-UUID=NEW-UUID", with NULL at the end; NULL: none */
+	const char *parent;	     /* dump: the checkpoint (made with FERMATA_TRACK_MEM or with a parent) whose pages are not saved again; NULL: none */
+	const char *store_key;	     /* dump, restore: the file with the key of an encrypted store ("store:DIR/NAME" in the place of `dir`); NULL: none */
 };
-#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL }
+#define FERMATA_OPTIONS_INIT { sizeof(struct fermata_options), 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 0, 0, NULL, NULL, 0, NULL, NULL, NULL }
 
 /* Saves process `pid` and all that descend from it into `dir`, a directory that exists and holds no checkpoint, or into a store ("store:DIR/NAME"), and ends them. After an
  * error the tree runs on and nothing is in `dir`. If `pid` is a child of the caller it is waited for, so that its pid is free again. */

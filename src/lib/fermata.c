@@ -7,7 +7,7 @@
 
 #include <limits.h>
 
-#define FLAGS_KNOWN ((FERMATA_GPU_FORCE << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_PORTABLE << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -127,6 +127,10 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.ext_unix_sk = flags & FERMATA_EXT_UNIX_SK,
 		.sibling = flags & FERMATA_SIBLING,
 		.gpu_force = flags & FERMATA_GPU_FORCE,
+		.track = flags & FERMATA_TRACK_MEM,
+		.portable = flags & FERMATA_PORTABLE,
+		.parent = c->options.parent,
+		.packing.key = c->options.store_key,
 		.timeout_s = (int)MIN(c->options.timeout_s, (unsigned)INT_MAX),
 		.ghost_limit = c->options.ghost_limit,
 		.file_validation = c->options.file_validation,

@@ -140,6 +140,29 @@ static void try_options(const char *dir)
 	close(ghost);
 }
 
+/* A checkpoint with a parent, and one in a store. */
+static void try_chain(const char *dir)
+{
+	struct fermata_options options = FERMATA_OPTIONS_INIT;
+	char first[4200], second[4200], stored[4200];
+	pid_t back, pid = start(0);
+
+	snprintf(first, sizeof(first), "%s/first", dir);
+	snprintf(second, sizeof(second), "%s/second", dir);
+	snprintf(stored, sizeof(stored), "store:%s/store/one", dir);
+	CHECK(mkdir(first, 0700) == 0 && mkdir(second, 0700) == 0);
+	options.flags = FERMATA_LEAVE_RUNNING | FERMATA_TRACK_MEM;
+	CHECK(fermata_dump(pid, first, &options, &error) == 0);
+	options.flags = 0;
+	options.parent = first;
+	CHECK(fermata_dump(pid, second, &options, &error) == 0);
+	options.parent = NULL;
+	CHECK(fermata_restore(second, &options, &back, &error) == 0 && back == pid);
+	CHECK(fermata_dump(pid, stored, &options, &error) == 0);
+	CHECK(fermata_restore(stored, &options, &back, &error) == 0 && back == pid);
+	CHECK(kill(pid, SIGKILL) == 0 && waitpid(pid, NULL, 0) == pid);
+}
+
 static void end(pid_t pid)
 {
 	int status;
@@ -214,6 +237,9 @@ int main(int argc, char **argv)
 	snprintf(first, sizeof(first), "%s/options", argv[1]);
 	CHECK(mkdir(first, 0700) == 0);
 	try_options(first);
+	snprintf(first, sizeof(first), "%s/chain", argv[1]);
+	CHECK(mkdir(first, 0700) == 0);
+	try_chain(first);
 	puts("ok");
 	return 0;
 }

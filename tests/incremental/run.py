@@ -212,6 +212,11 @@ def chain_of_criu(tree):
     state = tree.state()
     tree.criu("dump", "d3", "-t", str(tree.root), "--track-mem", "--prev-images-dir", "../d2")
     expect(parent_of(tree.path("d2")) == "../d1" and parent_of(tree.path("d3")) == "../d2", "the links are wrong")
+    for _ in range(300):
+        if holder_of(tree.root) is None:
+            break
+        reap()
+        time.sleep(0.01)
     expect(holder_of(tree.root) is None, "something watches a tree that has ended")
     text = tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d2"), fails=True)
     expect("pre-dump" in text, text)
@@ -607,9 +612,12 @@ def auto_dedup(tree):
 
 
 def other_checkpoint(tree):
-    other = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    tree.call(FERMATA, "dump", "process", str(other.pid), "--no-server", "--dir", tree.folder, "--name", "other")
-    other.wait()
+    other = subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        tree.call(FERMATA, "dump", "process", str(other.pid), "--no-server", "--dir", tree.folder, "--name", "other")
+    finally:
+        other.kill()  # where the dump has not ended it
+        other.wait()
     return tree.path("other")
 
 
