@@ -68,7 +68,7 @@ def test_restart(w):
         until(lambda: alive(pid), "it to run")
         os.kill(pid, signal.SIGKILL)
         until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: w.job("weak"))
-        until(lambda: w.status("weak") in ("sleep", "running", "disk"), "its status")
+        until(lambda: w.status("weak") in ("sleep", "running", "disk"), lambda: w.job("weak"))
     os.kill(pid, signal.SIGKILL)
     time.sleep(2.5)
     expect(not alive(pid) and w.status("weak") == "halted", "the limit")
