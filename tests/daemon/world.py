@@ -225,8 +225,8 @@ def main(tests, seconds=90):
             report("skipped", name, str(skip))
         except (Failure, OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError, TypeError, StopIteration) as failure:
             report("failed", name, f"{type(failure).__name__}: {failure}" if not isinstance(failure, Failure) else str(failure))
-            if os.environ.get("DAEMON_VERBOSE"):
-                print(world.said())
+            lines = world.said().splitlines()
+            print("".join(f"# {line}\n" for line in (lines if os.environ.get("DAEMON_VERBOSE") else lines[-30:])), end="")
         finally:
             signal.alarm(0)
             world.finish()
