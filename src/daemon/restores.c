@@ -62,17 +62,14 @@ static int write_wanted(const char *dir, json_t *spec, struct error *e)
 
 static int start(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
-	char dir[STORE_PATH_MAX + 200], state[STORE_PATH_MAX + 300];
+	char dir[STORE_PATH_MAX + 200];
 	char *argv[] = { (char *)"fermata-supervisor", j->jid, NULL };
 	int ends[2];
 	pid_t pid;
 
 	snprintf(dir, sizeof(dir), "%s/%s", d->jobs_dir, j->jid);
-	snprintf(state, sizeof(state), "%s/" SUPERVISOR_STATE, dir);
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return error_errno(e, -errno, "cannot make %s", dir);
-	/* An earlier run's end is not this one's. */
-	unlink(state);
 	int r = write_wanted(dir, spec, e);
 	if (r)
 		return r;
@@ -93,6 +90,19 @@ static int start(struct daemon *d, struct job *j, json_t *spec, struct events *t
 	return r;
 }
 
+/* An earlier run's end is not this one's: whoever finds the row to be starting must not find that. */
+static int put_starting(struct daemon *d, struct job *j, struct error *e)
+{
+	char state[STORE_PATH_MAX + 300];
+
+	snprintf(state, sizeof(state), "%s/%s/" SUPERVISOR_STATE, d->jobs_dir, j->jid);
+	pthread_mutex_lock(&d->jobs_lock);
+	unlink(state);
+	int r = store_put_job(d->store, j, false, e);
+	pthread_mutex_unlock(&d->jobs_lock);
+	return r;
+}
+
 int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e)
 {
 	j->state = JOB_STARTING;
@@ -100,7 +110,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct event
 	j->exit_code = -1;
 	j->ended_ns = 0;
 	j->process = j->supervisor = (struct identity){};
-	int r = spec ? store_put_job(d->store, j, false, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
+	int r = spec ? put_starting(d, j, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
 	if (!r)
 		r = start(d, j, spec, told, e);
 	json_decref(spec);
