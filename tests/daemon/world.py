@@ -23,10 +23,22 @@ NOBODY = 65534
 COUNT = ["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"]
 
 
+def reap_orphans():
+    """Children of jobs that ended are ours now, and keep the ids of their groups and sessions in use. What this program has started itself is left alone."""
+    for path in glob.glob("/proc/self/task/*/children"):
+        for pid in map(int, read(path).split()):
+            try:
+                if state_of(pid) == "Z" and os.getsid(pid) not in (pid, os.getsid(0)):
+                    os.waitpid(pid, os.WNOHANG)
+            except OSError:
+                pass
+
+
 def until(condition, what, seconds=DEADLINE):
     end = time.monotonic() + seconds
     while not (found := condition()):
         expect(time.monotonic() < end, f"not within {seconds} s: {what() if callable(what) else what}")
+        reap_orphans()
         time.sleep(0.02)
     return found
 

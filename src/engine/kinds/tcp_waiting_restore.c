@@ -21,6 +21,7 @@
 #define BEHIND 65537U /* how far behind one in TIME-WAIT a new one begins */
 #define BEFORE 1000U  /* and how far before it that one's peer had ended */
 #define WAIT_TRIES 1000
+#define ROOM_MAX (6U << 20) /* of tcp_rmem, tcp(7) */
 
 struct waiting {
 	TcpWaitingEntry *e;
@@ -332,6 +333,9 @@ static int send_again(const struct waiting *x)
 static int build_one(struct restore *s, int listener, const struct waiting *x)
 {
 	const TcpWaitingEntry *e = x->e;
+
+	/* What a restore that was killed has left in TIME-WAIT would answer in its place for a minute. */
+	inet_diag_destroy(IPPROTO_TCP, &x->c);
 	int r = make_time_wait(&x->c, e->sent - 1 - BEHIND - 1, e->received - 1 - BEFORE);
 
 	if (!r)
@@ -342,16 +346,54 @@ static int build_one(struct restore *s, int listener, const struct waiting *x)
 				"limits of TCP now? --tcp-close drops it)", e->peer_port, e->local_port) : 0;
 }
 
+struct room {
+	int size, lock;
+};
+
+/* A connection begins with the listener's room for what was not read. What comes in other pieces than it had come in may need more than that: so it gets
+ * more, as it could have got by itself (the room is not locked), up to where its window would be scaled otherwise. */
+static void widen(int listener, const struct tcp_waiting *w, struct room *before)
+{
+	socklen_t size = sizeof(int);
+	uint32_t most = 0;
+	int none = 0;
+
+	if (getsockopt(listener, SOL_SOCKET, SO_RCVBUF, &before->size, &size) < 0 || getsockopt(listener, SOL_SOCKET, SO_BUF_LOCK, &before->lock, &size) < 0)
+		before->size = 0;
+	VEC_FOREACH(&w->list, x)
+		most = MAX(most, x->e->length);
+	int wanted = (int)MIN(most, ROOM_MAX / 2); /* the kernel takes it twice */
+	if (!before->size || wanted * 2 <= before->size || before->lock & SOCK_RCVBUF_LOCK) {
+		before->size = 0;
+		return;
+	}
+	setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, size);
+	setsockopt(listener, SOL_SOCKET, SO_BUF_LOCK, &none, size);
+}
+
+static void narrow(int listener, const struct room *before)
+{
+	const int size = before->size / 2;
+
+	if (!before->size)
+		return;
+	setsockopt(listener, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size));
+	setsockopt(listener, SOL_SOCKET, SO_BUF_LOCK, &before->lock, sizeof(before->lock));
+}
+
 int tcp_waiting_build(struct restore *s, struct tcp_waiting *w)
 {
 	int fd = w->listener->fd, defer = 0, r = 0;
 	socklen_t size = sizeof(defer);
+	struct room room;
 
 	/* One that waits for data would not take a handshake alone. */
 	if (getsockopt(fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &defer, &size) == 0 && defer)
 		set(fd, TCP_DEFER_ACCEPT, 0);
+	widen(fd, w, &room);
 	VEC_FOREACH(&w->list, x)
 		r = r ? r : build_one(s, fd, x);
+	narrow(fd, &room);
 	if (defer)
 		set(fd, TCP_DEFER_ACCEPT, defer);
 	return r;
