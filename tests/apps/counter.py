@@ -59,6 +59,8 @@ class Test(App):
         int(self.there.until("\r\n").replace("$ ", ""))
         self.there.type("fg\n")
         self.there.until("--shell-job\r\n")
+        # It counts all the time: only the terminal tells that the shell has let go of it.
+        wait_for("foreground", lambda: os.tcgetpgrp(self.there.terminal) != self.there.pid)
         int(self.there.until("\r\n"))
 
     def start(self):

@@ -201,7 +201,7 @@ def test_leave_running(w):
         expect(status == 0, out)
         w.goes_on()
     os.kill(w.pid, signal.SIGKILL)
-    wait_for(lambda: (reap(), not any(alive(pid) for pid in w.rounds()))[1], "it does not end")
+    wait_for(lambda: (reap(), all(stat_of(pid) is None for pid in w.rounds()))[1], "it does not end")
     os.rename(w.out, w.out + ".old")
     status, out = w.restore(name="two")
     expect(status == 0, out)
