@@ -1,5 +1,6 @@
 /* The reading side of image.h: files of a directory, or members of an archive. */
 #include "image/private.h"
+#include "image/whole.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -120,23 +121,11 @@ void image_reader_free(struct image_reader *reader)
 
 int image_raw_read(const struct image_raw *raw, struct image_reader *reader, void *to, size_t size, uint64_t at)
 {
-	char *into = to;
-
 	if (at > raw->size || size > raw->size - at)
 		return -EBADMSG;
 	if (raw->fd < 0)
 		return source_read(reader ? reader->source : raw->dir->reader, to, size, raw->offset + at);
-	while (size) {
-		ssize_t n = pread(raw->fd, into, size, (off_t)(raw->offset + at));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		into += n;
-		at += (uint64_t)n;
-		size -= (size_t)n;
-	}
-	return 0;
+	return read_whole(raw->fd, to, size, raw->offset + at);
 }
 
 size_t image_raw_adopt(const struct image_raw *raw, int *fds, size_t max)

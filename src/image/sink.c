@@ -1,6 +1,7 @@
 /* The writing side of archive.h. */
 #include "image/archive.h"
 #include "image/tar.h"
+#include "image/whole.h"
 
 #include <fcntl.h>
 #include <libgen.h>
@@ -73,23 +74,6 @@ struct archive {
 	struct piece *appended;
 };
 
-static int write_all(int fd, const void *data, size_t size, uint64_t at)
-{
-	const char *from = data;
-
-	while (size) {
-		ssize_t n = pwrite(fd, from, size, (off_t)at);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0) {
-			from += n;
-			at += (uint64_t)n;
-			size -= (size_t)n;
-		}
-	}
-	return 0;
-}
-
 /* ---- files ---- */
 
 static int open_part(struct archive *s, struct part *p)
@@ -146,7 +130,7 @@ static int open_parts(struct archive *s, const char *path)
 				snprintf(p->name, sizeof(p->name), "%s", basename(other));
 		r = n >= (int)sizeof(p->name) ? -ENAMETOOLONG : open_part(s, p);
 		if (!r && s->packing.kind == PACKING_ZLIB) {
-			r = write_all(p->fd, "\x78\x01", 2, 0);
+			r = write_whole(p->fd, "\x78\x01", 2, 0);
 			p->end = 2;
 		}
 	}
@@ -446,7 +430,7 @@ static int archive_piece_write(struct sink_piece *base, const void *data, size_t
 	if (p->failed)
 		return p->failed;
 	if (p->direct) {
-		p->failed = write_all(p->sink->parts[part_of(p->sink, p->ticket)].fd, data, size, p->position);
+		p->failed = write_whole(p->sink->parts[part_of(p->sink, p->ticket)].fd, data, size, p->position);
 		p->position += size;
 	} else {
 		p->failed = add_bytes(p, data, size);
@@ -480,7 +464,7 @@ static int emit(struct piece *p, unsigned part)
 	}
 	pthread_cond_broadcast(&s->turned);
 	pthread_mutex_unlock(&s->lock);
-	return r ? r : write_all(to->fd, p->out, p->packed, at);
+	return r ? r : write_whole(to->fd, p->out, p->packed, at);
 }
 
 static int archive_piece_end(struct sink_piece *base)
@@ -600,7 +584,7 @@ static int end_zlib(struct archive *s, unsigned i)
 
 	for (int k = 0; k < 4; k++)
 		end[n++] = (unsigned char)(p->adler >> (24 - 8 * k));
-	int r = write_all(p->fd, end, n, p->end);
+	int r = write_whole(p->fd, end, n, p->end);
 	p->end += n;
 	return r;
 }
@@ -617,7 +601,7 @@ static int write_end(struct archive *s)
 	if (!r)
 		r = emit_appended(s, part_of(s, s->tickets));
 	if (is_direct(s) && s->n_parts == 1)
-		return r ? r : write_all(s->parts[0].fd, end, 1024, s->parts[0].end);
+		return r ? r : write_whole(s->parts[0].fd, end, 1024, s->parts[0].end);
 	if (!r)
 		r = append_index(s, &footer);
 	if (!r) {

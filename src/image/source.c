@@ -5,6 +5,7 @@
  */
 #include "image/archive.h"
 #include "image/tar.h"
+#include "image/whole.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -71,23 +72,6 @@ static void archive_free(struct source *base)
 	free(s);
 }
 
-static int read_file(int fd, void *to, size_t size, uint64_t at)
-{
-	char *into = to;
-
-	while (size) {
-		ssize_t n = pread(fd, into, size, (off_t)at);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		into += n;
-		at += (uint64_t)n;
-		size -= (size_t)n;
-	}
-	return 0;
-}
-
 /* ---- with an index ---- */
 
 static int read_index_frames(struct archive *s, const struct archive_footer *f, unsigned char *data, struct codec *codec, unsigned char *packed)
@@ -96,7 +80,7 @@ static int read_index_frames(struct archive *s, const struct archive_footer *f, 
 
 	for (uint64_t at = 0; at < f->size; at += PACKING_FRAME) {
 		size_t raw = (size_t)MIN(f->size - at, PACKING_FRAME), stored = codec_stored_size(s->base.kind, raw);
-		int r = read_file(s->fds[0], packed, stored, place);
+		int r = read_whole(s->fds[0], packed, stored, place);
 		if (!r)
 			r = codec_unpack(codec, data + at, raw, packed, stored);
 		if (r)
@@ -147,7 +131,7 @@ static int open_index(struct archive *s)
 	size_t size = archive_end_size(s->base.kind), stored = codec_stored_size(s->base.kind, ARCHIVE_END);
 	struct archive_footer footer;
 
-	if (s->size < size || read_file(s->fds[0], end, size, s->size - size))
+	if (s->size < size || read_whole(s->fds[0], end, size, s->size - size))
 		return -ENOENT;
 	struct codec *codec = codec_new(s->base.kind, 0);
 	int r = !codec ? -ENOMEM : codec_unpack(codec, raw, sizeof(raw), end, stored) ? -ENOENT : archive_footer_read(&footer, raw);
@@ -184,7 +168,7 @@ static int add_member(struct archive *s, const struct tar_member *t, uint64_t of
 static int read_pax(struct archive *s, const struct tar_member *t, uint64_t at, int64_t *ret)
 {
 	_cleanup_free_ char *records = t->size <= PAX_MAX ? malloc(t->size + 1) : NULL;
-	int r = records ? read_file(s->fds[0], records, t->size, at) : -EBADMSG;
+	int r = records ? read_whole(s->fds[0], records, t->size, at) : -EBADMSG;
 
 	if (!r)
 		*ret = tar_pax_size(records, t->size);
@@ -199,7 +183,7 @@ static int walk_tar(struct archive *s)
 
 	for (uint64_t at = 0;;) {
 		struct tar_member t;
-		int r = read_file(s->fds[0], head, TAR_BLOCK, at);
+		int r = read_whole(s->fds[0], head, TAR_BLOCK, at);
 		if (!r)
 			r = tar_parse(head, &t);
 		if (!r && t.type == TAR_END) /* of two blocks */
@@ -563,7 +547,7 @@ static int unpack_frame(struct reader *r, size_t frame, unsigned char *to)
 	int failed = make_room(&r->packed, &r->packed_room, f->size);
 
 	if (!failed)
-		failed = read_file(r->s->fds[f->place >> ARCHIVE_PART_SHIFT], r->packed, f->size, f->place & ((1UL << ARCHIVE_PART_SHIFT) - 1));
+		failed = read_whole(r->s->fds[f->place >> ARCHIVE_PART_SHIFT], r->packed, f->size, f->place & ((1UL << ARCHIVE_PART_SHIFT) - 1));
 	return failed ? failed : codec_unpack(r->codec, to, f->raw, r->packed, f->size);
 }
 
@@ -588,7 +572,7 @@ static int read_frame(struct reader *r, size_t frame, unsigned char *to, size_t 
 	int failed = 0;
 
 	if (r->s->base.kind == PACKING_TAR)
-		return f->size == f->raw ? read_file(r->s->fds[f->place >> ARCHIVE_PART_SHIFT], to, size,
+		return f->size == f->raw ? read_whole(r->s->fds[f->place >> ARCHIVE_PART_SHIFT], to, size,
 						     (f->place & ((1UL << ARCHIVE_PART_SHIFT) - 1)) + within) :
 					   -EBADMSG;
 	if (!within && size == f->raw)
@@ -626,7 +610,7 @@ static int archive_read(struct source_reader *base, void *to, size_t size, uint6
 	int failed = 0;
 
 	if (!s->indexed)
-		return archive_plain(&s->base) >= 0 ? read_file(s->fds[0], to, size, offset) : read_sequential(s, to, size, offset);
+		return archive_plain(&s->base) >= 0 ? read_whole(s->fds[0], to, size, offset) : read_sequential(s, to, size, offset);
 	if (!size)
 		return 0;
 	if (!s->base.index.frames.count || offset + size > s->starts[s->base.index.frames.count])

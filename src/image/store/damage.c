@@ -29,7 +29,7 @@ int damage_read(struct store *s, damage_list *ret)
 		return 0;
 	if (!vec_reserve((void **)&ret->data, &ret->capacity, count, sizeof(*ret->data)))
 		return -ENOMEM;
-	int r = store_pread(fd, ret->data, count * sizeof(*ret->data), 0);
+	int r = read_whole(fd, ret->data, count * sizeof(*ret->data), 0);
 	if (!r) {
 		ret->count = count;
 		qsort(ret->data, count, sizeof(*ret->data), by_chunk);
@@ -47,7 +47,7 @@ int damage_write(struct store *s, damage_list *list)
 	int r = fresh_open(s->fd, &f);
 	if (r)
 		return r;
-	r = store_pwrite(f.fd, list->data, list->count * sizeof(*list->data), 0);
+	r = write_whole(f.fd, list->data, list->count * sizeof(*list->data), 0);
 	if (!r)
 		r = fresh_name(&f, NAME, true);
 	fresh_close(&f);

@@ -60,7 +60,7 @@ static int open_table(int dirfd, const char *name, struct table *ret)
 	struct stat st;
 	struct head h;
 
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (size_t)st.st_size < sizeof(h) || store_pread(fd, &h, sizeof(h), 0))
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (size_t)st.st_size < sizeof(h) || read_whole(fd, &h, sizeof(h), 0))
 		return 1;
 	const size_t size = (size_t)st.st_size, rest = size - sizeof(h);
 	if (memcmp(h.mark, mark, sizeof(mark)) || h.version != 1 || h.packs > rest / DIGEST || h.entries > rest / sizeof(struct lookup_entry) ||
@@ -237,11 +237,11 @@ int lookup_write(struct store *s, const unsigned char (*ids)[DIGEST], size_t n_i
 	int r = fresh_open(s->index, &f);
 	if (r)
 		return r;
-	r = store_pwrite(f.fd, &h, sizeof(h), 0);
+	r = write_whole(f.fd, &h, sizeof(h), 0);
 	if (!r)
-		r = store_pwrite(f.fd, ids, n_ids * DIGEST, sizeof(h));
+		r = write_whole(f.fd, ids, n_ids * DIGEST, sizeof(h));
 	if (!r)
-		r = store_pwrite(f.fd, entries, count * sizeof(*entries), sizeof(h) + n_ids * DIGEST);
+		r = write_whole(f.fd, entries, count * sizeof(*entries), sizeof(h) + n_ids * DIGEST);
 	if (!r)
 		r = fresh_name(&f, name, true);
 	fresh_close(&f);

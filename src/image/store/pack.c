@@ -24,9 +24,9 @@ static int read_foot(struct pack *p)
 
 	if (p->size < sizeof(head) + sizeof(foot))
 		return -EBADMSG;
-	int r = store_pread(p->fd, &head, sizeof(head), 0);
+	int r = read_whole(p->fd, &head, sizeof(head), 0);
 	if (!r)
-		r = store_pread(p->fd, &foot, sizeof(foot), p->size - sizeof(foot));
+		r = read_whole(p->fd, &foot, sizeof(foot), p->size - sizeof(foot));
 	if (r)
 		return r;
 	if (memcmp(head.mark, pack_mark, sizeof(pack_mark)) || memcmp(foot.mark, pack_foot_mark, sizeof(pack_foot_mark)) || head.version != 1 ||
@@ -43,7 +43,7 @@ static int read_foot(struct pack *p)
 	p->leaves = calloc(leaves_of(p), sizeof(*p->leaves));
 	if (!p->directory || !p->leaves)
 		return -ENOMEM;
-	r = store_pread(p->fd, p->directory, size + sizeof(foot), p->size - sizeof(foot) - size);
+	r = read_whole(p->fd, p->directory, size + sizeof(foot), p->size - sizeof(foot) - size);
 	if (r)
 		return r;
 	store_digest(p->key, p->directory, size + sizeof(foot), digest);
@@ -104,7 +104,7 @@ static struct pack_record *read_leaf(struct pack *p, uint64_t leaf)
 	uint64_t first = leaf * LEAF_RECORDS, count = MIN(p->frames - first, (uint64_t)LEAF_RECORDS);
 	struct pack_record *records = malloc(count * sizeof(*records));
 	unsigned char digest[DIGEST];
-	int r = records ? store_pread(p->fd, records, count * sizeof(*records), p->table + first * sizeof(*records)) : -ENOMEM;
+	int r = records ? read_whole(p->fd, records, count * sizeof(*records), p->table + first * sizeof(*records)) : -ENOMEM;
 
 	if (!r) {
 		store_digest(p->key, records, count * sizeof(*records), digest);
@@ -139,7 +139,7 @@ const struct pack_record *pack_record(struct pack *p, uint64_t frame)
 
 int pack_read(struct pack *p, uint64_t frame, const struct pack_record *r, struct codec *codec, unsigned char *packed, unsigned char *to)
 {
-	int failed = store_pread(p->fd, packed, r->size, r->place);
+	int failed = read_whole(p->fd, packed, r->size, r->place);
 	size_t size = r->size;
 
 	if (p->cipher && size < STORE_TAG)

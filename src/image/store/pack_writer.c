@@ -59,7 +59,7 @@ int pack_writer_new(struct store *s, const struct packing *packing, struct pack_
 		store_cipher(s->key, w->salt, w->cipher);
 	memcpy(head.mark, pack_mark, sizeof(pack_mark));
 	if (!r)
-		r = store_pwrite(w->file.fd, &head, sizeof(head), 0);
+		r = write_whole(w->file.fd, &head, sizeof(head), 0);
 	w->end = sizeof(head);
 	if (r)
 		pack_writer_free(w);
@@ -160,7 +160,7 @@ static int end_frame(struct pack_hand *h)
 	record->size = (uint32_t)n;
 	record->place = __atomic_fetch_add(&h->w->end, (uint64_t)n, __ATOMIC_RELAXED);
 	__atomic_fetch_add(&h->w->chunks, record->count, __ATOMIC_RELAXED);
-	return store_pwrite(h->w->file.fd, h->packed, (size_t)n, record->place);
+	return write_whole(h->w->file.fd, h->packed, (size_t)n, record->place);
 }
 
 static const unsigned char *digest_of(const struct pack_writer *w, uint32_t chunk)
@@ -234,14 +234,14 @@ static int write_table(struct pack_writer *w, unsigned char id[DIGEST])
 	for (uint64_t i = 0; !r && i < leaves; i++) {
 		size_t size = MIN(w->frames - i * LEAF_RECORDS, (uint64_t)LEAF_RECORDS) * sizeof(struct pack_record);
 		store_digest(w->store->key, w->leaves[i], size, end + i * DIGEST);
-		r = store_pwrite(w->file.fd, w->leaves[i], size, w->end);
+		r = write_whole(w->file.fd, w->leaves[i], size, w->end);
 		w->end += size;
 	}
 	if (r)
 		return r;
 	memcpy(end + leaves * DIGEST, &foot, sizeof(foot));
 	store_digest(w->store->key, end, leaves * DIGEST + sizeof(foot), id);
-	r = store_pwrite(w->file.fd, end, leaves * DIGEST + sizeof(foot), w->end);
+	r = write_whole(w->file.fd, end, leaves * DIGEST + sizeof(foot), w->end);
 	w->end += leaves * DIGEST + sizeof(foot);
 	return r;
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "image/store/store.h"
+#include "image/whole.h"
 
 #include <pthread.h>
 
@@ -36,8 +37,6 @@ int store_lock(struct store *s, int how);
 void store_digest(const struct store_key *k, const void *data, size_t size, unsigned char to[DIGEST]);
 void store_hex(const unsigned char id[DIGEST], char to[HEX_ID]);
 bool store_unhex(const char *text, unsigned char to[DIGEST]);
-int store_pread(int fd, void *to, size_t size, uint64_t at);
-int store_pwrite(int fd, const void *data, size_t size, uint64_t at);
 /* Each file in one of its directories. */
 int store_each(int dirfd, int (*found)(void *data, int dirfd, const char *name), void *data);
 

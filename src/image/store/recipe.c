@@ -118,7 +118,7 @@ int recipe_write(struct store *s, const char *name, const struct recipe *r, bool
 		result = fresh_open(s->checkpoints, &f);
 	if (result)
 		return result;
-	result = store_pwrite(f.fd, data, size + DIGEST, 0);
+	result = write_whole(f.fd, data, size + DIGEST, 0);
 	if (!result)
 		result = fresh_name(&f, name, replace);
 	fresh_close(&f);
@@ -202,7 +202,7 @@ int recipe_read(struct store *s, const char *name, struct recipe *ret)
 	_cleanup_free_ unsigned char *data = malloc((size_t)st.st_size + 1);
 	*ret = (struct recipe){};
 	size_t size = (size_t)st.st_size;
-	int r = data ? store_pread(fd, data, size, 0) : -ENOMEM;
+	int r = data ? read_whole(fd, data, size, 0) : -ENOMEM;
 	if (!r)
 		r = compare(s->key, data, &size);
 	if (!r && s->key)

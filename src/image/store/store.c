@@ -40,40 +40,6 @@ bool store_unhex(const char *text, unsigned char to[DIGEST])
 	return true;
 }
 
-int store_pread(int fd, void *to, size_t size, uint64_t at)
-{
-	char *into = to;
-
-	while (size) {
-		ssize_t n = pread(fd, into, size, (off_t)at);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return n ? -errno : -EBADMSG;
-		into += n;
-		at += (uint64_t)n;
-		size -= (size_t)n;
-	}
-	return 0;
-}
-
-int store_pwrite(int fd, const void *data, size_t size, uint64_t at)
-{
-	const char *from = data;
-
-	while (size) {
-		ssize_t n = pwrite(fd, from, size, (off_t)at);
-		if (n < 0 && errno != EINTR)
-			return -errno;
-		if (n > 0) {
-			from += n;
-			at += (uint64_t)n;
-			size -= (size_t)n;
-		}
-	}
-	return 0;
-}
-
 int store_each(int dirfd, int (*found)(void *data, int dirfd, const char *name), void *data)
 {
 	int r = 0, fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -200,7 +166,7 @@ static int make_store(struct store *s)
 	if (s->key)
 		store_hex(s->key->check, check);
 	snprintf(text, sizeof(text), MARK_TEXT, s->key ? "hmac-sha256" : "sha256", check);
-	r = store_pwrite(mark.fd, text, strlen(text), 0);
+	r = write_whole(mark.fd, text, strlen(text), 0);
 	if (!r)
 		r = fresh_name(&mark, MARK, false);
 	fresh_close(&mark);
