@@ -12,14 +12,21 @@
 #define BTF_MAX (256UL << 20)
 #define TYPES_MAX (1U << 22)
 #define TRIES 10
-#define KNOWN_MAX 64
+#define KNOWN_MAX 128
+#define TYPES_KNOWN_MAX 48
 
-/* What the program is given, and what it gives back. */
+/* What the program is given, and what it gives back: how many pieces it has read. */
 struct context {
-	uint64_t address, size;
-	uint64_t task; /* the caller's task_struct */
-	int64_t result;
+	uint64_t count, done;
 };
+
+/* The memory that we share with it: the pieces, then the window, with room for one that begins at its end. */
+#define PIECES_SIZE (KERNEL_PIECES * sizeof(struct kernel_piece))
+#define WINDOW_AT ALIGN_UP(PIECES_SIZE, PAGE_SIZE)
+#define MAP_SIZE (WINDOW_AT + KERNEL_WINDOW + PAGE_SIZE)
+/* kernel_read's, in the window. */
+#define ADDRESS_AT 8
+#define DATA_AT 16
 
 /* Where each type stands among all, by its id: of the first `count`; the others when they are asked for. */
 struct index {
@@ -29,9 +36,14 @@ struct index {
 	/* What was asked for: names that the program has anyway. */
 	struct {
 		const char *type, *member;
-		int offset;
+		int bits;
 	} known[KNOWN_MAX];
 	size_t known_count;
+	struct {
+		const char *name;
+		uint32_t id; /* 0: there is none */
+	} types[TYPES_KNOWN_MAX];
+	size_t types_count;
 };
 
 struct kernel {
@@ -42,7 +54,7 @@ struct kernel {
 	uint32_t types_size, strings_size;
 	struct index *index;
 	int map, program;
-	char *window; /* the map's memory: a page */
+	char *shared; /* the map's memory */
 };
 
 /* ---- layout ---- */
@@ -154,7 +166,8 @@ static bool has_members(const struct btf_type *t)
 	return t && (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT || BTF_INFO_KIND(t->info) == BTF_KIND_UNION);
 }
 
-static int find_member(const struct kernel *k, const struct btf_type *t, const char *path, int depth)
+/* In bits, and its type. */
+static int find_member(const struct kernel *k, const struct btf_type *t, const char *path, int depth, uint32_t *ret_type)
 {
 	const struct btf_member *m = (const struct btf_member *)(t + 1);
 	const bool fields = BTF_INFO_KFLAG(t->info);
@@ -169,24 +182,35 @@ static int find_member(const struct kernel *k, const struct btf_type *t, const c
 		if (found && !path[length])
 			r = 0;
 		else if (found && has_members(inner) && depth)
-			r = find_member(k, inner, path + length + 1, depth - 1);
+			r = find_member(k, inner, path + length + 1, depth - 1, ret_type);
 		else if (!m[i].name_off && has_members(inner) && depth)
-			r = find_member(k, inner, path, depth - 1);
-		if (r >= 0)
-			return r + (int)(bits / 8);
+			r = find_member(k, inner, path, depth - 1, ret_type);
+		if (r >= 0) {
+			if (!path[length] && found)
+				*ret_type = m[i].type;
+			return r + (int)bits;
+		}
 	}
 	return -ENOENT;
 }
 
-static int find_offset(const struct kernel *k, const char *type, const char *member)
+static const struct btf_type *find_struct(const struct kernel *k, const char *type)
 {
+	struct index *x = k->index;
 	const struct btf_type *t;
+	uint32_t id = 1;
 
-	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
+	for (size_t i = 0; i < x->types_count; i++)
+		if (!strcmp(x->types[i].name, type))
+			return type_at(k, x->types[i].id);
+	for (; (t = type_at(k, id)); id++)
 		if (BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT && !strcmp(name_of(k, t->name_off), type))
-			return find_member(k, t, member, 4);
+			break;
+	if (x->types_count < TYPES_KNOWN_MAX) {
+		x->types[x->types_count].name = type;
+		x->types[x->types_count++].id = t ? id : 0;
 	}
-	return -ENOENT;
+	return t;
 }
 
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name)
@@ -204,38 +228,61 @@ int kernel_enumerator(const struct kernel *k, const char *type, const char *name
 	return -ENOENT;
 }
 
+static int find(const struct kernel *k, const char *type, const char *member, uint32_t *ret_type)
+{
+	const struct btf_type *t = find_struct(k, type);
+
+	return t ? find_member(k, t, member, 4, ret_type) : -ENOENT;
+}
+
 bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member)
 {
-	const struct btf_type *t;
+	uint32_t id = 0;
+	const struct btf_type *of = find(k, type, member, &id) < 0 ? NULL : type_at(k, id);
 
-	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
-		const struct btf_member *m = (const struct btf_member *)(t + 1);
-		if (BTF_INFO_KIND(t->info) != BTF_KIND_STRUCT || strcmp(name_of(k, t->name_off), type))
-			continue;
-		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++) {
-			const struct btf_type *of = strcmp(name_of(k, m[i].name_off), member) ? NULL : type_at(k, m[i].type);
-			if (of)
-				return BTF_INFO_KIND(of->info) == BTF_KIND_PTR;
-		}
-		return false;
+	return of && BTF_INFO_KIND(of->info) == BTF_KIND_PTR;
+}
+
+int kernel_size(const struct kernel *k, const char *type, const char *member)
+{
+	uint32_t id = 0, count = 1;
+	const struct btf_type *t = find(k, type, member, &id) < 0 ? NULL : bare_type(k, id);
+
+	while (t && BTF_INFO_KIND(t->info) == BTF_KIND_ARRAY) {
+		const struct btf_array *a = (const struct btf_array *)(t + 1);
+		if (a->nelems > PAGE_SIZE)
+			return -ENOENT;
+		count *= a->nelems;
+		t = bare_type(k, a->type);
 	}
-	return false;
+	const uint32_t kind = t ? BTF_INFO_KIND(t->info) : BTF_KIND_UNKN;
+	if (kind == BTF_KIND_PTR)
+		return (int)(count * sizeof(void *));
+	return kind == BTF_KIND_INT || kind == BTF_KIND_ENUM || has_members(t) ? (int)(count * t->size) : -ENOENT;
+}
+
+int kernel_bit(const struct kernel *k, const char *type, const char *member)
+{
+	struct index *x = k->index;
+	uint32_t unused;
+
+	for (size_t i = 0; i < x->known_count; i++)
+		if (!strcmp(x->known[i].type, type) && !strcmp(x->known[i].member, member))
+			return x->known[i].bits;
+	int bits = find(k, type, member, &unused);
+	if (x->known_count < KNOWN_MAX) {
+		x->known[x->known_count].type = type;
+		x->known[x->known_count].member = member;
+		x->known[x->known_count++].bits = bits;
+	}
+	return bits;
 }
 
 int kernel_offset(const struct kernel *k, const char *type, const char *member)
 {
-	struct index *x = k->index;
+	int bits = kernel_bit(k, type, member);
 
-	for (size_t i = 0; i < x->known_count; i++)
-		if (!strcmp(x->known[i].type, type) && !strcmp(x->known[i].member, member))
-			return x->known[i].offset;
-	int offset = find_offset(k, type, member);
-	if (x->known_count < KNOWN_MAX) {
-		x->known[x->known_count].type = type;
-		x->known[x->known_count].member = member;
-		x->known[x->known_count++].offset = offset;
-	}
-	return offset;
+	return bits < 0 ? bits : bits / 8;
 }
 
 /* ---- reading ---- */
@@ -252,24 +299,52 @@ static int bpf(int command, union bpf_attr *attr)
 }
 
 #define INSN(c, d, s, o, i) { .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i) }
-#define LOAD(to, field) INSN(BPF_LDX | BPF_MEM | BPF_DW, to, BPF_REG_6, offsetof(struct context, field), 0)
-#define STORE(field, from) INSN(BPF_STX | BPF_MEM | BPF_DW, BPF_REG_6, from, offsetof(struct context, field), 0)
+#define LOAD(size, to, from, at) INSN(BPF_LDX | BPF_MEM | (size), to, from, at, 0)
+#define STORE(to, at, from) INSN(BPF_STX | BPF_MEM | BPF_DW, to, from, at, 0)
+#define COPY(to, from) INSN(BPF_ALU64 | BPF_MOV | BPF_X, to, from, 0, 0)
+#define SET(to, value) INSN(BPF_ALU64 | BPF_MOV | BPF_K, to, 0, 0, value)
+#define MATH(op, to, value) INSN(BPF_ALU64 | (op) | BPF_K, to, 0, 0, value)
+#define ADD(to, from) INSN(BPF_ALU64 | BPF_ADD | BPF_X, to, from, 0, 0)
 #define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, function)
 
+/* In this order: r6 the context, r7 the memory, r8 the number of the piece, r9 the piece. */
 static int load_program(struct kernel *k)
 {
 	const struct bpf_insn code[] = {
-		INSN(BPF_ALU64 | BPF_MOV | BPF_X, BPF_REG_6, BPF_REG_1, 0, 0),
-		CALL(BPF_FUNC_get_current_task),
-		STORE(task, BPF_REG_0),
-		LOAD(BPF_REG_3, address),
-		LOAD(BPF_REG_2, size),
-		INSN(BPF_JMP | BPF_JGT | BPF_K, BPF_REG_2, 0, 4, PAGE_SIZE),
-		INSN(BPF_LD | BPF_IMM | BPF_DW, BPF_REG_1, BPF_PSEUDO_MAP_VALUE, 0, k->map),
+		COPY(BPF_REG_6, BPF_REG_1),
+		INSN(BPF_LD | BPF_IMM | BPF_DW, BPF_REG_7, BPF_PSEUDO_MAP_VALUE, 0, k->map),
 		INSN(0, 0, 0, 0, 0),
+		CALL(BPF_FUNC_get_current_task),
+		STORE(BPF_REG_7, WINDOW_AT, BPF_REG_0),
+		SET(BPF_REG_8, 0),
+		/* each piece: 6 */
+		LOAD(BPF_DW, BPF_REG_1, BPF_REG_6, offsetof(struct context, count)),
+		INSN(BPF_JMP | BPF_JGE | BPF_X, BPF_REG_8, BPF_REG_1, 23, 0),
+		COPY(BPF_REG_9, BPF_REG_8),
+		MATH(BPF_MUL, BPF_REG_9, sizeof(struct kernel_piece)),
+		ADD(BPF_REG_9, BPF_REG_7),
+		LOAD(BPF_W, BPF_REG_1, BPF_REG_9, offsetof(struct kernel_piece, base)),
+		MATH(BPF_AND, BPF_REG_1, KERNEL_WINDOW - 1),
+		ADD(BPF_REG_1, BPF_REG_7),
+		LOAD(BPF_DW, BPF_REG_3, BPF_REG_1, WINDOW_AT),
+		LOAD(BPF_W, BPF_REG_1, BPF_REG_9, offsetof(struct kernel_piece, offset)),
+		MATH(BPF_LSH, BPF_REG_1, 32),
+		MATH(BPF_ARSH, BPF_REG_1, 32),
+		ADD(BPF_REG_3, BPF_REG_1),
+		LOAD(BPF_W, BPF_REG_2, BPF_REG_9, offsetof(struct kernel_piece, size)),
+		INSN(BPF_JMP | BPF_JGT | BPF_K, BPF_REG_2, 0, 10, PAGE_SIZE),
+		LOAD(BPF_W, BPF_REG_1, BPF_REG_9, offsetof(struct kernel_piece, to)),
+		MATH(BPF_AND, BPF_REG_1, KERNEL_WINDOW - 1),
+		ADD(BPF_REG_1, BPF_REG_7),
+		MATH(BPF_ADD, BPF_REG_1, WINDOW_AT),
 		CALL(BPF_FUNC_probe_read_kernel),
-		STORE(result, BPF_REG_0),
-		INSN(BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0),
+		INSN(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 4, 0),
+		MATH(BPF_ADD, BPF_REG_8, 1),
+		STORE(BPF_REG_6, offsetof(struct context, done), BPF_REG_8),
+		INSN(BPF_JMP | BPF_JGE | BPF_K, BPF_REG_8, 0, 1, KERNEL_PIECES),
+		INSN(BPF_JMP | BPF_JA, 0, 0, -25, 0),
+		/* the end: 31 */
+		SET(BPF_REG_0, 0),
 		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
 	};
 	union bpf_attr attr = { .prog_type = BPF_PROG_TYPE_SYSCALL, .insns = (uint64_t)code, .insn_cnt = ARRAY_SIZE(code),
@@ -280,36 +355,51 @@ static int load_program(struct kernel *k)
 
 static int make_map(struct kernel *k)
 {
-	union bpf_attr attr = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = PAGE_SIZE, .max_entries = 1, .map_flags = BPF_F_MMAPABLE };
+	union bpf_attr attr = { .map_type = BPF_MAP_TYPE_ARRAY, .key_size = 4, .value_size = MAP_SIZE, .max_entries = 1, .map_flags = BPF_F_MMAPABLE };
 
 	k->map = bpf(BPF_MAP_CREATE, &attr);
 	if (k->map < 0)
 		return k->map;
-	k->window = mmap(NULL, PAGE_SIZE, PROT_READ, MAP_SHARED, k->map, 0);
-	if (k->window != MAP_FAILED)
+	k->shared = mmap(NULL, MAP_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, k->map, 0);
+	if (k->shared != MAP_FAILED)
 		return 0;
-	k->window = NULL;
+	k->shared = NULL;
 	return -errno;
 }
 
-static int run(struct kernel *k, struct context *c)
+char *kernel_window(struct kernel *k)
 {
-	union bpf_attr attr = { .test = { .prog_fd = (uint32_t)k->program, .ctx_in = (uint64_t)c, .ctx_size_in = sizeof(*c) } };
+	return k->shared + WINDOW_AT;
+}
 
-	return bpf(BPF_PROG_TEST_RUN, &attr);
+static int run(struct kernel *k, size_t count)
+{
+	struct context c = { .count = count };
+	union bpf_attr attr = { .test = { .prog_fd = (uint32_t)k->program, .ctx_in = (uint64_t)&c, .ctx_size_in = sizeof(c) } };
+	int r = bpf(BPF_PROG_TEST_RUN, &attr);
+
+	return r ? r : c.done < count ? -EFAULT : 0;
+}
+
+int kernel_read_pieces(struct kernel *k, const struct kernel_piece *pieces, size_t count)
+{
+	if (count > KERNEL_PIECES)
+		return -EINVAL;
+	memcpy(k->shared, pieces, count * sizeof(*pieces));
+	return run(k, count);
 }
 
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size)
 {
-	struct context c = { .address = address, .size = size, .result = -EFAULT };
-	int r = size > PAGE_SIZE ? -EINVAL : run(k, &c);
+	const struct kernel_piece piece = { .base = ADDRESS_AT, .size = (uint32_t)size, .to = DATA_AT };
 
-	if (r)
-		return r;
-	if (c.result)
-		return (int)c.result;
-	memcpy(to, k->window, size);
-	return 0;
+	if (size > PAGE_SIZE)
+		return -EINVAL;
+	memcpy(kernel_window(k) + ADDRESS_AT, &address, sizeof(address));
+	int r = kernel_read_pieces(k, &piece, 1);
+	if (!r)
+		memcpy(to, kernel_window(k) + DATA_AT, size);
+	return r;
 }
 
 static int follow(struct kernel *k, uint64_t *at, const char *type, const char *member)
@@ -321,10 +411,10 @@ static int follow(struct kernel *k, uint64_t *at, const char *type, const char *
 
 int kernel_file(struct kernel *k, int fd, uint64_t *ret)
 {
-	struct context c = { .size = 0 };
-	int r = run(k, &c);
-	uint64_t at = c.task;
+	uint64_t at;
+	int r = run(k, 0);
 
+	memcpy(&at, kernel_window(k), sizeof(at));
 	if (!r)
 		r = follow(k, &at, "task_struct", "files");
 	if (!r)
@@ -385,8 +475,8 @@ void kernel_close(struct kernel *k)
 {
 	if (!k)
 		return;
-	if (k->window)
-		munmap(k->window, PAGE_SIZE);
+	if (k->shared)
+		munmap(k->shared, MAP_SIZE);
 	if (k->program >= 0)
 		close(k->program);
 	if (k->map >= 0)
