@@ -19,6 +19,7 @@
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
 #include "engine/task/hidden.h"
+#include "engine/task/insight.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -69,7 +70,9 @@ struct kernel *dump_kernel(struct dump *d)
 
 static bool same(const struct task *a, const struct task *b, int what)
 {
-	return syscall(__NR_kcmp, a->proc, b->proc, what, 0, 0) == 0;
+	const int seen = insight_same(a, b, what);
+
+	return seen >= 0 ? seen : syscall(__NR_kcmp, a->proc, b->proc, what, 0, 0) == 0;
 }
 
 static int by_object(const void *a, const void *b, void *what)
@@ -80,19 +83,29 @@ static int by_object(const void *a, const void *b, void *what)
 	return order == 1 ? -1 : order == 2;
 }
 
+static int by_seen_object(const void *a, const void *b, void *what)
+{
+	const uint64_t x = insight_object(*(struct task *const *)a, *(int *)what), y = insight_object(*(struct task *const *)b, *(int *)what);
+
+	return x < y ? -1 : x > y;
+}
+
 /* Tasks that share something: all but one of them have it with their parent. */
 static int check_shared(struct dump *d, int what, const char *name)
 {
 	_cleanup_free_ struct task **list = calloc(d->tasks.count, sizeof(*list));
 	struct task *first = NULL;
+	bool seen = true; /* of all: an order must be one */
 	size_t count = 0;
 	int r = list ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 
 	for (size_t i = 0; list && i < d->tasks.count; i++)
 		if (d->tasks.data[i]->state != TASK_DEAD && !d->tasks.data[i]->refused)
 			list[count++] = d->tasks.data[i];
+	for (size_t i = 0; i < count; i++)
+		seen &= insight_object(list[i], what) != 0;
 	if (count)
-		qsort_r(list, count, sizeof(*list), by_object, &what);
+		qsort_r(list, count, sizeof(*list), seen ? by_seen_object : by_object, &what);
 	for (size_t i = 0; !r && i < count; i++) {
 		struct task *t = list[i];
 		if (!i || !same(list[i - 1], t, what))
@@ -109,6 +122,13 @@ static int check_shared(struct dump *d, int what, const char *name)
 	return r;
 }
 
+static bool has_other(const struct thread *th, const struct task *t, int what)
+{
+	const uint64_t its = what == KCMP_FS ? th->insight.fs : th->insight.files, leaders = insight_object(t, what);
+
+	return its && leaders ? its != leaders : syscall(__NR_kcmp, t->proc, th->tid, what, 0, 0) > 0;
+}
+
 /* What tasks share. Threads have their leader's descriptor table and directories. */
 static int find_shared(struct dump *d, struct task *t)
 {
@@ -118,18 +138,17 @@ static int find_shared(struct dump *d, struct task *t)
 	t->files_id = t->fs_id = t->sighand_id = t->id;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct thread *th = t->threads.data[i];
-		if (syscall(__NR_kcmp, t->proc, th->tid, KCMP_FILES, 0, 0) > 0)
+		if (has_other(th, t, KCMP_FILES))
 			return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which is not saved", th->tid);
-		th->own_fs = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FS, 0, 0) > 0;
+		th->own_fs = has_other(th, t, KCMP_FS);
 		for (size_t k = 1; th->own_fs && k < i; k++)
 			if (t->threads.data[k]->own_fs && syscall(__NR_kcmp, th->tid, t->threads.data[k]->tid, KCMP_FS, 0, 0) == 0)
 				return task_error(d, t, -ENOTSUP, "its threads %d and %d share a current directory that is not the process's, which is not saved",
 						  t->threads.data[k]->tid, th->tid);
 		/* Of its umask only the status tells. */
-		if (th->own_fs && !th->status_read)
-			th->status_read = !proc_read_thread_status(t->pid, th->tid, &th->status);
-		if (th->own_fs && !th->status_read)
-			return task_error(d, t, -ESRCH, "cannot read the status of its thread %d", th->tid);
+		int r = th->own_fs && !th->status_read ? thread_read_status(th) : 0;
+		if (r)
+			return task_errno(d, t, r, "cannot read the status of its thread %d", th->tid);
 		own_fs |= th->own_fs;
 	}
 	if (!p || p->state == TASK_DEAD)
@@ -521,6 +540,8 @@ static int dump_run(struct dump *d)
 
 	if (!r)
 		r = hidden_prepare(d);
+	if (!r)
+		r = insight_prepare(d);
 	if (!r && d->request->pre_dump) {
 		enter(d, STAGE_MEMORY);
 		r = pre_dump(d);
@@ -650,6 +671,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	tree_thaw(&d);
 	increment_end(&d, !r);
 	cuda_finish(&d);
+	insight_release(&d);
 	hidden_release(&d);
 	kernel_close(d.kernel);
 	watch_end(&watch);
@@ -686,6 +708,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	insight_release(&d);
 	hidden_release(&d);
 	kernel_close(d.kernel);
 	tracing_end(&tracing);

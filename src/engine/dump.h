@@ -22,6 +22,7 @@ struct tcp_table;
 struct watch;
 struct kernel;
 struct hidden;
+struct insights;
 
 /* What was counted, by any thread. */
 struct dump_counts {
@@ -63,6 +64,7 @@ struct dump {
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;
 	struct hidden *hidden; /* task/hidden.c */
+	struct insights *insights; /* task/insight.c */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

@@ -402,7 +402,7 @@ static int capture_fs_of(struct dump *d, struct task *t, const struct thread *th
 	if (!r)
 		r = dump_part(d, files_capture_link(d, t, root, O_DIRECTORY, &fs.root_id));
 	fs.has_umask = 1;
-	fs.umask = (uint32_t)(th ? th : t->threads.data[0])->status.umask;
+	fs.umask = (uint32_t)thread_status(th ? th : t->threads.data[0])->umask;
 	snprintf(name, sizeof(name), "fs-%d.img", th ? th->tid : t->pid);
 	return r ? r : dump_write_one(d, name, IMAGE_MAGIC_FS, &fs.base);
 }

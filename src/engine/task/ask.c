@@ -1,5 +1,6 @@
 /*
- * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time.
+ * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time. Who has told all already,
+ * in the kernel's own memory (insight.h), is not asked.
  */
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
@@ -85,11 +86,13 @@ static void ask_creds(struct agent_batch *b, uint64_t out)
 static int take_creds(struct thread *th, const struct agent_op *first)
 {
 	const struct thread_answers *a = &th->answers;
-	struct proc_status *s = &th->status;
+	struct proc_status *s = thread_make_status(th);
 
+	if (!s)
+		return -ENOMEM;
 	for (size_t i = 0; i < CREDS_OPS; i++)
 		if (first[i].result < 0) /* as for more groups than there is room for */
-			return proc_read_thread_status(th->task->pid, th->tid, s);
+			return thread_read_status(th);
 	s->no_new_privs = (uint64_t)first[0].result;
 	s->seccomp = (uint64_t)first[1].result;
 	memcpy(s->uid, a->uid, sizeof(a->uid));
@@ -161,6 +164,7 @@ struct asking {
 	enum { ASKING_NOT, ASKING_TAKE, ASKING_RUN, ASKING_LEAVE } step; /* what was begun */
 	int result;
 	struct error why;
+	size_t asked; /* threads, from the first on */
 	struct agent_seat seat;
 	struct agent_batch *leader;
 	struct leader_out *out;
@@ -176,9 +180,15 @@ static size_t first_timers(const struct task *t)
 	return MIN(t->timers.count, (size_t)TIMERS_AT_ONCE);
 }
 
+/* How many descriptors are asked about. */
+static size_t first_descriptors(const struct task *t)
+{
+	return t->view.inherited && !t->view.fds_seen ? t->view.fds.count : 0;
+}
+
 static size_t count_leader_ops(const struct task *t)
 {
-	return LEADER_OPS + 2 * first_timers(t) + t->rings.count + (t->view.inherited ? t->view.fds.count : 0);
+	return LEADER_OPS + 2 * first_timers(t) + t->rings.count + first_descriptors(t);
 }
 
 static int start_leader(struct dump *d, struct task *t, struct asking *a)
@@ -207,7 +217,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	/* No events, at once: fails where it is no context. */
 	for (size_t i = 0; i < t->rings.count; i++)
 		op_add(b, __NR_io_getevents, t->rings.data[i].start, 0, 0, 0);
-	for (size_t i = 0; t->view.inherited && i < t->view.fds.count; i++)
+	for (size_t i = 0; i < first_descriptors(t); i++)
 		if (t->view.inherited[i])
 			op_add(b, __NR_fcntl, (uint64_t)t->view.fds.data[i], F_GETFD, 0, 0);
 	a->out->minus_one = -1;
@@ -219,7 +229,7 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 {
 	int r = start_leader(d, t, a);
 
-	for (size_t i = 1; !r && i < t->threads.count; i++) {
+	for (size_t i = 1; !r && i < a->asked; i++) {
 		struct thread_job *job = &a->jobs[i];
 		size_t room;
 		a->started = i;
@@ -233,14 +243,18 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
-		a->started = t->threads.count;
+		a->started = a->asked;
 	return r;
 }
 
 static void take_descriptor_flags(struct task *t, const struct agent_op *next)
 {
-	t->view.fd_flags = t->view.inherited ? calloc(t->view.fds.count + 1, sizeof(int)) : NULL;
-	for (size_t i = 0; t->view.fd_flags && i < t->view.fds.count; i++)
+	const size_t count = first_descriptors(t);
+
+	if (!count)
+		return;
+	t->view.fd_flags = calloc(count, sizeof(int));
+	for (size_t i = 0; t->view.fd_flags && i < count; i++)
 		if (t->view.inherited[i])
 			t->view.fd_flags[i] = (int)(next++)->result;
 }
@@ -260,7 +274,7 @@ static int take_answers(struct dump *d, struct task *t, struct asking *a)
 	for (size_t i = 0; i < t->rings.count; i++)
 		t->rings.data[i].alive = a->results[3][RESULTS + 2 * first_timers(t) + i].result == 0;
 	take_descriptor_flags(t, &a->results[3][RESULTS + 2 * first_timers(t) + t->rings.count]);
-	for (size_t i = 1; i < t->threads.count; i++) {
+	for (size_t i = 1; i < a->asked; i++) {
 		t->threads.data[i]->answers = a->jobs[i].out;
 		const struct agent_op *first = &agent_batch_ops(&a->jobs[i].head)[5];
 		take_thread_results(t->threads.data[i], first);
@@ -427,19 +441,32 @@ static int prepare(struct dump *d, struct task *t)
 	return r;
 }
 
+/* Rings are asked about in each thread. */
+static size_t count_asked(const struct task *t)
+{
+	const bool rings = t->rings.count || t->urings.count;
+
+	if (rings || !t->insight.threads_told)
+		return t->threads.count;
+	return t->insight.leader_told ? 0 : 1;
+}
+
 static int begin(struct dump *d, struct task *t, struct asking *a)
 {
-	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(t->threads.count - 1)), slack = maps_find_slack(&t->maps, t->mem_fd);
-	int r = 0;
+	int r = prepare(d, t);
 
-	if (!(a->runs = calloc(t->threads.count, sizeof(*a->runs))) || !(a->jobs = calloc(t->threads.count, sizeof(*a->jobs))))
+	a->asked = r ? 0 : count_asked(t);
+	if (!a->asked)
+		return r;
+	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(a->asked - 1)), slack = maps_find_slack(&t->maps, t->mem_fd);
+	if (!(a->runs = calloc(a->asked, sizeof(*a->runs))) || !(a->jobs = calloc(a->asked, sizeof(*a->jobs))))
 		r = error_set(d->e, -ENOMEM, "out of memory");
 	if (!r && (!hole || !slack))
 		r = task_error(d, t, -ENOTSUP, "no room for the agent (no vdso, or a full address space); boot without vdso=0");
+	if (!r && a->asked > 1)
+		r = task_prepare_threads(d, t);
 	if (!r)
-		r = prepare(d, t);
-	if (!r)
-		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, t->threads.count - 1, slack, d->e);
+		r = agent_seat_take(&a->seat, &t->threads.data[0]->tracee, t->mem_fd, hole, a->asked - 1, slack, d->e);
 	if (!r)
 		a->step = ASKING_TAKE;
 	return r;

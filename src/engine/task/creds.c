@@ -15,7 +15,7 @@ static uint32_t *caps_copy(struct pool *pool, uint64_t set)
 
 int creds_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core)
 {
-	const struct proc_status *s = &th->status;
+	const struct proc_status *s = thread_status(th);
 	CredsEntry *c = POOL_NEW(pool, CredsEntry, creds_entry__init);
 
 	if (!c)

@@ -97,7 +97,7 @@ int dispatch_refuse_untold(struct dump *d, struct task *t)
 	struct kernel *k = NULL;
 	pid_t found = 0;
 
-	if (!(t->threads.data[0]->status.sig_cgt & 1ULL << (SIGSYS - 1)) ||
+	if (!(t->threads.data[0]->status->sig_cgt & 1ULL << (SIGSYS - 1)) ||
 	    prctl(PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_OFF, 0, 0, 0) < 0) /* before 5.11 there is no such thing */
 		return 0;
 	int r = kernel_open(&k);

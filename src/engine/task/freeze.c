@@ -20,12 +20,26 @@
 #define TIMEOUT_S 10 /* as criu has it */
 #define PF_WORKERS 0x4010 /* PF_USER_WORKER, PF_IO_WORKER: threads that the kernel has made in the process */
 
+void thread_free(struct thread *th)
+{
+	free(th->status);
+	free(th);
+}
+
+int thread_read_status(struct thread *th)
+{
+	int r = thread_make_status(th) ? proc_read_thread_status(th->task->pid, th->tid, th->status) : -ENOMEM;
+
+	th->status_read = !r;
+	return r;
+}
+
 /* Lets go of its threads. */
 static void release_threads(struct task *t)
 {
 	for (size_t k = t->threads.count; k-- > 0;) {
 		tracee_detach(&t->threads.data[k]->tracee);
-		free(t->threads.data[k]);
+		thread_free(t->threads.data[k]);
 	}
 	t->threads.count = 0;
 	t->leader_gone = false;
@@ -36,6 +50,7 @@ static void task_free(struct task *t)
 	release_threads(t);
 	VEC_FREE(&t->threads);
 	free(t->descriptions);
+	free(t->insight.open);
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
 	VEC_FREE(&t->urings);
@@ -102,7 +117,7 @@ static int add_thread(struct dump *d, struct task *t, pid_t tid)
 
 static void drop_last_thread(struct task *t)
 {
-	free(t->threads.data[--t->threads.count]);
+	thread_free(t->threads.data[--t->threads.count]);
 }
 
 /* Seizes it and lets it stop. */
@@ -129,8 +144,8 @@ static int seize_thread(struct dump *d, struct task *t, pid_t tid)
 		drop_last_thread(t);
 		return tid != t->pid ? 0 : task_errno(d, t, r, "cannot stop its thread %d", tid);
 	}
-	if (r == -EPERM && proc_read_status(t->pid, &thread->status) == 0 && thread->status.tracer_pid)
-		return task_error(d, t, -EBUSY, "it is being debugged by process %d; end that first", (int)thread->status.tracer_pid);
+	if (r == -EPERM && thread_make_status(thread) && proc_read_status(t->pid, thread->status) == 0 && thread->status->tracer_pid)
+		return task_error(d, t, -EBUSY, "it is being debugged by process %d; end that first", (int)thread->status->tracer_pid);
 	return r ? task_errno(d, t, r, "cannot stop its thread %d", tid) : 0;
 }
 
@@ -208,7 +223,7 @@ static int wait_threads(struct dump *d, struct task *t)
 		if (s == -ESRCH && thread->tid != t->pid) {
 			memmove(&t->threads.data[i], &t->threads.data[i + 1], (t->threads.count - i - 1) * sizeof(thread));
 			t->threads.count--;
-			free(thread);
+			thread_free(thread);
 		} else if (s && !r) {
 			r = task_error(d, t, s, "%s", why.text);
 		}
@@ -246,7 +261,7 @@ static void drop_leader(struct task *t)
 	t->leader_gone = true;
 	if (!t->threads.count || t->threads.data[0]->tid != t->pid)
 		return;
-	free(t->threads.data[0]);
+	thread_free(t->threads.data[0]);
 	t->threads.count--;
 	memmove(&t->threads.data[0], &t->threads.data[1], t->threads.count * sizeof(t->threads.data[0]));
 }
@@ -362,13 +377,15 @@ static int freeze_end(struct dump *d, struct task *t)
 	return 0;
 }
 
-/* Begins with the children of one process that are not known yet. */
-static int freeze_children(struct dump *d, struct task *t)
+/* Begins with the children of one process that are not known yet. `first`: it has just been looked at. */
+static int freeze_children(struct dump *d, struct task *t, bool first)
 {
 	int r = 0;
 
 	for (size_t i = 0; !r && i < t->threads.count; i++) {
 		struct proc_pids children = {};
+		if (first && t->threads.data[i]->insight.childless)
+			continue;
 		r = proc_list_children(t->pid, t->threads.data[i]->tid, &children);
 		if (r)
 			r = task_errno(d, t, r, "cannot list its children");
@@ -455,13 +472,13 @@ static int check_root(struct dump *d)
 }
 
 /* The children of those from `first` on, theirs, and so on: a generation at once. */
-static int freeze_generations(struct dump *d, size_t first)
+static int freeze_generations(struct dump *d, size_t first, bool anew)
 {
 	int r = 0;
 
 	for (size_t end = d->tasks.count; !r && first < end; first = end, end = d->tasks.count) {
 		for (size_t i = first; !r && i < end; i++)
-			r = freeze_children(d, d->tasks.data[i]);
+			r = freeze_children(d, d->tasks.data[i], !anew);
 		if (!r)
 			r = freeze_new(d, end);
 	}
@@ -478,11 +495,11 @@ int tree_freeze(struct dump *d)
 	d->deadline.tv_sec += dump_timeout(d);
 	r = check_root(d);
 	if (!r)
-		r = freeze_generations(d, 0);
+		r = freeze_generations(d, 0, false);
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
 	while (!r && d->tasks.count != before) {
 		before = d->tasks.count;
-		r = freeze_generations(d, 0);
+		r = freeze_generations(d, 0, true);
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		if (!r && d->tasks.count != before && now.tv_sec > d->deadline.tv_sec)
 			r = error_set(d->e, -ETIMEDOUT, "the tree has new processes as fast as they are stopped, for %d s; try again, or with a longer --timeout",

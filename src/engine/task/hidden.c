@@ -21,7 +21,7 @@
 #endif
 #define LANDLOCK_EXECUTE 1 /* LANDLOCK_ACCESS_FS_EXECUTE */
 
-#define BLOB 8 /* words of security modules that are looked at */
+#define BLOB INSIGHT_BLOB
 #define LABEL_MAX 4096
 #define SLOTS 16 /* of a node of a keyring */
 #define IS_META 1UL

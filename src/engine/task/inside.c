@@ -10,6 +10,10 @@ static int find_thread(struct dump *d, const struct thread *th, uint64_t *ret)
 	struct kernel *k = dump_kernel(d);
 	char path[64];
 
+	if (k && th->insight.task) {
+		*ret = th->insight.task;
+		return 0;
+	}
 	snprintf(path, sizeof(path), "/proc/%d/task/%d", th->task->pid, th->tid);
 	_cleanup_close_ int fd = k ? open(path, O_PATH | O_CLOEXEC) : -1;
 	return !k ? -ENOTSUP : fd < 0 ? -errno : kernel_task(k, fd, th->answers.comm, ret);

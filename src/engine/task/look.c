@@ -5,7 +5,7 @@
  */
 #include "base/workers.h"
 #include "engine/memory/live.h"
-#include "engine/task/task.h"
+#include "engine/task/insight.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -66,18 +66,11 @@ static int open_task(struct task *t)
 	t->mem_fd = open(path, O_RDWR | O_CLOEXEC);
 	snprintf(path, sizeof(path), "/proc/%d/pagemap", t->proc);
 	t->pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
+	if (t->pidfd < 0)
+		t->pidfd = (int)syscall(__NR_pidfd_open, t->proc, t->leader_gone ? PIDFD_THREAD : 0);
 	if (t->pidfd < 0 && t->leader_gone && errno == EINVAL)
 		return 1;
 	return t->mem_fd < 0 || t->pagemap_fd < 0 || t->pidfd < 0 ? -errno : 0;
-}
-
-static int read_status(struct thread *th)
-{
-	int r = proc_read_thread_status(th->task->pid, th->tid, &th->status);
-
-	th->status_read = !r;
-	return r;
 }
 
 /* prlimit(2) is quicker than the file, which may be read where that is not allowed. */
@@ -105,11 +98,18 @@ static void read_links(struct task *t)
 	}
 }
 
+static bool is_inherited(const struct task *t, size_t index, int fd)
+{
+	const int seen = insight_inherited(t, index);
+
+	return seen >= 0 ? seen : syscall(__NR_kcmp, t->parent->proc, t->proc, KCMP_FILE, fd, fd) == 0;
+}
+
 static void read_descriptors(struct task *t)
 {
 	struct task_view *v = &t->view;
 
-	v->fds_result = proc_list_fds(t->proc, &v->fds);
+	v->fds_result = v->fds_seen ? 0 : proc_list_fds(t->proc, &v->fds);
 	if (v->fds_result || v->fds.count > DESCRIPTORS_AHEAD)
 		return;
 	v->inherited = calloc(v->fds.count + 1, sizeof(*v->inherited));
@@ -118,8 +118,7 @@ static void read_descriptors(struct task *t)
 		char path[64], *text;
 		size_t size;
 		int fd = v->fds.data[i];
-		v->inherited[i] = t->parent && t->parent->state != TASK_DEAD &&
-				  syscall(__NR_kcmp, t->parent->proc, t->proc, KCMP_FILE, fd, fd) == 0;
+		v->inherited[i] = t->parent && t->parent->state != TASK_DEAD && is_inherited(t, i, fd);
 		if (v->inherited[i])
 			continue;
 		snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", t->proc, fd);
@@ -139,7 +138,7 @@ static void look_first(struct task *t)
 	struct task_view *v = &t->view;
 
 	v->open_result = open_task(t);
-	v->status_result = read_status(t->threads.data[0]);
+	v->status_result = thread_read_status(t->threads.data[0]);
 	__atomic_store_n(&v->first.done, true, __ATOMIC_RELEASE);
 }
 
@@ -149,16 +148,17 @@ static void look_at_rest(const struct dump *d, struct task *t)
 	char pid[16];
 
 	snprintf(pid, sizeof(pid), "%d", t->proc);
-	v->foreign_namespace = find_foreign_namespace(d, pid);
+	v->foreign_namespace = v->namespaces_seen ? NULL : find_foreign_namespace(d, pid);
 	v->maps_result = live_read_maps(d, t);
-	v->timers_result = proc_read_timers(t->proc, &v->timers);
-	v->limits_result = read_limits(t);
+	v->timers_result = v->timers_seen ? 0 : proc_read_timers(t->proc, &v->timers);
+	v->limits_result = v->limits_seen ? 0 : read_limits(t);
 	read_descriptors(t);
 	read_links(t);
-	v->auxv_result = read_text(t, "auxv", &v->auxv, &v->auxv_size);
-	if (read_text(t, "coredump_filter", &v->coredump_filter, NULL))
+	if (!v->auxv)
+		v->auxv_result = read_text(t, "auxv", &v->auxv, &v->auxv_size);
+	if (!v->coredump_filter && read_text(t, "coredump_filter", &v->coredump_filter, NULL))
 		v->coredump_filter = NULL;
-	if (read_text(t, "oom_score_adj", &v->oom_score_adj, NULL))
+	if (!v->oom_score_adj && read_text(t, "oom_score_adj", &v->oom_score_adj, NULL))
 		v->oom_score_adj = NULL;
 	__atomic_store_n(&v->rest.done, true, __ATOMIC_RELEASE);
 }
@@ -210,6 +210,7 @@ void task_look_early(struct dump *d, struct task *t)
 
 	if (!l)
 		return;
+	insight_look(d, t);
 	look_at_ourselves(d);
 	descriptors_reserve(DESCRIPTORS_MANY + t->threads.count);
 	*l = (struct early_look){ d, t };
@@ -221,6 +222,8 @@ void tree_look(struct dump *d)
 	size_t helpers = d->workers ? MIN(d->tasks.count / TASKS_EACH, (size_t)WORKERS_MAX) : 0;
 
 	look_at_ourselves(d);
+	for (size_t i = 0; i < d->tasks.count; i++)
+		insight_look(d, d->tasks.data[i]);
 	for (size_t i = 0; i < helpers; i++)
 		workers_submit_large(d->workers, look_from_the_end, d);
 }
@@ -256,7 +259,7 @@ static int leave_sequence(struct task *t, struct thread *thread)
  */
 static int prepare_thread(struct dump *d, struct thread *th)
 {
-	const struct proc_status *process = &th->task->threads.data[0]->status;
+	const struct proc_status *process = th->task->threads.data[0]->status;
 	bool first = th == th->task->threads.data[0];
 	struct tracee *tracee = &th->tracee;
 	int options = PTRACE_O_TRACESYSGOOD | PTRACE_O_SUSPEND_SECCOMP, r = 0;
@@ -265,13 +268,22 @@ static int prepare_thread(struct dump *d, struct thread *th)
 	tracee->quiet_signal = agent_quiet_signal(process->sig_cgt, process->sig_ign, tracee->sigmask, process->sig_pnd | process->shd_pnd);
 	if (!first && !th->task->leader_gone && tracee->quiet_signal && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) == 0)
 		return 0;
-	if (!first && (r = read_status(th)))
+	if (!first && (r = thread_read_status(th)))
 		return task_errno(d, th->task, r, "cannot read the status of its thread %d", th->tid);
-	if (th->status.seccomp && th->task->leader_gone)
+	if (th->status->seccomp && th->task->leader_gone)
 		return task_error(d, th->task, -ENOTSUP, "its main thread has ended and others run on under seccomp, which has no way to be saved");
-	if (th->status.seccomp && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) < 0)
+	if (th->status->seccomp && ptrace(PTRACE_SETOPTIONS, th->tid, 0, options) < 0)
 		return task_errno(d, th->task, -errno, "cannot put its seccomp filter aside");
 	return 0;
+}
+
+int task_prepare_threads(struct dump *d, struct task *t)
+{
+	int r = 0;
+
+	for (size_t i = 1; !r && i < t->threads.count; i++)
+		r = prepare_thread(d, t->threads.data[i]);
+	return r;
 }
 
 /* What only the tracer can read and set. */
@@ -295,10 +307,10 @@ static int read_threads(struct dump *d, struct task *t)
 			r = task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
 		if (r)
 			return r;
-		r = prepare_thread(d, thread);
-		if (r)
-			return r;
 	}
+	r = prepare_thread(d, t->threads.data[0]);
+	if (r)
+		return r;
 	t->threads.data[0]->tracee.alone = t->threads.count == 1;
 	if (t->threads.data[0]->tracee.stop_signal) {
 		t->state = TASK_STOPPED;

@@ -58,11 +58,12 @@ static bool asks_others(const struct sock_filter *code, size_t count)
 int seccomp_capture(struct dump *d, struct thread *th, ThreadCoreEntry *core)
 {
 	static struct sock_filter code[BPF_MAXINSNS];
+	const uint64_t mode = thread_status(th)->seccomp;
 	int count = 0, last = -1;
 
-	core->has_seccomp_mode = th->status.seccomp != 0;
-	core->seccomp_mode = (SeccompMode)th->status.seccomp;
-	if (th->status.seccomp != SECCOMP_MODE_FILTER)
+	core->has_seccomp_mode = mode != 0;
+	core->seccomp_mode = (SeccompMode)mode;
+	if (mode != SECCOMP_MODE_FILTER)
 		return 0;
 	if (!d->seccomp)
 		d->seccomp = calloc(1, sizeof(*d->seccomp));

@@ -17,6 +17,7 @@ enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the i
 #define URINGS_MAX 12 /* rings of io_uring that a thread is asked about */
 #define URING_SLOTS_MAX 16 /* the kernel's IO_RINGFD_REG_MAX */
 #define THREAD_SWITCHES 4
+#define INSIGHT_BLOB 8 /* words of security modules that are looked at */
 /* The arguments of prctl(2) that ask for a switch; task/threads.c has the table. */
 void threads_switch(size_t i, uint64_t ret[2]);
 
@@ -47,8 +48,14 @@ struct thread {
 	struct thread_answers answers;
 	bool own_fs; /* directories and umask that are not its leader's (unshare) */
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
+	/* Where it is not read, another than the first has only credentials and seccomp there; or NULL: in these it is as the first is. */
 	bool status_read;
-	struct proc_status status; /* large, so the last; of other threads than the first only credentials and seccomp, unless status_read */
+	struct proc_status *status;
+	/* What the kernel's memory shows of it, insight.h; task 0: nothing. */
+	struct {
+		uint64_t task, fs, files, cred; /* addresses */
+		bool childless;
+	} insight;
 };
 
 /* A ring for asynchronous i/o, io_setup(2). */
@@ -83,14 +90,25 @@ struct task {
 		/* For as many as there are in fds; NULL where nothing was read ahead. */
 		bool *inherited; /* it is the parent's of the same number, by kcmp(2) */
 		char **fdinfos;	 /* of others; NULL: not read yet */
-		int *fd_flags;	 /* F_GETFD, of those that are inherited; by the agent */
+		int *fd_flags;	 /* F_GETFD; where the agent was asked, of those that are inherited */
 		struct task_link {
 			char *target;
 			ino_t ino;
 		} links[3]; /* task_links; NULL: it can't be read */
 		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
 		size_t auxv_size;
+		bool limits_seen, timers_seen, namespaces_seen, fds_seen; /* in the kernel's memory: no need to read them */
 	} view;
+	/* What the kernel's memory shows beside that, insight.h. */
+	struct insight {
+		bool tried, seen;
+		bool leader_told, threads_told; /* all that would be asked of the leader, and of all other threads, is there */
+		uint64_t mm, files, fs, sighand; /* addresses */
+		struct {
+			uint64_t address, session_keyring, process_keyring, thread_keyring, blob[INSIGHT_BLOB];
+		} cred;
+		uint64_t *open; /* the file of each of view.fds */
+	} insight;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
 	VEC(struct semaphore_undo {
 		int set;
@@ -131,6 +149,24 @@ struct posix_timer {
 	int64_t overrun;
 };
 
+/* Credentials and seccomp of a thread; of the first all. */
+static inline struct proc_status *thread_status(const struct thread *th)
+{
+	return th->status ? th->status : th->task->threads.data[0]->status;
+}
+
+/* Room for its own, zeroed; NULL. */
+static inline struct proc_status *thread_make_status(struct thread *th)
+{
+	if (!th->status)
+		th->status = calloc(1, sizeof(*th->status));
+	return th->status;
+}
+
+/* Reads all of it. */
+int thread_read_status(struct thread *th);
+void thread_free(struct thread *th);
+
 /* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
 int tree_freeze(struct dump *d);
 /* Lets go of every task as it was found; what is known of them stays until tree_thaw. */
@@ -151,6 +187,9 @@ int task_look(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
 
 extern const char *const task_links[3];
+
+/* Its other threads are going to be asked, too. */
+int task_prepare_threads(struct dump *d, struct task *t);
 
 /* Begins to ask the process and its threads what only they can tell. */
 int task_ask(struct dump *d, struct task *t);

@@ -29,7 +29,7 @@ static bool rang_meanwhile(const struct task *t, const TaskCoreEntry *core)
 		siginfo_t info;
 		memcpy(&info, queue->signals[i]->siginfo.data, sizeof(info));
 		if (info.si_signo == SIGALRM && info.si_code == SI_KERNEL)
-			return !(t->threads.data[0]->status.shd_pnd & 1ULL << (SIGALRM - 1));
+			return !(t->threads.data[0]->status->shd_pnd & 1ULL << (SIGALRM - 1));
 	}
 	return false;
 }
