@@ -15,15 +15,15 @@
 #define KNOWN_MAX 128
 #define TYPES_KNOWN_MAX 48
 
-/* What the program is given, and what it gives back: how many pieces it has read. */
+/* What the program is given, and what it gives back: whether some piece can't be read. */
 struct context {
-	uint64_t count, done;
+	uint64_t count, failed;
 };
 
 /* The memory that we share with it: the pieces, then the window, with room for one that begins at its end. */
 #define PIECES_SIZE (KERNEL_PIECES * sizeof(struct kernel_piece))
 #define WINDOW_AT ALIGN_UP(PIECES_SIZE, PAGE_SIZE)
-#define MAP_SIZE (WINDOW_AT + KERNEL_WINDOW + PAGE_SIZE)
+#define MAP_SIZE (WINDOW_AT + KERNEL_WINDOW + ALIGN_UP(KERNEL_PIECE_MAX, PAGE_SIZE))
 /* kernel_read's, in the window. */
 #define ADDRESS_AT 8
 #define DATA_AT 16
@@ -194,6 +194,24 @@ static int find_member(const struct kernel *k, const struct btf_type *t, const c
 	return -ENOENT;
 }
 
+/* Structs that nearly every dump asks for: all are found by going through the types once. */
+static void learn(const struct kernel *k)
+{
+	static const char *const names[] = { "task_struct", "mm_struct", "pid", "cred", "signal_struct", "sighand_struct", "file", "inode",
+					     "files_struct", "fdtable" };
+	struct index *x = k->index;
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; x->types_count < ARRAY_SIZE(names) && (t = type_at(k, id)); id++) {
+		const char *name = BTF_INFO_KIND(t->info) == BTF_KIND_STRUCT ? name_of(k, t->name_off) : "";
+		for (size_t i = 0; name[0] && i < ARRAY_SIZE(names); i++)
+			if (name[0] == names[i][0] && !strcmp(name, names[i])) {
+				x->types[x->types_count].name = names[i];
+				x->types[x->types_count++].id = id;
+			}
+	}
+}
+
 static const struct btf_type *find_struct(const struct kernel *k, const char *type)
 {
 	struct index *x = k->index;
@@ -307,7 +325,10 @@ static int bpf(int command, union bpf_attr *attr)
 #define ADD(to, from) INSN(BPF_ALU64 | BPF_ADD | BPF_X, to, from, 0, 0)
 #define CALL(function) INSN(BPF_JMP | BPF_CALL, 0, 0, 0, function)
 
-/* In this order: r6 the context, r7 the memory, r8 the number of the piece, r9 the piece. */
+/*
+ * r6 the context, r7 the memory, r8 the number of the piece, r9 the piece. Whatever can't be read counts as failed, and the next is read all the same:
+ * the fewer ways there are through it, the sooner the kernel has examined it, which it does as often as there may be pieces.
+ */
 static int load_program(struct kernel *k)
 {
 	const struct bpf_insn code[] = {
@@ -332,17 +353,17 @@ static int load_program(struct kernel *k)
 		MATH(BPF_ARSH, BPF_REG_1, 32),
 		ADD(BPF_REG_3, BPF_REG_1),
 		LOAD(BPF_W, BPF_REG_2, BPF_REG_9, offsetof(struct kernel_piece, size)),
-		INSN(BPF_JMP | BPF_JGT | BPF_K, BPF_REG_2, 0, 10, PAGE_SIZE),
+		MATH(BPF_AND, BPF_REG_2, KERNEL_PIECE_MAX),
 		LOAD(BPF_W, BPF_REG_1, BPF_REG_9, offsetof(struct kernel_piece, to)),
 		MATH(BPF_AND, BPF_REG_1, KERNEL_WINDOW - 1),
 		ADD(BPF_REG_1, BPF_REG_7),
 		MATH(BPF_ADD, BPF_REG_1, WINDOW_AT),
 		CALL(BPF_FUNC_probe_read_kernel),
-		INSN(BPF_JMP | BPF_JNE | BPF_K, BPF_REG_0, 0, 4, 0),
+		LOAD(BPF_DW, BPF_REG_1, BPF_REG_6, offsetof(struct context, failed)),
+		INSN(BPF_ALU64 | BPF_OR | BPF_X, BPF_REG_1, BPF_REG_0, 0, 0),
+		STORE(BPF_REG_6, offsetof(struct context, failed), BPF_REG_1),
 		MATH(BPF_ADD, BPF_REG_8, 1),
-		STORE(BPF_REG_6, offsetof(struct context, done), BPF_REG_8),
-		INSN(BPF_JMP | BPF_JGE | BPF_K, BPF_REG_8, 0, 1, KERNEL_PIECES),
-		INSN(BPF_JMP | BPF_JA, 0, 0, -25, 0),
+		INSN(BPF_JMP | BPF_JLT | BPF_K, BPF_REG_8, 0, -25, KERNEL_PIECES),
 		/* the end: 31 */
 		SET(BPF_REG_0, 0),
 		INSN(BPF_JMP | BPF_EXIT, 0, 0, 0, 0),
@@ -378,7 +399,7 @@ static int run(struct kernel *k, size_t count)
 	union bpf_attr attr = { .test = { .prog_fd = (uint32_t)k->program, .ctx_in = (uint64_t)&c, .ctx_size_in = sizeof(c) } };
 	int r = bpf(BPF_PROG_TEST_RUN, &attr);
 
-	return r ? r : c.done < count ? -EFAULT : 0;
+	return r ? r : c.failed ? -EFAULT : 0;
 }
 
 int kernel_read_pieces(struct kernel *k, const struct kernel_piece *pieces, size_t count)
@@ -393,7 +414,7 @@ int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size)
 {
 	const struct kernel_piece piece = { .base = ADDRESS_AT, .size = (uint32_t)size, .to = DATA_AT };
 
-	if (size > PAGE_SIZE)
+	if (size > KERNEL_PIECE_MAX)
 		return -EINVAL;
 	memcpy(kernel_window(k) + ADDRESS_AT, &address, sizeof(address));
 	int r = kernel_read_pieces(k, &piece, 1);
@@ -409,12 +430,19 @@ static int follow(struct kernel *k, uint64_t *at, const char *type, const char *
 	return offset < 0 ? offset : kernel_read(k, *at + (uint64_t)offset, at, sizeof(*at));
 }
 
+int kernel_self(struct kernel *k, uint64_t *ret)
+{
+	int r = run(k, 0);
+
+	memcpy(ret, kernel_window(k), sizeof(*ret));
+	return r;
+}
+
 int kernel_file(struct kernel *k, int fd, uint64_t *ret)
 {
 	uint64_t at;
-	int r = run(k, 0);
+	int r = kernel_self(k, &at);
 
-	memcpy(&at, kernel_window(k), sizeof(at));
 	if (!r)
 		r = follow(k, &at, "task_struct", "files");
 	if (!r)
@@ -459,6 +487,8 @@ int kernel_open(struct kernel **ret)
 		return -ENOMEM;
 	k->map = k->program = -1;
 	int r = read_layout(k);
+	if (!r)
+		learn(k);
 	if (!r)
 		r = make_map(k);
 	if (!r)

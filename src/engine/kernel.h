@@ -24,7 +24,7 @@ int kernel_size(const struct kernel *k, const char *type, const char *member);
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name);
 /* Whether a member of a struct is a pointer. */
 bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member);
-/* At most 4096 bytes. */
+/* At most KERNEL_PIECE_MAX bytes. */
 int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 
 /*
@@ -34,14 +34,17 @@ int kernel_read(struct kernel *k, uint64_t address, void *to, size_t size);
 struct kernel_piece {
 	uint32_t base;	/* where in the window the address stands */
 	int32_t offset; /* from there */
-	uint32_t size;	/* at most 4096 bytes */
+	uint32_t size;	/* at most KERNEL_PIECE_MAX bytes */
 	uint32_t to;	/* where in the window it goes */
 };
-#define KERNEL_PIECES 64
+#define KERNEL_PIECES 16
+#define KERNEL_PIECE_MAX 8191UL
 #define KERNEL_WINDOW (64UL << 10)
 char *kernel_window(struct kernel *k);
 /* -EFAULT: one of them can't be read. */
 int kernel_read_pieces(struct kernel *k, const struct kernel_piece *pieces, size_t count);
+/* The address of the caller's task_struct. */
+int kernel_self(struct kernel *k, uint64_t *ret);
 /* The address of the struct file of one of our own descriptors. */
 int kernel_file(struct kernel *k, int fd, uint64_t *ret);
 /* The address of the task_struct of a thread: `fd` is its folder in /proc, `comm` its name there. */

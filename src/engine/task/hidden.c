@@ -48,13 +48,9 @@ static int read_blob(struct kernel *k, uint64_t cred, int security, uint64_t blo
 
 static int own_cred(struct kernel *k, int cred, uint64_t *ret)
 {
-	char path[64], comm[16] = "";
 	uint64_t task;
+	int r = kernel_self(k, &task);
 
-	snprintf(path, sizeof(path), "/proc/%ld/task/%ld", syscall(__NR_getpid), syscall(__NR_gettid));
-	prctl(PR_GET_NAME, comm);
-	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
-	int r = fd < 0 ? -errno : kernel_task(k, fd, comm, &task);
 	return r ? r : kernel_read(k, task + (uint64_t)cred, ret, sizeof(*ret));
 }
 
@@ -143,9 +139,11 @@ static bool is_key(struct dump *d, uint64_t leaf, int depth)
 static bool has_keys(struct dump *d, uint64_t keyring, int depth)
 {
 	uint64_t root = keyring, slots[SLOTS];
-	const int at = kernel_offset(d->kernel, "assoc_array_node", "slots");
 
-	if (!keyring || at < 0 || depth > DEPTH_MAX || inside_follow(d, &root, "key", "keys.root") || !root)
+	if (!keyring || depth > DEPTH_MAX || inside_follow(d, &root, "key", "keys.root") || !root)
+		return false;
+	const int at = kernel_offset(d->kernel, "assoc_array_node", "slots");
+	if (at < 0)
 		return false;
 	if (!(root & IS_META) || kernel_read(d->kernel, (root & ~3UL) + (uint64_t)at, slots, sizeof(slots)))
 		return true;
@@ -173,13 +171,18 @@ static int check_keyrings(struct dump *d, struct task *t, const struct hidden *h
 
 /* ---- all ---- */
 
+static bool has_rules(struct dump *d, struct hidden *h, const uint64_t blob[BLOB])
+{
+	const int word = memcmp(blob, h->own_blob, sizeof(h->own_blob)) ? landlock_word(d, h) : -1;
+
+	return word >= 0 && blob[word] && blob[word] != h->own_blob[word];
+}
+
 static int check_cred(struct dump *d, struct task *t, struct hidden *h, uint64_t cred)
 {
 	uint64_t blob[BLOB];
-	int word;
 
-	if (!read_blob(d->kernel, cred, h->security, blob) && memcmp(blob, h->own_blob, sizeof(blob)) && (word = landlock_word(d, h)) >= 0 &&
-	    blob[word] && blob[word] != h->own_blob[word])
+	if (!read_blob(d->kernel, cred, h->security, blob) && has_rules(d, h, blob))
 		return task_error(d, t, -ENOTSUP, "it has put itself under rules of Landlock (landlock_restrict_self), which the kernel shows to nobody and "
 				  "which would be lost; start it without its sandbox");
 	return check_keyrings(d, t, h, cred);
@@ -231,12 +234,26 @@ int hidden_prepare(struct dump *d)
 	return 0;
 }
 
+/* Whether the credentials of all its threads have nothing that ours have not. */
+static bool is_like_us(struct dump *d, const struct task *t, struct hidden *h)
+{
+	const struct insight *i = &t->insight;
+
+	for (size_t k = 0; i->seen && k < t->threads.count; k++)
+		if (t->threads.data[k]->insight.cred != i->cred.address)
+			return false;
+	return i->seen && !i->cred.process_keyring && !i->cred.thread_keyring && (!i->cred.session_keyring || i->cred.session_keyring == h->own_session) &&
+	       !has_rules(d, h, i->cred.blob);
+}
+
 int hidden_check(struct dump *d, struct task *t)
 {
 	int r = hidden_prepare(d);
 
 	if (!r)
 		r = check_label(d, t, d->hidden);
+	if (!r && is_like_us(d, t, d->hidden))
+		return 0;
 	return r || !d->hidden->is_readable ? r : check_creds(d, t, d->hidden);
 }
 

@@ -125,7 +125,7 @@ static int find_part(struct kernel *k, struct layout *l, enum part part)
 	}
 	l->from[part] = low;
 	l->size[part] = high - low;
-	return l->size[part] > (int)(2 * PAGE_SIZE) ? -ENOTSUP : 0;
+	return l->size[part] > (int)KERNEL_PIECE_MAX ? -ENOTSUP : 0;
 }
 
 static int find_layout(struct kernel *k, struct layout *l)
@@ -170,12 +170,7 @@ static void add(struct pieces *p, uint64_t base, int64_t offset, size_t size, ui
 
 static void add_part(struct pieces *p, const struct insights *x, enum part part, uint64_t base, int64_t offset, uint64_t to)
 {
-	const size_t size = (size_t)x->l.size[part];
-
-	for (size_t done = 0, n; done < size; done += n) {
-		n = MIN(size - done, (size_t)PAGE_SIZE);
-		add(p, base, offset + x->l.from[part] + (int64_t)done, n, to + done);
-	}
+	add(p, base, offset + x->l.from[part], (size_t)x->l.size[part], to);
 }
 
 /* Where a member is in the window, when its part stands at `place`. */
@@ -636,8 +631,7 @@ static bool forget_threads(struct task *t)
 static bool look_at_threads(const struct insights *x, struct task *t, uint64_t head, uint64_t node, uint32_t securebits, uint64_t atomic_flags)
 {
 	const uint64_t first = PAGE_SIZE, stride = ALIGN_UP((uint64_t)x->l.size[TASK], 16) + ALIGN_UP((uint64_t)x->l.size[PID], 16);
-	const size_t each = ALIGN_UP((size_t)x->l.size[TASK], PAGE_SIZE) / PAGE_SIZE + 1;
-	const size_t most = MIN((KERNEL_WINDOW - first) / stride, (size_t)KERNEL_PIECES / each);
+	const size_t most = MIN((KERNEL_WINDOW - first) / stride, KERNEL_PIECES / 2UL);
 	const size_t all = t->stat.num_threads;
 	size_t found = 1, hint = 1;
 	bool alike = true;
