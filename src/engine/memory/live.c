@@ -6,6 +6,7 @@
 #include "engine/memory/pages.h"
 #include "engine/memory/pinned.h"
 #include "engine/memory/vmflags.h"
+#include "engine/task/insight.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -603,7 +604,7 @@ int live_read_maps(const struct dump *d, struct task *t)
 
 	/* The first stop needs no flags. */
 	if (!d->live || d->live->slowly || (!lt && d->live->watching))
-		return proc_read_smaps(t->proc, &t->maps);
+		return insight_read_maps(t);
 	r = proc_read_maps(t->proc, &t->maps);
 	if (!r && lt && d->live->watching)
 		vmflags_borrow(&t->maps, &lt->flags);

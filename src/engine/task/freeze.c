@@ -51,6 +51,7 @@ static void task_free(struct task *t)
 	VEC_FREE(&t->threads);
 	free(t->descriptions);
 	free(t->insight.open);
+	VEC_FREE(&t->insight.areas);
 	VEC_FREE(&t->timers);
 	VEC_FREE(&t->rings);
 	VEC_FREE(&t->urings);

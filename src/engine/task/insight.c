@@ -33,6 +33,8 @@
 #define LEVEL_MAX 32
 #define FDS_MAX 256
 #define AUXV_MAX 1024
+#define AREAS_MANY 100
+#define TASKS_MANY 4
 
 /* ---- what is read, and where it goes ---- */
 
@@ -53,6 +55,7 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(SIGNAL, REAL_INTERVAL, "it_real_incr", 8) X(SIGNAL, INTERVAL_TIMERS, "it", 32) X(SIGNAL, RLIM, "rlim", 256) \
 	X(SIGNAL, OOM_SCORE_ADJ, "oom_score_adj", 2) \
 	X(MM, MM_FLAGS, "flags", 8) X(MM, BRK, "brk", 8) X(MM, DEF_FLAGS, "def_flags", 8) X(MM, SAVED_AUXV, "saved_auxv", 0) \
+	X(MM, MAP_COUNT, "map_count", 4) \
 	X(CRED, SECUREBITS, "securebits", 4) X(CRED, USER_NS, "user_ns", 8) X(CRED, SESSION_KEYRING, "session_keyring", 8) \
 	X(CRED, PROCESS_KEYRING, "process_keyring", 8) X(CRED, THREAD_KEYRING, "thread_keyring", 8) X(CRED, SECURITY, "security", 8) \
 	X(TABLE, MAX_FDS, "max_fds", 4) X(TABLE, FD, "fd", 8) X(TABLE, CLOSE_ON_EXEC, "close_on_exec", 8) X(TABLE, OPEN_FDS, "open_fds", 8)
@@ -93,6 +96,8 @@ enum { SLOT_SELF, SLOT_A = 4, SLOT_B, SLOT_C, SLOT_D, SLOT_E, SLOT_F, SLOT_FIRST
 struct insights {
 	struct kernel *k;
 	struct layout l;
+	struct areas_layout *areas;
+	bool areas_tried;
 	uint32_t level; /* of our pid namespace */
 	bool usable, pidfs, pidfs_known;
 	/* Ours. */
@@ -666,12 +671,13 @@ static bool look_at_threads(const struct insights *x, struct task *t, uint64_t h
 	return node == head && found == t->threads.count && alike;
 }
 
-/* After read_process and read_tables, which the threads' take the place of. */
-static void take_all(const struct insights *x, struct task *t, uint64_t address)
+/* After read_process and read_tables, which the threads' take the place of. Gives how many areas it has. */
+static size_t take_all(const struct insights *x, struct task *t, uint64_t address)
 {
 	const uint64_t task = PLACE_OF(TASK), signal = value(x, M_SIGNAL_STRUCT), atomic_flags = value(x, M_ATOMIC_FLAGS);
 	const uint32_t securebits = (uint32_t)value(x, M_SECUREBITS);
 	const bool under_seccomp = value(x, M_SECCOMP_MODE) != 0;
+	const size_t areas = value(x, M_MAP_COUNT);
 	struct thread *leader = t->threads.data[0];
 	struct insight *i = &t->insight;
 	uint64_t node;
@@ -690,6 +696,19 @@ static void take_all(const struct insights *x, struct task *t, uint64_t address)
 			 !has_interval_timers(x) && t->view.timers_seen;
 	i->threads_told = look_at_threads(x, t, signal + (uint64_t)x->l.at[M_THREAD_HEAD], node, securebits, atomic_flags) && !under_seccomp;
 	i->seen = true;
+	return areas;
+}
+
+/* Where there are many it is worth finding out how they are kept. */
+static void look_at_areas(struct insights *x, const struct dump *d, struct task *t, size_t count)
+{
+	if (count < AREAS_MANY && d->tasks.count < TASKS_MANY)
+		return;
+	if (!x->areas_tried)
+		x->areas = areas_find_layout(x->k);
+	x->areas_tried = true;
+	if (x->areas)
+		areas_read(x->k, x->areas, t->insight.mm, &t->insight.areas);
 }
 
 void insight_look(struct dump *d, struct task *t)
@@ -712,7 +731,15 @@ void insight_look(struct dump *d, struct task *t)
 		return;
 	uint64_t link;
 	memcpy(&link, kernel_window(x->k) + SLOT(SLOT_FIRST), sizeof(link));
-	take_all(x, t, link - (uint64_t)x->l.pid_links);
+	const size_t areas = take_all(x, t, link - (uint64_t)x->l.pid_links);
+	look_at_areas(x, d, t, areas);
+}
+
+int insight_read_maps(struct task *t)
+{
+	if (t->insight.areas.count && !areas_read_maps(t->proc, &t->insight.areas, &t->maps))
+		return 0;
+	return proc_read_smaps(t->proc, &t->maps);
 }
 
 /* ---- what follows ---- */
@@ -777,8 +804,10 @@ int insight_prepare(struct dump *d)
 
 void insight_release(struct dump *d)
 {
-	if (d->insights)
+	if (d->insights) {
 		free(d->insights->coredump_filter);
+		free(d->insights->areas);
+	}
 	free(d->insights);
 	d->insights = NULL;
 }

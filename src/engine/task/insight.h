@@ -20,4 +20,6 @@ int insight_same(const struct task *a, const struct task *b, int what);
 uint64_t insight_object(const struct task *t, int what);
 /* Whether it has the descriptor from its parent, by its place in t->view.fds; -1: not seen. */
 int insight_inherited(const struct task *t, size_t index);
+/* Its maps with the flags of each area, as proc_read_smaps gives them. By any thread. */
+int insight_read_maps(struct task *t);
 void insight_release(struct dump *d);

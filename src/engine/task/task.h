@@ -5,6 +5,7 @@
 
 #include "engine/dump.h"
 #include "engine/memory/vma.h"
+#include "engine/task/areas.h"
 #include "engine/tracee.h"
 #include "proc/proc.h"
 
@@ -108,6 +109,7 @@ struct task {
 			uint64_t address, session_keyring, process_keyring, thread_keyring, blob[INSIGHT_BLOB];
 		} cred;
 		uint64_t *open; /* the file of each of view.fds */
+		struct areas areas; /* empty where they are not seen */
 	} insight;
 	int mem_fd, pagemap_fd, pidfd; /* -1 when not open */
 	VEC(struct semaphore_undo {
