@@ -50,6 +50,7 @@ static void task_free(struct task *t)
 	release_threads(t);
 	VEC_FREE(&t->threads);
 	free(t->descriptions);
+	free(t->schedule);
 	free(t->insight.open);
 	VEC_FREE(&t->insight.areas);
 	VEC_FREE(&t->timers);

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/vfs.h>
 
 #ifndef PR_GET_MDWE
@@ -30,9 +31,10 @@
 /* Bits of an mm's flags that say nothing of what is saved: the coredump filter, which is read elsewhere where it differs; then whether KSM,
  * khugepaged, uprobes, the OOM killer and the huge zero page were there. They have stood there since before Linux 5.14. */
 #define MM_BITS_OF_NO_MATTER 0x00ff07fcUL
+#define MM_BITS_OF_COREDUMP 0x7fcUL
 #define LEVEL_MAX 32
 #define FDS_MAX 256
-#define AUXV_MAX 1024
+#define MEMBER_MAX 2048
 #define AREAS_MANY 100
 #define TASKS_MANY 4
 
@@ -41,7 +43,7 @@
 enum part { TASK, PID, SIGNAL, MM, CRED, TABLE, PARTS };
 static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_struct", "mm_struct", "cred", "fdtable" };
 
-/* The part, what we call it, what the kernel calls it, its size in bytes (0: of any). */
+/* The part, what we call it, what the kernel calls it, its size in bytes (0: of any). From RSEQ to CUSTOM_SLICE: not every kernel has them. */
 #define MEMBERS \
 	X(TASK, FLAGS, "flags", 4) X(TASK, ATOMIC_FLAGS, "atomic_flags", 8) X(TASK, PERSONALITY, "personality", 4) \
 	X(TASK, PDEATH_SIGNAL, "pdeath_signal", 4) X(TASK, THREAD_PID, "thread_pid", 8) X(TASK, THREAD_NODE, "thread_node", 16) \
@@ -49,7 +51,13 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(TASK, FILES, "files", 8) X(TASK, SIGNAL_STRUCT, "signal", 8) X(TASK, SIGHAND, "sighand", 8) X(TASK, MM_STRUCT, "mm", 8) \
 	X(TASK, NSPROXY, "nsproxy", 8) X(TASK, BLOCKED, "blocked", 8) X(TASK, SAVED_MASK, "saved_sigmask", 8) X(TASK, SAS_SP, "sas_ss_sp", 8) X(TASK, SAS_SIZE, "sas_ss_size", 8) \
 	X(TASK, SAS_FLAGS, "sas_ss_flags", 4) X(TASK, SECCOMP_MODE, "seccomp.mode", 4) X(TASK, TIMER_SLACK, "timer_slack_ns", 8) \
-	X(TASK, MEMPOLICY, "mempolicy", 8) X(TASK, CHILDREN, "children", 16) \
+	X(TASK, CHILDREN, "children", 16) \
+	X(TASK, SYSCALL_WORK, "thread_info.syscall_work", 8) X(TASK, PENDING, "pending.signal", 8) X(TASK, ROBUST_LIST, "robust_list", 8) \
+	X(TASK, POLICY, "policy", 4) X(TASK, STATIC_PRIO, "static_prio", 4) X(TASK, RT_PRIORITY, "rt_priority", 4) \
+	X(TASK, CPUS_MASK, "cpus_mask", 0) \
+	X(TASK, RSEQ, "rseq", 8) X(TASK, RSEQ_LEN, "rseq_len", 4) X(TASK, RSEQ_SIG, "rseq_sig", 4) X(TASK, MEMPOLICY, "mempolicy", 8) \
+	X(TASK, IO_CONTEXT, "io_context", 8) X(TASK, UCLAMP, "uclamp_req", 0) X(TASK, CORE_COOKIE, "core_cookie", 8) X(TASK, SLICE, "se.slice", 8) \
+	X(TASK, CUSTOM_SLICE, "se.custom_slice", 1) \
 	X(PID, LEVEL, "level", 4) X(PID, NUMBERS, "numbers", 16) \
 	X(SIGNAL, THREAD_HEAD, "thread_head", 16) X(SIGNAL, POSIX_TIMERS, "posix_timers", 0) X(SIGNAL, REAL_TIMER_STATE, "real_timer.state", 1) \
 	X(SIGNAL, REAL_INTERVAL, "it_real_incr", 8) X(SIGNAL, INTERVAL_TIMERS, "it", 32) X(SIGNAL, RLIM, "rlim", 256) \
@@ -78,7 +86,8 @@ static const struct {
 /* Of each part a piece of memory that has all its members is read at once. */
 struct layout {
 	int at[MEMBER_COUNT], from[PARTS], size[PARTS];
-	int auxv_size, action, fdt, subreaper_bit, pid_links, pid_tasks, private, inode, inode_private;
+	int bytes[MEMBER_COUNT]; /* 0: this kernel does not have it */
+	int action, fdt, subreaper_bit, reset_on_fork_bit, pid_links, pid_tasks, private, inode, inode_private;
 	bool timers_are_list; /* before Linux 6.13 */
 };
 
@@ -101,36 +110,46 @@ struct insights {
 	uint32_t level; /* of our pid namespace */
 	bool usable, pidfs, pidfs_known;
 	/* Ours. */
-	uint64_t switch_bits, flags, atomic_flags, mm_flags, nsproxy, user_ns, pid_ns;
+	uint64_t switch_bits, flags, atomic_flags, mm_flags, pinned_bit, nsproxy, user_ns, pid_ns;
 	int32_t switches[THREAD_SWITCHES];
 	int64_t thp_disable, memory_merge, mdwe, dumpable;
 	char *coredump_filter;
 };
 
+static bool may_be_missing(enum member m)
+{
+	if (m == M_MEMPOLICY)
+		return syscall(__NR_get_mempolicy, NULL, NULL, 0, NULL, 0) < 0 && errno == ENOSYS;
+	return m >= M_RSEQ && m <= M_CUSTOM_SLICE;
+}
+
 static int find_part(struct kernel *k, struct layout *l, enum part part)
 {
 	int low = INT32_MAX, high = 0;
 
-	for (size_t i = 0; i < MEMBER_COUNT; i++) {
-		if (members[i].part != part)
+	for (enum member m = 0; m < MEMBER_COUNT; m++) {
+		if (members[m].part != part)
 			continue;
-		int at = kernel_offset(k, part_type[part], members[i].name);
-		if (i == M_MEMPOLICY && at < 0 && syscall(__NR_get_mempolicy, NULL, NULL, 0, NULL, 0) < 0 && errno == ENOSYS) {
-			l->at[i] = -1; /* a kernel without it */
+		const int at = kernel_offset(k, part_type[part], members[m].name);
+		const int size = m == M_NUMBERS ? members[m].size : kernel_size(k, part_type[part], members[m].name);
+		if (at < 0 && may_be_missing(m))
 			continue;
-		}
-		if (at < 0)
+		if (at < 0 || size <= 0 || size > MEMBER_MAX || (members[m].size && size != members[m].size))
 			return -ENOTSUP;
-		int size = i == M_SAVED_AUXV ? l->auxv_size : members[i].size ? members[i].size : 16;
-		if (members[i].size && i != M_NUMBERS && kernel_size(k, part_type[part], members[i].name) != size)
-			return -ENOTSUP;
-		l->at[i] = at;
+		l->at[m] = at;
+		l->bytes[m] = size;
 		low = MIN(low, at);
 		high = MAX(high, at + size);
 	}
 	l->from[part] = low;
 	l->size[part] = high - low;
 	return l->size[part] > (int)KERNEL_PIECE_MAX ? -ENOTSUP : 0;
+}
+
+/* Whether the byte of a bit is among what is read of a part. */
+static bool has_byte(const struct layout *l, enum part part, int bit)
+{
+	return bit >= 0 && bit / 8 >= l->from[part] && bit / 8 < l->from[part] + l->size[part];
 }
 
 static int find_layout(struct kernel *k, struct layout *l)
@@ -147,18 +166,16 @@ static int find_layout(struct kernel *k, struct layout *l)
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
 		if ((*wanted[i].to = kernel_offset(k, wanted[i].type, wanted[i].member)) < 0)
 			return -ENOTSUP;
-	l->auxv_size = kernel_size(k, "mm_struct", "saved_auxv");
 	l->subreaper_bit = kernel_bit(k, "signal_struct", "is_child_subreaper");
+	l->reset_on_fork_bit = kernel_bit(k, "task_struct", "sched_reset_on_fork");
 	l->timers_are_list = kernel_offset(k, "signal_struct", "posix_timers.next") >= 0;
-	if (l->auxv_size <= 0 || l->auxv_size > AUXV_MAX || l->subreaper_bit < 0 || kernel_size(k, "sighand_struct", "action") != ACTIONS_SIZE ||
+	if (kernel_size(k, "sighand_struct", "action") != ACTIONS_SIZE ||
 	    (!l->timers_are_list && kernel_offset(k, "signal_struct", "posix_timers.first") < 0))
 		return -ENOTSUP;
 	for (int part = 0; part < PARTS; part++)
 		if (find_part(k, l, (enum part)part))
 			return -ENOTSUP;
-	/* Beside the others. */
-	int byte = l->subreaper_bit / 8 - l->from[SIGNAL];
-	return byte >= 0 && byte < l->size[SIGNAL] ? 0 : -ENOTSUP;
+	return has_byte(l, SIGNAL, l->subreaper_bit) && has_byte(l, TASK, l->reset_on_fork_bit) ? 0 : -ENOTSUP;
 }
 
 /* ---- reading ---- */
@@ -193,7 +210,7 @@ static uint64_t number(const struct insights *x, uint64_t place, enum member m)
 {
 	uint64_t value = 0;
 
-	get(x, place, m, &value, MIN((size_t)members[m].size, sizeof(value)));
+	get(x, place, m, &value, MIN((size_t)x->l.bytes[m], sizeof(value)));
 	return value;
 }
 
@@ -369,7 +386,7 @@ static bool is_file(const struct insights *x, const char *path, enum member m)
 		return false;
 	if (m == M_OOM_SCORE_ADJ)
 		return strtol(text, NULL, 10) == (int16_t)value(x, m);
-	return size <= (size_t)x->l.auxv_size && !memcmp(text, kernel_window(x->k) + at(x, PLACE_OF(MM), m), size);
+	return size <= (size_t)x->l.bytes[M_SAVED_AUXV] && !memcmp(text, kernel_window(x->k) + at(x, PLACE_OF(MM), m), size);
 }
 
 static bool is_thread(const struct insights *x)
@@ -439,6 +456,18 @@ static bool check_ourselves(const struct insights *x)
 	return is_right && !read_process(x, -1) && is_thread(x) && is_process(x) && !read_tables(x) && are_descriptors(x, with_flag, without);
 }
 
+/* Who reads the memory of a process leaves a mark on it. */
+static uint64_t find_pinned_bit(const struct insights *x)
+{
+	char from = 0, to;
+	struct iovec ours = { &to, 1 }, its = { &from, 1 };
+	const uint64_t before = value(x, M_MM_FLAGS);
+
+	if (process_vm_readv(getpid(), &ours, 1, &its, 1, 0) != 1 || read_process(x, -1))
+		return 0;
+	return before ^ value(x, M_MM_FLAGS);
+}
+
 static void look_at_ourselves(struct insights *x)
 {
 	size_t size;
@@ -458,6 +487,7 @@ static void look_at_ourselves(struct insights *x)
 	x->dumpable = prctl(PR_GET_DUMPABLE);
 	if (read_small_at(AT_FDCWD, "/proc/self/coredump_filter", 64, &x->coredump_filter, &size) || read_process(x, -1))
 		return;
+	x->pinned_bit = find_pinned_bit(x);
 	x->flags = value(x, M_FLAGS);
 	x->atomic_flags = value(x, M_ATOMIC_FLAGS);
 	x->mm_flags = value(x, M_MM_FLAGS);
@@ -473,7 +503,28 @@ static bool is_plain(const struct insights *x, uint64_t task)
 {
 	return !((number(x, task, M_FLAGS) ^ x->flags) & x->switch_bits) &&
 	       !((number(x, task, M_ATOMIC_FLAGS) ^ x->atomic_flags) & ~NO_NEW_PRIVS_BIT) &&
-	       (x->l.at[M_MEMPOLICY] < 0 || !number(x, task, M_MEMPOLICY));
+	       !number(x, task, M_MEMPOLICY);
+}
+
+/* What sched_getattr(2) and its like tell: two threads in which all of it is the same are scheduled alike. */
+struct schedule {
+	unsigned char bytes[PAGE_SIZE];
+	size_t size;
+};
+
+static void take_schedule(const struct insights *x, uint64_t task, struct schedule *ret)
+{
+	static const enum member parts[] = { M_POLICY, M_STATIC_PRIO, M_RT_PRIORITY, M_CPUS_MASK, M_IO_CONTEXT, M_UCLAMP, M_CORE_COOKIE, M_SLICE, M_CUSTOM_SLICE };
+
+	ret->size = 0;
+	for (size_t i = 0; i < ARRAY_SIZE(parts); i++) {
+		const size_t size = (size_t)x->l.bytes[parts[i]];
+		if (ret->size + size + 1 > sizeof(ret->bytes))
+			return;
+		get(x, task, parts[i], ret->bytes + ret->size, size);
+		ret->size += size;
+	}
+	ret->bytes[ret->size++] = has_bit(x, task, (size_t)(x->l.reset_on_fork_bit - x->l.from[TASK] * 8));
 }
 
 static void take_thread(const struct insights *x, struct thread *th, uint64_t task)
@@ -487,6 +538,13 @@ static void take_thread(const struct insights *x, struct thread *th, uint64_t ta
 	th->insight.fs = number(x, task, M_FS);
 	th->insight.files = number(x, task, M_FILES);
 	th->insight.cred = number(x, task, M_CREDENTIALS);
+	th->insight.robust_list = number(x, task, M_ROBUST_LIST);
+	th->insight.no_signals = !number(x, task, M_PENDING);
+	th->insight.no_dispatch = !number(x, task, M_SYSCALL_WORK);
+	th->insight.rseq_seen = x->l.bytes[M_RSEQ] && x->l.bytes[M_RSEQ_LEN] && x->l.bytes[M_RSEQ_SIG];
+	th->rseq.rseq_abi_pointer = number(x, task, M_RSEQ);
+	th->rseq.rseq_abi_size = (uint32_t)number(x, task, M_RSEQ_LEN);
+	th->rseq.signature = (uint32_t)number(x, task, M_RSEQ_SIG);
 	a->tid_address = number(x, task, M_CLEAR_CHILD_TID);
 	a->altstack = altstack_of(x, task);
 	a->pdeath_sig = (uint32_t)number(x, task, M_PDEATH_SIGNAL);
@@ -509,7 +567,7 @@ static bool is_this(const struct insights *x, const struct thread *th, uint64_t 
 static char *auxv_of(const struct insights *x, size_t *ret_size)
 {
 	const char *from = kernel_window(x->k) + at(x, PLACE_OF(MM), M_SAVED_AUXV);
-	const size_t count = (size_t)x->l.auxv_size / 16;
+	const size_t count = (size_t)x->l.bytes[M_SAVED_AUXV] / 16;
 	uint64_t pair[2] = { 1 };
 	size_t n = 0;
 
@@ -534,7 +592,7 @@ static void take_view(const struct insights *x, struct task *t)
 	id_of(x, PLACE_OF(PID), &namespace);
 	v->namespaces_seen = value(x, M_NSPROXY) == x->nsproxy && value(x, M_USER_NS) == x->user_ns && namespace == x->pid_ns;
 	v->auxv = auxv_of(x, &v->auxv_size);
-	if (value(x, M_MM_FLAGS) == x->mm_flags)
+	if (!((value(x, M_MM_FLAGS) ^ x->mm_flags) & MM_BITS_OF_COREDUMP))
 		v->coredump_filter = strdup(x->coredump_filter);
 	snprintf(text, sizeof(text), "%d", (int16_t)value(x, M_OOM_SCORE_ADJ));
 	v->oom_score_adj = strdup(text);
@@ -633,8 +691,10 @@ static bool forget_threads(struct task *t)
  * All threads of a process are in one list, in which those that the kernel has made for it (of io_uring) are too. As many are read in one run as
  * there is room for.
  */
-static bool look_at_threads(const struct insights *x, struct task *t, uint64_t head, uint64_t node, uint32_t securebits, uint64_t atomic_flags)
+static bool look_at_threads(const struct insights *x, struct task *t, uint64_t head, uint64_t node, uint32_t securebits, uint64_t atomic_flags,
+			    const struct schedule *leaders)
 {
+	struct schedule its;
 	const uint64_t first = PAGE_SIZE, stride = ALIGN_UP((uint64_t)x->l.size[TASK], 16) + ALIGN_UP((uint64_t)x->l.size[PID], 16);
 	const size_t most = MIN((KERNEL_WINDOW - first) / stride, KERNEL_PIECES / 2UL);
 	const size_t all = t->stat.num_threads;
@@ -664,6 +724,8 @@ static bool look_at_threads(const struct insights *x, struct task *t, uint64_t h
 			th->insight.task = address;
 			take_thread(x, th, task);
 			th->answers.securebits = (int32_t)securebits;
+			take_schedule(x, task, &its);
+			th->insight.scheduled_alike = its.size == leaders->size && !memcmp(its.bytes, leaders->bytes, its.size);
 			alike &= is_like_leader(x, t, task, atomic_flags);
 			found++;
 		}
@@ -680,8 +742,10 @@ static size_t take_all(const struct insights *x, struct task *t, uint64_t addres
 	const size_t areas = value(x, M_MAP_COUNT);
 	struct thread *leader = t->threads.data[0];
 	struct insight *i = &t->insight;
+	struct schedule leaders;
 	uint64_t node;
 
+	take_schedule(x, task, &leaders);
 	get(x, task, M_THREAD_NODE, &node, sizeof(node));
 	leader->insight.task = address;
 	take_thread(x, leader, task);
@@ -692,9 +756,10 @@ static size_t take_all(const struct insights *x, struct task *t, uint64_t addres
 	take_view(x, t);
 	take_descriptors(x, t);
 	take_process(x, t);
-	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~MM_BITS_OF_NO_MATTER) &&
+	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~(MM_BITS_OF_NO_MATTER | x->pinned_bit)) &&
 			 !has_interval_timers(x) && t->view.timers_seen;
-	i->threads_told = look_at_threads(x, t, signal + (uint64_t)x->l.at[M_THREAD_HEAD], node, securebits, atomic_flags) && !under_seccomp;
+	i->threads_told = look_at_threads(x, t, signal + (uint64_t)x->l.at[M_THREAD_HEAD], node, securebits, atomic_flags, &leaders) &&
+			  !under_seccomp;
 	i->seen = true;
 	return areas;
 }

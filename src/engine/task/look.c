@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #ifndef PIDFD_THREAD
 #define PIDFD_THREAD O_EXCL /* Linux 6.9 */
@@ -232,25 +233,19 @@ void tree_look(struct dump *d)
  * A thread inside a restartable sequence (rseq(2)) goes on at the sequence's abort handler, as the kernel would have it
  * after any preemption: once the agent has run in it the kernel no longer knows that it was in one.
  */
-static int leave_sequence(struct task *t, struct thread *thread)
+static void leave_sequence(struct task *t, struct thread *thread, uint64_t at)
 {
 	struct {
 		uint32_t version, flags;
 		uint64_t start, length, abort;
 	} sequence;
-	uint64_t at = 0;
 
-	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, thread->tid, sizeof(thread->rseq), &thread->rseq) < 0)
-		return errno == EIO || errno == EINVAL ? 0 : -errno; /* before Linux 5.13, or without CONFIG_RSEQ */
-	if (!thread->rseq.rseq_abi_pointer)
-		return 0;
-	if (pread(t->mem_fd, &at, sizeof(at), (off_t)thread->rseq.rseq_abi_pointer + 8) != sizeof(at) || !at)
-		return 0;
+	if (!at)
+		return;
 	if (pread(t->mem_fd, &sequence, sizeof(sequence), (off_t)at) != sizeof(sequence))
-		return 0;
+		return;
 	if (thread->tracee.regs.rip - sequence.start < sequence.length)
 		thread->tracee.regs.rip = sequence.abort;
-	return 0;
 }
 
 /*
@@ -286,29 +281,86 @@ int task_prepare_threads(struct dump *d, struct task *t)
 	return r;
 }
 
+/* Before Linux 5.13, or without CONFIG_RSEQ, there are none. */
+static int read_rseq(struct thread *th)
+{
+	if (th->insight.rseq_seen || ptrace(PTRACE_GET_RSEQ_CONFIGURATION, th->tid, sizeof(th->rseq), &th->rseq) >= 0)
+		return 0;
+	return errno == EIO || errno == EINVAL ? 0 : -errno;
+}
+
+#define SEQUENCES_AT_ONCE 256
+
+static uint64_t read_sequence(const struct task *t, uint64_t at)
+{
+	uint64_t word;
+
+	return pread(t->mem_fd, &word, sizeof(word), (off_t)at) == sizeof(word) ? word : 0;
+}
+
+/*
+ * Where each of these threads says that it is inside a sequence, 0: in none. In one call, but for the first, whose page the process may share with
+ * the one that it was forked from: it would get its own copy.
+ */
+static void read_sequences(const struct task *t, size_t first, size_t count, uint64_t words[SEQUENCES_AT_ONCE])
+{
+	struct iovec ours[SEQUENCES_AT_ONCE], its[SEQUENCES_AT_ONCE];
+	size_t n = 0;
+
+	memset(words, 0, count * sizeof(*words));
+	for (size_t i = 0; i < count; i++) {
+		const uint64_t area = t->threads.data[first + i]->rseq.rseq_abi_pointer;
+		if (area && !(first + i))
+			words[i] = read_sequence(t, area + 8);
+		if (!area || !(first + i))
+			continue;
+		ours[n] = (struct iovec){ &words[i], sizeof(words[i]) };
+		its[n++] = (struct iovec){ (void *)(area + 8), sizeof(words[i]) };
+	}
+	if (!n || process_vm_readv(t->proc, ours, n, its, n, 0) == (ssize_t)(n * sizeof(*words)))
+		return;
+	for (size_t i = 0; i < n; i++) /* one of them has no memory there */
+		*(uint64_t *)ours[i].iov_base = read_sequence(t, (uint64_t)its[i].iov_base);
+}
+
+static int leave_sequences(struct dump *d, struct task *t)
+{
+	uint64_t words[SEQUENCES_AT_ONCE];
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->threads.count; i++) {
+		r = read_rseq(t->threads.data[i]);
+		if (r)
+			return task_errno(d, t, r, "cannot read the rseq area of its thread %d", t->threads.data[i]->tid);
+	}
+	for (size_t i = 0; i < t->threads.count; i++) {
+		if (i % SEQUENCES_AT_ONCE == 0)
+			read_sequences(t, i, MIN(t->threads.count - i, (size_t)SEQUENCES_AT_ONCE), words);
+		leave_sequence(t, t->threads.data[i], words[i % SEQUENCES_AT_ONCE]);
+	}
+	return 0;
+}
+
 /* What only the tracer can read and set. */
 static int read_threads(struct dump *d, struct task *t)
 {
-	int r;
+	int r = leave_sequences(d, t);
 
-	for (size_t i = 0; i < t->threads.count; i++) {
+	for (size_t i = 0; !r && i < t->threads.count; i++) {
 		struct thread *thread = t->threads.data[i];
-		r = leave_sequence(t, thread);
-		if (r)
-			return task_errno(d, t, r, "cannot read the rseq area of its thread %d", thread->tid);
 		if (thread->tracee.regs.cs == USER_CS_32)
 			return task_error(d, t, -ENOTSUP, "it is a 32-bit program, which is not supported; run a 64-bit build of it");
 		if (thread->tracee.stop_signal != t->threads.data[0]->tracee.stop_signal)
 			return task_error(d, t, -EAGAIN, "it is being stopped by a signal at this moment; try again");
+		if (thread->insight.no_dispatch)
+			continue;
 		r = tracee_get_dispatch(&thread->tracee, &thread->tracee.dispatch);
 		if (r == DISPATCH_UNTOLD)
 			r = i ? 0 : dispatch_refuse_untold(d, t);
 		else if (r)
 			r = task_errno(d, t, r, "cannot read the dispatch of system calls of its thread %d", thread->tid);
-		if (r)
-			return r;
 	}
-	r = prepare_thread(d, t->threads.data[0]);
+	r = r ? r : prepare_thread(d, t->threads.data[0]);
 	if (r)
 		return r;
 	t->threads.data[0]->tracee.alone = t->threads.count == 1;

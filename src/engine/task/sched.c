@@ -50,24 +50,6 @@ static const struct attributes *own_attributes(void)
 	return &ours;
 }
 
-static int capture_affinity(struct thread *th, struct pool *pool, ThreadCoreEntry *core)
-{
-	unsigned char mask[AFFINITY_MAX / 8] = {};
-	int bits = 0;
-	long n = syscall(__NR_sched_getaffinity, th->tid, sizeof(mask), mask);
-
-	if (n < 0)
-		return -errno;
-	for (long i = 0; i < n; i++)
-		bits += __builtin_popcount(mask[i]);
-	if (bits >= all_processors())
-		return 0; /* bound to none: what a new thread has */
-	core->has_affinity = 1;
-	core->affinity.len = (size_t)n;
-	core->affinity.data = pool_copy(pool, mask, (size_t)n);
-	return core->affinity.data ? 0 : -ENOMEM;
-}
-
 #ifndef PR_SCHED_CORE
 #define PR_SCHED_CORE 62
 #define PR_SCHED_CORE_GET 0
@@ -83,45 +65,96 @@ static bool has_core_group(const struct thread *th)
 	return prctl(PR_SCHED_CORE, PR_SCHED_CORE_GET, 0, 0, &ours) < 0 || cookie != ours;
 }
 
-int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core)
-{
-	struct attributes a = { .size = sizeof(a) };
-	int r = syscall(__NR_sched_getattr, th->tid, &a, sizeof(a), 0) < 0 ? -errno : capture_affinity(th, pool, core);
+/* What is asked of a thread. */
+struct schedule_seen {
+	struct attributes a;
+	int nice;
+	long io, mask_size;
+	unsigned char mask[AFFINITY_MAX / 8];
+};
 
-	if (r)
-		return task_errno(d, th->task, r, "cannot read how thread %d is scheduled", th->tid);
+static int look(struct dump *d, struct thread *th, struct schedule_seen *ret)
+{
+	struct attributes *a = &ret->a;
+
+	*ret = (struct schedule_seen){ .a.size = sizeof(ret->a) };
+	if (syscall(__NR_sched_getattr, th->tid, a, sizeof(*a), 0) < 0 ||
+	    (ret->mask_size = syscall(__NR_sched_getaffinity, th->tid, sizeof(ret->mask), ret->mask)) < 0)
+		return task_errno(d, th->task, -errno, "cannot read how thread %d is scheduled", th->tid);
 	if (has_core_group(th))
 		return task_error(d, th->task, -ENOTSUP, "thread %d is in a core scheduling group (PR_SCHED_CORE), which is not saved; start it without "
 				  "one, as in coresched(1)", th->tid);
+	ret->nice = a->policy == SCHED_FIFO || a->policy == SCHED_RR ? getpriority(PRIO_PROCESS, (id_t)th->tid) : a->nice;
+	ret->io = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, th->tid);
+	return 0;
+}
+
+/* As it is, or as the first thread of its process is where that is known to be the same. NULL: *ret_result says why. */
+static const struct schedule_seen *see(struct dump *d, struct thread *th, struct schedule_seen *own, int *ret_result)
+{
+	struct task *t = th->task;
+
+	if (th->insight.scheduled_alike && t->schedule)
+		return t->schedule;
+	*ret_result = look(d, th, own);
+	if (!*ret_result && th == t->threads.data[0] && t->threads.count > 1 && (t->schedule = malloc(sizeof(*own))))
+		*t->schedule = *own;
+	return *ret_result ? NULL : own;
+}
+
+static int set_affinity(const struct schedule_seen *seen, struct pool *pool, ThreadCoreEntry *core)
+{
+	int bits = 0;
+
+	for (long i = 0; i < seen->mask_size; i++)
+		bits += __builtin_popcount(seen->mask[i]);
+	if (bits >= all_processors())
+		return 0; /* bound to none: what a new thread has */
+	core->has_affinity = 1;
+	core->affinity.len = (size_t)seen->mask_size;
+	core->affinity.data = pool_copy(pool, seen->mask, (size_t)seen->mask_size);
+	return core->affinity.data ? 0 : -ENOMEM;
+}
+
+int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core)
+{
+	struct schedule_seen own;
+	int r = 0;
+	const struct schedule_seen *seen = see(d, th, &own, &r);
+
+	if (!seen)
+		return r;
+	if (set_affinity(seen, pool, core))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	const struct attributes *a = &seen->a;
 	core->has_sched_policy = 1;
-	core->sched_policy = a.policy;
+	core->sched_policy = a->policy;
 	core->has_sched_nice = 1;
-	core->sched_nice = a.policy == SCHED_FIFO || a.policy == SCHED_RR ? getpriority(PRIO_PROCESS, (id_t)th->tid) : a.nice;
+	core->sched_nice = seen->nice;
 	core->has_sched_prio = 1;
-	core->sched_prio = a.priority;
-	core->has_sched_flags = a.flags != 0;
-	core->sched_flags = a.flags;
-	if (a.policy == 6 /* SCHED_DEADLINE */) {
+	core->sched_prio = a->priority;
+	core->has_sched_flags = a->flags != 0;
+	core->sched_flags = a->flags;
+	if (a->policy == 6 /* SCHED_DEADLINE */) {
 		core->has_sched_runtime_ns = core->has_sched_deadline_ns = core->has_sched_period_ns = 1;
-		core->sched_runtime_ns = a.runtime;
-		core->sched_deadline_ns = a.deadline;
-		core->sched_period_ns = a.period;
+		core->sched_runtime_ns = a->runtime;
+		core->sched_deadline_ns = a->deadline;
+		core->sched_period_ns = a->period;
 	}
 	const struct attributes *ours = own_attributes();
 	bool compared = ours->policy != UINT32_MAX;
-	if (a.policy != 6 && a.runtime && compared && a.runtime != ours->runtime) {
+	if (a->policy != 6 && a->runtime && compared && a->runtime != ours->runtime) {
 		core->has_sched_runtime_ns = 1; /* a time slice of its own (Linux 6.12) */
-		core->sched_runtime_ns = a.runtime;
+		core->sched_runtime_ns = a->runtime;
 	}
-	bool usual_for_real_time = (a.policy == SCHED_FIFO || a.policy == SCHED_RR) && a.util_min == UTIL_FULL && a.util_max == UTIL_FULL;
-	if (compared && (a.util_min != ours->util_min || a.util_max != ours->util_max) && !usual_for_real_time) {
+	bool usual_for_real_time = (a->policy == SCHED_FIFO || a->policy == SCHED_RR) && a->util_min == UTIL_FULL && a->util_max == UTIL_FULL;
+	if (compared && (a->util_min != ours->util_min || a->util_max != ours->util_max) && !usual_for_real_time) {
 		core->has_util_min = core->has_util_max = 1;
-		core->util_min = a.util_min;
-		core->util_max = a.util_max;
+		core->util_min = a->util_min;
+		core->util_max = a->util_max;
 	}
-	long io = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, th->tid);
-	core->has_io_priority = io > 0;
-	core->io_priority = io > 0 ? (uint32_t)io : 0;
+	core->has_io_priority = seen->io > 0;
+	core->io_priority = seen->io > 0 ? (uint32_t)seen->io : 0;
 	core->has_timer_slack_ns = 1;
 	core->timer_slack_ns = th->answers.timer_slack;
 	if (th->answers.mempolicy) {

@@ -75,6 +75,10 @@ int signals_capture_thread(struct dump *d, struct thread *th, struct pool *pool,
 {
 	core->has_blk_sigset = 1;
 	core->blk_sigset = th->tracee.sigmask;
+	if (th->insight.no_signals && th->task->view.timers_seen) { /* nor do any ring meanwhile */
+		core->signals_p = POOL_NEW(pool, SignalQueueEntry, signal_queue_entry__init);
+		return core->signals_p ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+	}
 	return peek(d, th, 0, pool, &core->signals_p);
 }
 

@@ -55,7 +55,9 @@ struct thread {
 	/* What the kernel's memory shows of it, insight.h; task 0: nothing. */
 	struct {
 		uint64_t task, fs, files, cred; /* addresses */
-		bool childless;
+		uint64_t robust_list;		/* the thread's address of it */
+		bool childless, no_signals, no_dispatch, rseq_seen;
+		bool scheduled_alike; /* as the first is */
 	} insight;
 };
 
@@ -136,6 +138,7 @@ struct task {
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	struct asking *asking; /* ask.c */
+	struct schedule_seen *schedule; /* sched.c: the first thread's */
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
 	VEC(int) urings; /* descriptors of rings of io_uring; kinds/uring.c */

@@ -9,6 +9,7 @@
 
 #include <elf.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -103,7 +104,10 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 	c->sas = POOL_NEW(pool, ThreadSasEntry, thread_sas_entry__init);
 	if (!c->sas)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (syscall(__NR_get_robust_list, th->tid, &head, &head_size) == 0) {
+	if (th->insight.task) {
+		c->futex_rla = th->insight.robust_list;
+		c->futex_rla_len = sizeof(struct robust_list_head);
+	} else if (syscall(__NR_get_robust_list, th->tid, &head, &head_size) == 0) {
 		c->futex_rla = head;
 		c->futex_rla_len = (uint32_t)head_size;
 	}
