@@ -23,6 +23,8 @@
 
 #define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
 #define SEGMENTS 64
+#define AREAS_AT_ONCE 256
+#define NEAR (64 * PAGE_SIZE) /* no more than that between two of them */
 
 /* One address space that is being saved by the workers. */
 struct page_job {
@@ -205,27 +207,55 @@ int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, 
 	return r ? error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid) : 0;
 }
 
-static int scan_vma(struct page_job *p, const struct proc_vma *vma)
+enum way { NOT_AT_ALL, WHOLE, BY_PAGE, BY_PAGE_OF_FILE };
+
+/* How what is worth saving in an area is found. */
+static enum way way_of(const struct page_job *p, const struct proc_vma *vma)
 {
-	uint32_t status = vma_status(vma);
-	struct task *parent = p->t->parent;
+	const uint32_t status = vma_status(vma);
 
 	/* What the kernel writes there need not be in the page table; the vdso is the kernel's own, and CRIU wants it. */
-	if (status & VMA_AIORING || (status & VMA_VDSO && p->d.request->portable)) {
+	if (status & VMA_AIORING || (status & VMA_VDSO && p->d.request->portable))
+		return WHOLE;
+	/* It may be lost at any time; and keys of random numbers, which are kept there, must not be had twice. */
+	if (vma->vmflags & PROC_VMF_DP)
+		return NOT_AT_ALL;
+	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
+		return NOT_AT_ALL;
+	return status & VMA_FILE_PRIVATE ? BY_PAGE_OF_FILE : BY_PAGE;
+}
+
+static bool may_be_parents(const struct page_job *p, const struct proc_vma *vma)
+{
+	return p->t->may_share && p->t->parent && maps_find_same(&p->t->parent->maps, vma);
+}
+
+/* Areas that are scanned in the same way and are near to each other take one call. Gives how many, from number `first` on. */
+static int scan_vmas(struct page_job *p, size_t first)
+{
+	const struct proc_maps *maps = &p->t->maps;
+	const struct proc_vma *vma = &maps->data[first], *last = vma;
+	const enum way way = way_of(p, vma);
+	const bool same = way >= BY_PAGE && may_be_parents(p, vma);
+	uint64_t cuts[AREAS_AT_ONCE];
+	size_t count = 1;
+
+	if (way == WHOLE) {
 		struct page_run *run = VEC_PUSH(&p->runs);
 		if (!run)
 			return error_set(p->d.e, -ENOMEM, "out of memory");
 		*run = (struct page_run){ vma->start, vma->end, false, true, false };
-		return 0;
 	}
-	/* It may be lost at any time; and keys of random numbers, which are kept there, must not be had twice. */
-	if (vma->vmflags & PROC_VMF_DP)
-		return 0;
-	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
-		return 0;
-	bool same = p->t->may_share && parent && maps_find_same(&parent->maps, vma);
-	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, same, &p->runs);
-	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : 0;
+	if (way < BY_PAGE)
+		return 1;
+	for (; first + count < maps->count && count < AREAS_AT_ONCE; last = &maps->data[first + count++]) {
+		const struct proc_vma *next = &maps->data[first + count];
+		if (next->start - last->end > NEAR || way_of(p, next) != way || may_be_parents(p, next) != same)
+			break;
+		cuts[count - 1] = next->start;
+	}
+	int r = scan_areas(p->t->pagemap_fd, vma->start, last->end, cuts, count - 1, way == BY_PAGE_OF_FILE, same, &p->runs);
+	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : (int)count;
 }
 
 /* What there is, where it goes in the file, and pagemap-PID.img. */
@@ -234,8 +264,9 @@ static int lay_out(struct page_job *p)
 	struct task *t = p->t;
 	int r = 0;
 
-	for (size_t i = 0; !r && i < t->maps.count; i++)
-		r = scan_vma(p, &t->maps.data[i]);
+	for (size_t i = 0; r >= 0 && i < t->maps.count; i += (size_t)MAX(r, 0))
+		r = scan_vmas(p, i);
+	r = MIN(r, 0);
 	if (!r && p->d.tasks.count > 1) {
 		r = scan_split(t->pagemap_fd, t->may_share && t->parent ? t->parent->pagemap_fd : -1, &p->runs);
 		r = r ? task_errno(&p->d, t, r, "cannot read its pagemap") : 0;

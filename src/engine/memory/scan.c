@@ -26,7 +26,7 @@ struct scan_arg {
 #define SCAN _IOWR('f', 16, struct scan_arg)
 enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4, IS_ZERO = 1 << 5 };
 
-static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared, bool several)
+static int add_part(struct page_runs *runs, uint64_t start, uint64_t end, bool shared, bool several)
 {
 	struct page_run *last = runs->count > runs->closed ? &runs->data[runs->count - 1] : NULL;
 
@@ -39,6 +39,20 @@ static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool sh
 		return -ENOMEM;
 	*last = (struct page_run){ start, end, shared, several, false };
 	return 0;
+}
+
+/* Cut where another area begins. */
+static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool shared, bool several)
+{
+	int r = 0;
+
+	for (uint64_t at = start, to; !r && at < end; at = to) {
+		for (; runs->cuts_count && *runs->cuts <= at; runs->cuts++, runs->cuts_count--)
+			runs->closed = runs->count;
+		to = runs->cuts_count ? MIN(end, *runs->cuts) : end;
+		r = add_part(runs, at, to, shared, several);
+	}
+	return r;
 }
 
 static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
@@ -133,13 +147,24 @@ static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, bo
 
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
-	size_t before = runs->closed = runs->count;
-	int r = scan_fast(pagemap_fd, start, end, file_backed, shared, runs);
+	return scan_areas(pagemap_fd, start, end, NULL, 0, file_backed, shared, runs);
+}
 
-	if (r != -ENOTTY && r != -EINVAL)
-		return r;
-	runs->count = before;
-	return scan_words(pagemap_fd, start, end, file_backed, shared, runs);
+int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cuts, size_t count, bool file_backed, bool shared, struct page_runs *runs)
+{
+	size_t before = runs->closed = runs->count;
+
+	runs->cuts = cuts;
+	runs->cuts_count = count;
+	int r = scan_fast(pagemap_fd, start, end, file_backed, shared, runs);
+	if (r == -ENOTTY || r == -EINVAL) {
+		runs->count = runs->closed = before;
+		runs->cuts = cuts;
+		runs->cuts_count = count;
+		r = scan_words(pagemap_fd, start, end, file_backed, shared, runs);
+	}
+	runs->cuts_count = 0;
+	return r;
 }
 
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end)
