@@ -65,6 +65,7 @@ struct dump {
 	bool kernel_tried;
 	struct hidden *hidden; /* task/hidden.c */
 	struct insights *insights; /* task/insight.c */
+	uint64_t free_group; /* control groups in which nothing is frozen, or 0; insight_group */
 	void *kind_state[32]; /* what a kind keeps during the dump, by its place in the table */
 };
 

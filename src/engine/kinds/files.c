@@ -355,9 +355,14 @@ int files_capture_link(struct dump *d, struct task *t, const char *link, uint32_
 {
 	const struct task_link *l = NULL;
 
-	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++)
-		if (!strcmp(task_links[i], link))
-			l = &t->view.links[i];
+	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++) {
+		const struct task *has = t;
+		if (strcmp(task_links[i], link))
+			continue;
+		while (has->view.links[i].is_parents)
+			has = has->parent;
+		l = &has->view.links[i];
+	}
 	if (!table_of(d))
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (!l)

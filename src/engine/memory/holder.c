@@ -81,14 +81,17 @@ static bool is_ours(int fd)
 
 static int connect_to(pid_t pid, uint64_t start_time)
 {
-	_cleanup_close_ int dir = open_directory(false);
 	struct timeval patience = { PATIENCE_MS / 1000, 0 };
 	struct sockaddr_un address;
-	char name[64], target[96];
+	char name[64], target[96], path[128];
 
+	name_of(pid, start_time, name);
+	snprintf(path, sizeof(path), DIRECTORY "/%s", name);
+	if (readlink(path, target, sizeof(target)) < 0 && errno == ENOENT) /* as most */
+		return -ENOENT;
+	_cleanup_close_ int dir = open_directory(false);
 	if (dir < 0)
 		return -ENOENT;
-	name_of(pid, start_time, name);
 	ssize_t n = readlinkat(dir, name, target, sizeof(target) - 1);
 	if (n <= 0)
 		return -ENOENT;

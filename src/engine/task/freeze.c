@@ -3,11 +3,12 @@
  * nothing new turns up. A thread that is being created while its creator is stopped appears on the next reading; once all
  * threads of all processes are stopped nothing new can.
  *
- * Children are found through /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN).
+ * Children are found through /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN); whether there are any shows in the kernel's memory, too.
  */
 #include "base/log.h"
 #include "base/workers.h"
 #include "engine/task/calls.h"
+#include "engine/task/insight.h"
 #include "proc/freezer.h"
 
 #include <fcntl.h>
@@ -261,6 +262,10 @@ static bool leader_is_gone(const struct task *t)
 static void drop_leader(struct task *t)
 {
 	t->leader_gone = true;
+	if (t->pidfd >= 0) /* of the leader */
+		close(t->pidfd);
+	t->pidfd = -1;
+	t->insight.leader = 0;
 	if (!t->threads.count || t->threads.data[0]->tid != t->pid)
 		return;
 	thread_free(t->threads.data[0]);
@@ -274,8 +279,14 @@ static void drop_leader(struct task *t)
  */
 static int take_from_freezer(struct dump *d, struct task *t)
 {
-	if (!freezer_holds(t->pid))
+	/* Many are in the groups that the one before is in. */
+	const uint64_t group = insight_group(d, t);
+	if (group && group == d->free_group)
 		return 0;
+	if (!freezer_holds(t->pid)) {
+		d->free_group = group;
+		return 0;
+	}
 	int r = seize_threads(d, t);
 	if (r >= 0 && (r = freezer_release(t->pid)) < 0)
 		return task_errno(d, t, r, "it is frozen, and cannot be taken out of the freezer");
@@ -379,14 +390,15 @@ static int freeze_end(struct dump *d, struct task *t)
 	return 0;
 }
 
-/* Begins with the children of one process that are not known yet. `first`: it has just been looked at. */
-static int freeze_children(struct dump *d, struct task *t, bool first)
+/* Begins with the children of one process that are not known yet. */
+static int freeze_children(struct dump *d, struct task *t)
 {
 	int r = 0;
 
+	insight_look_for_children(d, t);
 	for (size_t i = 0; !r && i < t->threads.count; i++) {
 		struct proc_pids children = {};
-		if (first && t->threads.data[i]->insight.childless)
+		if (t->threads.data[i]->insight.childless)
 			continue;
 		r = proc_list_children(t->pid, t->threads.data[i]->tid, &children);
 		if (r)
@@ -474,13 +486,13 @@ static int check_root(struct dump *d)
 }
 
 /* The children of those from `first` on, theirs, and so on: a generation at once. */
-static int freeze_generations(struct dump *d, size_t first, bool anew)
+static int freeze_generations(struct dump *d, size_t first)
 {
 	int r = 0;
 
 	for (size_t end = d->tasks.count; !r && first < end; first = end, end = d->tasks.count) {
 		for (size_t i = first; !r && i < end; i++)
-			r = freeze_children(d, d->tasks.data[i], !anew);
+			r = freeze_children(d, d->tasks.data[i]);
 		if (!r)
 			r = freeze_new(d, end);
 	}
@@ -497,11 +509,11 @@ int tree_freeze(struct dump *d)
 	d->deadline.tv_sec += dump_timeout(d);
 	r = check_root(d);
 	if (!r)
-		r = freeze_generations(d, 0, false);
+		r = freeze_generations(d, 0);
 	/* A child that is found late may have come from a process that was looked at before: until a whole round is quiet. */
 	while (!r && d->tasks.count != before) {
 		before = d->tasks.count;
-		r = freeze_generations(d, 0, true);
+		r = freeze_generations(d, 0);
 		clock_gettime(CLOCK_MONOTONIC, &now);
 		if (!r && d->tasks.count != before && now.tv_sec > d->deadline.tv_sec)
 			r = error_set(d->e, -ETIMEDOUT, "the tree has new processes as fast as they are stopped, for %d s; try again, or with a longer --timeout",

@@ -56,6 +56,7 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(TASK, POLICY, "policy", 4) X(TASK, STATIC_PRIO, "static_prio", 4) X(TASK, RT_PRIORITY, "rt_priority", 4) \
 	X(TASK, CPUS_MASK, "cpus_mask", 0) \
 	X(TASK, RSEQ, "rseq", 8) X(TASK, RSEQ_LEN, "rseq_len", 4) X(TASK, RSEQ_SIG, "rseq_sig", 4) X(TASK, MEMPOLICY, "mempolicy", 8) \
+	X(TASK, CGROUPS, "cgroups", 8) X(TASK, LOGINUID, "loginuid", 4) \
 	X(TASK, IO_CONTEXT, "io_context", 8) X(TASK, UCLAMP, "uclamp_req", 0) X(TASK, CORE_COOKIE, "core_cookie", 8) X(TASK, SLICE, "se.slice", 8) \
 	X(TASK, CUSTOM_SLICE, "se.custom_slice", 1) \
 	X(PID, LEVEL, "level", 4) X(PID, NUMBERS, "numbers", 16) \
@@ -63,7 +64,7 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(SIGNAL, REAL_INTERVAL, "it_real_incr", 8) X(SIGNAL, INTERVAL_TIMERS, "it", 32) X(SIGNAL, RLIM, "rlim", 256) \
 	X(SIGNAL, OOM_SCORE_ADJ, "oom_score_adj", 2) \
 	X(MM, MM_FLAGS, "flags", 8) X(MM, BRK, "brk", 8) X(MM, DEF_FLAGS, "def_flags", 8) X(MM, SAVED_AUXV, "saved_auxv", 0) \
-	X(MM, MAP_COUNT, "map_count", 4) \
+	X(MM, MAP_COUNT, "map_count", 4) X(MM, EXE_FILE, "exe_file", 8) \
 	X(CRED, SECUREBITS, "securebits", 4) X(CRED, USER_NS, "user_ns", 8) X(CRED, SESSION_KEYRING, "session_keyring", 8) \
 	X(CRED, PROCESS_KEYRING, "process_keyring", 8) X(CRED, THREAD_KEYRING, "thread_keyring", 8) X(CRED, SECURITY, "security", 8) \
 	X(TABLE, MAX_FDS, "max_fds", 4) X(TABLE, FD, "fd", 8) X(TABLE, CLOSE_ON_EXEC, "close_on_exec", 8) X(TABLE, OPEN_FDS, "open_fds", 8)
@@ -87,7 +88,7 @@ static const struct {
 struct layout {
 	int at[MEMBER_COUNT], from[PARTS], size[PARTS];
 	int bytes[MEMBER_COUNT]; /* 0: this kernel does not have it */
-	int action, fdt, subreaper_bit, reset_on_fork_bit, pid_links, pid_tasks, private, inode, inode_private;
+	int action, fdt, subreaper_bit, reset_on_fork_bit, pid_links, pid_tasks, private, inode, inode_private, root, pwd, path;
 	bool timers_are_list; /* before Linux 6.13 */
 };
 
@@ -100,7 +101,9 @@ enum { SLOT_SELF, SLOT_A = 4, SLOT_B, SLOT_C, SLOT_D, SLOT_E, SLOT_F, SLOT_FIRST
 #define PLACE_CLOEXEC (PAGE_SIZE * 15)
 #define PLACE_OPEN (PLACE_CLOEXEC + FDS_MAX / 8)
 #define PLACE_BLOB (PLACE_OPEN + FDS_MAX / 8)
-#define PLACE_FDS (PLACE_BLOB + INSIGHT_BLOB * 8)
+#define PATH_SIZE 16 /* struct path */
+#define PLACE_PATHS (PLACE_BLOB + INSIGHT_BLOB * 8)
+#define PLACE_FDS (PLACE_PATHS + PATH_SIZE * 3)
 
 struct insights {
 	struct kernel *k;
@@ -114,6 +117,8 @@ struct insights {
 	int32_t switches[THREAD_SWITCHES];
 	int64_t thp_disable, memory_merge, mdwe, dumpable;
 	char *coredump_filter;
+	uint32_t loginuid;
+	long loginuid_told; /* -1: it can't be read */
 };
 
 static bool may_be_missing(enum member m)
@@ -160,7 +165,8 @@ static int find_layout(struct kernel *k, struct layout *l)
 	} wanted[] = {
 		{ &l->action, "sighand_struct", "action" }, { &l->fdt, "files_struct", "fdt" }, { &l->pid_links, "task_struct", "pid_links" },
 		{ &l->pid_tasks, "pid", "tasks" }, { &l->private, "file", "private_data" }, { &l->inode, "file", "f_inode" },
-		{ &l->inode_private, "inode", "i_private" },
+		{ &l->inode_private, "inode", "i_private" }, { &l->root, "fs_struct", "root" }, { &l->pwd, "fs_struct", "pwd" },
+		{ &l->path, "file", "f_path" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
@@ -169,7 +175,7 @@ static int find_layout(struct kernel *k, struct layout *l)
 	l->subreaper_bit = kernel_bit(k, "signal_struct", "is_child_subreaper");
 	l->reset_on_fork_bit = kernel_bit(k, "task_struct", "sched_reset_on_fork");
 	l->timers_are_list = kernel_offset(k, "signal_struct", "posix_timers.next") >= 0;
-	if (kernel_size(k, "sighand_struct", "action") != ACTIONS_SIZE ||
+	if (kernel_size(k, "sighand_struct", "action") != ACTIONS_SIZE || kernel_size(k, "file", "f_path") != PATH_SIZE ||
 	    (!l->timers_are_list && kernel_offset(k, "signal_struct", "posix_timers.first") < 0))
 		return -ENOTSUP;
 	for (int part = 0; part < PARTS; part++)
@@ -253,7 +259,8 @@ static int read_process(const struct insights *x, int pidfd)
 	return kernel_read_pieces(x->k, p.piece, p.count);
 }
 
-/* Of the process that was read last: its descriptors, if there are not too many, and where security modules keep what is theirs. */
+/* Of the process that was read last: its descriptors, if there are not too many, where security modules keep what is theirs, and its cwd, root
+ * and exe, in the order of task_links. */
 static int read_tables(const struct insights *x)
 {
 	const size_t count = value(x, M_MAX_FDS);
@@ -266,6 +273,11 @@ static int read_tables(const struct insights *x)
 	}
 	if (value(x, M_SECURITY))
 		add(&p, at(x, PLACE_OF(CRED), M_SECURITY), 0, INSIGHT_BLOB * 8, PLACE_BLOB);
+	add(&p, at(x, PLACE_OF(TASK), M_FS), x->l.pwd, PATH_SIZE, PLACE_PATHS);
+	add(&p, at(x, PLACE_OF(TASK), M_FS), x->l.root, PATH_SIZE, PLACE_PATHS + PATH_SIZE);
+	memset(kernel_window(x->k) + PLACE_PATHS + PATH_SIZE * 2, 0, PATH_SIZE);
+	if (value(x, M_EXE_FILE))
+		add(&p, at(x, PLACE_OF(MM), M_EXE_FILE), x->l.path, PATH_SIZE, PLACE_PATHS + PATH_SIZE * 2);
 	return kernel_read_pieces(x->k, p.piece, p.count);
 }
 
@@ -468,6 +480,13 @@ static uint64_t find_pinned_bit(const struct insights *x)
 	return before ^ value(x, M_MM_FLAGS);
 }
 
+static long read_loginuid(void)
+{
+	_cleanup_free_ char *text = NULL;
+
+	return read_small_at(AT_FDCWD, "/proc/self/loginuid", 64, &text, NULL) ? -1 : strtol(text, NULL, 10);
+}
+
 static void look_at_ourselves(struct insights *x)
 {
 	size_t size;
@@ -487,6 +506,8 @@ static void look_at_ourselves(struct insights *x)
 	x->dumpable = prctl(PR_GET_DUMPABLE);
 	if (read_small_at(AT_FDCWD, "/proc/self/coredump_filter", 64, &x->coredump_filter, &size) || read_process(x, -1))
 		return;
+	x->loginuid_told = read_loginuid();
+	x->loginuid = (uint32_t)value(x, M_LOGINUID);
 	x->pinned_bit = find_pinned_bit(x);
 	x->flags = value(x, M_FLAGS);
 	x->atomic_flags = value(x, M_ATOMIC_FLAGS);
@@ -530,11 +551,7 @@ static void take_schedule(const struct insights *x, uint64_t task, struct schedu
 static void take_thread(const struct insights *x, struct thread *th, uint64_t task)
 {
 	struct thread_answers *a = &th->answers;
-	const uint64_t children = th->insight.task + (uint64_t)x->l.at[M_CHILDREN];
-	uint64_t first;
 
-	get(x, task, M_CHILDREN, &first, sizeof(first));
-	th->insight.childless = first == children;
 	th->insight.fs = number(x, task, M_FS);
 	th->insight.files = number(x, task, M_FILES);
 	th->insight.cred = number(x, task, M_CREDENTIALS);
@@ -594,6 +611,8 @@ static void take_view(const struct insights *x, struct task *t)
 	v->auxv = auxv_of(x, &v->auxv_size);
 	if (!((value(x, M_MM_FLAGS) ^ x->mm_flags) & MM_BITS_OF_COREDUMP))
 		v->coredump_filter = strdup(x->coredump_filter);
+	v->loginuid_seen = x->l.bytes[M_LOGINUID] && x->loginuid_told >= 0 && value(x, M_LOGINUID) == x->loginuid;
+	v->loginuid = (uint32_t)x->loginuid_told;
 	snprintf(text, sizeof(text), "%d", (int16_t)value(x, M_OOM_SCORE_ADJ));
 	v->oom_score_adj = strdup(text);
 }
@@ -623,6 +642,7 @@ static void take_objects(const struct insights *x, struct insight *i)
 	i->cred.session_keyring = value(x, M_SESSION_KEYRING);
 	i->cred.process_keyring = value(x, M_PROCESS_KEYRING);
 	i->cred.thread_keyring = value(x, M_THREAD_KEYRING);
+	memcpy(i->paths, kernel_window(x->k) + PLACE_PATHS, sizeof(i->paths));
 }
 
 /* Which descriptors there are, whether each closes on exec, and the kernel's file behind it. */
@@ -776,22 +796,86 @@ static void look_at_areas(struct insights *x, const struct dump *d, struct task 
 		areas_read(x->k, x->areas, t->insight.mm, &t->insight.areas);
 }
 
-void insight_look(struct dump *d, struct task *t)
+/* NULL where there is nothing to be seen. */
+static struct insights *open_process(struct dump *d, struct task *t)
 {
 	struct insights *x = insight_prepare(d) ? NULL : d->insights;
 	struct statfs fs;
 
-	if (!x || !x->usable || t->insight.tried || t->state == TASK_DEAD || t->leader_gone || t->refused || !t->threads.count)
-		return;
-	t->insight.tried = true;
+	if (!x || !x->usable || t->leader_gone)
+		return NULL;
 	if (t->pidfd < 0)
 		t->pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
 	if (t->pidfd < 0)
-		return;
+		return NULL;
 	if (!x->pidfs_known) {
 		x->pidfs = fstatfs(t->pidfd, &fs) == 0 && fs.f_type == PIDFS_MAGIC;
 		x->pidfs_known = true;
 	}
+	return x;
+}
+
+uint64_t insight_group(struct dump *d, struct task *t)
+{
+	const struct insights *x = open_process(d, t);
+	struct pieces p = {};
+	uint64_t link, group;
+
+	if (!x || !x->l.bytes[M_CGROUPS])
+		return 0;
+	add_way(&p, x, t->pidfd);
+	add(&p, SLOT(SLOT_FIRST), x->l.at[M_CGROUPS] - x->l.pid_links, 8, SLOT(SLOT_A));
+	if (kernel_read_pieces(x->k, p.piece, p.count))
+		return 0;
+	memcpy(&link, kernel_window(x->k) + SLOT(SLOT_FIRST), sizeof(link));
+	memcpy(&group, kernel_window(x->k) + SLOT(SLOT_A), sizeof(group));
+	t->insight.leader = link - (uint64_t)x->l.pid_links;
+	return group;
+}
+
+/* An empty list leads to itself. */
+void insight_look_for_children(struct dump *d, struct task *t)
+{
+	const struct insights *x = d->insights;
+	const uint64_t offset = x ? (uint64_t)x->l.at[M_CHILDREN] : 0;
+
+	for (size_t done = 0, n; done < t->threads.count; done += n) {
+		struct pieces p = {};
+		n = MIN(t->threads.count - done, (size_t)KERNEL_PIECES);
+		for (size_t i = 0; i < n; i++) {
+			struct thread *th = t->threads.data[done + i];
+			const uint64_t task = th->insight.task ? th->insight.task : th->tid == t->pid ? t->insight.leader : 0;
+			th->insight.childless = false;
+			th->insight.children = task && x ? task + offset : 0;
+			if (!th->insight.children)
+				continue;
+			memcpy(kernel_window(x->k) + SLOT(SLOT_NODE + i), &th->insight.children, 8);
+			add(&p, SLOT(SLOT_NODE + i), 0, 8, PAGE_SIZE + 8 * i);
+		}
+		if (!p.count || kernel_read_pieces(x->k, p.piece, p.count))
+			continue;
+		for (size_t i = 0; i < n; i++) {
+			struct thread *th = t->threads.data[done + i];
+			uint64_t first;
+			memcpy(&first, kernel_window(x->k) + PAGE_SIZE + 8 * i, sizeof(first));
+			th->insight.childless = th->insight.children && first == th->insight.children;
+		}
+	}
+}
+
+bool insight_same_link(const struct task *a, const struct task *b, size_t which)
+{
+	return a->insight.seen && b->insight.seen && a->insight.paths[which][1] &&
+	       !memcmp(a->insight.paths[which], b->insight.paths[which], sizeof(a->insight.paths[which]));
+}
+
+void insight_look(struct dump *d, struct task *t)
+{
+	struct insights *x = t->insight.tried || t->state == TASK_DEAD || t->refused || !t->threads.count ? NULL : open_process(d, t);
+
+	if (!x)
+		return;
+	t->insight.tried = true;
 	if (read_process(x, t->pidfd) || !is_this(x, t->threads.data[0], PLACE_OF(TASK), PLACE_OF(PID)) || read_tables(x))
 		return;
 	uint64_t link;

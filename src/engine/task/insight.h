@@ -14,6 +14,12 @@
 int insight_prepare(struct dump *d);
 /* Looks at a process that stands still, once. Its answers and its view are filled as far as they are seen. By the main thread. */
 void insight_look(struct dump *d, struct task *t);
+/* The kernel's object for the control groups that a process is in, stopped or not; 0: not seen. */
+uint64_t insight_group(struct dump *d, struct task *t);
+/* Which of its threads have no child now: insight.childless of each, as far as it is seen. */
+void insight_look_for_children(struct dump *d, struct task *t);
+/* Whether two processes have the same cwd, root or exe, by the place in task_links; false where it was not seen. */
+bool insight_same_link(const struct task *a, const struct task *b, size_t which);
 /* Whether two processes have the same object, of KCMP_VM, KCMP_FILES, KCMP_FS and KCMP_SIGHAND: 1, 0, or -1 where it was not seen. */
 int insight_same(const struct task *a, const struct task *b, int what);
 /* An object of a process, by which it can be put in order; 0: not seen. */

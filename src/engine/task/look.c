@@ -92,10 +92,13 @@ static void read_links(struct task *t)
 	for (size_t i = 0; i < ARRAY_SIZE(task_links); i++) {
 		char path[64], target[PATH_MAX];
 		struct stat st;
+		t->view.links[i].is_parents = t->parent && insight_same_link(t, t->parent, i);
+		if (t->view.links[i].is_parents)
+			continue;
 		snprintf(path, sizeof(path), "/proc/%d/%s", t->proc, task_links[i]);
 		ssize_t n = readlink(path, target, sizeof(target));
 		if (n >= 0 && stat(path, &st) == 0)
-			t->view.links[i] = (struct task_link){ strndup(target, (size_t)n), st.st_ino };
+			t->view.links[i] = (struct task_link){ strndup(target, (size_t)n), st.st_ino, false };
 	}
 }
 

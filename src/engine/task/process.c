@@ -54,8 +54,8 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 		core->has_oom_score_adj = 1;
 		core->oom_score_adj = (int32_t)strtol(t->view.oom_score_adj, NULL, 10);
 	}
-	long number;
-	if (!read_number(t->proc, "loginuid", 10, &number)) {
+	long number = t->view.loginuid;
+	if (t->view.loginuid_seen || !read_number(t->proc, "loginuid", 10, &number)) {
 		core->has_loginuid = 1;
 		core->loginuid = (uint32_t)number;
 	}

@@ -55,6 +55,7 @@ struct thread {
 	/* What the kernel's memory shows of it, insight.h; task 0: nothing. */
 	struct {
 		uint64_t task, fs, files, cred; /* addresses */
+		uint64_t children;		/* the head of their list */
 		uint64_t robust_list;		/* the thread's address of it */
 		bool childless, no_signals, no_dispatch, rseq_seen;
 		bool scheduled_alike; /* as the first is */
@@ -97,16 +98,20 @@ struct task {
 		struct task_link {
 			char *target;
 			ino_t ino;
+			bool is_parents; /* its parent has the very same */
 		} links[3]; /* task_links; NULL: it can't be read */
 		char *auxv, *coredump_filter, *oom_score_adj; /* texts; NULL where there is none */
 		size_t auxv_size;
-		bool limits_seen, timers_seen, namespaces_seen, fds_seen; /* in the kernel's memory: no need to read them */
+		uint32_t loginuid;
+		bool limits_seen, timers_seen, namespaces_seen, fds_seen, loginuid_seen; /* in the kernel's memory: no need to read them */
 	} view;
 	/* What the kernel's memory shows beside that, insight.h. */
 	struct insight {
 		bool tried, seen;
 		bool leader_told, threads_told; /* all that would be asked of the leader, and of all other threads, is there */
+		uint64_t leader; /* the address of its first thread's task_struct */
 		uint64_t mm, files, fs, sighand; /* addresses */
+		uint64_t paths[3][2];		 /* of task_links, as the kernel names them */
 		struct {
 			uint64_t address, session_keyring, process_keyring, thread_keyring, blob[INSIGHT_BLOB];
 		} cred;
