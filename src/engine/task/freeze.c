@@ -265,7 +265,6 @@ static void drop_leader(struct task *t)
 	if (t->pidfd >= 0) /* of the leader */
 		close(t->pidfd);
 	t->pidfd = -1;
-	t->insight.leader = 0;
 	if (!t->threads.count || t->threads.data[0]->tid != t->pid)
 		return;
 	thread_free(t->threads.data[0]);

@@ -819,7 +819,7 @@ uint64_t insight_group(struct dump *d, struct task *t)
 {
 	const struct insights *x = open_process(d, t);
 	struct pieces p = {};
-	uint64_t link, group;
+	uint64_t group;
 
 	if (!x || !x->l.bytes[M_CGROUPS])
 		return 0;
@@ -827,38 +827,52 @@ uint64_t insight_group(struct dump *d, struct task *t)
 	add(&p, SLOT(SLOT_FIRST), x->l.at[M_CGROUPS] - x->l.pid_links, 8, SLOT(SLOT_A));
 	if (kernel_read_pieces(x->k, p.piece, p.count))
 		return 0;
-	memcpy(&link, kernel_window(x->k) + SLOT(SLOT_FIRST), sizeof(link));
 	memcpy(&group, kernel_window(x->k) + SLOT(SLOT_A), sizeof(group));
-	t->insight.leader = link - (uint64_t)x->l.pid_links;
 	return group;
 }
 
-/* An empty list leads to itself. */
+/* The first thread, which is found anew: another takes its place when it calls exec. An empty list leads to itself. */
+static bool is_childless(struct dump *d, struct task *t)
+{
+	const struct insights *x = open_process(d, t);
+	struct pieces p = {};
+	uint64_t link, first;
+
+	if (!x)
+		return false;
+	const int64_t offset = x->l.at[M_CHILDREN] - x->l.pid_links;
+	add_way(&p, x, t->pidfd);
+	add(&p, SLOT(SLOT_FIRST), offset, 8, SLOT(SLOT_A));
+	if (kernel_read_pieces(x->k, p.piece, p.count))
+		return false;
+	memcpy(&link, kernel_window(x->k) + SLOT(SLOT_FIRST), sizeof(link));
+	memcpy(&first, kernel_window(x->k) + SLOT(SLOT_A), sizeof(first));
+	return first == link + (uint64_t)offset;
+}
+
 void insight_look_for_children(struct dump *d, struct task *t)
 {
 	const struct insights *x = d->insights;
-	const uint64_t offset = x ? (uint64_t)x->l.at[M_CHILDREN] : 0;
 
-	for (size_t done = 0, n; done < t->threads.count; done += n) {
+	if (t->threads.count)
+		t->threads.data[0]->insight.childless = !t->leader_gone && is_childless(d, t);
+	for (size_t done = 1, n; done < t->threads.count; done += n) {
 		struct pieces p = {};
+		uint64_t head[KERNEL_PIECES], first;
 		n = MIN(t->threads.count - done, (size_t)KERNEL_PIECES);
 		for (size_t i = 0; i < n; i++) {
-			struct thread *th = t->threads.data[done + i];
-			const uint64_t task = th->insight.task ? th->insight.task : th->tid == t->pid ? t->insight.leader : 0;
-			th->insight.childless = false;
-			th->insight.children = task && x ? task + offset : 0;
-			if (!th->insight.children)
+			const struct thread *th = t->threads.data[done + i];
+			head[i] = th->insight.task ? th->insight.task + (uint64_t)x->l.at[M_CHILDREN] : 0;
+			if (!head[i])
 				continue;
-			memcpy(kernel_window(x->k) + SLOT(SLOT_NODE + i), &th->insight.children, 8);
+			memcpy(kernel_window(x->k) + SLOT(SLOT_NODE + i), &head[i], sizeof(head[i]));
 			add(&p, SLOT(SLOT_NODE + i), 0, 8, PAGE_SIZE + 8 * i);
 		}
-		if (!p.count || kernel_read_pieces(x->k, p.piece, p.count))
-			continue;
+		const bool seen = p.count && !kernel_read_pieces(x->k, p.piece, p.count);
 		for (size_t i = 0; i < n; i++) {
-			struct thread *th = t->threads.data[done + i];
-			uint64_t first;
-			memcpy(&first, kernel_window(x->k) + PAGE_SIZE + 8 * i, sizeof(first));
-			th->insight.childless = th->insight.children && first == th->insight.children;
+			if (seen)
+				memcpy(&first, kernel_window(x->k) + PAGE_SIZE + 8 * i, sizeof(first));
+			t->threads.data[done + i]->insight.childless = seen && head[i] && first == head[i];
 		}
 	}
 }

@@ -55,7 +55,6 @@ struct thread {
 	/* What the kernel's memory shows of it, insight.h; task 0: nothing. */
 	struct {
 		uint64_t task, fs, files, cred; /* addresses */
-		uint64_t children;		/* the head of their list */
 		uint64_t robust_list;		/* the thread's address of it */
 		bool childless, no_signals, no_dispatch, rseq_seen;
 		bool scheduled_alike; /* as the first is */
@@ -109,7 +108,6 @@ struct task {
 	struct insight {
 		bool tried, seen;
 		bool leader_told, threads_told; /* all that would be asked of the leader, and of all other threads, is there */
-		uint64_t leader; /* the address of its first thread's task_struct */
 		uint64_t mm, files, fs, sighand; /* addresses */
 		uint64_t paths[3][2];		 /* of task_links, as the kernel names them */
 		struct {
