@@ -63,6 +63,7 @@ static void set(int n)
 	if (n % 4 == 1) CHECK(close(6) == 0);
 	if (n % 4 == 2) CHECK(dup2(5, 7) == 7);
 	if (n % 4 == 3) CHECK(dup2(1, 90) == 90);
+	for (int fd = 100; n == COUNT - 1 && fd < 180; fd++) CHECK(dup2(0, fd) == fd && fcntl(fd, F_SETFD, fd % 2) == 0);
 	if (n % 5 == 1) CHECK(chdir("/tmp") == 0);
 	if (n % 5 == 2) CHECK(chdir("/proc") == 0);
 	if (n % 6 == 1) CHECK(madvise(area, 4096, MADV_DONTFORK) == 0);
@@ -97,6 +98,7 @@ static void check(int n)
 	CHECK(fcntl(5, F_GETFD) == (n % 2 ? FD_CLOEXEC : 0));
 	CHECK((fcntl(6, F_GETFD) < 0) == (n % 4 == 1));
 	CHECK((fcntl(7, F_GETFD) >= 0) == (n % 4 == 2) && (fcntl(90, F_GETFD) >= 0) == (n % 4 == 3));
+	for (int fd = 100; n == COUNT - 1 && fd < 180; fd++) CHECK(fcntl(fd, F_GETFD) == fd % 2);
 	CHECK(getcwd(cwd, sizeof cwd) || errno == ERANGE);
 	if (n % 5 == 1) CHECK(!strcmp(cwd, "/tmp"));
 	if (n % 5 == 2) CHECK(!strcmp(cwd, "/proc"));

@@ -223,7 +223,7 @@ static struct description *find_inherited(const struct task *t, size_t index)
 	const struct task *p = t->parent;
 	int fd = t->view.fds.data[index];
 
-	if (!t->view.fd_flags || !t->view.inherited[index] || t->view.fd_flags[index] < 0 || !p->descriptions)
+	if (!t->view.fd_flags || !t->view.inherited || !t->view.inherited[index] || t->view.fd_flags[index] < 0 || !p->descriptions)
 		return NULL;
 	const int *at = bsearch(&fd, p->view.fds.data, p->view.fds.count, sizeof(fd), by_number);
 	struct description *x = at ? p->descriptions[at - p->view.fds.data] : NULL;
