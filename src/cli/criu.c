@@ -4,6 +4,7 @@
  */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/rpc/rpc.h"
 
 enum { DUMP, PRE_DUMP, RESTORE, CHECK, PAGE_SERVER, LAZY_PAGES, SERVICE, SWRK, DEDUP, CPUINFO };
 
@@ -63,8 +64,8 @@ static const struct verb verbs[] = {
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
 	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
-	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
-	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
+	[SERVICE] = VERB("service", "", 0, 0, "Answer requests of root's programs (RPC) on a socket", verb_service),
+	[SWRK] = VERB("swrk", "FD", 1, 1, "Answer requests (RPC) of the process that started it, as container runtimes do", verb_swrk),
 	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
 	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
 };
@@ -155,7 +156,8 @@ static const struct option_row rows[] = {
 	/* Not there yet. */
 	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, ON(PAGE_SERVER), "Drop pages that are in the newer checkpoint", NO_NETWORK),
 	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
-	OPTION_MISSING("address", 0, STRING, "ADDRESS", ALL_VERBS, "Of the page server or service", NO_NETWORK),
+	OPTION("address", 0, STRING, "PATH", ON(SERVICE), address, "The socket that it listens at; criu_service.socket in the work directory when not given"),
+	OPTION_MISSING("address", 0, STRING, "ADDRESS", ~ON(SERVICE), "Of the page server", NO_NETWORK),
 	OPTION_MISSING("port", 0, INT, "PORT", ALL_VERBS, "Of the page server", NO_NETWORK),
 	OPTION_MISSING("ps-socket", 0, INT, "FD", ALL_VERBS, "A socket that is connected to the page server", NO_NETWORK),
 	OPTION_MISSING("tls", 0, BOOL, NULL, ALL_VERBS, "Encrypt what goes over the network", NO_NETWORK),

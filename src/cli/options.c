@@ -336,11 +336,21 @@ static bool is_accepted(const struct given *g)
 	return false;
 }
 
+/* A name may stand in several rows, for different verbs. */
+static const struct option_row *row_of(const struct program *p, const struct verb *verb, const struct option_row *given)
+{
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (!strcmp(p->rows[i].name, given->name) && option_belongs(p, verb, &p->rows[i]))
+			return &p->rows[i];
+	return given;
+}
+
 int options_store(const struct program *p, const struct verb *verb, const struct given_options *given, void *to, struct error *e)
 {
 	for (size_t i = 0; i < given->count; i++) {
-		const struct given *g = &given->data[i];
+		struct given one = given->data[i], *g = &one;
 		int r = 0;
+		g->row = row_of(p, verb, g->row);
 		if (!option_belongs(p, verb, g->row)) {
 			if (p->strict && verb && !g->file)
 				r = error_set(e, -EINVAL, "option --%s is not one of %s %s; see %s %s --help", g->row->name, p->name,
