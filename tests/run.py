@@ -344,7 +344,35 @@ def unmount_below(work):
             subprocess.run(["umount", "-l", line.split()[1]], stderr=subprocess.DEVNULL, check=False)
 
 
+class HugePages:
+    """Enough of them for a test, where root may reserve them and the machine has the memory; given back behind it."""
+    PATH, NEEDED = "/proc/sys/vm/nr_hugepages", 16
+
+    def __init__(self, needed):
+        self.before = int(lines_of(self.PATH)[0]) if needed and os.path.exists(self.PATH) and os.access(self.PATH, os.W_OK) else None
+
+    def set(self, number):
+        try:
+            with open(self.PATH, "w") as file:
+                file.write(str(number))
+        except OSError:
+            pass
+
+    def __enter__(self):
+        if self.before is not None and self.before < self.NEEDED:
+            self.set(self.NEEDED)
+
+    def __exit__(self, *_):
+        if self.before is not None and self.before < self.NEEDED:
+            self.set(self.before)
+
+
 def run_live(path, mode, binary):
+    with HugePages(os.path.basename(path) == "live_hugetlb"):
+        run_live_in_folder(path, mode, binary)
+
+
+def run_live_in_folder(path, mode, binary):
     name = f"{os.path.basename(path)} {mode}"
     work = tempfile.mkdtemp(prefix="fermata-live-")
     os.chmod(work, 0o777)
