@@ -205,17 +205,8 @@ const char *job_status(const struct job *j)
 		return "halted";
 	case -1:
 		return "stale";
-	case 'R':
-		return "running";
-	case 'T':
-	case 't':
-		return "stopped";
-	case 'Z':
-		return "zombie";
-	case 'D':
-		return "disk";
 	default:
-		return "sleep";
+		return proc_state_word((char)state);
 	}
 }
 

@@ -83,6 +83,8 @@ struct proc_lock {
 /* -ENOTSUP for a kind that is none of these. */
 int proc_parse_lock(const char *line, struct proc_lock *ret);
 
+/* What users read for a state of proc_stat that is alive. */
+const char *proc_state_word(char state);
 int proc_parse_stat(const char *text, struct proc_stat *ret);
 int proc_parse_status(const char *text, struct proc_status *ret);
 int proc_parse_maps(const char *text, struct proc_maps *ret);
