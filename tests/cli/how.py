@@ -207,6 +207,30 @@ def test_connections_without_repair(w):
     target.unharmed()
 
 
+def test_port_in_time_wait(w):
+    """The program was killed, and a connection that it had closed keeps its port for a minute: a restore does not wait for that."""
+    target = Target(w.work, "l = socket.socket()\nl.bind(('127.0.0.1', 0))\nl.listen(5)\nopen('port', 'w').write(str(l.getsockname()[1]))\n"
+                            "def serve():\n    while True:\n        c, _ = l.accept()\n        c.close()\n"
+                            "threading.Thread(target=serve, daemon=True).start()\n")
+    port, images = int(cli.read(os.path.join(w.work, "port"))), w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images, "-R").good()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.recv(1)
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    with socket.socket() as other:
+        try:
+            other.bind(("127.0.0.1", port))
+            raise cli.Skip("a port can be bound while connections of it are in TIME-WAIT")
+        except OSError:
+            pass
+    w.criu("restore", "-d", "-D", images).good()
+    target.unharmed()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.recv(1)
+
+
 def test_sem_undo(w):
     """What a process has to undo at its end can be had again only with the semaphores."""
     target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\ns = libc.semget(0, 1, 0o600)\n"
