@@ -245,6 +245,7 @@ int cli_restore_tree(struct command_line *c, pid_t *ret_pid, struct error *e)
 		c->request.hook = (struct request_hook){ script_call, c };
 	else if (c->for_user)
 		c->request.hook = (struct request_hook){ restrict_call, c };
+	c->request.only_uid = (uid_t)c->for_user;
 	int r = require_rights(c, e);
 	if (!r)
 		r = cli_gpu_options(c, e);

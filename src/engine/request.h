@@ -78,6 +78,7 @@ struct request {
 	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
 	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
 	bool skip_file_rwx_check;
+	uid_t only_uid; /* restore: whose shared memory alone may be written to (kinds/shmfile.h); 0: anybody's */
 	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
 	bool tcp_established; /* TCP connections are saved and restored */

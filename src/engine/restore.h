@@ -147,6 +147,13 @@ struct restore {
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
+	struct {
+		bool prepared;
+		VEC(struct shmfile_made {
+			const char *name; /* the image's */
+		}) made;
+		VEC(uint32_t) done;
+	} shmfiles; /* kinds/shmfile.c */
 	VEC(struct held_queue) mqueues; /* kinds/mqueue.c */
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */

@@ -5,7 +5,7 @@ const struct feature features[] = {
 	{ "processes", "Trees with their pids, parents, process groups and sessions; orphans, zombies, stopped ones, groups and sessions whose leader has gone; memory, signal actions, descriptors and directories that are shared (CLONE_VM, CLONE_SIGHAND, CLONE_FILES, CLONE_FS)" },
 	{ "threads", "All threads with their ids, names, registers (FPU and vector registers too), robust futex lists, rseq areas, alternate stacks; a main thread that has ended (Linux 6.9)" },
 	{ "memory", "Private and shared mappings, of files too; heap, stack, protection, guards, advice (madvise), locks (mlock), NUMA policies, KSM, MDWE, seals (mseal), huge pages (transparent and hugetlb); pages that are shared since fork stay shared" },
-	{ "shared memory", "Shared anonymous memory, System V shared memory, POSIX shared memory (shm_open)" },
+	{ "shared memory", "Shared anonymous memory, System V shared memory, POSIX shared memory (shm_open, sem_open), with its name and content" },
 	{ "System V and POSIX IPC", "Semaphores with what is to be undone (SEM_UNDO), messages and POSIX message queues of the host that the tree uses, with their content; with --host-ipc" },
 	{ "signals", "Actions, masks, what waits (with its siginfo, of processes and threads), stops by job control, parent-death signals" },
 	{ "timers", "Interval timers, POSIX timers, timer slack; system calls that a thread waits in go on, with the time that is left" },

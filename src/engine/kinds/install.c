@@ -5,6 +5,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/ghost.h"
+#include "engine/kinds/shmfile.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
@@ -311,6 +312,7 @@ void files_release(struct restore *s)
 			close(f->fd);
 	}
 	ghosts_release(s);
+	shmfile_release(s);
 	tty_release(s, NULL); /* of a terminal that only sessions have */
 	VEC_FOREACH(&s->memfds, m)
 		close(m->fd);
