@@ -40,6 +40,9 @@ USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_u
         "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")
 SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
+# As after a boot of the machine: with clocks that are behind what they were. What has to do with time, and with who is whose child.
+BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "itimer", "itimers", "leader_gone", "orphan", "pdeathsig", "restart", "rseq", "seccomp_filter", "sessions", "shares_all",
+          "signals", "sleep", "sleeps", "spawner", "sysv_shm", "tcp_established", "threads_many", "timeouts", "timerfd", "timers_posix", "timers_ticking", "vdso", "zombies")
 KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
@@ -196,6 +199,9 @@ def criu(binary, work, arguments, mode=None):
     with tempfile.TemporaryFile() as log:
         try:
             before, more = (SETPRIV + RIGHTS, ["--unprivileged"]) if mode == "user" else ([], [])
+            if mode == "boot" and arguments[0] == "restore":
+                behind = -min(1000, int(time.monotonic()) - 1)
+                before = ["unshare", "--time", "--fork", f"--monotonic={behind}", f"--boottime={behind}"]
             status = subprocess.run(before + [binary] + arguments[:1] + more + arguments[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     timeout=DEADLINE, cwd=work).returncode
         except subprocess.TimeoutExpired:
@@ -265,7 +271,7 @@ def packed_round(name, pid, binary, work, log):
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
+    for number in range({"rounds": 3, "again": 2, "lazy": 2, "boot": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         os.chmod(images, 0o777)
@@ -419,7 +425,7 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
             program = os.path.basename(path).partition("_")[2]
-            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER)) if modes is MODES and program in those]
+            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER), ("boot", BOOTED)) if modes is MODES and program in those]
             for mode in (*modes, *more):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name) or (mode == "again" and program in ONCE):
@@ -435,7 +441,7 @@ def main():
     options = [word for word in sys.argv[1:] if word.startswith("--")]
     chosen = [option.partition("=")[2].split(",") for option in options if option.startswith("--modes=")]
     options = [option for option in options if not option.startswith("--modes=")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user")):
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user", "boot")):
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")

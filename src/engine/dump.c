@@ -23,6 +23,7 @@
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
 #include "image/store/store.h"
+#include "engine/task/clocks.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -222,7 +223,11 @@ static int write_inventory(struct dump *d)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	TaskKobjIdsEntry ids = TASK_KOBJ_IDS_ENTRY__INIT;
+	FermataClocksEntry clocks;
+	char boot[BOOT_ID_SIZE];
 
+	clocks_capture(d, &clocks, boot);
+	inventory.clocks = d->request->pre_dump ? NULL : &clocks;
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;

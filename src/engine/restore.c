@@ -28,6 +28,7 @@
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/calls.h"
+#include "engine/task/clocks.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -170,6 +171,8 @@ int restore_prepare(struct restore *s)
 	enter(s, STAGE_PLAN);
 	if (!r)
 		r = tell(s, "pre-restore");
+	if (!r)
+		r = clocks_prepare(s);
 	return r ? r : make_plan(s);
 }
 
@@ -248,7 +251,7 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 	}
 }
 
-static int birth(struct restore *s)
+static int make_root(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
 	const bool sibling = s->request->sibling; /* then the signal is our own's */
@@ -366,7 +369,7 @@ static int restore_build(struct restore *s)
 	int r = own(s);
 
 	if (!r)
-		r = birth(s);
+		r = clocks_birth(s, make_root);
 
 	rest_remove(s);
 	if (!r)
@@ -616,6 +619,7 @@ void restore_finish(struct restore *s)
 	sysv_release(s);
 	sysv_ipc_release(s);
 	vdso_release(s);
+	clocks_release(s);
 	aio_release(s);
 	if (s->succeeded && s->request->ends)
 		return;

@@ -52,6 +52,8 @@ struct rthread {
 	struct tracee tracee;
 };
 
+#define CLOCKS 2 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME */
+
 /* Something that was made and is held in the coordinator, under a number of the images. */
 struct held {
 	uint64_t id;
@@ -162,6 +164,11 @@ struct restore {
 	uint64_t network_lock_id; /* of the lock that the dump left; 0: none */
 	VEC(TtyInfoEntry *) ttys;
 	struct tty_table *terminals; /* kinds/tty_restore.c */
+	struct {
+		bool moved; /* the tree has a time namespace of its own */
+		int64_t offset[CLOCKS], behind[CLOCKS]; /* of that one; what ours are behind those at the dump, ns */
+		struct clocks_parent *parent;
+	} clocks; /* task/clocks.h */
 	bool succeeded;
 	int fd_base, tty;
 	int aio_fd; /* memory/aio.c; 0: not open */

@@ -8,7 +8,7 @@ const struct feature features[] = {
 	{ "shared memory", "Shared anonymous memory, System V shared memory, POSIX shared memory (shm_open, sem_open), with its name and content" },
 	{ "System V and POSIX IPC", "Semaphores with what is to be undone (SEM_UNDO), messages and POSIX message queues of the host that the tree uses, with their content; with --host-ipc" },
 	{ "signals", "Actions, masks, what waits (with its siginfo, of processes and threads), stops by job control, parent-death signals" },
-	{ "timers", "Interval timers, POSIX timers, timer slack; system calls that a thread waits in go on, with the time that is left" },
+	{ "timers", "Interval timers, POSIX timers, timer slack; system calls that a thread waits in go on, with the time that is left; CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from where they were, also after the machine was booted (CONFIG_TIME_NS)" },
 	{ "credentials", "User and group ids, supplementary groups, capabilities, securebits, no_new_privs, of each thread" },
 	{ "scheduling", "Classes and priorities, nice, utilisation clamps, CPU affinity, I/O priority" },
 	{ "process settings", "Resource limits, personality, OOM score, core dump filter, dumpable, subreaper, login uid, transparent huge pages, umask, working and root directory (chroot)" },

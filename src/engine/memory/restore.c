@@ -71,7 +71,7 @@ int memory_plan_clear(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size;
 
-	if (__rseq_size) {
+	if (__rseq_size && !s->clocks.moved) {
 		batch_what(b, "leave the rseq area of the coordinator");
 		OP(b, __NR_rseq, (uint64_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
 	}
