@@ -30,7 +30,7 @@ struct command_line {
 	int log_fd; /* the log file's, or -1; open until the program ends, or who began closes it */
 	/* criu */
 	bool display_stats, log_pid, exec_command, unprivileged, no_default_config, check_extra, check_experimental, check_all;
-	const char *config, *ext_unix_sk, *network_lock;
+	const char *config, *ext_unix_sk, *network_lock, *cpu_cap;
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
@@ -58,6 +58,8 @@ struct command_line {
 #define CRIU_VERSION_MAJOR 4
 #define CRIU_VERSION_MINOR 2
 #define CRIU_VERSION_TEXT "4.2"
+
+#define CPU_CAP_HELP "What of the processor of the dump this one must have: none; fpu, registers alone; ins, cpu or all, instructions too, as when not given"
 
 extern const struct program program_criu, program_fermata, program_cedana;
 
@@ -165,6 +167,11 @@ int verb_checkpoint_delete(struct command_line *c);
 /* chain.c */
 int verb_delete_checkpoint(struct command_line *c);
 int verb_flatten_checkpoint(struct command_line *c);
+
+/* cpuinfo.c: criu's `cpuinfo`, and its two parts. */
+int verb_cpuinfo(struct command_line *c);
+int cpuinfo_dump(const char *dir, struct error *e);
+int cpuinfo_check(const char *dir, struct error *e);
 
 /* check.c: criu's `check`. */
 int criu_check(struct command_line *c);

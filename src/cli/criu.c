@@ -67,7 +67,7 @@ static const struct verb verbs[] = {
 	[SERVICE] = VERB("service", "", 0, 0, "Answer requests of root's programs (RPC) on a socket", verb_service),
 	[SWRK] = VERB("swrk", "FD", 1, 1, "Answer requests (RPC) of the process that started it, as container runtimes do", verb_swrk),
 	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
-	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
+	[CPUINFO] = VERB("cpuinfo", "dump|check", 1, 1, "Save what this processor can do in cpuinfo.img, or compare it with what is there", verb_cpuinfo),
 };
 
 #define ON(verb) (1ULL << (verb))
@@ -192,8 +192,7 @@ static const struct option_row rows[] = {
 	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
 		      "How files are compared at restore: filesize, or buildid (as when not given), which compares the build ids of programs and libraries too",
 		      "filesize buildid"),
-	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
-	       "What the processor must have", "the comparison of processors", "none"),
+	OPTION("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO), cpu_cap, CPU_CAP_HELP),
 	OPTION("unprivileged", 0, BOOL, NULL, ALL_VERBS, unprivileged,
 	       "Without root, with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE: one's own processes"),
 };

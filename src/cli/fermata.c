@@ -213,6 +213,7 @@ static const struct option_row rows[] = {
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
 	OPTION("lazy", 0, OPTIONAL, "all", RESTORES, lazy,
 	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),
+	OPTION("cpu-cap", 0, OPTIONAL, "CAPS", RESTORES, cpu_cap, CPU_CAP_HELP),
 	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,

@@ -102,12 +102,36 @@ static int set_network_lock(struct command_line *c, struct error *e)
 	return 0;
 }
 
+/* A list of words, as criu has it; each may be taken back by a ^ in front of it. */
+static int set_processor(struct command_line *c, struct error *e)
+{
+	static const char *const words[] = { "all", "cpu", "ins", "fpu", "none" };
+	bool instructions = !c->cpu_cap || !*c->cpu_cap;
+
+	for (const char *at = c->cpu_cap ? c->cpu_cap : "", *next; *at; at = next) {
+		const bool without = *at == '^';
+		const size_t length = strcspn(at += without, ",");
+		size_t i = 0;
+		while (i < ARRAY_SIZE(words) && (strlen(words[i]) != length || strncmp(words[i], at, length)))
+			i++;
+		if (i == ARRAY_SIZE(words))
+			return error_set(e, -EINVAL, "option --cpu-cap: there is no %.*s; choose of: all, cpu, ins, fpu, none", (int)length, at);
+		if (i < 3)
+			instructions = !without;
+		next = at + length + (at[length] == ',');
+	}
+	c->request.any_processor = !instructions;
+	return 0;
+}
+
 int cli_prepare(struct command_line *c, struct error *e)
 {
 	int r = take_externals(c, e);
 
 	if (!r)
 		r = set_network_lock(c, e);
+	if (!r)
+		r = set_processor(c, e);
 	if (!r && c->verb->missing)
 		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
 	return r ? r : cli_open_log(c, e);

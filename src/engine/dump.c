@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/arch/x86_64/processor.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kernel.h"
@@ -224,10 +225,14 @@ static int write_inventory(struct dump *d)
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	TaskKobjIdsEntry ids = TASK_KOBJ_IDS_ENTRY__INIT;
 	FermataClocksEntry clocks;
+	uint32_t processor[PROCESSOR_WORDS];
 	char boot[BOOT_ID_SIZE];
 
 	clocks_capture(d, &clocks, boot);
 	inventory.clocks = d->request->pre_dump ? NULL : &clocks;
+	processor_read(processor);
+	inventory.n_processor = PROCESSOR_WORDS;
+	inventory.processor = processor;
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;

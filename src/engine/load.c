@@ -1,6 +1,7 @@
 /* See load.h. */
 #include "engine/load.h"
 
+#include "engine/arch/x86_64/processor.h"
 #include "engine/foreign.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
@@ -370,10 +371,25 @@ int restore_verified(struct restore *s, int r)
 	return parents_verified(s, v < 0 ? v : r);
 }
 
+static int check_processor(struct restore *s)
+{
+	uint32_t now[PROCESSOR_WORDS];
+	char names[512];
+
+	if (s->request->any_processor || !s->inventory->n_processor)
+		return 0;
+	processor_read(now);
+	if (!processor_lacks(s->inventory->processor, s->inventory->n_processor, now, names, sizeof(names)))
+		return 0;
+	return error_set(s->e, -ENOTSUP, "the processor lacks what that of the dump had, and programs may rely on: %s; restore it on a machine that has it, or use --cpu-cap none", names);
+}
+
 int restore_load(struct restore *s)
 {
 	int r = read_all(s);
 
+	if (!r)
+		r = check_processor(s);
 	VEC_FOREACH(&s->files, f)
 		if (!r && !f->kind)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);

@@ -97,5 +97,6 @@ struct request {
 	struct request_watcher progress; /* .call NULL: none */
 	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
+	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -231,6 +231,52 @@ def test_port_in_time_wait(w):
         client.recv(1)
 
 
+def set_processor(path, tag, word):
+    """Of the words of CPUID behind that tag, four bytes each, one that has everything."""
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    at = -1
+    for _ in range(word + 1):
+        at = data.index(tag, at + 1)
+    data[at + len(tag):at + len(tag) + 4] = b"\xff" * 4
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def test_processor(w):
+    """One that lacks instructions which programs have chosen when they began: refused before anything runs, unless the user knows better."""
+    images, target = w.checkpoint()
+    os.unlink(os.path.join(images, "fermata.json"))
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=all").good()
+    target.unharmed()
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    set_processor(os.path.join(images, "inventory.img"), b"\xdd\x3e", 4)  # field 1003; no processor has all that stands there
+    cli.restore_refused(w, images, "the processor lacks", "avx512_4vnniw", "--cpu-cap none")
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=ins").error("the processor lacks")
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=sse").error("there is no sse")
+    fermata("inspect", images).good()
+    for option in ("--cpu-cap=none", "--cpu-cap=fpu", "--cpu-cap=all,^all"):
+        w.criu("restore", "-d", "-D", images, option).good()
+        target.unharmed()
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
+def test_cpuinfo(w):
+    images = w.make_dir()
+    w.criu("cpuinfo", "check", "-D", images).error("cannot read", "cpuinfo.img")
+    w.criu("cpuinfo", "dump", "-D", images).good()
+    w.criu("cpuinfo", "check", "-D", images).good()
+    w.criu("cpuinfo", "compare", "-D", images).error("takes dump or check")
+    path = os.path.join(images, "cpuinfo.img")
+    with open(path, "rb") as file:
+        data = file.read()
+    with open(path, "wb") as file:
+        file.write(data[:-3])
+    w.criu("cpuinfo", "check", "-D", images).error("is damaged")
+
+
 def test_sem_undo(w):
     """What a process has to undo at its end can be had again only with the semaphores."""
     target = Target(w.work, "import ctypes\nlibc = ctypes.CDLL(None)\ns = libc.semget(0, 1, 0o600)\n"

@@ -96,11 +96,12 @@ static char *empty_text(const void *value)
 	return mask == CLONE_NEWNET ? format("net") : format("0x%x", mask);
 }
 
+/* A mask: none, registers, and what is more. */
 static char *capabilities_text(const void *value)
 {
 	const uint32_t mask = *(const uint32_t *)value;
 
-	return mask ? format("0x%x", mask) : format("none");
+	return format("%s", mask > 1 ? "all" : mask ? "fpu" : "none");
 }
 
 static char *auto_text(const void *value)

@@ -216,6 +216,13 @@ static int do_restore(struct asked *a, const CriuReq *req, CriuResp *resp, struc
 	return r;
 }
 
+static int do_cpuinfo(struct asked *a, const CriuReq *req, CriuResp *resp, struct error *e)
+{
+	const char *dir = a->c.request.images_dir;
+
+	return req->type == CRIU_REQ_TYPE__CPUINFO_DUMP ? cpuinfo_dump(dir, e) : cpuinfo_check(dir, e);
+}
+
 static int with_tree(struct session *s, const CriuReq *req, CriuResp *resp, const char *verb,
 		     int (*run)(struct asked *a, const CriuReq *req, CriuResp *resp, struct error *e), struct error *e)
 {
@@ -321,7 +328,7 @@ static int handle(struct session *s, const CriuReq *req, CriuResp *resp, bool *r
 		return error_set(e, -ENOTSUP, "a page server is not there yet");
 	case CRIU_REQ_TYPE__CPUINFO_DUMP:
 	case CRIU_REQ_TYPE__CPUINFO_CHECK:
-		return error_set(e, -ENOTSUP, "the comparison of processors is not there yet");
+		return with_tree(s, req, resp, "cpuinfo", do_cpuinfo, e);
 	default:
 		*ret_more = false;
 		return error_set(e, -EBADRQC, "there is no request of type %d", req->type);
