@@ -3,6 +3,7 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/cuda/cuda.h"
+#include "engine/kinds/packet_ring.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
@@ -48,8 +49,9 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is secret (memfd_secret): nobody but the process can read it", at);
 	if (vma->pkey)
 		return task_error(d, t, -ENOTSUP, "its memory at %lx has the protection key %u (pkey_mprotect), which is not saved", at, vma->pkey);
-	if (!strncmp(name, "socket:", 7))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
+	if (!strncmp(name, "socket:", 7) && !packet_ring_find(d, vma))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is of a socket that it has closed, or a part of it, or of a TCP connection (TCP_ZEROCOPY_RECEIVE), "
+				  "which is not saved", at);
 	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved; let the program close it first", at, name);
 	if (vma->vmflags & PROC_VMF_HT && strcmp(name, "/anon_hugepage") && strncmp(name, "/memfd:", 7))
@@ -126,6 +128,8 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	if (vma->name && !strncmp(vma->name, "/memfd:", 7) && vma->deleted)
 		entry->status |= VMA_MEMFD;
 	id = uring_find(d, vma);
+	if (!id)
+		id = packet_ring_find(d, vma);
 	r = id ? 0 : files_capture_mapping(d, t, vma, &id);
 	entry->pgoff = vma->pgoff;
 	entry->shmid = id;
