@@ -22,7 +22,7 @@
 #define PROTOCOL ETH_P_802_EX1 /* for experiments */
 #define RING_MAX (1UL << 32)
 #define PIECE_MAX (1U << 20)
-#define BLOCKS_MAX 4096
+#define BLOCKS_MAX 256
 #define TRIES 10
 #define WAITS 20000 /* of 50 us */
 #define PAYLOAD 32768U /* at most, in one packet */
