@@ -246,7 +246,6 @@ def test_error_anonymous_inodes(w):
     attr = "attr = ctypes.create_string_buffer(144)\nstruct.pack_into('{}', attr, 0, {})\n"
     for body, words in ((attr.format("IIIII", "1, 4, 8, 4, 0") + "held = libc.syscall(321, 0, attr, 144)", "a BPF object"),
                         (attr.format("IIQ", "1, 112, 0") + "held = libc.syscall(298, attr, 0, -1, -1, 0)", "a perf event"),
-                        ("held = libc.syscall(323, 1)", "a userfaultfd"),
                         ("rules = ctypes.c_uint64(1)\nheld = libc.syscall(444, ctypes.byref(rules), 8, 0)", "a Landlock ruleset")):
         target = Target(w.work, f"import ctypes, struct\nlibc = ctypes.CDLL(None)\n{body}\nassert held >= 0")
         dump_refused(w, target.pid, "anon_inode:", f"is {words}", target=target)

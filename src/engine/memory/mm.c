@@ -4,6 +4,7 @@
  */
 #include "engine/cuda/cuda.h"
 #include "engine/kinds/packet_ring.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
@@ -57,8 +58,8 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 	if (vma->vmflags & PROC_VMF_HT && strcmp(name, "/anon_hugepage") && strncmp(name, "/memfd:", 7))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages of %s, which is not saved yet; let the program use mmap(2) "
 				  "with MAP_ANONYMOUS | MAP_HUGETLB instead", at, name);
-	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by its own userfaultfd, which is not saved yet", at);
+	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW | PROC_VMF_UI) && !uffd_covers(d, t, vma))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by a userfaultfd that it does not hold, which is not saved", at);
 	return 0;
 }
 

@@ -52,3 +52,20 @@ const char *pinned_by(pid_t pid, const struct proc_maps *maps)
 	VEC_FREE(&fds);
 	return found;
 }
+
+bool pinned_is_watched(pid_t pid)
+{
+	static const char name[] = "anon_inode:[userfaultfd]";
+	struct proc_fds fds = {};
+	bool found = false;
+
+	if (proc_list_fds(pid, &fds))
+		return false;
+	for (size_t i = 0; !found && i < fds.count; i++) {
+		char path[64], target[64] = "";
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds.data[i]);
+		found = readlink(path, target, sizeof(target) - 1) > 0 && !strcmp(target, name);
+	}
+	VEC_FREE(&fds);
+	return found;
+}
