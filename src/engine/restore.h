@@ -49,6 +49,8 @@ struct rthread {
 	struct batch batch;
 	uint64_t stack; /* its end, in the arena */
 	FsEntry *fs;	/* directories of its own (unshare); or NULL */
+	bool own_files; /* it has a descriptor table of its own (unshare): */
+	VEC(FdinfoEntry *) fds;
 	struct tracee tracee;
 };
 
@@ -213,7 +215,7 @@ int restore_hold(struct restore *s, int fd);
 /* kinds/install.c */
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
-int files_plan_thread(struct restore *s, struct rthread *th);
+int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* What stands above the numbers that tasks use; with `keep`, but for what threads still need. */
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */

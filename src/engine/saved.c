@@ -2,7 +2,7 @@
 #include "engine/saved.h"
 
 const struct feature features[] = {
-	{ "processes", "Trees with their pids, parents, process groups and sessions; orphans, zombies, stopped ones, groups and sessions whose leader has gone; memory, signal actions, descriptors and directories that are shared (CLONE_VM, CLONE_SIGHAND, CLONE_FILES, CLONE_FS)" },
+	{ "processes", "Trees with their pids, parents, process groups and sessions; orphans, zombies, stopped ones, groups and sessions whose leader has gone; memory, signal actions, descriptors and directories that are shared (CLONE_VM, CLONE_SIGHAND, CLONE_FILES, CLONE_FS); threads with descriptors or directories of their own (unshare)" },
 	{ "threads", "All threads with their ids, names, registers (FPU and vector registers too), robust futex lists, rseq areas, alternate stacks; a main thread that has ended (Linux 6.9)" },
 	{ "memory", "Private and shared mappings, of files too; heap, stack, protection, guards, advice (madvise), locks (mlock), NUMA policies, KSM, MDWE, seals (mseal), huge pages (transparent and hugetlb); pages that are shared since fork stay shared" },
 	{ "shared memory", "Shared anonymous memory, System V shared memory, POSIX shared memory (shm_open)" },
@@ -32,9 +32,12 @@ const struct refusal refusals[] = {
 	{ "main threads that have ended: before Linux 6.9, under seccomp, with parent-death signals, sharing memory", "and a main thread of them has ended", NULL },
 	{ "memory, descriptor tables and directories (CLONE_VM, CLONE_FILES, CLONE_FS) shared by others than parent and child of one session", "and is of a session that this can't give it", NULL },
 	{ "memory, descriptor tables and directories (CLONE_VM, CLONE_FILES, CLONE_FS) shared by others than parent and child of one session", "which is not its parent; that is not saved", NULL },
-	{ "threads with a descriptor table of their own (unshare), or a directory together with each other", "of its own (unshare), which is not saved", NULL },
-	{ "threads with a descriptor table of their own (unshare), or a directory together with each other", "share a current directory that is not the process's", NULL },
-	{ "threads with a descriptor table of their own (unshare), or a directory together with each other", "and a thread has a current directory of its own", NULL },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "of its own (unshare), and there is a ring", NULL },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "share a %s that is not the process's", NULL },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "and a thread has a current directory or table of its own", NULL },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "(unshare), is of a kind that is", "let the process have it too" },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "of its own holds a file lock", NULL },
+	{ "threads with a descriptor table or directory of their own (unshare): before Linux 6.9, two together, with locks, rings of io_uring, epoll sets and pidfds that the process lacks", "which can't be saved before Linux 6.9", NULL },
 	{ "sessions of someone outside the tree", "has its leader outside the tree", "--shell-job" },
 	{ "sessions and groups that can't be rebuilt", "members with several parents, which can't be rebuilt", NULL },
 	{ "sessions and groups that can't be rebuilt", "which is not among its ancestors'", NULL },

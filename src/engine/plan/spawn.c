@@ -312,7 +312,7 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
 	bool kept = false;
 	for (size_t i = 0; i < t->threads.count; i++)
-		kept |= t->threads.data[i].fs != NULL;
+		kept |= t->threads.data[i].fs || t->threads.data[i].own_files;
 	if (kept)
 		files_plan_close(s, t, false);
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
