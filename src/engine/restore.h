@@ -64,6 +64,9 @@ struct held {
 struct held_queue {
 	uint32_t id;
 	int fd;
+	pid_t notify_pid; /* whom it is to tell of a message; or 0 */
+	uint32_t notify, notify_signal;
+	uint64_t notify_value;
 	char *made; /* its name, where the restore made it; or NULL */
 };
 
@@ -220,3 +223,5 @@ int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
+/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+int mqueues_plan(struct restore *s, struct rtask *t);

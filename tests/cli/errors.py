@@ -190,9 +190,9 @@ def test_error_mq_notify(w):
     name = f"/fermata-test-{os.getpid()}".encode()
     libc = ctypes.CDLL(None)
     target = Target(w.work, f"import ctypes\nlibc = ctypes.CDLL(None)\nqueue = libc.mq_open({name!r}, 0o102, 0o600, None)\n"
-                            "assert libc.mq_notify(queue, (ctypes.c_int * 16)(0, 0, 10, 0)) == 0")
+                            "libc.mq_send(queue, b'x', 1, 0)\nassert libc.mq_unlink({name!r}) == 0 and libc.mq_notify(queue, (ctypes.c_int * 16)(0, 0, 10, 0)) == 0".format(name=name))
     try:
-        dump_refused(w, target.pid, f"process {target.pid}", "a message queue that process", "mq_notify", "withdraw that", target=target)
+        dump_refused(w, target.pid, f"process {target.pid}", "a message queue with messages", "mq_notify", "when it is empty", target=target)
     finally:
         libc.mq_unlink(name)
 

@@ -341,7 +341,6 @@ int files_plan(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	int r = plan_table(s, t);
-
 	batch_what(b, "wait for those who share with process %d", t->pid);
 	if (t->fs_owner)
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->fs_owner->sharers_done);
