@@ -14,6 +14,7 @@
 #include <linux/virtio_net.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/socket.h>
@@ -38,6 +39,7 @@ struct passer {
 		unsigned char rest[PAYLOAD - 8];
 	} payload;
 	uint32_t before; /* V3: bytes of a frame before the packet */
+	uint32_t most;	 /* bytes of a packet */
 };
 
 /* ---- a filter of our own, and packets that pass it ---- */
@@ -58,7 +60,7 @@ static int set_filter(const struct passer *p, uint32_t length)
 static int send_one(struct passer *p, uint32_t length)
 {
 	const struct sockaddr_ll to = { .sll_family = AF_PACKET, .sll_protocol = htons(PROTOCOL), .sll_ifindex = p->loopback, .sll_halen = ETH_ALEN };
-	const size_t size = MAX(MIN(length, PAYLOAD), 64U);
+	const size_t size = MAX(MIN(length, p->most), 64U);
 	int r = set_filter(p, length);
 
 	if (r)
@@ -125,7 +127,7 @@ static int put(struct passer *p, uint32_t size, uint64_t *number)
 {
 	const uint64_t was = *number;
 	const uint32_t length = load(&block_of(p, was)->blk_len);
-	int r = size > p->before && size - p->before <= PAYLOAD ? send_one(p, size - p->before) : -EBADMSG;
+	int r = size > p->before && size - p->before <= p->most ? send_one(p, size - p->before) : -EBADMSG;
 
 	for (int n = 0; !r; n++) {
 		*number = current(p, was);
@@ -142,7 +144,7 @@ static int put(struct passer *p, uint32_t size, uint64_t *number)
 static int fill_up(struct passer *p, uint64_t *number)
 {
 	const uint64_t was = *number;
-	const uint32_t least = ALIGN_UP(p->before + 1, UNIT), most = (p->before + PAYLOAD) / UNIT * UNIT;
+	const uint32_t least = ALIGN_UP(p->before + 1, UNIT), most = (p->before + p->most) / UNIT * UNIT;
 	int r = 0;
 
 	while (!r && *number == was) {
@@ -160,7 +162,7 @@ static int fill_up(struct passer *p, uint64_t *number)
 /* The frames of the wanted block up to `to`, from `at` on. The first one opens the block. */
 static int put_up_to(struct passer *p, uint32_t at, uint32_t to, uint64_t *number, uint64_t wanted)
 {
-	const uint32_t least = ALIGN_UP(p->before + 1, UNIT), most = (p->before + PAYLOAD) / UNIT * UNIT;
+	const uint32_t least = ALIGN_UP(p->before + 1, UNIT), most = (p->before + p->most) / UNIT * UNIT;
 	int r = 0;
 
 	while (!r && at < to) {
@@ -210,15 +212,15 @@ static int freeze(struct passer *p, uint64_t number)
 static int pass_blocks(struct passer *p)
 {
 	const PacketRingPlace *place = p->e->rx_place;
-	const uint32_t count = p->e->rx_ring->block_nr, most = (p->before + PAYLOAD) / UNIT * UNIT;
+	const uint32_t count = p->e->rx_ring->block_nr, most = (p->before + p->most) / UNIT * UNIT;
 	const uint64_t opened = place->sequence - (place->frozen ? 0 : 1);
-	uint64_t wanted = opened > BLOCKS_MAX ? (opened - 1) % count + 1 + count : opened, number = 1;
+	uint64_t wanted = opened > BLOCKS_MAX ? (opened - 1) % count + 1 : opened, number = 1;
 	const uint32_t next = place->next, last = place->last;
 	int r = 0;
 
 	if (opened < 1 || (wanted - 1) % count != place->head)
 		return -EBADMSG;
-	if (wanted == 1 && load(&block_of(p, 1)->blk_len) == next) /* as it is when new */
+	if (wanted == 1 && !place->frozen && load(&block_of(p, 1)->blk_len) == next) /* as it is when new */
 		return 0;
 	r = measure(p, &number);
 	if (wanted == 1) /* the packet that was measured is in the way: another round */
@@ -383,8 +385,13 @@ static int open_passer(struct passer *p)
 {
 	const struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons(PROTOCOL), .sll_ifindex = p->loopback };
 
+	struct ifreq request = { .ifr_name = "lo" };
+
 	p->sender = socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	if (p->sender < 0 || getrandom(p->payload.number, sizeof(p->payload.number), 0) < 0)
+	if (p->sender < 0 || ioctl(p->sender, SIOCGIFMTU, &request) < 0)
+		return -errno;
+	p->most = MIN(PAYLOAD, (uint32_t)request.ifr_mtu);
+	if (getrandom(p->payload.number, sizeof(p->payload.number), 0) < 0)
 		return -errno;
 	int r = set_filter(p, 0);
 	return r ? r : bind(p->fd, (const struct sockaddr *)&at, sizeof(at)) < 0 ? -errno : 0;
