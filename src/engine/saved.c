@@ -11,7 +11,7 @@ const struct feature features[] = {
 	{ "timers", "Interval timers, POSIX timers, timer slack; system calls that a thread waits in go on, with the time that is left" },
 	{ "credentials", "User and group ids, supplementary groups, capabilities, securebits, no_new_privs, of each thread" },
 	{ "scheduling", "Classes and priorities, nice, utilisation clamps, CPU affinity, I/O priority" },
-	{ "process settings", "Resource limits, personality, OOM score, core dump filter, dumpable, subreaper, login uid, transparent huge pages, umask, working and root directory (chroot)" },
+	{ "process settings", "Resource limits, personality, OOM score, core dump filter, dumpable, subreaper, login uid, transparent huge pages, membarrier, umask, working and root directory (chroot)" },
 	{ "seccomp", "Strict mode and filters, of each thread" },
 	{ "system call dispatch", "PR_SET_SYSCALL_USER_DISPATCH (Linux 6.4)" },
 	{ "asynchronous I/O", "io_setup rings, with completions that were not fetched" },

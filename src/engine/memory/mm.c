@@ -3,6 +3,7 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/cuda/cuda.h"
+#include "engine/kernel.h"
 #include "engine/kinds/packet_ring.h"
 #include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
@@ -11,9 +12,11 @@
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
+#include "engine/task/inside.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -139,6 +142,30 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	return r;
 }
 
+/* What it has registered for with membarrier(2). Before Linux 6.3 that stands in the kernel's own memory alone; where it can't be read, it is not known. */
+static uint32_t membarriers(struct dump *d, struct task *t)
+{
+	static const struct {
+		uint32_t state, command;
+	} rows[] = {
+		{ 1 << 0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED }, { 1 << 3, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED },
+		{ 1 << 4, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE }, { 1 << 6, 1 << 8 /* …_RSEQ, Linux 5.10 */ },
+	};
+	uint32_t state = 0, commands = 0;
+	uint64_t mm;
+
+	if (t->answers.membarrier >= 0)
+		return (uint32_t)t->answers.membarrier;
+	struct kernel *k = dump_kernel(d);
+	int at = k ? kernel_offset(k, "mm_struct", "membarrier_state") : -1;
+	if (at < 0 || inside_thread(d, t->threads.data[0], "mm", &mm, sizeof(mm)) || kernel_read(k, mm + (uint64_t)at, &state, sizeof(state)))
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (state & rows[i].state)
+			commands |= rows[i].command;
+	return commands;
+}
+
 static void fill_fields(struct task *t, MmEntry *mm)
 {
 	const struct proc_stat *s = &t->stat;
@@ -213,6 +240,8 @@ int mm_capture(struct dump *d, struct task *t)
 	mm.mm_saved_auxv = (uint64_t *)t->view.auxv;
 	mm.n_mm_saved_auxv = t->view.auxv_size / 8;
 	fill_fields(t, &mm);
+	mm.membarrier = membarriers(d, t);
+	mm.has_membarrier = mm.membarrier != 0;
 	if (t->view.coredump_filter) {
 		mm.has_coredump_filter = 1;
 		mm.coredump_filter = (uint32_t)strtoul(t->view.coredump_filter, NULL, 16);

@@ -115,7 +115,7 @@ struct task {
 		} action[64];
 		struct itimerval itimer[3];
 		uint32_t subreaper;
-		int64_t dumpable, thp_disable, brk, memory_merge, mdwe;
+		int64_t dumpable, thp_disable, brk, memory_merge, mdwe, membarrier;
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	struct asking *asking; /* ask.c */
