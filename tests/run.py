@@ -34,7 +34,7 @@ PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "f
 # With a pre-dump before: what there is to memory, and who shares it or changes it by itself.
 CHAINED = ("aio", "anon", "big", "brk", "cow", "droppable", "fork", "forker", "growsdown", "hugetlb", "io_uring", "ksm", "leader_gone", "madvise", "many_vmas",
            "map_anon_shared", "map_memfd", "map_private", "map_shared", "mlock", "mprotect", "mseal", "shares_memory", "shares_all", "spawner", "sysv_shm",
-           "thread_churn", "threads_many", "wide", "zero_pages")
+           "thread_churn", "threads_many", "userfaultfd", "wide", "zero_pages")
 # As an ordinary user as well.
 USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_uring", "locks", "map_shared", "memfd", "pipe", "proctitle", "pty_ctty",
         "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")

@@ -111,28 +111,42 @@ static int check_shared(struct dump *d, int what, const char *name)
 	return r;
 }
 
+/* What a thread has of its own (unshare), it alone. */
+static int find_own(struct dump *d, struct task *t, size_t i, bool *ret_any)
+{
+	struct thread *th = t->threads.data[i];
+
+	th->own_files = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FILES, 0, 0) > 0;
+	th->own_fs = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FS, 0, 0) > 0;
+	*ret_any |= th->own_files || th->own_fs;
+	for (size_t k = 1; (th->own_files || th->own_fs) && k < i; k++) {
+		const struct thread *other = t->threads.data[k];
+		bool fs = th->own_fs && other->own_fs && syscall(__NR_kcmp, th->tid, other->tid, KCMP_FS, 0, 0) == 0;
+		bool files = th->own_files && other->own_files && syscall(__NR_kcmp, th->tid, other->tid, KCMP_FILES, 0, 0) == 0;
+		if (fs || files)
+			return task_error(d, t, -ENOTSUP, "its threads %d and %d share a %s that is not the process's, which is not saved", other->tid, th->tid,
+					  fs ? "current directory" : "descriptor table");
+	}
+	return 0;
+}
+
 /* What tasks share. Threads have their leader's descriptor table and directories. */
 static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
-	bool own_fs = false;
+	bool own = false;
 
 	t->files_id = t->fs_id = t->sighand_id = t->id;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct thread *th = t->threads.data[i];
-		if (syscall(__NR_kcmp, t->proc, th->tid, KCMP_FILES, 0, 0) > 0)
-			return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which is not saved", th->tid);
-		th->own_fs = syscall(__NR_kcmp, t->proc, th->tid, KCMP_FS, 0, 0) > 0;
-		for (size_t k = 1; th->own_fs && k < i; k++)
-			if (t->threads.data[k]->own_fs && syscall(__NR_kcmp, th->tid, t->threads.data[k]->tid, KCMP_FS, 0, 0) == 0)
-				return task_error(d, t, -ENOTSUP, "its threads %d and %d share a current directory that is not the process's, which is not saved",
-						  t->threads.data[k]->tid, th->tid);
+		int r = find_own(d, t, i, &own);
+		if (r)
+			return r;
 		/* Of its umask only the status tells. */
 		if (th->own_fs && !th->status_read)
 			th->status_read = !proc_read_thread_status(t->pid, th->tid, &th->status);
 		if (th->own_fs && !th->status_read)
 			return task_error(d, t, -ESRCH, "cannot read the status of its thread %d", th->tid);
-		own_fs |= th->own_fs;
 	}
 	if (!p || p->state == TASK_DEAD)
 		return 0;
@@ -145,8 +159,8 @@ static int find_shared(struct dump *d, struct task *t)
 		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d, and a main thread of them has ended, which is not saved", p->pid);
 	if (vm)
 		t->vm_owner = p->vm_owner ? p->vm_owner : p;
-	if (files && own_fs)
-		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory of its own, which is not saved",
+	if (files && own)
+		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory or table of its own, which is not saved",
 				  p->pid);
 	t->sighand_id = vm && same(p, t, KCMP_SIGHAND) ? p->sighand_id : t->id;
 	t->files_id = files ? p->files_id : t->id;

@@ -63,9 +63,14 @@ static int choose_fd_base(struct restore *s)
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		sources += s->tasks.data[i]->sources.count;
-	for (size_t i = 0; i < s->tasks.count; i++)
-		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
-			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; k < t->fds.count; k++)
+			highest = MAX(highest, (int)t->fds.data[k]->fd);
+		for (size_t k = 0; k < t->threads.count; k++)
+			VEC_FOREACH(&t->threads.data[k].fds, e)
+				highest = MAX(highest, (int)(*e)->fd);
+	}
 	/* Numbers under which epoll sets know what has another by now. */
 	VEC_FOREACH(&s->files, f)
 		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)

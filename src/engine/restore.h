@@ -49,6 +49,8 @@ struct rthread {
 	struct batch batch;
 	uint64_t stack; /* its end, in the arena */
 	FsEntry *fs;	/* directories of its own (unshare); or NULL */
+	bool own_files; /* it has a descriptor table of its own (unshare): */
+	VEC(FdinfoEntry *) fds;
 	struct tracee tracee;
 };
 
@@ -64,6 +66,9 @@ struct held {
 struct held_queue {
 	uint32_t id;
 	int fd;
+	pid_t notify_pid; /* whom it is to tell of a message; or 0 */
+	uint32_t notify, notify_signal;
+	uint64_t notify_value;
 	char *made; /* its name, where the restore made it; or NULL */
 };
 
@@ -227,8 +232,10 @@ int restore_hold(struct restore *s, int fd);
 /* kinds/install.c */
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
-int files_plan_thread(struct restore *s, struct rthread *th);
+int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* What stands above the numbers that tasks use; with `keep`, but for what threads still need. */
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
+/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+int mqueues_plan(struct restore *s, struct rtask *t);

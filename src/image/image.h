@@ -41,6 +41,7 @@
 #define IMAGE_MAGIC_IPCNS_MSG 0x55453737u
 #define IMAGE_MAGIC_MQUEUE 0x46524d51u /* ours */
 #define IMAGE_MAGIC_TCP_WAITING 0x46524d57u /* ours */
+#define IMAGE_MAGIC_PACKET_RING 0x46524d52u /* ours */
 
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)

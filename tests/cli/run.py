@@ -294,7 +294,8 @@ gone = os.open("gone", os.O_RDONLY)
 os.rmdir("gone")
 if not os.fork():
     inner = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    inner.setsockopt(263, 5, b''.join(n.to_bytes(4, 'little') for n in (4096, 1, 2048, 2)))
+    inner.bind(("lo", 0x88b7))
+    inner.setsockopt(263, 18, os.getpid() & 0xffff | 6 << 16)
     while True:
         time.sleep(1)
 time.sleep(0.2)

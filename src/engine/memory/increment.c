@@ -313,7 +313,7 @@ int increment_open(struct dump *d, struct task *t)
 	int fd = take_held(d, t, &id);
 	if (fd >= 0)
 		r = open_held(d, t, fd, id);
-	if (r || !n->track || find(d, t) || t->shares_memory)
+	if (r || !n->track || find(d, t) || t->shares_memory || pinned_is_watched(t->proc))
 		return r;
 	fd = track_open(d, t);
 	return fd < 0 ? fd : tracked_new(d, t, fd) ? 0 : -ENOMEM;

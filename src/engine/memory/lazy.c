@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "engine/foreign.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/pager.h"
 #include "engine/memory/parents.h"
@@ -36,10 +37,10 @@ static bool shares_pages(const struct restore *s, const struct rtask *t)
 	return false;
 }
 
-/* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on. */
+/* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on; or it watches its memory itself. */
 static bool is_needed_early(struct restore *s, const struct rtask *t)
 {
-	bool needed = t->vm_owner || uring_has_buffers(s, t);
+	bool needed = t->vm_owner || uring_has_buffers(s, t) || uffd_watches(s, t);
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		needed |= s->tasks.data[i]->vm_owner == t;

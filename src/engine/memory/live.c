@@ -100,11 +100,12 @@ static int watch_tree(struct dump *d)
 			r = live_note_calls(d, t);
 		if (!r)
 			r = increment_open(d, t);
-		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : track_open(d, t);
+		const bool watched = !r && pinned_is_watched(t->proc);
+		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : watched ? -1 : track_open(d, t);
 		if (kept >= 0 && fd < 0)
 			r = error_errno(d->e, -errno, "cannot watch process %d", t->pid);
 		else
-			r = fd < 0 ? fd : add_task(d, t);
+			r = fd < 0 && !watched ? fd : add_task(d, t);
 		if (r && fd >= 0)
 			close(fd);
 		if (r)
@@ -112,6 +113,8 @@ static int watch_tree(struct dump *d)
 		struct live_task *lt = d->live->tasks.data[d->live->tasks.count - 1];
 		lt->uffd = fd;
 		lt->kept = kept >= 0;
+		if (watched)
+			lt->given_up = "a userfaultfd of its own";
 		if ((r = increment_take(d, t, &lt->since, &lt->before)))
 			break;
 		watch_areas(d, lt, &t->maps);

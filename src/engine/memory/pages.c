@@ -224,7 +224,8 @@ static int scan_vma(struct page_job *p, const struct proc_vma *vma)
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return 0;
 	bool same = p->t->may_share && parent && maps_find_same(&parent->maps, vma);
-	int r = scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, same, &p->runs);
+	int r = vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW) ? scan_pages_and_zeros(p->t->pagemap_fd, vma->start, vma->end, same, &p->runs) :
+		scan_pages(p->t->pagemap_fd, vma->start, vma->end, status & VMA_FILE_PRIVATE, same, &p->runs);
 	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : 0;
 }
 

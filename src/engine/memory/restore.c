@@ -2,6 +2,7 @@
 #include "engine/memory/restore.h"
 
 #include "engine/agent/blob.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/lazy.h"
@@ -268,6 +269,10 @@ int memory_plan(struct restore *s, struct rtask *t)
 
 	if (!r)
 		r = vdso_plan(s, t, room, VDSO_ROOM);
+	if (uffd_watches(s, t)) { /* a huge page would have pages that are not there yet */
+		batch_what(b, "switch huge pages off in process %d", t->pid);
+		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	}
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];

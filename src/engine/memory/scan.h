@@ -21,6 +21,8 @@ struct page_runs {
 /* The pages of [start, end) that are there or swapped out; not zero pages, and where `file_backed` only those that were written.
  * They are added to *runs. `shared`: the parent may have them too, which is for scan_split to tell. */
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs);
+/* The same with zero pages, where it matters that they are there. */
+int scan_pages_and_zeros(int pagemap_fd, uint64_t start, uint64_t end, bool shared, struct page_runs *runs);
 /* 0: PAGEMAP_SCAN finds pages in [start, end), of which some are there. */
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end);
 /* Splits the runs by who else has the pages: fills `several` and, where it was set and parent_fd, that of the parent's pagemap, is not
