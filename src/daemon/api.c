@@ -73,8 +73,9 @@ json_t *job_json(struct daemon *d, const struct job *j)
 				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
 				     (json_int_t)j->gid, "ended", j->ended, "command", any_text(j->command), "log", any_text(j->log), "attachable",
 				     (int)j->attachable, "own_namespace", (int)j->own_namespace);
-	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
-				 "checkpoint_every", (json_int_t)j->every_s, "keep", (json_int_t)j->keep, "restart", j->restart ? "on-failure" : "no",
+	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
+				 "checkpoint_every", (json_int_t)j->every_s, "checkpoint_late_s",
+				 (json_int_t)(job_late_ns(j) / 1000000000), "checkpoints_missed", (json_int_t)j->missed, "keep", (json_int_t)j->keep, "restart", j->restart ? "on-failure" : "no",
 				 "restart_limit", (json_int_t)j->restart_limit, "restarts", (json_int_t)j->restarts);
 
 	json_object_update(document, more);

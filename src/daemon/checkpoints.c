@@ -223,7 +223,7 @@ int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e)
 {
 	*ret_pending = 0;
 	struct checkpoint_list list = {};
-	int r = store_list_checkpoints(d->store, NULL, &list, e);
+	int r = store_list_pending(d->store, &list, e);
 
 	for (size_t i = 0; !r && i < list.count; i++) {
 		char key[64];

@@ -21,7 +21,7 @@ struct caller {
 struct counters {
 	atomic_ulong requests, refused, dumps, dumps_failed, restores, restores_failed, started, restarts, checkpoints_removed, bytes_written;
 	atomic_ulong dump_us;
-	atomic_int operations, attached;
+	atomic_int operations, periodic, attached; /* periodic: of the operations */
 };
 
 struct busy {
@@ -77,9 +77,11 @@ int jobs_recover(struct daemon *d, struct error *e);
 /* The job, looked at afresh, when the caller may reach it. */
 int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
 int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
-/* Compares a job with its folder and /proc, and writes what is new. */
+/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. */
 int job_refresh(struct daemon *d, struct job *j, struct error *e);
 const char *job_status(const struct job *j);
+/* How late its periodic checkpoints are: the one that is due, or else the last one. */
+int64_t job_late_ns(const struct job *j);
 bool job_runs(const struct job *j);
 int job_check_name(const char *jid, struct error *e);
 

@@ -6,6 +6,7 @@
 #include "proc/proc.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
@@ -13,16 +14,25 @@
 #define HOLD_MS 10000
 #define MAPS_MAX (64u << 20)
 
-static void read_boot(char boot[40])
+/* It stays while we live, and is asked for each time that anybody is looked at. */
+static char own_boot[40];
+static pthread_once_t boot_once = PTHREAD_ONCE_INIT;
+
+static void read_boot_once(void)
 {
 	char *text = NULL;
 
-	boot[0] = '\0';
 	if (read_file_at(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100, &text, NULL) == 0) {
 		text[strcspn(text, "\n")] = '\0';
-		snprintf(boot, 40, "%.39s", text);
+		snprintf(own_boot, sizeof(own_boot), "%.39s", text);
 	}
 	free(text);
+}
+
+static const char *read_boot(void)
+{
+	pthread_once(&boot_once, read_boot_once);
+	return own_boot;
 }
 
 int identity_of(pid_t pid, struct identity *ret)
@@ -34,19 +44,17 @@ int identity_of(pid_t pid, struct identity *ret)
 		return r == -ENOENT ? -ESRCH : r;
 	ret->pid = pid;
 	ret->start = (int64_t)stat.start_time;
-	read_boot(ret->boot);
+	snprintf(ret->boot, sizeof(ret->boot), "%s", read_boot());
 	return 0;
 }
 
 int identity_state(const struct identity *who)
 {
 	struct proc_stat stat;
-	char boot[40];
 
 	if (who->pid <= 0)
 		return 0;
-	read_boot(boot);
-	if (strcmp(boot, who->boot) || proc_read_stat((pid_t)who->pid, &stat))
+	if (strcmp(read_boot(), who->boot) || proc_read_stat((pid_t)who->pid, &stat))
 		return 0;
 	return (int64_t)stat.start_time == who->start ? stat.state : -1;
 }
@@ -97,6 +105,36 @@ int tree_list(pid_t root, struct tree *ret)
 		free(threads.data);
 	}
 	return r;
+}
+
+/* What the kernel's page tables say: pages of its own, or shared without a file, here or in swap. */
+static uint64_t memory_of(pid_t pid)
+{
+	static const char *const lines[] = { "\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nHugetlbPages:" };
+	char path[40], *text = NULL;
+	uint64_t sum = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL) == 0)
+		for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+			const char *line = strstr(text, lines[i]);
+			sum += line ? strtoull(line + strlen(lines[i]), NULL, 10) << 10 : 0;
+		}
+	free(text);
+	return sum;
+}
+
+uint64_t tree_memory(pid_t root)
+{
+	struct tree t = {};
+	uint64_t sum = 0;
+
+	if (tree_list(root, &t))
+		sum = UINT64_MAX;
+	for (size_t i = 0; i < t.count && sum != UINT64_MAX; i++)
+		sum += memory_of(t.data[i]);
+	VEC_FREE(&t);
+	return sum;
 }
 
 bool process_is_dead(pid_t pid)

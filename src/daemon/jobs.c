@@ -163,8 +163,16 @@ int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *
 	return r;
 }
 
+/* Nothing that its folder or /proc could tell would change the row. */
+static bool is_settled(const struct job *j)
+{
+	return j->state == JOB_HALTED || (j->state == JOB_RUNNING && j->process.pid > 0 && identity_alive(&j->process));
+}
+
 int job_refresh(struct daemon *d, struct job *j, struct error *e)
 {
+	if (is_settled(j))
+		return 0;
 	int r = job_lock(d, j, e);
 
 	if (r)
@@ -185,6 +193,13 @@ int job_refresh(struct daemon *d, struct job *j, struct error *e)
 bool job_runs(const struct job *j)
 {
 	return j->state == JOB_RUNNING && identity_alive(&j->process);
+}
+
+int64_t job_late_ns(const struct job *j)
+{
+	int64_t waits = j->every_s && job_runs(j) ? now_ns() - j->next_ns : 0;
+
+	return j->every_s ? MAX(waits, j->late_ns) : 0;
 }
 
 const char *job_status(const struct job *j)
@@ -243,7 +258,10 @@ int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, str
 		if (!reaches(c, &ret->data[i]))
 			continue;
 		r = job_refresh(d, &ret->data[i], e);
-		ret->data[kept++] = ret->data[i];
+		if (r == -ENOENT) /* deleted meanwhile */
+			r = 0;
+		else
+			ret->data[kept++] = ret->data[i];
 	}
 	ret->count = r ? ret->count : kept;
 	return r;
@@ -274,6 +292,7 @@ static int read_times(struct job *j, const json_t *body, struct error *e)
 	if (restart)
 		j->restart = !strcmp(restart, "on-failure");
 	j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
+	j->late_ns = j->missed = 0;
 	return 0;
 }
 

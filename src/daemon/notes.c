@@ -20,15 +20,15 @@ static const struct column job_columns[] = {
 	NUMBER(job, "attachable", attachable), NUMBER(job, "exit_code", exit_code), TEXT(job, "ended", ended), TEXT(job, "log", log),
 	TEXT(job, "command", command), NUMBER(job, "created_ns", created_ns), NUMBER(job, "ended_ns", ended_ns), NUMBER(job, "every_s", every_s),
 	NUMBER(job, "keep", keep), NUMBER(job, "next_ns", next_ns), NUMBER(job, "restart", restart), NUMBER(job, "restart_limit", restart_limit),
-	NUMBER(job, "restarts", restarts),
+	NUMBER(job, "restarts", restarts), NUMBER(job, "late_ns", late_ns), NUMBER(job, "missed", missed),
 };
 static const struct column checkpoint_columns[] = {
 	TEXT(checkpoint, "id", id), TEXT(checkpoint, "jid", jid), TEXT(checkpoint, "path", path), TEXT(checkpoint, "type", type),
 	NUMBER(checkpoint, "state", state), NUMBER(checkpoint, "uid", uid), NUMBER(checkpoint, "pid", pid), NUMBER(checkpoint, "time_ns", time_ns),
 	NUMBER(checkpoint, "size", size), NUMBER(checkpoint, "attachable", attachable), IDENTITY(checkpoint, "worker", worker),
 };
-const struct table table_jobs = { "jobs", sizeof(struct job), ARRAY_SIZE(job_columns), job_columns };
-const struct table table_checkpoints = { "checkpoints", sizeof(struct checkpoint), ARRAY_SIZE(checkpoint_columns), checkpoint_columns };
+const struct table table_jobs = { "jobs", sizeof(struct job), ARRAY_SIZE(job_columns), ARRAY_SIZE(job_columns) - 2, job_columns };
+const struct table table_checkpoints = { "checkpoints", sizeof(struct checkpoint), ARRAY_SIZE(checkpoint_columns), ARRAY_SIZE(checkpoint_columns), checkpoint_columns };
 static const struct table *const tables[] = { &table_jobs, &table_checkpoints };
 
 int notes_open(const char *path)
@@ -134,7 +134,7 @@ static bool read_note(char *text, const struct table *t, void *row)
 			known++;
 		}
 	}
-	return known == t->n_columns;
+	return known >= t->n_noted;
 }
 
 /* ---- all ---- */

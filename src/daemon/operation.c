@@ -16,6 +16,9 @@
 #include <time.h>
 
 #define CHAIN_MAX 20 /* periodic checkpoints that hang together */
+/* A tree with less memory is saved whole and in one stop when its checkpoint is periodic: to watch its memory, or to copy it while it runs, takes
+ * more of the processor than to copy all of it, and stops it as long. */
+#define SMALL_BYTES (8UL << 20)
 #define LINE_BYTES 4096
 #define END_MS 5000
 
@@ -24,7 +27,7 @@ struct operation {
 	struct events *events;
 	struct checkpoint checkpoint;
 	char key[JID_MAX + 16], jid[JID_MAX];
-	bool leaves_running, was_frozen;
+	bool leaves_running, was_frozen, periodic;
 	int64_t keep;
 	json_t *words; /* the helper's command line */
 	int64_t start_ns;
@@ -196,6 +199,7 @@ static void *work(void *argument)
 	busy_end(d, id);
 	busy_end(d, o->key);
 	d->counters.operations--;
+	d->counters.periodic -= o->periodic;
 	daemon_wake(d);
 	if (r)
 		events_failed(o->events, r, &e);
@@ -307,6 +311,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	const struct settings *s = &o->daemon->settings;
 	const json_t *options = json_object_get(body, "options");
 	const char *slash = strrchr(o->checkpoint.path, '/');
+	const pid_t outer = pid;
 
 	const bool enters = j && j->own_namespace;
 	if (enters) {
@@ -325,7 +330,9 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
 	add(o->words, "--name=%s", slash + 1);
 	const bool packed = strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none") || settings_number(s, SETTING_CHECKPOINT_STREAMS);
-	if (periodic && j && !enters && !packed)
+	if (periodic && tree_memory(outer) < SMALL_BYTES)
+		add(o->words, "--no-live");
+	else if (periodic && j && !enters && !packed)
 		add_parent(o, j, pid);
 	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
 		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
@@ -374,11 +381,13 @@ static int start_thread(struct operation *o, struct error *e)
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attributes, 512UL << 10);
 	d->counters.operations++;
+	d->counters.periodic += o->periodic;
 	int r = pthread_create(&thread, &attributes, work, o);
 	pthread_attr_destroy(&attributes);
 	if (!r)
 		return 0;
 	d->counters.operations--;
+	d->counters.periodic -= o->periodic;
 	store_delete_checkpoint(d->store, o->checkpoint.id, e);
 	return error_errno(e, -r, "cannot start a thread");
 }
@@ -397,6 +406,7 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	}
 	o->events = events_keep(events);
 	o->daemon = d;
+	o->periodic = periodic;
 	o->words = json_array();
 	if (j) {
 		snprintf(o->jid, sizeof(o->jid), "%s", j->jid);

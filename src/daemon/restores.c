@@ -262,7 +262,7 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 		*ret = (struct job){ .type = "process", .keep = 5, .restart_limit = 3, .uid = c->uid, .gid = c->gid };
 	ret->own_namespace = j && as;
 	ret->created_ns = now_ns();
-	ret->every_s = ret->next_ns = ret->restarts = 0;
+	ret->every_s = ret->next_ns = ret->restarts = ret->late_ns = ret->missed = 0;
 	if (as)
 		snprintf(ret->jid, sizeof(ret->jid), "%.64s", as);
 	else
