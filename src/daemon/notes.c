@@ -54,15 +54,13 @@ static void put_text(FILE *f, const char *text)
 			fputc(*text, f);
 }
 
-static int write_note(int notes, const char *name, const struct table *t, const void *row)
+static char *note_text(const struct table *t, const void *row, size_t *ret_size)
 {
-	char fresh[JID_MAX + 32];
+	char *text = NULL;
+	FILE *f = open_memstream(&text, ret_size);
 
-	snprintf(fresh, sizeof(fresh), ".%s", name);
-	int fd = openat(notes, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
 	if (!f)
-		return -errno;
+		return NULL;
 	for (size_t i = 0; i < t->n_columns; i++) {
 		const char *at = (const char *)row + t->columns[i].offset;
 		fprintf(f, "%s=", t->columns[i].name);
@@ -72,8 +70,40 @@ static int write_note(int notes, const char *name, const struct table *t, const 
 			fprintf(f, "%lld", (long long)*(const int64_t *)at);
 		fputc('\n', f);
 	}
-	bool bad = ferror(f);
-	return fclose(f) || bad ? -EIO : renameat(notes, fresh, notes, name) < 0 ? -errno : 0;
+	/* No shorter than a page: so it can be written over, see below. */
+	while (ftell(f) < (long)PAGE_SIZE)
+		fputc('\n', f);
+	if (fclose(f) == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
+/* A page of a file is written as a whole, or not at all, also when we are killed. To make a file anew each time would cost more than all else. */
+static bool write_over(int notes, const char *name, const char *text, size_t size)
+{
+	struct stat st;
+	_cleanup_close_ int fd = size == PAGE_SIZE ? openat(notes, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && st.st_size == (off_t)size && pwrite(fd, text, size, 0) == (ssize_t)size;
+}
+
+static int write_note(int notes, const char *name, const struct table *t, const void *row)
+{
+	char fresh[JID_MAX + 32];
+	size_t size = 0;
+	_cleanup_free_ char *text = note_text(t, row, &size);
+
+	if (!text)
+		return -ENOMEM;
+	if (write_over(notes, name, text, size))
+		return 0;
+	snprintf(fresh, sizeof(fresh), ".%s", name);
+	_cleanup_close_ int fd = openat(notes, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = write(fd, text, size);
+	return n != (ssize_t)size ? n < 0 ? -errno : -ENOSPC : renameat(notes, fresh, notes, name) < 0 ? -errno : 0;
 }
 
 /* Keys are names of jobs and checkpoints, which have no slash. */
