@@ -8,6 +8,7 @@ import glob
 import os
 import random
 import re
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from world import COUNT, alive, expect, main, read, tests_of, until
 FULL = "--full" in sys.argv
 KILLS = int(os.environ.get("DAEMON_KILLS", "100" if FULL else "12"))
 LOAD_JOBS = int(os.environ.get("DAEMON_LOAD_JOBS", "50" if FULL else "8"))
+# A number every 50 ms, without a process for it.
+QUIET_COUNT = ["perl", "-e", "$|=1; while (1) { print $i++ + 0, qq(\n); select undef, undef, undef, 0.05 }"]
 LOAD_SECONDS = int(os.environ.get("DAEMON_LOAD_SECONDS", "60" if FULL else "6"))
 
 
@@ -88,28 +91,62 @@ def test_crash(w):
     return f"killed {KILLS} times, {len(w.request('GET', '/v1/checkpoints')[1])} checkpoints of the job that ran through it all, each whole"
 
 
+def metric(w, name):
+    return float(re.search(rf"^fermata_{name} (\S+)", w.request("GET", "/metrics")[1], re.M)[1])
+
+
+def periodic_of(w, jid):
+    """Those that are kept are the last of it."""
+    return [one for one in w.request("GET", f"/v1/jobs/{jid}/checkpoints")[1] if one["kind"] == "periodic" and one["state"] == "whole"]
+
+
 def test_load(w):
-    """Many jobs, a checkpoint of each every second: nothing lost, memory level."""
+    """Many jobs, a checkpoint of each every second: nothing lost, memory level, and in full (on a machine with nothing else to do) none late."""
     w.start()
-    pids = {jid: w.run(jid, *COUNT, options=["--checkpoint-every", "1", "--keep", "2"]) for jid in (f"load{i}" for i in range(LOAD_JOBS))}
-    heap = lambda: int(float(re.search(r"^fermata_heap_bytes (\S+)", w.request("GET", "/metrics")[1], re.M)[1]))
+    # One in ten is a tree that forks all the time; the others leave the processors to the daemon.
+    pids = {f"load{i}": w.run(f"load{i}", *(COUNT if i % 10 == 9 else QUIET_COUNT), options=["--checkpoint-every", "1", "--keep", "2"]) for i in range(LOAD_JOBS)}
     time.sleep(LOAD_SECONDS / 2)
-    middle = heap()
+    middle = metric(w, "heap_bytes")
     time.sleep(LOAD_SECONDS / 2)
-    end = heap()
+    end = metric(w, "heap_bytes")
     expect(end < middle + (2 << 20), f"the heap grew from {middle} to {end}")
-    text = w.request("GET", "/metrics")[1]
-    made = int(re.search(r"^fermata_dumps_total (\d+)", text, re.M)[1])
-    expect(made >= LOAD_JOBS * 2 and re.search(r"^fermata_dumps_failed_total 0$", text, re.M), text)
+    made, missed = int(metric(w, "dumps_total")), int(metric(w, "periodic_missed"))
+    expect(metric(w, "dumps_failed_total") == 0, w.said()[-2000:])
+    due = LOAD_JOBS * LOAD_SECONDS
+    expect(made >= LOAD_JOBS * 2 and made + missed > due - 2 * LOAD_JOBS, f"{made} made and {missed} left out of {due}")
+    expect(not FULL or made > due * 0.95, f"{made} made of {due}")
     for jid, pid in pids.items():
         expect(alive(pid), f"{jid} has ended")
         numbers = w.numbers(jid)
         expect(numbers == list(range(len(numbers))), f"{jid}: {numbers}")
-        expect(w.job(jid)["checkpoint"], jid)
+        expect(1 <= len(periodic_of(w, jid)) <= 3, f"{jid}: {periodic_of(w, jid)}")
     descriptors = len(os.listdir(f"/proc/{w.daemon.pid}/fd"))
     expect(descriptors < 50 + 4 * LOAD_JOBS, f"{descriptors} descriptors")
     w.fermata("job", "kill", "--all", deadline=120).good()
-    return f"{made} checkpoints of {LOAD_JOBS} jobs in {LOAD_SECONDS} s; heap {middle >> 10} KiB in the middle, {end >> 10} KiB at the end; {descriptors} descriptors"
+    return (f"{made} checkpoints of {LOAD_JOBS} jobs in {LOAD_SECONDS} s, {missed} left out; heap {int(middle) >> 10} KiB in the middle, {int(end) >> 10} KiB at the end; "
+            f"{descriptors} descriptors")
+
+
+def test_late(w):
+    """A daemon that had no time for a while: what was due is left out and not caught up with, and what is late is told."""
+    w.start()
+    jids = [f"late{i}" for i in range(6)]
+    for jid in jids:
+        w.run(jid, *QUIET_COUNT)
+    until(lambda: all(len(w.numbers(jid)) for jid in jids), "the jobs to count")
+    for jid in jids:
+        w.fermata("job", "set", jid, "--checkpoint-every", "1", "--keep", "3").good()
+    os.kill(w.daemon.pid, signal.SIGSTOP)
+    time.sleep(4)
+    os.kill(w.daemon.pid, signal.SIGCONT)
+    until(lambda: all(w.job(jid)["checkpoints_missed"] >= 2 for jid in jids), lambda: [w.job(jid) for jid in jids])
+    counts = [w.job(jid)["checkpoints_missed"] for jid in jids]
+    expect(max(counts) - min(counts) <= 2, f"left out: {counts}")
+    expect("s late, there are more to make than there is time for" in w.said(), w.said()[-2000:])
+    until(lambda: all(w.job(jid)["checkpoint_late_s"] == 0 for jid in jids), "all to be in time again")
+    w.fermata("job", "set", jids[0], "--checkpoint-every", "2").good()
+    expect(w.job(jids[0])["checkpoints_missed"] == 0, w.job(jids[0]))
+    return f"a daemon that stood for 4 s left out {counts}"
 
 
 main(tests_of(globals()), 60 + 20 * KILLS + 10 * LOAD_SECONDS)
