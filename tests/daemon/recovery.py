@@ -24,7 +24,7 @@ def test_periodic(w):
     until(lambda: not first & {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}, "both to be replaced")
     kept = [one for one in w.request("GET", "/v1/jobs/often/checkpoints")[1] if one["state"] == "whole"]
     expect(len(kept) <= 4 and len(os.listdir(w.dir)) <= 5, kept)
-    until(lambda: any(os.path.islink(os.path.join(w.dir, one, "parent")) for one in os.listdir(w.dir)), "one that has only what was written since the last")
+    expect(not parents(w), "one of a small program is whole")
     w.counts_on("often")
     out = w.fermata("job", "set", "often", "--checkpoint-every", "0").good().out
     expect("no periodic checkpoints" in out, out)
@@ -34,6 +34,48 @@ def test_periodic(w):
     time.sleep(1.5)
     expect(sorted(os.listdir(w.dir)) == before, "none are made any more")
     w.fermata("job", "set", "often", "--checkpoint-every", "soon").error("soon is no time")
+
+
+def parents(w):
+    return [one for one in os.listdir(w.dir) if os.path.islink(os.path.join(w.dir, one, "parent"))]
+
+
+# Memory that a first argument gives in MiB, and a number every 50 ms.
+LARGE = ["python3", "-c", """
+import sys, time
+memory, number = bytearray(b"x") * (int(sys.argv[1]) << 20), 0
+while True:
+    if number == 40 and len(sys.argv) > 2:
+        memory = None
+    print(number, flush=True)
+    number += 1
+    time.sleep(0.05)
+"""]
+
+
+def test_periodic_large(w):
+    """Of one with much memory each has only what was written since the last. It restores; and one that has become small has whole ones again."""
+    w.start()
+    w.run("large", *LARGE, "64", options=["--checkpoint-every", "1", "--keep", "3"])
+    until(lambda: parents(w), "one that has only what was written since the last")
+    sizes = [one["size"] for one in w.request("GET", "/v1/jobs/large/checkpoints")[1] if one["state"] == "whole"]
+    until(lambda: any(one["size"] < 16 << 20 for one in w.request("GET", "/v1/jobs/large/checkpoints")[1] if one["state"] == "whole"), sizes)
+    # One by hand in between, which is no part of the chain.
+    w.dump("large", "--leave-running")
+    count = len(w.numbers("large"))
+    w.fermata("job", "kill", "large").good()
+    w.fermata("restore", "job", "large").good()
+    until(lambda: len(w.numbers("large")) > count + 2, "it to count on from its last checkpoint")
+    w.fermata("job", "kill", "large").good()
+    w.run("shrinks", *LARGE, "64", "then small", options=["--checkpoint-every", "1", "--keep", "2"])
+    until(lambda: len(w.numbers("shrinks")) > 50, "it to have become small")
+    until(lambda: (found := whole_of(w, "shrinks")) and found[0]["size"] > 1 << 20 and
+          not any(os.path.islink(one["path"] + "/parent") for one in found), lambda: f"whole ones: {whole_of(w, 'shrinks')}")
+    w.counts_on("shrinks")
+
+
+def whole_of(w, jid):
+    return [one for one in w.request("GET", f"/v1/jobs/{jid}/checkpoints")[1] if one["state"] == "whole"]
 
 
 def test_chain(w):

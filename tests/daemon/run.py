@@ -380,7 +380,7 @@ def test_verify_diff(w):
     w.fermata("verify", one).good()
     expect(w.fermata("diff", one, one).good().out == "No differences.\n", "no difference")
     result = w.fermata("diff", one, two)
-    expect(result.status == 1 and re.search(r"core-\d+\.img +changed", result.out), result)
+    expect(result.status == 1 and re.search(r"(core|pages)-\d+\.img +changed", result.out), result)
     with open(one + "/core-%d.img" % w.job("counter")["pid"], "ab") as file:
         file.write(b"x")
     w.fermata("verify", one).error("core-")
@@ -389,9 +389,9 @@ def test_verify_diff(w):
         packed = w.fermata("dump", "job", "counter", "--leave-running", "--compression", kind).good().out.split()[-1]
         expect(w.fermata("diff", packed, packed).good().out == "No differences.\n", packed)
         result = w.fermata("diff", two, packed)
-        expect(result.status == 1 and re.search(r"core-\d+\.img +changed", result.out), result)
+        expect(result.status == 1 and re.search(r"(core|pages)-\d+\.img +changed", result.out), result)
         document = json.loads(w.fermata("diff", two, packed, "--json").out)
-        expect(any(row["file"].startswith("core-") and row["difference"] == "changed" for row in document), document)
+        expect(any(row["file"].startswith(("core-", "pages-")) and row["difference"] == "changed" for row in document), document)
     streams = w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4", "--streams", "2").good().out.split()[-1]
     expect(w.fermata("diff", streams, packed).status == 1, "an archive in parts")
     w.fermata("diff", one, w.work + "/none").error("none", status=2)
