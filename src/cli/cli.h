@@ -31,9 +31,9 @@ struct command_line {
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
-	const char *dir, *name, *path, *compression;
+	const char *dir, *name, *path, *compression, *result_file;
 	int streams;
-	bool json, markdown, no_server, quiet, profiling, events;
+	bool json, markdown, only_refused, no_server, quiet, profiling, events;
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;

@@ -388,10 +388,14 @@ static int delete_checkpoint(struct call *c, struct error *e)
 		return r;
 	if (k.state == CHECKPOINT_PENDING && identity_alive(&k.worker))
 		r = error_set(e, -EBUSY, "the checkpoint %s is being written", k.id);
-	if (!r && k.jid[0] && busy_is(c->daemon, k.jid))
-		r = error_set(e, -EBUSY, "job %s is being dumped or restored", k.jid);
+	/* A dump of the job may be about to have it as its parent. */
+	if (!r && k.jid[0])
+		r = busy_begin(c->daemon, k.jid, "has a checkpoint removed", e);
+	const bool held = !r && k.jid[0];
 	if (!r)
 		r = checkpoint_remove(c->daemon, &k, e);
+	if (held)
+		busy_end(c->daemon, k.jid);
 	busy_end(c->daemon, id);
 	if (!r)
 		c->answer = json_pack("{s:s, s:o}", "deleted", k.id, "path", any_text(k.path));

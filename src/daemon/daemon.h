@@ -27,6 +27,7 @@ struct counters {
 struct busy {
 	char key[JID_MAX + 16];
 	const char *what;
+	bool yields;
 };
 
 /* Stores that are to be pruned: prune.c. */
@@ -44,6 +45,7 @@ struct daemon {
 	struct store *store;
 	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
 	pthread_mutex_t lock; /* of busy and pruner */
+	pthread_cond_t less_busy;
 	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
 	VEC(struct busy) busy;
 	struct pruner pruner;
@@ -62,6 +64,8 @@ long long prune_tend(struct daemon *d);
 
 /* Only one at a time dumps, restores or deletes a job or process. -EBUSY says what the other does. */
 int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e);
+/* For what nobody has asked for just now, a periodic checkpoint: busy_begin waits until it is done. */
+int busy_begin_aside(struct daemon *d, const char *key, const char *what, struct error *e);
 void busy_end(struct daemon *d, const char *key);
 bool busy_is(struct daemon *d, const char *key);
 void daemon_wake(struct daemon *d);

@@ -27,7 +27,7 @@ int job_check_name(const char *jid, struct error *e)
 
 	for (size_t i = 0; good && i < length; i++)
 		good = isalnum((unsigned char)jid[i]) || strchr("._-", jid[i]);
-	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots and dashes, up to 64, the first no dot or dash", jid);
+	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", jid);
 }
 
 static void generate_name(char ret[JID_MAX])

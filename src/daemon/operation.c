@@ -414,7 +414,9 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	} else {
 		snprintf(o->key, sizeof(o->key), "process %d", pid);
 	}
-	r = j && !job_runs(j) ? error_set(e, -ESRCH, "job %s does not run", j->jid) : busy_begin(d, o->key, "is being dumped", e);
+	r = j && !job_runs(j)	? error_set(e, -ESRCH, "job %s does not run", j->jid) :
+	    periodic		? busy_begin_aside(d, o->key, "is being dumped", e) :
+				  busy_begin(d, o->key, "is being dumped", e);
 	if (r) {
 		operation_free(o);
 		events_release(events);

@@ -373,6 +373,20 @@ def test_without_daemon(w):
     w.fermata("freeze", "process", 1, "--no-server").error("this command runs below it")
 
 
+def test_result_file(w):
+    """--result-file has the path of the checkpoint; one that can't be written ends the dump before the target is touched."""
+    w.start()
+    pid = w.run("counter")
+    w.fermata("dump", "job", "counter", "--result-file", w.work + "/none/file").error("nothing was dumped", "none/file")
+    w.fermata("dump", "process", pid, "--no-server", "--result-file", w.work + "/none/file").error("nothing was dumped")
+    expect(w.status("counter") != "halted" and not os.listdir(w.dir), os.listdir(w.dir))
+    for more in (["job", "counter"], ["process", pid], ["process", pid, "--no-server"]):
+        out = w.fermata("dump", *more, "--leave-running", "--result-file", w.work + "/result").good().out
+        expect(read(w.work + "/result") == out.split()[-1] + "\n", out)
+    text = w.fermata("job", "inspect", "counter").good().out
+    expect(re.search(r"^created at +\d{4}-\d\d-\d\dT[\d:]{8}$", text, re.M) and re.search(rf"^checkpoint path +{w.dir}/", text, re.M), text)
+
+
 def test_verify_diff(w):
     w.start()
     w.run("counter")
