@@ -197,9 +197,7 @@ bool job_runs(const struct job *j)
 
 int64_t job_late_ns(const struct job *j)
 {
-	int64_t waits = j->every_s && job_runs(j) ? now_ns() - j->next_ns : 0;
-
-	return j->every_s ? MAX(waits, j->late_ns) : 0;
+	return j->every_s && job_runs(j) ? MAX(now_ns() - j->next_ns, j->late_ns) : 0;
 }
 
 const char *job_status(const struct job *j)
