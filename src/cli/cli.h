@@ -31,7 +31,7 @@ struct command_line {
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
-	const char *dir, *name, *path, *compression, *result_file;
+	const char *dir, *name, *path, *compression, *result_file, *pages;
 	int streams;
 	bool json, markdown, only_refused, no_server, quiet, profiling, events;
 	const char *log_format, *log_level;

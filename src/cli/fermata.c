@@ -1,10 +1,12 @@
 /* Fermata's own commands and options. Each command has a file of its own; the small ones about the program itself are here. */
 #include "cli/cli.h"
 
+#include <limits.h>
+
 enum {
 	DUMP_PROCESS, DUMP_JOB, RESTORE_PROCESS, RESTORE_JOB, RUN_PROCESS, EXEC, MANAGE_PROCESS, FREEZE_PROCESS, FREEZE_JOB, UNFREEZE_PROCESS,
 	UNFREEZE_JOB, ATTACH, JOB_LIST, JOB_LS, JOB_INSPECT, JOB_SET, JOB_LOGS, JOB_ATTACH, JOB_KILL, JOB_DELETE, JOB_CHECKPOINTS, CHECKPOINT_LIST,
-	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, DELETE_CHECKPOINT, FLATTEN_CHECKPOINT, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
+	CHECKPOINT_INSPECT, CHECKPOINT_DELETE, LIST_CHECKPOINTS, INSPECT_CHECKPOINT, DELETE_CHECKPOINT, FLATTEN_CHECKPOINT, PS, JOBS, CHECKPOINTS, QUERY, DAEMON_START, DAEMON_CHECK, DAEMON_OPENAPI, CONFIG_SHOW, CHECK,
 	CHECK_PROCESS, INSPECT, VERIFY, DIFF, STORE_LS, STORE_VERIFY, STORE_PRUNE,
 	STORE_STATS, STORE_RM, FEATURES, COMPLETION, MANUAL, VERSION, HELP,
 };
@@ -22,16 +24,46 @@ static int run_completion(struct command_line *c)
 	return 1;
 }
 
+/* fermata-dump-process.1 and so on. */
+static int write_pages(const struct program *p, const char *dir)
+{
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		char path[PATH_MAX];
+		int start = snprintf(path, sizeof(path), "%s/%s-", dir, p->name);
+		snprintf(path + start, sizeof(path) - (size_t)start, "%s.1", p->verbs[i].name);
+		for (char *at = path + start; *at; at++)
+			*at = *at == ' ' ? '-' : *at;
+		FILE *f = fopen(path, "we");
+		if (f)
+			help_manual_verb(f, p, &p->verbs[i]);
+		if (!f || fclose(f)) {
+			fprintf(stderr, "Error: cannot write %s: %s\n", path, strerror(errno));
+			return 1;
+		}
+	}
+	return 0;
+}
+
 static int run_manual(struct command_line *c)
 {
 	const struct program *const all[] = { &program_fermata, &program_criu, &program_cedana };
+	struct words words = { .data = c->words };
 
+	if (c->pages)
+		return write_pages(c->program, c->pages);
+	while (c->words[words.count])
+		words.count++;
+	const struct verb *verb = words.count ? verb_find(c->program, &words) : NULL;
+	if (verb) {
+		help_manual_verb(stdout, c->program, verb);
+		return 0;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
-		if (!strcmp(c->words[0], all[i]->name)) {
+		if (words.count == 1 && !strcmp(c->words[0], all[i]->name)) {
 			help_manual(stdout, all[i]);
 			return 0;
 		}
-	fprintf(stderr, "Error: there is no manual page %s; there are fermata, criu and cedana\n", c->words[0]);
+	fprintf(stderr, "Error: there is no manual page %s; there are fermata, criu, cedana and one of each command\n", words.count ? c->words[0] : "without a name");
 	return 1;
 }
 
@@ -66,8 +98,8 @@ static const struct verb verbs[] = {
 	[DUMP_JOB] = VERB("dump job", "JOB", 1, 1, "Save a job, and end it", verb_dump_job),
 	[RESTORE_PROCESS] = VERB("restore process", "", 0, 0, "Start again what a checkpoint holds", verb_restore_process),
 	[RESTORE_JOB] = VERB("restore job", "JOB", 1, 1, "Start a job again from its last checkpoint", verb_restore_job),
-	[RUN_PROCESS] = VERB("run process", "PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "Start a program as a job of the daemon", verb_run),
-	[EXEC] = VERB("exec", "PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "The same as run process", verb_run),
+	[RUN_PROCESS] = VERB("run process", "-- PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "Start a program as a job of the daemon", verb_run),
+	[EXEC] = VERB("exec", "-- PROGRAM [ARGUMENT...]", 0, SIZE_MAX, "The same as run process", verb_run),
 	[MANAGE_PROCESS] = VERB("manage process", "PID", 1, 1, "Make a job of a process that runs already", verb_manage),
 	[FREEZE_PROCESS] = VERB("freeze process", "PID", 1, 1, "Stop a process and all that descend from it", verb_freeze_process),
 	[FREEZE_JOB] = VERB("freeze job", "JOB", 1, 1, "Stop a job", verb_freeze_job),
@@ -83,9 +115,11 @@ static const struct verb verbs[] = {
 	[JOB_KILL] = VERB("job kill", "[JOB]", 0, 1, "Send SIGKILL, or another signal, to all processes of a job", verb_job_kill),
 	[JOB_DELETE] = VERB("job delete", "[JOB]", 0, 1, "Forget a job that has ended", verb_job_delete),
 	[JOB_CHECKPOINTS] = VERB("job checkpoints", "[JOB]", 0, 1, "List a job's checkpoints, or those of all", verb_job_checkpoints),
-	[CHECKPOINT_LIST] = VERB("job checkpoint list", "[JOB]", 0, 1, "The same", verb_job_checkpoints),
+	[CHECKPOINT_LIST] = VERB("job checkpoint list", "[JOB]", 0, 1, "The same as job checkpoints", verb_job_checkpoints),
 	[CHECKPOINT_INSPECT] = VERB("job checkpoint inspect", "ID", 1, 1, "Show what a checkpoint holds", verb_checkpoint_inspect),
 	[CHECKPOINT_DELETE] = VERB("job checkpoint delete", "ID", 1, 1, "Remove a checkpoint", verb_checkpoint_delete),
+	[LIST_CHECKPOINTS] = VERB("checkpoint list", "[JOB]", 0, 1, "The same as job checkpoints", verb_job_checkpoints),
+	[INSPECT_CHECKPOINT] = VERB("checkpoint inspect", "ID", 1, 1, "The same as job checkpoint inspect", verb_checkpoint_inspect),
 	[DELETE_CHECKPOINT] = VERB("checkpoint delete", "ID|DIRECTORY", 1, 1, "Remove a checkpoint that no other has pages from", verb_delete_checkpoint),
 	[FLATTEN_CHECKPOINT] = VERB("checkpoint flatten", "ID|DIRECTORY", 1, 1, "Give a checkpoint all the pages that it has in parents, so that it needs none",
 				    verb_flatten_checkpoint),
@@ -109,7 +143,7 @@ static const struct verb verbs[] = {
 	[STORE_RM] = VERB("store rm", "CHECKPOINT...", 1, SIZE_MAX, "Remove checkpoints (store:DIR/NAME); their chunks go with the next prune", verb_store_rm),
 	[FEATURES] = VERB("features", "", 0, 0, "List what can be saved, and what is refused", verb_features),
 	[COMPLETION] = VERB("completion", "bash|zsh|fish", 1, 1, "Print the completion for a shell", run_completion),
-	[MANUAL] = VERB("manual", "fermata|criu|cedana", 1, 1, "Print a manual page (troff)", run_manual),
+	[MANUAL] = VERB("manual", "fermata|criu|cedana|COMMAND", 0, 3, "Print a manual page (troff)", run_manual),
 	[VERSION] = VERB("version", "", 0, 0, "Print the version", run_version),
 	[HELP] = VERB("help", "[COMMAND]", 0, 3, "Explain a command", run_help),
 };
@@ -118,10 +152,10 @@ static const struct verb verbs[] = {
 #define DUMPS (ON(DUMP_PROCESS) | ON(DUMP_JOB))
 #define RESTORES (ON(RESTORE_PROCESS) | ON(RESTORE_JOB))
 #define RUNS (ON(RUN_PROCESS) | ON(EXEC))
-#define LISTS (ON(JOB_LIST) | ON(JOB_LS) | ON(PS) | ON(JOBS) | ON(JOB_CHECKPOINTS) | ON(CHECKPOINT_LIST) | ON(CHECKPOINTS))
+#define LISTS (ON(JOB_LIST) | ON(JOB_LS) | ON(PS) | ON(JOBS) | ON(JOB_CHECKPOINTS) | ON(CHECKPOINT_LIST) | ON(LIST_CHECKPOINTS) | ON(CHECKPOINTS))
 #define STOPS (ON(FREEZE_PROCESS) | ON(FREEZE_JOB) | ON(UNFREEZE_PROCESS) | ON(UNFREEZE_JOB))
 #define ON_JOBS (LISTS | STOPS | ON(JOB_INSPECT) | ON(JOB_SET) | ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(JOB_KILL) | ON(JOB_DELETE) | \
-		 ON(CHECKPOINT_INSPECT) | ON(CHECKPOINT_DELETE) | ON(DELETE_CHECKPOINT) | ON(FLATTEN_CHECKPOINT) | ON(ATTACH) | ON(MANAGE_PROCESS))
+		 ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT) | ON(CHECKPOINT_DELETE) | ON(DELETE_CHECKPOINT) | ON(FLATTEN_CHECKPOINT) | ON(ATTACH) | ON(MANAGE_PROCESS))
 #define DAEMONS (ON(DAEMON_START) | ON(DAEMON_CHECK))
 #define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
@@ -214,7 +248,7 @@ static const struct option_row rows[] = {
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
 	OPTION("lazy", 0, OPTIONAL, "all", RESTORES, lazy,
 	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),
-	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT), request.skip_verify,
+	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,
 	       "Write the pid of the restored or started process to this file"),
@@ -229,6 +263,7 @@ static const struct option_row rows[] = {
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),
 	OPTION("errors", 0, FLAG, NULL, ON(FEATURES), only_refused, "Only what is refused"),
+	OPTION("pages", 0, STRING, "DIR", ON(MANUAL), pages, "Write the page of each command to this directory"),
 	OPTION("markdown", 0, BOOL, NULL, ON(FEATURES), markdown, "Print the tables of the README"),
 	OPTION("strict", 0, BOOL, NULL, ON(CHECK), strict, "Exit with 1 where something is missing that only some need"),
 	OPTION("feature", 0, LIST, "NAME", ON(CHECK), features, "Only this feature of the kernel; `list` prints the names"),
@@ -244,8 +279,16 @@ static const char description[] =
 	"the restored process does, 128 and the number of the signal when one ended it. \\fBcheck\\fR exits with 2 where something is missing that all\n"
 	"processes need, and with \\fB--strict\\fR with 1 where only some need it.\n";
 
+#define EXAMPLES(n) \
+	"  " n " dump process 4127 --dir /var/ckpt          save a process and all below it, and end them\n" \
+	"  " n " restore process --path /var/ckpt/NAME      start them again, with their pids\n" \
+	"  " n " daemon start                               look after jobs, in the foreground\n" \
+	"  " n " run process --jid train -- python3 t.py    start one\n" \
+	"  " n " dump job train --leave-running             a checkpoint of it while it runs\n" \
+	"  " n " restore job train                          start it again from its last one\n" \
+	"  " n " check                                      what this machine can do\n"
 #define PROGRAM(n, s) { .name = n, .summary = s, .verbs = verbs, .n_verbs = ARRAY_SIZE(verbs), .rows = rows, .n_rows = ARRAY_SIZE(rows), \
-			.strict = true, .usage_status = 2, .description = description }
+			.strict = true, .usage_status = 2, .description = description, .examples = EXAMPLES(n) }
 
 const struct program program_fermata = PROGRAM("fermata", "save and restore processes");
 /* The same by another name, which its settings have too: CEDANA_ADDRESS, /etc/cedana. */

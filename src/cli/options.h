@@ -81,6 +81,7 @@ struct program {
 	bool strict;	  /* an option that is not the verb's is an error, not ignored */
 	int usage_status; /* the exit status after wrong usage */
 	const char *description; /* for the manual page; troff */
+	const char *examples;	 /* lines of commands, for who is new to it; or NULL */
 };
 
 /* An option as it was given. */
@@ -117,6 +118,8 @@ int options_store(const struct program *p, const struct verb *verb, const struct
 bool option_belongs(const struct program *p, const struct verb *verb, const struct option_row *row);
 bool option_takes_value(const struct option_row *row);
 const struct option_row *option_find(const struct program *p, const char *name);
+/* What the letter stands for with this verb (or NULL: none yet), its own before those of all. NULL: nothing. */
+const struct option_row *option_find_letter(const struct program *p, const struct verb *verb, char letter);
 const struct given *given_find(const struct given_options *given, const char *name);
 
 /* help.c, completion.c. `verb` NULL: the program as a whole. */
@@ -126,3 +129,5 @@ bool help_group(FILE *f, const struct program *p, const struct words *words);
 /* For "bash", "zsh" or "fish"; false: there is none for that shell. */
 bool help_completion(FILE *f, const struct program *p, const char *shell);
 void help_manual(FILE *f, const struct program *p);
+/* The page of one verb. */
+void help_manual_verb(FILE *f, const struct program *p, const struct verb *v);

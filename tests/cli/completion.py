@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Tests of shell completion: the scripts are read by their shells, which then complete lines. A program of the same name that lists jobs stands in for
+"""Tests of manual pages and of shell completion: the scripts are read by their shells, which then complete lines. A program of the same name that lists jobs stands in for
 the daemon. Arguments select tests by a part of their names."""
 import os
+import re
 import shutil
 import subprocess
 
@@ -84,6 +85,25 @@ def test_zsh(w):
 
 def test_fish(w):
     check(w, "fish")
+
+
+def test_pages(w):
+    """A manual page of each command, made from the tables: its usage, each of its options, none of another's, and groff reads it."""
+    pages = w.make_dir("pages")
+    subprocess.run([BINARY, "manual", "--pages", pages], stdin=subprocess.DEVNULL, check=True)
+    verbs = re.findall(r"^  ([a-z]+(?: [a-z]+)*)(?= |$)", subprocess.run([BINARY, "help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout.partition("Commands:")[2].partition("\nOptions")[0], re.M)
+    expect(len(verbs) > 40 and sorted(os.listdir(pages)) == sorted(f"fermata-{verb.replace(' ', '-')}.1" for verb in verbs), (verbs, os.listdir(pages)))
+    for verb in verbs:
+        page = open(f"{pages}/fermata-{verb.replace(' ', '-')}.1").read()
+        shown = subprocess.run([BINARY, *verb.split(), "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout
+        options = re.findall(r"^ +(?:-., )?--(?:\[no-\])?([a-z-]+)", shown, re.M)
+        written = [name.replace("\\", "") for name in re.findall(r"\\-\\-(?:\\fR\[\\fBno\\-\\fR\]\\fB)?([a-z\\-]+)\\fR", page)]
+        expect(set(options) == set(written), f"{verb}: {set(options) ^ set(written)}")
+        printed = subprocess.run([BINARY, "manual", *verb.split()], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout
+        expect(printed == page, f"manual {verb}")
+        if shutil.which("groff"):
+            task = subprocess.run(["groff", "-man", "-Tutf8", "-ww", "-z"], input=page.encode(), stderr=subprocess.PIPE)
+            expect(not task.stderr, f"{verb}: {task.stderr.decode()[:200]}")
 
 
 def test_unknown_shell(w):
