@@ -61,7 +61,7 @@ static json_t *any_text(const char *text)
 static json_t *checkpoint_json(const struct checkpoint *c)
 {
 	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:I, s:I, s:I}", "id", c->id, "job", c->jid, "path", any_text(c->path), "kind", c->type, "state",
-			 c->state == CHECKPOINT_WHOLE ? "whole" : "being written", "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
+			 c->state != CHECKPOINT_WHOLE ? "being written" : checkpoint_is_whole(c->path) ? "whole" : "missing", "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
 			 (json_int_t)c->size);
 }
 

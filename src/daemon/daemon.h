@@ -52,6 +52,7 @@ struct daemon {
 	struct counters counters;
 	int wake;	/* eventfd: the schedule has something new to look at */
 	atomic_bool stopping;
+	int64_t late_told_ns; /* the schedule's */
 	int64_t started_ns;
 };
 

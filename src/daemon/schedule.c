@@ -16,7 +16,8 @@
 #define SOON_MS 200
 #define REST_MS 25 /* between two rounds: what wakes us meanwhile is looked at together */
 #define RESTART_NS 1000000000LL /* between an end and the restore: one that fails at once shall not spin */
-#define LATE_NS 1000000000LL	/* what is told as being late */
+#define LATE_NS 1000000000LL	/* what is told as being late, */
+#define TELL_NS 60000000000LL	/* and how often */
 
 static pthread_t thread;
 
@@ -38,17 +39,18 @@ static int periodic_most(void)
 }
 
 /* The next is due one period after this one was. One that a slow machine, or one that slept, has no more time for is left out, not caught up with. */
-static void plan_next(struct job *j)
+static void plan_next(struct daemon *d, struct job *j)
 {
 	int64_t every = j->every_s * 1000000000LL, now = now_ns(), left_out = MAX(now - j->next_ns, 0) / every;
-	bool was_late = j->late_ns > LATE_NS;
 
 	j->late_ns = MAX(now - j->next_ns, 0);
 	j->missed += left_out;
 	j->next_ns += every * (left_out + 1);
-	if (!was_late && j->late_ns > LATE_NS)
-		log_warning("periodic checkpoint of job %s: %lld s late, there are more to make than there is time for", j->jid,
-			    (long long)(j->late_ns / 1000000000));
+	if (j->late_ns < LATE_NS || now < d->late_told_ns + TELL_NS)
+		return;
+	d->late_told_ns = now;
+	log_warning("periodic checkpoint of job %s: %lld s late, there are more to make than there is time for; fermata job inspect says it of each job", j->jid,
+		    (long long)(j->late_ns / 1000000000));
 }
 
 static void start_periodic(struct daemon *d, struct job *j)
@@ -60,7 +62,7 @@ static void start_periodic(struct daemon *d, struct job *j)
 
 	int r = job_lock(d, j, &e);
 	if (!r && j->every_s)
-		plan_next(j);
+		plan_next(d, j);
 	if (!r)
 		r = job_unlock(d, j, j->every_s != 0, &e);
 	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)

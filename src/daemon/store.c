@@ -318,7 +318,7 @@ int store_put_job(struct store *s, const struct job *j, bool is_new, struct erro
 {
 	int r = put(s, &table_jobs, j, is_new, e);
 
-	return r == -EEXIST ? error_set(e, r, "there is a job %s already; choose another --jid", j->jid) : r;
+	return r == -EEXIST ? error_set(e, r, "there is a job %s already; choose another name", j->jid) : r;
 }
 
 int store_get_job(struct store *s, const char *jid, struct job *ret, struct error *e)

@@ -91,6 +91,25 @@ def test_crash(w):
     return f"killed {KILLS} times, {len(w.request('GET', '/v1/checkpoints')[1])} checkpoints of the job that ran through it all, each whole"
 
 
+class Processor:
+    """Seconds of the processors: of the daemon with its helpers, and of all that is not it."""
+
+    def __init__(self, w):
+        self.w, self.start = w, time.monotonic()
+        self.before = self.read()
+
+    def read(self):
+        tick = os.sysconf("SC_CLK_TCK")
+        own = sum(int(text) for text in read(f"/proc/{self.w.daemon.pid}/stat").rpartition(")")[2].split()[11:15])
+        busy = [int(text) for text in read("/proc/stat").split("\n")[0].split()[1:8]]
+        return own / tick, (sum(busy) - busy[3] - busy[4]) / tick
+
+    def used(self):
+        (own, busy), (own_before, busy_before) = self.read(), self.before
+        others = (busy - busy_before) - (own - own_before)
+        return own - own_before, others / (time.monotonic() - self.start) / os.cpu_count()
+
+
 def metric(w, name):
     return float(re.search(rf"^fermata_{name} (\S+)", w.request("GET", "/metrics")[1], re.M)[1])
 
@@ -105,6 +124,7 @@ def test_load(w):
     w.start()
     # One in ten is a tree that forks all the time; the others leave the processors to the daemon.
     pids = {f"load{i}": w.run(f"load{i}", *(COUNT if i % 10 == 9 else QUIET_COUNT), options=["--checkpoint-every", "1", "--keep", "2"]) for i in range(LOAD_JOBS)}
+    processor = Processor(w)
     time.sleep(LOAD_SECONDS / 2)
     middle = metric(w, "heap_bytes")
     time.sleep(LOAD_SECONDS / 2)
@@ -114,7 +134,10 @@ def test_load(w):
     expect(metric(w, "dumps_failed_total") == 0, w.said()[-2000:])
     due = LOAD_JOBS * LOAD_SECONDS
     expect(made >= LOAD_JOBS * 2 and made + missed > due - 2 * LOAD_JOBS, f"{made} made and {missed} left out of {due}")
-    expect(not FULL or made > due * 0.95, f"{made} made of {due}")
+    seconds, others = processor.used()
+    cost = 1000 * seconds / made
+    # On a machine that others use for more than the jobs take, only what one costs can be told.
+    expect(not FULL or cost < 30 and (others > 0.4 or made > due * 0.95), f"{made} made of {due}, {cost:.1f} ms of a processor each; others took {others:.0%} of all")
     for jid, pid in pids.items():
         expect(alive(pid), f"{jid} has ended")
         numbers = w.numbers(jid)
@@ -123,7 +146,7 @@ def test_load(w):
     descriptors = len(os.listdir(f"/proc/{w.daemon.pid}/fd"))
     expect(descriptors < 50 + 4 * LOAD_JOBS, f"{descriptors} descriptors")
     w.fermata("job", "kill", "--all", deadline=120).good()
-    return (f"{made} checkpoints of {LOAD_JOBS} jobs in {LOAD_SECONDS} s, {missed} left out; heap {int(middle) >> 10} KiB in the middle, {int(end) >> 10} KiB at the end; "
+    return (f"{made} checkpoints of {LOAD_JOBS} jobs in {LOAD_SECONDS} s, {missed} left out; {cost:.1f} ms of a processor each, others took {others:.0%} of all; heap {int(middle) >> 10} KiB in the middle, {int(end) >> 10} KiB at the end; "
             f"{descriptors} descriptors")
 
 

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -385,6 +386,22 @@ def test_result_file(w):
         expect(read(w.work + "/result") == out.split()[-1] + "\n", out)
     text = w.fermata("job", "inspect", "counter").good().out
     expect(re.search(r"^created at +\d{4}-\d\d-\d\dT[\d:]{8}$", text, re.M) and re.search(rf"^checkpoint path +{w.dir}/", text, re.M), text)
+
+
+def test_gone(w):
+    """A checkpoint that somebody has removed by hand is told as such."""
+    w.start()
+    w.run("counter")
+    kept, gone = w.dump("counter", "--leave-running"), w.dump("counter")
+    shutil.rmtree(gone)
+    rows = w.fermata("job", "checkpoints", "counter").good().out.splitlines()
+    expect(any("missing" in row and gone in row for row in rows) and any("missing" not in row and kept in row for row in rows), rows)
+    w.fermata("restore", "job", "counter").error("is not there any more", gone, "--checkpoint ID")
+    expect(w.status("counter") == "halted", w.job("counter"))
+    ids = {one["path"]: one["id"] for one in w.request("GET", "/v1/checkpoints")[1]}
+    w.fermata("restore", "job", "counter", "--checkpoint", ids[kept]).good()
+    w.counts_on("counter")
+    w.fermata("job", "checkpoint", "delete", ids[gone]).good()
 
 
 def test_verify_diff(w):
