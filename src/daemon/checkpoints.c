@@ -49,8 +49,13 @@ bool checkpoint_is_whole(const char *path)
 	snprintf(file, sizeof(file), "%s/inventory.img", path);
 	if (access(file, F_OK) == 0)
 		return true;
-	snprintf(file, sizeof(file), "%s/img-0", path);
-	return access(file, F_OK) == 0;
+	/* One in streams, whose first is named last; its ending says how it is packed. */
+	bool found = false;
+	for (size_t i = 0; i < ARRAY_SIZE(endings) && !found; i++) {
+		snprintf(file, sizeof(file), "%s/img-0%s", path, endings[i]);
+		found = access(file, F_OK) == 0;
+	}
+	return found;
 }
 
 static uint64_t size_at(int parent, const char *name)

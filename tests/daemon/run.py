@@ -31,7 +31,7 @@ def test_run(w):
     expect(read(f"/proc/{pid}/environ").count("LISTEN_") == 0, "the daemon's variables")
     descriptors = {os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*")}
     expect(descriptors == {"/dev/null", f"{w.logs}/fermata-output-counter.log"}, descriptors)
-    w.fermata("run", "process", "--jid", "counter", "--", "true").error("counter already", "--jid")
+    w.fermata("run", "process", "--jid", "counter", "--", "true").error("counter already", "another name")
     w.fermata("run", "process", "--jid", "../x", "--", "true").error("no name for a job")
     w.fermata("run", "process", "--", "/no/such/program").error("/no/such/program", "cannot run")
     w.fermata("run", "process").error("needs the program", status=2)
@@ -402,6 +402,10 @@ def test_gone(w):
     w.fermata("restore", "job", "counter", "--checkpoint", ids[kept]).good()
     w.counts_on("counter")
     w.fermata("job", "checkpoint", "delete", ids[gone]).good()
+    for kind in ("tar", "gzip", "lz4", "zlib", "zstd"):
+        for more in ([], ["--streams", "2"]):
+            w.fermata("dump", "job", "counter", "--leave-running", "--compression", kind, *more).good()
+    expect("missing" not in w.fermata("checkpoints").good().out, w.fermata("checkpoints").out)
 
 
 def test_verify_diff(w):
