@@ -33,7 +33,7 @@ struct command_line {
 	/* fermata */
 	const char *dir, *name, *path, *compression, *result_file, *pages;
 	int streams;
-	bool json, markdown, only_refused, no_server, quiet, profiling, events;
+	bool json, markdown, only_refused, gate, no_server, quiet, profiling, events;
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;

@@ -86,6 +86,14 @@ int dump_write_result(const struct command_line *c, const char *path)
 	return 1;
 }
 
+/* Who started us may have been killed before it was written down that there is such a dump: then there must be none. */
+static int pass_gate(const struct command_line *c, struct error *e)
+{
+	char byte;
+
+	return !c->gate || read(STDIN_FILENO, &byte, 1) == 1 ? 0 : error_set(e, -EPIPE, "who asked for it has ended");
+}
+
 static void announce(const struct command_line *c, const char *path)
 {
 	if (c->json) {
@@ -118,6 +126,8 @@ int verb_dump_process(struct command_line *c)
 	cli_store_key(c);
 	if (!r)
 		r = choose_path(c, s, path, &e);
+	if (!r)
+		r = pass_gate(c, &e);
 	const bool directory = !r && !store_is_path(path) && (packing->kind == PACKING_NONE || packing->streams);
 	if (directory)
 		r = make_directory(path, &e);

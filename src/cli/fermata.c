@@ -259,6 +259,7 @@ static const struct option_row rows[] = {
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
 	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
+	OPTION("gate", 0, FLAG, NULL, ON(DUMP_PROCESS), gate, "Begin once a byte comes on standard input, end where none does; the daemon's helpers do"),
 	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),

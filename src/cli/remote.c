@@ -105,7 +105,7 @@ json_t *remote_absolute(const char *path)
 static bool is_own(const char *name)
 {
 	static const char *const names[] = { "dir", "name", "result-file", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "verbosity", "log-file", "log-format", "log-level",
+					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "verbosity", "log-file", "log-format", "log-level",
 					     "criu-opts" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)

@@ -81,29 +81,48 @@ static void read_output(struct operation *o, int fd, struct outcome *out)
 		close(fd);
 }
 
+/* It waits for a byte (--gate) until it stands written down who writes this checkpoint: where we are killed before that, nobody does. */
+static int open_gate(struct operation *o, pid_t pid, int gate, struct error *e)
+{
+	int r = identity_of(pid, &o->checkpoint.worker);
+
+	r = r ? error_errno(e, r, "the dump has ended before it began") : store_put_checkpoint(o->daemon->store, &o->checkpoint, false, e);
+	if (!r && write(gate, "", 1) < 0)
+		r = error_errno(e, -errno, "the dump has ended before it began");
+	return r;
+}
+
 /* Starts it, writes down who it is, and waits. */
 static int run_helper(struct operation *o, struct outcome *out, struct error *e)
 {
 	size_t n = json_array_size(o->words);
 	_cleanup_free_ char **argv = calloc(n + 1, sizeof(*argv));
-	int ends[2], status = 0;
+	_cleanup_close_ int in = -1, gate = -1, told = -1;
+	int ends[2], gates[2], status = 0;
 	pid_t pid;
 
-	if (!argv || pipe2(ends, O_CLOEXEC) < 0)
+	if (!argv || pipe2(gates, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
+	in = gates[0];
+	gate = gates[1];
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return error_errno(e, -errno, "cannot make a pipe");
+	told = ends[1];
 	for (size_t i = 0; i < n; i++)
 		argv[i] = (char *)json_string_value(json_array_get(o->words, i));
-	int r = daemon_helper_start(argv, -1, ends[1], ends[1], &pid, e);
-	close(ends[1]);
+	int r = daemon_helper_start(argv, in, told, told, &pid, e);
+	close(TAKE_FD(told));
+	close(TAKE_FD(in));
 	if (r) {
 		close(ends[0]);
 		return r;
 	}
-	if (identity_of(pid, &o->checkpoint.worker) == 0)
-		store_put_checkpoint(o->daemon->store, &o->checkpoint, false, &out->error);
-	out->error = (struct error){};
+	r = open_gate(o, pid, gate, e);
+	close(TAKE_FD(gate));
 	read_output(o, ends[0], out);
 	waitpid(pid, &status, 0);
+	if (r)
+		return r;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && out->path[0])
 		return 0;
 	if (out->error.code)
@@ -327,6 +346,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "%d", pid);
 	add(o->words, "--no-server");
 	add(o->words, "--events");
+	add(o->words, "--gate");
 	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
 	add(o->words, "--name=%s", slash + 1);
 	const bool packed = strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none") || settings_number(s, SETTING_CHECKPOINT_STREAMS);

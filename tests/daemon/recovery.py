@@ -217,6 +217,16 @@ def test_late_supervisor(w):
     expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
 
 
+def test_gate(w):
+    """A dump whose daemon was killed before it had written down who makes it does not begin."""
+    w.start()
+    pid = w.run("counter")
+    result = w.fermata("dump", "process", pid, "--no-server", "--gate", "--leave-running", stdin=b"").error("has ended")
+    expect(not os.listdir(w.dir), result)
+    w.fermata("dump", "process", pid, "--no-server", "--gate", "--leave-running", stdin=b"x").good()
+    expect(len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
+
+
 def test_half_written(w):
     w.start()
     w.run("counter")
