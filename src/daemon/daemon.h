@@ -88,6 +88,7 @@ const char *job_status(const struct job *j);
 /* How late its periodic checkpoints are: the one that is due, or else the last one. */
 int64_t job_late_ns(const struct job *j);
 bool job_runs(const struct job *j);
+bool job_has_failed(const struct job *j); /* by itself, and with a status */
 int job_check_name(const char *jid, struct error *e);
 
 int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e);

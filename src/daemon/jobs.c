@@ -163,6 +163,22 @@ int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *
 	return r;
 }
 
+bool job_has_failed(const struct job *j)
+{
+	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost"));
+}
+
+static void tell_end(struct daemon *d, const struct job *j)
+{
+	struct checkpoint last;
+	struct error none = {};
+
+	if (j->restart && job_has_failed(j) && checkpoint_last(d, j->jid, &last, &none))
+		log_warning("job %s has failed (status %lld) and has no checkpoint that it could be restored from", j->jid, (long long)j->exit_code);
+	else
+		log_info("job %s has ended (%s, status %lld)", j->jid, j->ended, (long long)j->exit_code);
+}
+
 /* Nothing that its folder or /proc could tell would change the row. */
 static bool is_settled(const struct job *j)
 {
@@ -185,9 +201,13 @@ int job_refresh(struct daemon *d, struct job *j, struct error *e)
 	else if (j->state == JOB_RUNNING && !identity_alive(&j->process))
 		halt(j, identity_state(&j->process) == -1 ? "stale" : "exited", -1);
 	bool changed = memcmp(&before, j, sizeof(before)) != 0;
-	if (changed && j->state == JOB_HALTED)
+	const bool ends = changed && j->state == JOB_HALTED;
+	if (ends)
 		daemon_wake(d);
-	return job_unlock(d, j, changed, e);
+	r = job_unlock(d, j, changed, e);
+	if (!r && ends)
+		tell_end(d, j);
+	return r;
 }
 
 bool job_runs(const struct job *j)

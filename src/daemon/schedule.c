@@ -97,11 +97,6 @@ static void start_due(struct daemon *d, struct job_list *list)
 
 /* ---- restarts ---- */
 
-static bool is_failure(const struct job *j)
-{
-	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost"));
-}
-
 static bool has_pending(struct daemon *d, const char *jid)
 {
 	struct checkpoint_list list = {};
@@ -123,7 +118,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	struct job after;
 	struct checkpoint last;
 
-	if (!j->restart || !is_failure(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
+	if (!j->restart || !job_has_failed(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
 		return false;
 	if (has_pending(d, j->jid) || now_ns() < j->ended_ns + RESTART_NS)
 		return true;
@@ -132,7 +127,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	int r = job_lock(d, j, &e);
 	if (r)
 		return false;
-	const bool still = is_failure(j); /* somebody may have restored it since we looked */
+	const bool still = job_has_failed(j); /* somebody may have restored it since we looked */
 	j->restarts += still;
 	r = job_unlock(d, j, still, &e);
 	if (!still)

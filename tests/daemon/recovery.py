@@ -113,6 +113,17 @@ def of_session(pid):
     return [line for line in text.splitlines() if str(pid) in line.split()[:4]]
 
 
+def test_restart_without_checkpoint(w):
+    """One that fails before it has a checkpoint stays ended, and that is told once."""
+    w.start()
+    w.fermata("run", "process", "--jid", "early", "--restart", "on-failure", "--", "sh", "-c", "exit 3").good()
+    until(lambda: w.status("early") == "halted", "its end")
+    time.sleep(1.5)
+    expect(w.said().count("job early has failed (status 3) and has no checkpoint") == 1, w.said())
+    job = w.job("early")
+    expect(job["restarts"] == 0 and job["exit_code"] == 3, job)
+
+
 def test_restart(w):
     w.start()
     pid = w.run("weak", *COUNT, options=["--restart", "on-failure", "--restart-limit", "2"])
