@@ -111,6 +111,14 @@ int remove_tree(const char *path)
 	return remove_at(AT_FDCWD, path);
 }
 
+static bool is_beside(const char *a, const char *b)
+{
+	const char *end = strrchr(a, '/');
+	const size_t length = end ? (size_t)(end - a) + 1 : 0;
+
+	return !strncmp(a, b, length) && !strchr(b + length, '/');
+}
+
 /* Another checkpoint has pages in it. Those that the daemon knows may be anywhere, others are looked for beside it. */
 static int check_needed(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
@@ -119,7 +127,7 @@ static int check_needed(struct daemon *d, const struct checkpoint *c, struct err
 	int r = store_list_checkpoints(d->store, NULL, &list, e);
 
 	for (size_t i = 0; !r && !other[0] && i < list.count; i++)
-		if (strcmp(list.data[i].id, c->id) != 0 && folder_refers(list.data[i].path, "parent", c->path))
+		if (strcmp(list.data[i].id, c->id) != 0 && !is_beside(list.data[i].path, c->path) && folder_refers(list.data[i].path, "parent", c->path))
 			snprintf(other, sizeof(other), "%s", list.data[i].path);
 	VEC_FREE(&list);
 	if (!r && (other[0] || folder_find_referrer(c->path, "parent", NULL, other) == 1))

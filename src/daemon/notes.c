@@ -71,7 +71,7 @@ static char *note_text(const struct table *t, const void *row, size_t *ret_size)
 		fputc('\n', f);
 	}
 	/* No shorter than a page: so it can be written over, see below. */
-	while (ftell(f) < (long)PAGE_SIZE)
+	for (long size = ftell(f); size < (long)PAGE_SIZE; size++)
 		fputc('\n', f);
 	if (fclose(f) == 0)
 		return text;
