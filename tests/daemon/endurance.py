@@ -91,6 +91,41 @@ def test_crash(w):
     return f"killed {KILLS} times, {len(w.request('GET', '/v1/checkpoints')[1])} checkpoints of the job that ran through it all, each whole"
 
 
+# 16 MiB, of which a page changes with each number: its periodic checkpoints are a chain.
+CHAINED = ["python3", "-c", "import time\nmemory, number = bytearray(b'x') * (16 << 20), 0\nwhile True:\n    memory[number * 4096 % len(memory)] = number % 256\n"
+           "    print(number, flush=True)\n    number += 1\n    time.sleep(0.05)"]
+
+
+def test_crash_periodic(w):
+    """SIGKILL to the daemon while it makes periodic checkpoints, whole ones and chains, and removes those that are too many."""
+    w.start()
+    chosen = random.Random(int(os.environ.get("DAEMON_SEED", "2")))
+    pids = {"small": w.run("small", *QUIET_COUNT, options=["--keep", "2"]), "chained": w.run("chained", *CHAINED, options=["--keep", "3"])}
+    for number in range(max(KILLS // 4, 4)):
+        for jid in pids:
+            w.fermata("job", "set", jid, "--checkpoint-every", "1").good()
+        time.sleep(chosen.uniform(0.9, 2))
+        w.kill()
+        w.start()
+        for jid in pids:
+            w.fermata("job", "set", jid, "--checkpoint-every", "0").good()
+        listed = lambda: w.request("GET", "/v1/checkpoints")[1]
+        until(lambda: metric(w, "operations") == 0 and all(one["state"] == "whole" for one in listed()), lambda: f"kill {number}: all to be whole: {listed()}")
+        known, there = {one["path"] for one in listed()}, {os.path.join(w.dir, name) for name in os.listdir(w.dir)}
+        expect(known == there, f"kill {number}: known {known - there}, there {there - known}")
+        for path in known:
+            w.fermata("verify", path).good()
+        for jid, pid in pids.items():
+            expect(alive(pid), f"kill {number}: {jid} has ended")
+    expect(any(os.path.islink(path + "/parent") for path in known), "none has a parent")
+    for jid in pids:
+        count = len(w.numbers(jid))
+        w.fermata("job", "kill", jid).good()
+        w.fermata("restore", "job", jid).good()
+        until(lambda: len(w.numbers(jid)) > count + 1, f"{jid} to count on")
+    return f"killed {max(KILLS // 4, 4)} times, {len(known)} checkpoints at the end"
+
+
 class Processor:
     """Seconds of the processors: of the daemon with its helpers, and of all that is not it."""
 
