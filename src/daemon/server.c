@@ -523,6 +523,17 @@ static void raise_limits(void)
 	}
 }
 
+/* A socket that was handed over has a name of its own. */
+static void tell_place(const struct daemon *d, int listener, bool activated)
+{
+	struct sockaddr_un own = {};
+	socklen_t size = sizeof(own) - 1;
+	bool named = activated && getsockname(listener, (struct sockaddr *)&own, &size) == 0 && own.sun_family == AF_UNIX && own.sun_path[0];
+
+	log_info("fermata " FERMATA_VERSION " listens on %s%s", named ? own.sun_path : activated ? "" : settings_text(&d->settings, SETTING_ADDRESS),
+		 activated ? named ? ", which was handed over" : "a socket that was handed over" : "");
+}
+
 static int serve(struct daemon *d, int listener, bool tcp, bool activated, struct error *e)
 {
 	struct MHD_Daemon *http = NULL;
@@ -542,7 +553,7 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 	if (r)
 		return r;
 	notify_tell("READY=1");
-	log_info("fermata " FERMATA_VERSION " listens on %s", settings_text(&d->settings, SETTING_ADDRESS));
+	tell_place(d, listener, activated);
 	sigwait(&ends, &signal);
 	notify_tell("STOPPING=1");
 	log_info("told to end by signal %d; jobs run on", signal);

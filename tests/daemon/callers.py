@@ -344,6 +344,7 @@ def test_systemd(w):
               str(listener.fileno())]
     w.start(before=helper, env={"NOTIFY_SOCKET": w.work + "/ready"}, pass_fds=[listener.fileno()])
     expect(ready.recv(100) == b"READY=1", "ready")
+    expect(f"listens on {w.socket}, which was handed over" in w.said(), w.said())
     pid = w.run("counter")
     expect(not [path for path in glob.glob(f"/proc/{pid}/fd/*") if "socket" in os.readlink(path)], "the socket is not inherited")
     w.stop()
