@@ -69,8 +69,12 @@ json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
 	struct error none = {};
+	const char *status = job_status(j);
+	/* What a dump makes of it for the moment. */
+	if (!strcmp(status, "traced") && busy_is(d, j->jid))
+		status = "dumping";
 	json_t *document = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:s, s:o, s:o, s:b, s:b}", "job", j->jid, "type", j->type, "pid",
-				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
+				     (json_int_t)j->process.pid, "status", status, "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
 				     (json_int_t)j->gid, "ended", j->ended, "command", any_text(j->command), "log", any_text(j->log), "attachable",
 				     (int)j->attachable, "own_namespace", (int)j->own_namespace);
 	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,

@@ -241,8 +241,9 @@ const char *job_status(const struct job *j)
 	case 'R':
 		return "running";
 	case 'T':
-	case 't':
 		return "stopped";
+	case 't':
+		return "traced";
 	case 'Z':
 		return "zombie";
 	case 'D':

@@ -32,6 +32,11 @@ def test_busy(w):
     expect(good and all("is being dumped" in result.err for result in results if result.status), [str(result) for result in results])
     expect(len(good) < 3, "none was refused")
     pid = w.job("large")["pid"]
+    thread = threading.Thread(target=lambda: w.fermata("dump", "job", "large", "--leave-running", "--no-live", "--compression", "zstd:12").good())
+    thread.start()
+    until(lambda: w.status("large") == "dumping", lambda: w.job("large"))
+    thread.join()
+    expect(w.status("large") in ("sleep", "running", "disk"), w.job("large"))
     thread = threading.Thread(target=lambda: results.append(w.fermata("dump", "job", "large")))
     thread.start()
     time.sleep(0.05)
