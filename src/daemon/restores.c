@@ -147,8 +147,11 @@ static int add_option(json_t *list, const char *name, const json_t *value, struc
 		return add_word(list, name, json_string_value(value), e);
 	if (json_is_true(value))
 		return add_word(list, name, NULL, e);
-	if (json_is_false(value))
-		return 0;
+	if (json_is_false(value)) {
+		char no[70];
+		snprintf(no, sizeof(no), "no-%.60s", name);
+		return add_word(list, no, NULL, e);
+	}
 	if (json_is_integer(value)) {
 		snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
 		return add_word(list, name, number, e);
