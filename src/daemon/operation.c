@@ -17,8 +17,8 @@
 
 #define CHAIN_MAX 20 /* periodic checkpoints that hang together */
 /* A tree with less memory is saved whole and in one stop when its checkpoint is periodic: to watch its memory, or to copy it while it runs, takes
- * more of the processor than to copy all of it, and stops it as long. */
-#define SMALL_BYTES (8UL << 20)
+ * twice the processor time, and stops it as long. From some MiB on it would stand still for longer. */
+#define SMALL_BYTES (2UL << 20)
 #define LINE_BYTES 4096
 #define END_MS 5000
 
