@@ -96,7 +96,8 @@ static int print_checkpoints(struct command_line *c, json_t *list)
 		text_size(size, (uint64_t)number(one, "size"));
 		table_put(t, "%s", text(one, "id"));
 		table_put(t, "%s", when);
-		table_put(t, "%s", !strcmp(text(one, "state"), "whole") ? size : !strcmp(text(one, "state"), "missing") ? "missing" : "writing");
+		table_put(t, "%s", !strcmp(text(one, "state"), "whole") ? size : !strcmp(text(one, "state"), "missing") ? "missing" :
+				   !strcmp(text(one, "state"), "being removed") ? "leaving" : "writing");
 		table_put(t, "%s", text(one, "path"));
 	}
 	if (t)

@@ -58,10 +58,17 @@ static json_t *any_text(const char *text)
 	return json_string(copy);
 }
 
+static const char *state_of(const struct checkpoint *c)
+{
+	if (c->state == CHECKPOINT_WHOLE)
+		return checkpoint_is_whole(c->path) ? "whole" : "missing";
+	return c->state == CHECKPOINT_LEAVING ? "being removed" : "being written";
+}
+
 static json_t *checkpoint_json(const struct checkpoint *c)
 {
 	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:I, s:I, s:I}", "id", c->id, "job", c->jid, "path", any_text(c->path), "kind", c->type, "state",
-			 c->state != CHECKPOINT_WHOLE ? "being written" : checkpoint_is_whole(c->path) ? "whole" : "missing", "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
+			 state_of(c), "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
 			 (json_int_t)c->size);
 }
 

@@ -138,9 +138,14 @@ static int check_needed(struct daemon *d, const struct checkpoint *c, struct err
 
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
+	struct checkpoint leaving = *c;
 	char file[STORE_PATH_MAX + 20];
 	int r = check_needed(d, c, e);
 
+	/* Whoever finds half of it after us must know that it is to go. */
+	leaving.state = CHECKPOINT_LEAVING;
+	if (!r)
+		r = store_put_checkpoint(d->store, &leaving, false, e);
 	if (r)
 		return r;
 	r = remove_tree(on_disk(c->path, file));
@@ -232,11 +237,29 @@ static int recover_one(struct daemon *d, struct checkpoint *c, size_t *pending, 
 	return checkpoint_remove(d, c, e);
 }
 
+void checkpoints_remove_rest(struct daemon *d)
+{
+	struct checkpoint_list list = {};
+	struct error e = {};
+	int r = store_list_unfinished(d->store, &list, &e);
+
+	for (size_t i = 0; !r && i < list.count; i++) {
+		if (list.data[i].state != CHECKPOINT_LEAVING)
+			continue;
+		log_info("the checkpoint %s was being removed, and is now", list.data[i].path);
+		if (checkpoint_remove(d, &list.data[i], &e))
+			log_warning("%s", e.text);
+	}
+	if (r)
+		log_warning("%s", e.text);
+	VEC_FREE(&list);
+}
+
 int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e)
 {
 	*ret_pending = 0;
 	struct checkpoint_list list = {};
-	int r = store_list_pending(d->store, &list, e);
+	int r = store_list_unfinished(d->store, &list, e);
 
 	for (size_t i = 0; !r && i < list.count; i++) {
 		char key[64];

@@ -114,6 +114,7 @@ int options_words(const struct caller *c, const json_t *options, json_t *ret, st
 bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX]); /* `path` with whichever ending it got */
 bool checkpoint_is_whole(const char *path);
 uint64_t checkpoint_size(const char *path);
+/* Written down before it is begun. */
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e);
 int checkpoint_last(struct daemon *d, const char *jid, struct checkpoint *ret, struct error *e); /* -ENOENT */
 void checkpoint_new_id(char ret[24]);
@@ -122,6 +123,8 @@ void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep);
 /* Pending ones whose worker has gone: whole ones are kept, others removed. How many still have one, of a daemon before this, must be looked at
  * again. */
 int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e);
+/* After a start: those whose removal was begun. */
+void checkpoints_remove_rest(struct daemon *d);
 int remove_tree(const char *path);
 
 /* ---- schedule.c ---- */

@@ -551,5 +551,7 @@ int jobs_recover(struct daemon *d, struct error *e)
 			log_info("job %s is found again: process %lld", list.data[i].jid, (long long)list.data[i].process.pid);
 	}
 	VEC_FREE(&list);
+	if (!r)
+		checkpoints_remove_rest(d);
 	return r ? r : checkpoints_recover(d, &pending, e);
 }

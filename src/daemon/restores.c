@@ -231,7 +231,7 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 	if (!r && id && c->uid && ret->uid != (int64_t)c->uid)
 		return error_set(e, -ENOENT, "there is no checkpoint %.40s of yours", id);
 	if (!r && ret->state != CHECKPOINT_WHOLE)
-		return error_set(e, -EBUSY, "the checkpoint %.40s is still being written", id);
+		return error_set(e, -EBUSY, "the checkpoint %.40s is %s", id, ret->state == CHECKPOINT_LEAVING ? "being removed" : "still being written");
 	return r ? r : check_there(ret, e);
 }
 

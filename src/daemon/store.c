@@ -367,9 +367,9 @@ int store_delete_checkpoint(struct store *s, const char *id, struct error *e)
 	return delete_row(s, &table_checkpoints, id, e);
 }
 
-int store_list_pending(struct store *s, struct checkpoint_list *ret, struct error *e)
+int store_list_unfinished(struct store *s, struct checkpoint_list *ret, struct error *e)
 {
-	return query(s, &table_checkpoints, "WHERE state = 0", NULL, take_checkpoint, ret, e);
+	return query(s, &table_checkpoints, "WHERE state <> 1", NULL, take_checkpoint, ret, e);
 }
 
 int store_list_checkpoints(struct store *s, const char *jid, struct checkpoint_list *ret, struct error *e)

@@ -30,7 +30,7 @@ struct job {
 	int64_t late_ns, missed; /* how late the last periodic checkpoint was begun; how many were left out because an earlier one was late */
 };
 
-enum checkpoint_state { CHECKPOINT_PENDING, CHECKPOINT_WHOLE }; /* numbers that stand in the database */
+enum checkpoint_state { CHECKPOINT_PENDING, CHECKPOINT_WHOLE, CHECKPOINT_LEAVING }; /* numbers that stand in the database */
 
 struct checkpoint {
 	char id[24], jid[JID_MAX], path[STORE_PATH_MAX], type[16];
@@ -59,7 +59,7 @@ int store_list_jobs(struct store *s, struct job_list *ret, struct error *e);
 int store_put_checkpoint(struct store *s, const struct checkpoint *c, bool is_new, struct error *e);
 int store_get_checkpoint(struct store *s, const char *id, struct checkpoint *ret, struct error *e);
 int store_delete_checkpoint(struct store *s, const char *id, struct error *e);
-/* Those that are being written. */
-int store_list_pending(struct store *s, struct checkpoint_list *ret, struct error *e);
+/* Those that are being written, or removed. */
+int store_list_unfinished(struct store *s, struct checkpoint_list *ret, struct error *e);
 /* The newest first; `jid` NULL: all. */
 int store_list_checkpoints(struct store *s, const char *jid, struct checkpoint_list *ret, struct error *e);

@@ -227,6 +227,22 @@ def test_late_supervisor(w):
     expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
 
 
+def test_half_removed(w):
+    """A daemon that was killed while it removed a checkpoint goes on with that."""
+    w.start()
+    w.run("counter")
+    kept, leaving = w.dump("counter", "--leave-running"), w.dump("counter", "--leave-running")
+    w.kill()
+    os.unlink(leaving + "/inventory.img")
+    database = sqlite3.connect(w.state + "/fermata.db")
+    database.execute("UPDATE checkpoints SET state = 2 WHERE path = ?", (leaving,))
+    database.commit()
+    database.close()
+    w.start()
+    expect([one["path"] for one in w.request("GET", "/v1/checkpoints")[1]] == [kept], w.request("GET", "/v1/checkpoints"))
+    expect(os.listdir(w.dir) == [os.path.basename(kept)], os.listdir(w.dir))
+
+
 def test_gate(w):
     """A dump whose daemon was killed before it had written down who makes it does not begin."""
     w.start()
