@@ -255,7 +255,7 @@ static const struct option_row rows[] = {
 	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
 	       "Do it here, and not in the daemon"),
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
-	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | ON_JOBS | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
+	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | (ON_JOBS & ~(ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(ATTACH))) | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
 	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
