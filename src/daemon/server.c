@@ -591,7 +591,7 @@ int daemon_run(const struct settings *settings)
 	if (r >= 0)
 		r = serve(d, listener, tcp, activated, &e);
 	if (r >= 0) {
-		store_close(d->store);
+		store_end(d->store);
 		fflush(NULL);
 		if (__lsan_do_leak_check)
 			__lsan_do_leak_check();

@@ -182,6 +182,13 @@ void store_close(struct store *s)
 	free(s);
 }
 
+void store_end(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	forget_statements(s);
+	sqlite3_close_v2(TAKE_PTR(s->db));
+}
+
 static void bind_row(sqlite3_stmt *q, const struct table *t, const void *row)
 {
 	for (size_t i = 0; i < t->n_columns; i++) {

@@ -50,6 +50,8 @@ struct checkpoint_list {
 struct store;
 int store_open(const char *path, struct store **ret, struct error *e);
 void store_close(struct store *s);
+/* For a process that ends while threads may still ask for something: the database is closed, and they wait for ever. */
+void store_end(struct store *s);
 
 int store_put_job(struct store *s, const struct job *j, bool is_new, struct error *e); /* -EEXIST when new and taken */
 int store_get_job(struct store *s, const char *jid, struct job *ret, struct error *e); /* -ENOENT */

@@ -168,7 +168,8 @@ def test_load(w):
     made, missed = int(metric(w, "dumps_total")), int(metric(w, "periodic_missed"))
     expect(metric(w, "dumps_failed_total") == 0, w.said()[-2000:])
     due = LOAD_JOBS * LOAD_SECONDS
-    expect(made >= LOAD_JOBS * 2 and made + missed > due - 2 * LOAD_JOBS, f"{made} made and {missed} left out of {due}")
+    waiting = sum(w.request("GET", f"/v1/jobs/{jid}")[1]["checkpoint_late_s"] for jid in pids)
+    expect(made >= LOAD_JOBS * 2 and made + missed + waiting > due - 2 * LOAD_JOBS, f"{made} made, {missed} left out and {waiting} waited for, of {due}")
     seconds, others = processor.used()
     cost = 1000 * seconds / made
     # On a machine that others use for more than the jobs take, only what one costs can be told.
@@ -201,7 +202,7 @@ def test_late(w):
     counts = [w.job(jid)["checkpoints_missed"] for jid in jids]
     expect(max(counts) - min(counts) <= 2, f"left out: {counts}")
     expect("s late, there are more to make than there is time for" in w.said(), w.said()[-2000:])
-    until(lambda: all(w.job(jid)["checkpoint_late_s"] == 0 for jid in jids), "all to be in time again")
+    until(lambda: all(w.job(jid)["checkpoint_late_s"] == 0 for jid in jids), "all to be in time again", 120)
     w.fermata("job", "set", jids[0], "--checkpoint-every", "2").good()
     expect(w.job(jids[0])["checkpoints_missed"] == 0, w.job(jids[0]))
     return f"a daemon that stood for 4 s left out {counts}"
