@@ -147,13 +147,13 @@ static void note_end(struct operation *o)
 		poll(&poller, 1, END_MS);
 		close(pidfd);
 	}
-	int r = job_refresh(d, &j, &e);
-	if (!r)
-		r = job_lock(d, &j, &e);
+	int r = job_lock(d, &j, &e);
 	if (!r) {
 		snprintf(j.ended, sizeof(j.ended), "dumped");
 		r = job_unlock(d, &j, true, &e);
 	}
+	if (!r)
+		r = job_refresh(d, &j, &e);
 	if (r)
 		log_warning("%s", e.text);
 }

@@ -134,6 +134,9 @@ static bool consider_restart(struct daemon *d, struct job *j)
 		return false;
 	log_warning("job %s ended with status %lld and is restored from %s, try %lld of %lld", j->jid, (long long)j->exit_code, last.path,
 		    (long long)j->restarts, (long long)j->restart_limit);
+	size_t rest = r || j->own_namespace ? 0 : session_end(&j->process);
+	if (rest)
+		log_warning("job %s: %zu processes of the run that failed were still there and are ended: the checkpoint has them too", j->jid, rest);
 	if (!r)
 		r = job_restore(d, &owner, j, NULL, NULL, &after, &e);
 	if (r)

@@ -147,6 +147,21 @@ def test_restart(w):
     expect(not alive(pid), "nor one that was dumped")
 
 
+def test_restart_with_rest(w):
+    """What a failed run has left holds ids that the checkpoint has: it is ended before the restart, which needs one try. Nobody else is."""
+    w.start()
+    pid = w.run("parent", "sh", "-c", "sleep 1000 & echo $!; i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done",
+                options=["--restart", "on-failure"])
+    other = w.run("other", "sleep", "1000")
+    until(lambda: len(w.numbers("parent")) > 3, "it to count")
+    child = w.numbers("parent")[0]
+    w.dump("parent", "--leave-running")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.job("parent")["restarts"] == 1 and alive(pid) and alive(child), lambda: [w.job("parent"), of_session(pid), w.said()])
+    expect("processes of the run that failed were still there" in w.said() and "cannot restore" not in w.said(), w.said())
+    expect(alive(other), "the other job")
+
+
 def test_side_by_side(w):
     w.start()
     pid = w.run("first", *COUNT, options=["--attachable"])
