@@ -7,8 +7,8 @@ packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libpr
 optional=""
 case "${1:-}" in
   "") ;;
-  check) packages="$packages clang python3-protobuf strace tcpdump tmux lz4 zstd"
-    optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
+  check) packages="$packages clang python3-protobuf strace tcpdump tmux lz4 zstd zsh"
+    optional="criu fish golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
   kernels) packages="$packages qemu-system-x86 busybox-static e2fsprogs zstd criu python3-protobuf" ;;
   *) echo "usage: $0 [check|kernels]" >&2; exit 2 ;;
 esac

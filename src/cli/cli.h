@@ -34,9 +34,9 @@ struct command_line {
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */
-	const char *dir, *name, *path, *compression;
+	const char *dir, *name, *path, *compression, *result_file, *pages;
 	int streams;
-	bool json, markdown, no_server, quiet, profiling, events;
+	bool json, markdown, only_refused, gate, no_server, quiet, profiling, events;
 	const char *log_format, *log_level;
 	struct progress_bar bar;
 	struct profile profile;

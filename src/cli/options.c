@@ -36,7 +36,7 @@ const struct given *given_find(const struct given_options *given, const char *na
 }
 
 /* The verb's own before one of all verbs, before another's. */
-static const struct option_row *find_letter(const struct program *p, const struct verb *verb, char letter)
+const struct option_row *option_find_letter(const struct program *p, const struct verb *verb, char letter)
 {
 	const struct option_row *found = NULL;
 
@@ -125,7 +125,7 @@ static int parse_long(const struct program *p, const char *name, bool whole, cha
 static int parse_letters(const struct program *p, const struct verb *verb, const char *letters, char ***args, struct given_options *given, struct error *e)
 {
 	for (const char *c = letters; *c; c++) {
-		struct given one = { .row = find_letter(p, verb, *c) };
+		struct given one = { .row = option_find_letter(p, verb, *c) };
 		bool has_value;
 		if (!one.row && c == letters)
 			return error_set(e, -EINVAL, "there is no option -%s; see %s --help", letters, p->name);
@@ -160,7 +160,7 @@ static int parse_one_dash(const struct program *p, const struct verb *verb, cons
 
 	if (is_name)
 		return parse_long(p, text, true, args, given, e);
-	if (!find_letter(p, verb, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
+	if (!option_find_letter(p, verb, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
 		return parse_long(p, text, false, args, given, e);
 	return parse_letters(p, verb, text, args, given, e);
 }

@@ -13,8 +13,9 @@ const char *proc_state_word(char state)
 	case 'R':
 		return "running";
 	case 'T':
-	case 't':
 		return "stopped";
+	case 't':
+		return "traced";
 	case 'Z':
 		return "zombie";
 	case 'D':

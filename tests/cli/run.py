@@ -152,7 +152,7 @@ def test_install(w):
     for target in ("install-criu", "install"):
         run("make", ["-C", ROOT, "-o", "all", target, f"DESTDIR={dest}", f"PREFIX={prefix}"], env={"MAKEFLAGS": ""}).good()
     root = dest + prefix
-    for name in ("bin/fermata", "bin/criu", "share/man/man1/fermata.1", "share/man/man1/criu.1", "include/fermata/fermata.h",
+    for name in ("bin/fermata", "bin/criu", "share/man/man1/fermata.1", "share/man/man1/criu.1", "share/man/man1/fermata-dump-job.1", "include/fermata/fermata.h",
                  "share/bash-completion/completions/fermata"):
         expect(os.path.getsize(os.path.join(root, name)) > 100, name)
     expect("dump process" in run(os.path.join(root, "bin/fermata"), ["--help"]).good().out, "fermata")

@@ -523,6 +523,17 @@ def hostile_chains(tree):
 
 
 @test
+def live_between(tree):
+    """A live dump that is no part of the chain takes the watch from the holder once, and does not wait for it a second time while the tree stands still."""
+    tree.dump("a", "--leave-running", "--track-mem")
+    start = time.time()
+    tree.dump("b", "--leave-running")
+    took = time.time() - start
+    expect(took < 2.5, f"it took {took:.1f} s")
+    expect(holder_of(tree.root) is None, "it is still watched, though that dump was no part of the chain")
+
+
+@test
 def packed_parent(tree):
     """What CRIU's format allows, and a dump does not make: a parent that is an archive, below one that is a directory."""
     tree.ask(tree.root, "big 16")

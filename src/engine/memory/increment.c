@@ -154,10 +154,11 @@ int increment_uffd(const struct dump *d, const struct task *t)
 	return tr ? tr->uffd : -1;
 }
 
+/* Its descriptor may have been taken already: there is no other, and the holder, which waits for what becomes of it, is not to be asked again. */
 static struct held_process *find_held(struct holding *h, const struct task *t)
 {
 	VEC_FOREACH(&h->processes, p)
-		if (p->pid == t->pid && p->start_time == t->stat.start_time && p->uffd >= 0)
+		if (p->pid == t->pid && p->start_time == t->stat.start_time)
 			return p;
 	return NULL;
 }
