@@ -21,6 +21,7 @@ struct tracked {
 	uint64_t start_time;
 	int uffd;
 	bool since_parent;	  /* what was not written is as the parent checkpoint has it */
+	bool from_holder;	  /* of the last dump */
 	bool broken;		  /* someone may write to it unseen: not to be watched any longer */
 	struct page_spans before; /* what the parent checkpoint has, itself or in its own parents */
 	struct extents held;	  /* areas that were watched when the tree was stopped */
@@ -276,6 +277,7 @@ static int open_held(struct dump *d, struct task *t, int uffd, const char *id)
 
 	if (r)
 		return r;
+	tr->from_holder = true;
 	if (of_parent && !t->shares_memory)
 		r = read_before(d, tr);
 	/* Another program since (exec): the descriptor is of an address space that has gone, or is another's. */
@@ -525,9 +527,31 @@ static void unwatch(const struct tracked *tr)
 	proc_maps_finish(&maps);
 }
 
+/* One holder has all that are to be watched. */
+static bool has_all(const struct increment *n)
+{
+	const struct holding *h = n->holdings.count == 1 ? n->holdings.data[0] : NULL;
+	bool all = h != NULL;
+
+	for (size_t i = 0; all && i < n->tasks.count; i++) {
+		bool has = false;
+		for (size_t k = 0; k < h->processes.count; k++)
+			has |= h->processes.data[k].pid == n->tasks.data[i]->pid && h->processes.data[k].start_time == n->tasks.data[i]->start_time;
+		all = has && n->tasks.data[i]->from_holder && !n->tasks.data[i]->broken;
+	}
+	return all && n->tasks.count;
+}
+
 /* Those that go on being watched. */
 static bool keep(struct increment *n)
 {
+	if (has_all(n)) {
+		int s = holder_renew(n->holdings.data[0], n->id);
+		n->holdings.count = 0;
+		if (s)
+			log_warning("The process that watches memory does not answer: the next dump is a whole one");
+		return s == 0;
+	}
 	struct holding h = { .connection = -1 };
 	struct error why = {};
 

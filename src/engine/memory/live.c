@@ -15,6 +15,9 @@
 #define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
 #define LATE_SHARE 256
+#define LATE_AT_ONCE (2UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
+#define LATE_TIMES 4
+#define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
 #define SETTLE_NS 1000000
 
@@ -98,6 +101,7 @@ static int watch_tree(struct dump *d)
 		r = task_look(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
+		d->live->told = d->live->told && !r && !vmbits_read(d->kernel, &d->live->bits, t->pid, t->stat.comm, &t->maps);
 		if (!r)
 			r = increment_open(d, t);
 		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : track_open(d, t);
@@ -407,18 +411,24 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 {
 	struct live *l = d->live;
 	_cleanup_free_ struct found *found = calloc(l->tasks.count + 1, sizeof(*found));
+	bool any = false;
 	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 
 	*ret = 0;
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
 		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
 			r = collect(d, l->tasks.data[i], first, &found[i]);
+	workers_pace(d->workers, PACE_GENTLE);
+	for (size_t i = 0; !r && i < l->tasks.count; i++)
+		any |= found[i].runs.count != 0;
 	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-	nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
+	if (any)
+		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
 	for (size_t i = 0; !r && i < l->tasks.count; i++) {
 		r = copy_found(d, l->tasks.data[i], first, &found[i]);
 		*ret += l->tasks.data[i]->copied;
 	}
+	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; found && i < l->tasks.count; i++) {
 		VEC_FREE(&found[i].runs);
 		VEC_FREE(&found[i].places);
@@ -430,7 +440,7 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 /* The last that is not done in the pause: it takes a while, during which the program writes; rounds follow. */
 static int read_flags(struct dump *d)
 {
-	for (size_t i = 0; i < d->live->tasks.count; i++) {
+	for (size_t i = 0; !d->live->told && i < d->live->tasks.count; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		if (lt->given_up || lt->gone)
 			continue;
@@ -439,6 +449,15 @@ static int read_flags(struct dump *d)
 			lt->gone = true;
 	}
 	return 0;
+}
+
+/* Memory that is there already when the pause begins. `last`: bytes of the last round. */
+static void populate_late(struct live *l, uint64_t last)
+{
+	uint64_t size = MIN(l->late_room, ALIGN_UP(MAX(LATE_AT_ONCE, last * LATE_TIMES), PAGE_SIZE));
+
+	if (madvise(l->late, size, MADV_POPULATE_WRITE) < 0)
+		log_debug("Memory for the pause is made in it: %s", strerror(errno));
 }
 
 static int run_rounds(struct dump *d)
@@ -455,14 +474,14 @@ static int run_rounds(struct dump *d)
 		}
 		r = run_round(d, false, &now);
 		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
-		/* The third at least, so that the flags are known. */
-		if (n >= 3 && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
+		/* The third at least, where the flags must be known. */
+		if (n >= (d->live->told ? 2 : 3) && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
 			break;
 	}
+	populate_late(d->live, now);
 	return r;
 }
 
-/* Memory that is there already when the pause begins. */
 static int make_late(struct dump *d)
 {
 	struct live *l = d->live;
@@ -471,7 +490,7 @@ static int make_late(struct dump *d)
 	for (size_t i = 0; i < l->tasks.count; i++)
 		size += l->tasks.data[i]->slots.size;
 	l->late_room = ALIGN_UP(MAX(LATE_MIN, size / LATE_SHARE), PAGE_SIZE);
-	l->late = mmap(NULL, l->late_room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	l->late = mmap(NULL, l->late_room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (l->late == MAP_FAILED) {
 		l->late = NULL;
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -494,8 +513,11 @@ static int begin(struct dump *d)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	pthread_mutex_init(&d->live->lock, NULL);
 	d->live->spill_fd = -1;
+	d->live->told = dump_kernel(d) && !vmbits_learn(d->kernel, &d->live->bits);
 	clock_gettime(CLOCK_MONOTONIC, &start);
+	workers_pace(d->workers, PACE_URGENT);
 	int r = watch_tree(d);
+	workers_pace(d->workers, PACE_USUAL);
 	log_info("Stopped for %llu ms to watch its memory", (unsigned long long)ms_since(&start));
 	return r;
 }
@@ -605,7 +627,7 @@ int live_read_maps(const struct dump *d, struct task *t)
 	if (!d->live || d->live->slowly || (!lt && d->live->watching))
 		return proc_read_smaps(t->proc, &t->maps);
 	r = proc_read_maps(t->proc, &t->maps);
-	if (!r && lt && d->live->watching)
+	if (!r && lt && d->live->watching && !d->live->told)
 		vmflags_borrow(&t->maps, &lt->flags);
 	return r;
 }
@@ -625,6 +647,12 @@ int live_hold(struct dump *d, struct task *t)
 
 	if (!lt)
 		return lazy_settle(d, t);
+	if (d->live->told && vmbits_read(dump_kernel(d), &d->live->bits, t->pid, t->stat.comm, &t->maps)) {
+		log_info("Process %d (%s): smaps tells the flags of its areas, in the pause", t->pid, t->stat.comm);
+		r = read_all_of_maps(d, t);
+		if (r)
+			return r;
+	}
 	r = hold_areas(d, lt, t);
 	/* Watched by another: its pages are still being brought, by a lazy restore. */
 	if (!r && !lt->gone && seems_watched(&t->maps)) {
@@ -664,6 +692,8 @@ int live_paused(struct dump *d, int r)
 			r = live_find_pieces(d, lt);
 		if (!r)
 			r = increment_arm(d, lt->t);
+		if (d->live->late_size > URGENT_MAX)
+			workers_pace(d->workers, PACE_USUAL);
 		if (!r)
 			live_copy_late(d, lt);
 	}
@@ -681,7 +711,7 @@ static bool flags_held(struct dump *d)
 {
 	bool held = true;
 
-	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly; i++) {
+	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly && !d->live->told; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		struct proc_maps later = {};
 		if (!lt->map)
@@ -700,13 +730,16 @@ int live_settle(struct dump *d)
 
 	if (!d->live)
 		return 0;
+	workers_pace(d->workers, PACE_USUAL);
 	if (!flags_held(d)) {
 		log_info("Areas of memory were changed at the moment of the pause: it is repeated, and takes longer");
 		return 1;
 	}
+	workers_pace(d->workers, PACE_GENTLE);
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (d->live->tasks.data[i]->map)
 			r = live_settle_task(d, d->live->tasks.data[i]);
+	workers_pace(d->workers, PACE_USUAL);
 	return r;
 }
 
@@ -761,6 +794,7 @@ void live_end(struct dump *d)
 
 	if (!l)
 		return;
+	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; i < l->tasks.count; i++)
 		live_task_free(l->tasks.data[i]);
 	VEC_FREE(&l->tasks);

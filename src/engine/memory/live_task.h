@@ -6,6 +6,7 @@
 #include "engine/memory/parents.h"
 #include "engine/memory/slots.h"
 #include "engine/memory/track.h"
+#include "engine/memory/vmbits.h"
 #include "engine/task/task.h"
 
 #include <pthread.h>
@@ -47,7 +48,7 @@ struct live_task {
 	struct live_task *parent;
 	int uffd, pagemap_fd, mem_fd, store_fd;
 	struct proc_maps maps;	 /* as they were last */
-	struct proc_maps flags; /* as smaps had them before the pause */
+	struct proc_maps flags; /* as smaps had them before the pause; none: the kernel tells in it */
 	struct slots slots;
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */
@@ -79,6 +80,8 @@ struct live {
 	bool watching; /* the first stop is over */
 	bool slowly;
 	bool tree; /* more than one process */
+	bool told; /* the flags of areas are read in the pause, by vmbits.h */
+	struct vmbits bits;
 	pthread_mutex_t lock;
 	int result; /* of the workers: the first that failed, and why */
 	struct error why;

@@ -15,6 +15,7 @@
 #define WP_UNPOPULATED (1ULL << 13)
 #define WP_ASYNC (1ULL << 15)
 #define FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+#define PROTECT_SIZE (64UL << 20) /* the kernel holds the address space meanwhile */
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 
@@ -162,7 +163,9 @@ static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
 	arg.size = sizeof(arg);
 	arg.vec = (uint64_t)regions;
 	arg.vec_len = ARRAY_SIZE(regions);
-	while (arg.start < arg.end) {
+	const uint64_t end = arg.end;
+	while (arg.start < end) {
+		arg.end = arg.flags & SCAN_PROTECT ? MIN(end, arg.start + PROTECT_SIZE) : end;
 		int n = ioctl(fd, SCAN, &arg), r = 0;
 		if (n < 0)
 			return -errno;
