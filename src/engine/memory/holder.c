@@ -234,10 +234,9 @@ static _Noreturn void end(const struct holder *h)
 	_exit(0);
 }
 
-/* In pieces, since the kernel holds the address space while it takes the protection away. */
+/* In pieces, since the kernel holds the address space while it takes the protection away. Who finds the name meanwhile waits for our end. */
 static _Noreturn void let_go(const struct holder *h)
 {
-	remove_names(h);
 	for (size_t i = 0; i < h->processes.count; i++) {
 		const struct held_process *p = &h->processes.data[i];
 		struct proc_maps maps = {};
@@ -245,6 +244,7 @@ static _Noreturn void let_go(const struct holder *h)
 			track_unwatch_all(p->uffd, &maps);
 		proc_maps_finish(&maps);
 	}
+	remove_names(h);
 	_exit(0);
 }
 

@@ -15,7 +15,7 @@
 #define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
 #define LATE_SHARE 256
-#define LATE_AT_ONCE (2UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
+#define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
 #define LATE_TIMES 4
 #define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
@@ -172,35 +172,65 @@ static int cut_clean(struct live_task *lt, uint64_t start, uint64_t end, size_t 
 	return r;
 }
 
+/* Of what the parent lacks: memory that was only read is not to be saved now either. */
+static int add_lacking(struct live_task *lt, const struct extents *lacking, struct extents *changed)
+{
+	struct page_runs there = {};
+	struct extents found = {};
+	int r = 0;
+
+	for (size_t i = 0; !r && i < lacking->count; i++)
+		r = scan_pages(lt->pagemap_fd, lacking->data[i].start, lacking->data[i].end, false, false, &there);
+	for (size_t i = 0; !r && i < there.count; i++)
+		r = add_run(&found, there.data[i].start, there.data[i].end);
+	if (!r)
+		r = extents_join(changed, &found);
+	VEC_FREE(&there);
+	VEC_FREE(&found);
+	return r;
+}
+
+/* Stretches of an area that are in neither list, of which the second has what came after the first. */
+static int find_clean(struct live_task *lt, const struct proc_vma *v, const struct track_runs *changes, const struct track_runs *written,
+		      struct extents *lacking, struct extents *previous)
+{
+	size_t c = 0, w = 0, b = 0;
+	int r = 0;
+
+	for (uint64_t at = v->start, next; !r && at < v->end; at = next) {
+		while (c < changes->count && (changes->data[c].end <= at || (changes->data[c].what & (TRACK_SWAPPED | TRACK_WRITTEN)) == TRACK_SWAPPED))
+			c++;
+		while (w < written->count && written->data[w].end <= at)
+			w++;
+		const struct track_run *x = c < changes->count ? &changes->data[c] : NULL, *y = w < written->count ? &written->data[w] : NULL;
+		if (y && (!x || y->start < x->start))
+			x = y;
+		next = x ? MIN(MAX(x->start, at), v->end) : v->end;
+		r = cut_clean(lt, at, next, &b, lacking, previous);
+		next = x ? MIN(MAX(x->end, next), v->end) : v->end;
+	}
+	return r;
+}
+
 /* An area that has been watched since the parent checkpoint, in the first round. What comes between both looks is listed as written. */
 static int collect_since(struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
 {
-	struct page_runs there = {};
-	struct track_runs written = {};
+	struct track_runs changes = {}, written = {};
 	struct extents changed = {}, lacking = {};
-	size_t w = 0, b = 0;
-	int r = scan_pages(lt->pagemap_fd, v->start, v->end, false, false, &there);
+	int r = track_changes(lt->pagemap_fd, v->start, v->end, &changes);
 
 	if (!r)
 		r = track_collect(lt->pagemap_fd, v->start, v->end, false, &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		if (!(written.data[i].what & TRACK_ZERO))
 			r = add_run(&changed, written.data[i].start, written.data[i].end);
-	for (size_t i = 0; !r && i < there.count; i++) {
-		uint64_t at = there.data[i].start, end = there.data[i].end;
-		while (!r && at < end) {
-			while (w < written.count && written.data[w].end <= at)
-				w++;
-			const struct track_run *x = w < written.count ? &written.data[w] : NULL;
-			r = cut_clean(lt, at, x ? MIN(MAX(x->start, at), end) : end, &b, &lacking, previous);
-			at = x ? MIN(x->end, end) : end;
-		}
-	}
 	if (!r)
-		r = extents_join(&changed, &lacking);
+		r = find_clean(lt, v, &changes, &written, &lacking, previous);
+	if (!r)
+		r = add_lacking(lt, &lacking, &changed);
 	for (size_t i = 0; !r && i < changed.count; i++)
 		r = add_run(runs, changed.data[i].start, changed.data[i].end);
-	VEC_FREE(&there);
+	VEC_FREE(&changes);
 	VEC_FREE(&written);
 	VEC_FREE(&changed);
 	VEC_FREE(&lacking);
@@ -674,6 +704,26 @@ int live_capture(struct dump *d, struct task *t)
 	return pages_create(d, t, &lt->map, &lt->data);
 }
 
+/* What is protected already stays so. */
+static int arm_again(struct dump *d, struct live_task *lt)
+{
+	struct track_runs changes = {};
+	int r = 0;
+
+	VEC_FOREACH(&lt->looks, look)
+		for (size_t i = 0; !r && lt->kept && i < look->changes.count; i++) {
+			struct track_run *x = look->changes.data[i].what & TRACK_WRITTEN ? VEC_PUSH(&changes) : NULL;
+			if (x)
+				*x = look->changes.data[i];
+			else if (look->changes.data[i].what & TRACK_WRITTEN)
+				r = error_set(d->e, -ENOMEM, "out of memory");
+		}
+	if (!r)
+		r = increment_arm(d, lt->t, &lt->held, &changes);
+	VEC_FREE(&changes);
+	return r;
+}
+
 int live_paused(struct dump *d, int r)
 {
 	if (!d->live)
@@ -691,7 +741,7 @@ int live_paused(struct dump *d, int r)
 		if (!r)
 			r = live_find_pieces(d, lt);
 		if (!r)
-			r = increment_arm(d, lt->t);
+			r = arm_again(d, lt);
 		if (d->live->late_size > URGENT_MAX)
 			workers_pace(d->workers, PACE_USUAL);
 		if (!r)

@@ -162,7 +162,7 @@ static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
 
 	arg.size = sizeof(arg);
 	arg.vec = (uint64_t)regions;
-	arg.vec_len = ARRAY_SIZE(regions);
+	arg.vec_len = MIN(ARRAY_SIZE(regions), ALIGN_UP(arg.end - arg.start, PAGE_SIZE) / PAGE_SIZE + 1); /* which the kernel makes room for in each call */
 	const uint64_t end = arg.end;
 	while (arg.start < end) {
 		arg.end = arg.flags & SCAN_PROTECT ? MIN(end, arg.start + PROTECT_SIZE) : end;
