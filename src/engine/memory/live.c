@@ -17,6 +17,7 @@
 #define LATE_SHARE 256
 #define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
 #define LATE_TIMES 4
+#define GENTLE_MIN (64UL << 20) /* what is copied or written behind what others have to do; less is soon done */
 #define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
 #define SETTLE_NS 1000000
@@ -441,18 +442,20 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 {
 	struct live *l = d->live;
 	_cleanup_free_ struct found *found = calloc(l->tasks.count + 1, sizeof(*found));
-	bool any = false;
+	uint64_t size = 0;
 	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 
 	*ret = 0;
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
 		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
 			r = collect(d, l->tasks.data[i], first, &found[i]);
-	workers_pace(d->workers, PACE_GENTLE);
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
-		any |= found[i].runs.count != 0;
+		for (size_t k = 0; k < found[i].runs.count; k++)
+			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
+	if (size > GENTLE_MIN)
+		workers_pace(d->workers, PACE_GENTLE);
 	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-	if (any)
+	if (size)
 		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
 	for (size_t i = 0; !r && i < l->tasks.count; i++) {
 		r = copy_found(d, l->tasks.data[i], first, &found[i]);
@@ -776,6 +779,7 @@ static bool flags_held(struct dump *d)
 
 int live_settle(struct dump *d)
 {
+	uint64_t size = 0;
 	int r = 0;
 
 	if (!d->live)
@@ -785,7 +789,10 @@ int live_settle(struct dump *d)
 		log_info("Areas of memory were changed at the moment of the pause: it is repeated, and takes longer");
 		return 1;
 	}
-	workers_pace(d->workers, PACE_GENTLE);
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		size += d->live->tasks.data[i]->pieces.size;
+	if (size > GENTLE_MIN)
+		workers_pace(d->workers, PACE_GENTLE);
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (d->live->tasks.data[i]->map)
 			r = live_settle_task(d, d->live->tasks.data[i]);
