@@ -18,6 +18,7 @@
 #define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
 #define LATE_TIMES 4
 #define GENTLE_MIN (64UL << 20) /* what is copied or written behind what others have to do; less is soon done */
+#define COW_MIN (32UL << 20) /* more is not copied in the pause where the program can be made to wait for it */
 #define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
 #define SETTLE_NS 1000000
@@ -40,7 +41,7 @@ static struct live_task *find_live(const struct dump *d, pid_t pid, uint64_t sta
 	return NULL;
 }
 
-static struct live_task *usable(const struct dump *d, const struct task *t)
+struct live_task *live_usable(const struct dump *d, const struct task *t)
 {
 	struct live_task *lt = find_live(d, t->pid, t->stat.start_time);
 
@@ -512,7 +513,7 @@ static int run_rounds(struct dump *d)
 			break;
 	}
 	populate_late(d->live, now);
-	return r;
+	return r || now < COW_MIN ? r : live_cow_prepare(d);
 }
 
 static int make_late(struct dump *d)
@@ -616,7 +617,7 @@ int live_pre_dump(struct dump *d)
 
 bool live_has(const struct dump *d, const struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = live_usable(d, t);
 
 	return lt && lt->t == t;
 }
@@ -653,7 +654,7 @@ static bool seems_watched(const struct proc_maps *maps)
 
 int live_read_maps(const struct dump *d, struct task *t)
 {
-	const struct live_task *lt = usable(d, t);
+	const struct live_task *lt = live_usable(d, t);
 	int r;
 
 	/* The first stop needs no flags. */
@@ -675,7 +676,7 @@ static int read_all_of_maps(struct dump *d, struct task *t)
 
 int live_hold(struct dump *d, struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = live_usable(d, t);
 	int r;
 
 	if (!lt)
@@ -702,7 +703,7 @@ int live_hold(struct dump *d, struct task *t)
 
 int live_capture(struct dump *d, struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = live_usable(d, t);
 
 	return pages_create(d, t, &lt->map, &lt->data);
 }
@@ -745,7 +746,9 @@ int live_paused(struct dump *d, int r)
 			r = live_find_pieces(d, lt);
 		if (!r)
 			r = arm_again(d, lt);
-		if (d->live->late_size > URGENT_MAX)
+		if (!r && d->live->late_size > COW_MIN && !d->live->slowly && !d->cuda)
+			r = live_cow_arm(d, lt);
+		if (d->live->late_size > URGENT_MAX && !lt->cow)
 			workers_pace(d->workers, PACE_USUAL);
 		if (!r)
 			live_copy_late(d, lt);
@@ -789,6 +792,11 @@ int live_settle(struct dump *d)
 		log_info("Areas of memory were changed at the moment of the pause: it is repeated, and takes longer");
 		return 1;
 	}
+	if ((r = live_cow_finish(d))) {
+		if (r > 0)
+			log_info("Memory went before it was copied: the pause is repeated, and takes longer");
+		return r;
+	}
 	for (size_t i = 0; i < d->live->tasks.count; i++)
 		size += d->live->tasks.data[i]->pieces.size;
 	if (size > GENTLE_MIN)
@@ -803,6 +811,8 @@ int live_settle(struct dump *d)
 /* Images that were begun. */
 static void drop_images(struct live_task *lt)
 {
+	live_cow_free(lt->cow);
+	lt->cow = NULL;
 	if (lt->map && !lt->settled) {
 		image_close(lt->map);
 		image_close(lt->data);

@@ -231,6 +231,18 @@ void live_copy_late(struct dump *d, struct live_task *lt)
 	submit(d, lt, &lt->late, true);
 }
 
+int live_late_copy(struct dump *d, struct live_task *lt, uint64_t from, size_t size, bool several, uint64_t slot, unsigned char *buffer)
+{
+	struct live *l = d->live;
+	const bool in_memory = slot < l->late_room;
+	unsigned char *to = in_memory ? l->late + slot : buffer;
+	struct iovec local = { to, size }, remote = { (void *)from, size };
+
+	if ((several || process_vm_readv(lt->proc, &local, 1, &remote, 1, 0) != (ssize_t)size) && pread(lt->mem_fd, to, size, (off_t)from) != (ssize_t)size)
+		return -ESTALE;
+	return in_memory ? 0 : write_all(l->spill_fd, buffer, size, slot - l->late_room);
+}
+
 int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_t size)
 {
 	if (from < l->late_room) {

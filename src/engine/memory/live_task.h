@@ -66,6 +66,7 @@ struct live_task {
 	struct extents late; /* the pieces that are copied in the pause, with where they go */
 	struct extents held; /* what is watched, in the pause */
 	bool settled;
+	struct live_cow *cow; /* NULL: all that is late is copied in the pause */
 };
 
 /* A call that the first stop interrupted, and that goes on by restart_syscall(2). */
@@ -91,6 +92,7 @@ struct live {
 	int spill_fd;
 };
 
+struct live_task *live_usable(const struct dump *d, const struct task *t);
 void live_note(struct live *l, int r, const struct error *why);
 
 /* live_calls.c: while the tree is stopped first; once it runs again. */
@@ -101,7 +103,15 @@ void live_name_calls(struct dump *d);
 int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies);
 /* The same for the late pieces, from what stands still. Does not wait. */
 void live_copy_late(struct dump *d, struct live_task *lt);
+/* A part of it, to where it goes. `buffer` has room for it. */
+int live_late_copy(struct dump *d, struct live_task *lt, uint64_t from, size_t size, bool several, uint64_t slot, unsigned char *buffer);
 int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_t size);
+
+/* live_cow.c: while the program runs; in the pause, when the late pieces are known; behind it. 1: what was to be copied is there no more. */
+int live_cow_prepare(struct dump *d);
+int live_cow_arm(struct dump *d, struct live_task *lt);
+int live_cow_finish(struct dump *d);
+void live_cow_free(struct live_cow *c);
 
 /* live_pause.c: begins to look what has changed, by the workers; then, when they have, what is where. */
 int live_look(struct dump *d, struct live_task *lt);
