@@ -464,7 +464,8 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 	}
 	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; found && i < l->tasks.count; i++) {
-		VEC_FREE(&found[i].runs);
+		VEC_FREE(&l->tasks.data[i]->last);
+		l->tasks.data[i]->last = found[i].runs;
 		VEC_FREE(&found[i].places);
 		VEC_FREE(&found[i].previous);
 	}
@@ -630,6 +631,10 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 
 	for (size_t i = 0; !r && i < maps->count; i++) {
 		struct proc_vma *v = &maps->data[i];
+		if (live_cow_has(lt->cow, v)) {
+			v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
+			continue;
+		}
 		int s = track_can_watch(v) && track_is_watched(t->pagemap_fd, v->start, v->end) ? track_watch(lt->uffd, v->start, v->end) : 0;
 		if (s == -ESRCH) {
 			lt->gone = true; /* another program: exec */
@@ -845,6 +850,7 @@ static void live_task_free(struct live_task *lt)
 	proc_maps_finish(&lt->maps);
 	proc_maps_finish(&lt->flags);
 	VEC_FREE(&lt->slots.known);
+	VEC_FREE(&lt->last);
 	VEC_FREE(&lt->touched);
 	VEC_FREE(&lt->since);
 	VEC_FREE(&lt->before);

@@ -1,6 +1,7 @@
 /*
- * For live.h: programs that write faster than they are copied. Rounds end without an end there, and what is left would make the pause long. So in the pause
- * these pages are protected for good: the first write to one waits until it was copied, while all are copied one after the other.
+ * For live.h: programs that write faster than they are copied. Rounds lead nowhere there, and what is left would make the pause long. So areas of which
+ * the last round still had much are not watched any more; in the pause all of their pages are protected (20 ms for a GiB, where a copy takes a second), and
+ * the first write to one waits until it was copied, while they are copied one after the other.
  *
  * That needs a second userfaultfd, one that asks (and for the kernel's own writes, too: so the process needs CAP_SYS_PTRACE, and without it all is copied in
  * the pause). A thread answers; it copies what is asked for, and a little of what follows. When the coordinator dies, or fails, its descriptor is closed,
@@ -22,7 +23,11 @@
 
 #define CHUNK (256UL << 10)
 #define ANSWER (64UL << 10) /* is copied at once for a write that waits */
-#define AREA_MIN (1UL << 20)
+#define AREA_MIN (1UL << 20) /* smaller ones are soon copied */
+#define SHARE 8		     /* of an area: to protect it takes a fortieth of the time of a copy, but then all of it is copied once more */
+#define PROTECT_SIZE (64UL << 20)
+#define GAP (64UL << 10)
+#define UNWATCH_SIZE (16UL << 20) /* the kernel holds the address space meanwhile */
 #define EVENTS 16
 
 enum { TO_DO, BUSY, DONE };
@@ -121,7 +126,7 @@ static size_t find_chunk(const struct live_cow *c, uint64_t address)
 static void answer(struct live_cow *c, const struct uffd_msg *msg, unsigned char *buffer)
 {
 	uint64_t at = msg->arg.pagefault.address & PAGE_MASK, done = 0;
-	struct uffdio_range page = { at, PAGE_SIZE };
+	const struct cow_chunk page = { .start = at, .size = PAGE_SIZE };
 
 	if (msg->event != UFFD_EVENT_PAGEFAULT)
 		return;
@@ -129,10 +134,10 @@ static void answer(struct live_cow *c, const struct uffd_msg *msg, unsigned char
 	for (size_t i = first; done < ANSWER && i < c->chunks.count && c->chunks.data[i].start < at + CHUNK; i++)
 		done += copy_chunk(c, &c->chunks.data[i], buffer);
 	c->answered++;
-	/* It is copied by another thread, which wakes him; or is none of ours. */
+	/* Another thread copies it, and wakes who waits. What is none of ours was protected since it lies between. */
 	if (first < c->chunks.count && c->chunks.data[first].start <= at && __atomic_load_n(&c->chunks.data[first].state, __ATOMIC_SEQ_CST) != DONE)
 		return;
-	ioctl(c->uffd, UFFDIO_WAKE, &page);
+	unprotect(c, &page);
 }
 
 static void *answer_all(void *argument)
@@ -161,6 +166,50 @@ static void *answer_all(void *argument)
 
 /* ---- before the pause ---- */
 
+/* From the descriptor that does not ask to the one that does. One that has changed meanwhile is left to be copied in the pause. */
+static int take_area(struct live_cow *c, const struct proc_vma *v)
+{
+	struct cow_area *area;
+
+	for (uint64_t at = v->start, step; at < v->end; at += step) {
+		step = MIN(UNWATCH_SIZE, v->end - at);
+		struct uffdio_range range = { at, step };
+		if (ioctl(c->lt->uffd, UFFDIO_UNREGISTER, &range) < 0)
+			return 0;
+	}
+	if (track_watch(c->uffd, v->start, v->end) != 1)
+		return 0;
+	area = VEC_PUSH(&c->areas);
+	if (area)
+		*area = (struct cow_area){ v->start, v->end };
+	return area ? 0 : error_set(c->d->e, -ENOMEM, "out of memory");
+}
+
+/* Those of which the last round had much. */
+static int take_areas(struct live_cow *c)
+{
+	const struct extents *last = &c->lt->last;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < c->lt->maps.count; i++) {
+		const struct proc_vma *v = &c->lt->maps.data[i];
+		uint64_t size = 0;
+		for (size_t k = extents_find(last, v->start); k < last->count && last->data[k].start < v->end; k++)
+			size += MIN(last->data[k].end, v->end) - MAX(last->data[k].start, v->start);
+		if (track_can_watch(v) && size >= AREA_MIN && size >= (v->end - v->start) / SHARE)
+			r = take_area(c, v);
+	}
+	return r;
+}
+
+bool live_cow_has(const struct live_cow *c, const struct proc_vma *v)
+{
+	for (size_t i = 0; c && i < c->areas.count; i++)
+		if (c->areas.data[i].start <= v->start && c->areas.data[i].end >= v->end)
+			return track_watch(c->uffd, v->start, v->end) == 1;
+	return false;
+}
+
 /* The tree is stopped for another moment, for the descriptors. A process that has none is copied in the pause. */
 int live_cow_prepare(struct dump *d)
 {
@@ -170,7 +219,7 @@ int live_cow_prepare(struct dump *d)
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		struct task *t = d->tasks.data[i];
 		struct live_task *lt = t->state == TASK_DEAD ? NULL : live_usable(d, t);
-		if (!lt || lt->kept || lt->cow)
+		if (!lt || lt->cow)
 			continue;
 		r = task_look(d, t);
 		int fd = r ? r : track_open_asking(d, t);
@@ -191,6 +240,9 @@ int live_cow_prepare(struct dump *d)
 	}
 	tree_thaw(d);
 	workers_pace(d->workers, PACE_USUAL);
+	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
+		if (d->live->tasks.data[i]->cow && !d->live->tasks.data[i]->gone)
+			r = take_areas(d->live->tasks.data[i]->cow);
 	return r;
 }
 
@@ -208,37 +260,47 @@ static int add_chunks(struct live_cow *c, struct extent x)
 	return 0;
 }
 
-/* From the descriptor that does not ask to the one that does. */
-static int take_area(struct live_cow *c, const struct proc_vma *v)
-{
-	struct uffdio_range range = { v->start, v->end - v->start };
-	struct cow_area *area = VEC_PUSH(&c->areas);
+struct protect_job {
+	struct live_cow *c;
+	uint64_t start, end;
+};
 
-	if (!area)
-		return -ENOMEM;
-	*area = (struct cow_area){ v->start, v->end };
-	if (ioctl(c->lt->uffd, UFFDIO_UNREGISTER, &range) < 0)
-		return -errno;
-	return track_watch(c->uffd, v->start, v->end) == 1 ? 0 : -EBUSY;
+static void run_protect(void *argument)
+{
+	struct protect_job *job = argument;
+	struct uffdio_writeprotect wp = { .range = { job->start, job->end - job->start }, .mode = UFFDIO_WRITEPROTECT_MODE_WP };
+
+	if (ioctl(job->c->uffd, UFFDIO_WRITEPROTECT, &wp) < 0)
+		lose(job->c, -errno);
+	free(job);
 }
 
-static int protect(const struct live_cow *c, uint64_t start, uint64_t end)
+/* By the workers. */
+static int protect(struct live_cow *c, uint64_t start, uint64_t end)
 {
-	struct uffdio_writeprotect wp = { .range = { start, end - start }, .mode = UFFDIO_WRITEPROTECT_MODE_WP };
-
-	return ioctl(c->uffd, UFFDIO_WRITEPROTECT, &wp) < 0 ? -errno : 0;
+	for (uint64_t step; start < end; start += step) {
+		struct protect_job *job = malloc(sizeof(*job));
+		if (!job)
+			return -ENOMEM;
+		step = MIN(PROTECT_SIZE, end - start);
+		*job = (struct protect_job){ c, start, start + step };
+		workers_submit_large(c->d->workers, run_protect, job);
+	}
+	return 0;
 }
 
-/* The late pieces of an area, late->data[first] to before `last`. */
-static int arm_area(struct live_cow *c, const struct proc_vma *v, size_t first, size_t last)
+/* The late pieces of an area, late->data[first] to before `last`. What is between them is not there, or was not written. */
+static int arm_area(struct live_cow *c, size_t first, size_t last)
 {
 	const struct extents *late = &c->lt->late;
-	int r = take_area(c, v);
+	int r = 0;
 
-	for (size_t i = first; !r && i < last; i++) {
+	for (size_t i = first; !r && i < last; i++)
 		r = add_chunks(c, late->data[i]);
-		if (!r)
-			r = protect(c, late->data[i].start, late->data[i].end);
+	for (size_t i = first, next; !r && i < last; i = next) {
+		for (next = i + 1; next < last && late->data[next].start - late->data[next - 1].end <= GAP; next++)
+			;
+		r = protect(c, late->data[i].start, late->data[next - 1].end);
 	}
 	return r;
 }
@@ -252,14 +314,11 @@ static int arm(struct live_cow *c, const struct proc_maps *maps)
 
 	for (size_t m = 0; !r && m < maps->count && i < late->count; m++) {
 		const struct proc_vma *v = &maps->data[m];
-		size_t first = i, k;
-		uint64_t size = 0;
-		for (; i < late->count && late->data[i].start < v->end; i++)
-			size += late->data[i].end - late->data[i].start;
-		k = extents_find(&c->lt->held, v->start);
-		bool held = k < c->lt->held.count && c->lt->held.data[k].start <= v->start && c->lt->held.data[k].end >= v->end;
-		if (held && size >= AREA_MIN && late->data[i - 1].end <= v->end)
-			r = arm_area(c, v, first, i);
+		size_t first = i;
+		while (i < late->count && late->data[i].start < v->end)
+			i++;
+		if (live_cow_has(c, v))
+			r = arm_area(c, first, i);
 		else
 			for (size_t n = first; !r && n < i; n++)
 				r = extents_add(&now, late->data[n]);
@@ -274,7 +333,7 @@ int live_cow_arm(struct dump *d, struct live_task *lt)
 	struct live_cow *c = lt->cow;
 	sigset_t all, before;
 
-	if (!c)
+	if (!c || !c->areas.count)
 		return 0;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -284,6 +343,8 @@ int live_cow_arm(struct dump *d, struct live_task *lt)
 	/* Before anything is protected there is someone who answers. */
 	if (!r)
 		r = arm(c, &lt->t->maps);
+	workers_wait(d->workers);
+	r = r ? r : c->lost;
 	if (!r)
 		log_info("Process %d (%s): %zu parts are copied before they are written to", lt->pid, lt->comm, c->chunks.count);
 	return r ? error_errno(d->e, r, "process %d (%s): cannot protect its memory", lt->pid, lt->comm) : 0;
@@ -329,10 +390,12 @@ static void submit(struct dump *d, struct live_cow *c)
 /* Nobody is asked, and nobody waits, any more. */
 static void disarm(struct live_cow *c)
 {
-	for (size_t i = 0; i < c->areas.count; i++) {
-		struct uffdio_range range = { c->areas.data[i].start, c->areas.data[i].end - c->areas.data[i].start };
-		ioctl(c->uffd, UFFDIO_UNREGISTER, &range);
-	}
+	for (size_t i = 0; i < c->areas.count; i++)
+		for (uint64_t at = c->areas.data[i].start, end = c->areas.data[i].end, step; at < end; at += step) {
+			step = MIN(UNWATCH_SIZE, end - at);
+			struct uffdio_range range = { at, step };
+			ioctl(c->uffd, UFFDIO_UNREGISTER, &range);
+		}
 	c->areas.count = 0;
 	if (c->runs) {
 		eventfd_write(c->stop, 1);

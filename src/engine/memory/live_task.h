@@ -52,6 +52,7 @@ struct live_task {
 	struct slots slots;
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */
+	struct extents last;	/* that the last round copied */
 	uint64_t copied;	/* bytes of this round */
 	bool kept;		/* it goes on being watched after the dump (increment.h) */
 	struct extents since;	/* areas that have been watched since the parent checkpoint, */
@@ -111,6 +112,8 @@ int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_
 int live_cow_prepare(struct dump *d);
 int live_cow_arm(struct dump *d, struct live_task *lt);
 int live_cow_finish(struct dump *d);
+/* An area that it has. */
+bool live_cow_has(const struct live_cow *c, const struct proc_vma *v);
 void live_cow_free(struct live_cow *c);
 
 /* live_pause.c: begins to look what has changed, by the workers; then, when they have, what is where. */
