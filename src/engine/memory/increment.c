@@ -350,6 +350,11 @@ void increment_break(struct dump *d, pid_t pid, uint64_t start_time)
 	}
 }
 
+struct image_dir *increment_parent(const struct dump *d)
+{
+	return d->increment && d->increment->any ? d->increment->parent : NULL;
+}
+
 void increment_used(struct dump *d)
 {
 	__atomic_store_n(&d->increment->used, true, __ATOMIC_RELAXED);

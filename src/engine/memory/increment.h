@@ -33,6 +33,8 @@ int increment_take(struct dump *d, const struct task *t, struct extents *since, 
 void increment_touch(struct dump *d);
 /* Someone may write to it unseen: it is not watched any longer. */
 void increment_break(struct dump *d, pid_t pid, uint64_t start_time);
+/* The parent checkpoint, which stays ours; NULL: there is none, or nothing was watched since. */
+struct image_dir *increment_parent(const struct dump *d);
 /* A page is the parent's. */
 void increment_used(struct dump *d);
 /* In the pause of a live dump: all that was written is protected again. `changes`: of the areas `looked`, what was written, in order. */
