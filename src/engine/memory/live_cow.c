@@ -218,11 +218,15 @@ int live_cow_prepare(struct dump *d)
 
 	for (size_t i = 0; !r && i < d->tasks.count; i++) {
 		struct task *t = d->tasks.data[i];
-		struct live_task *lt = t->state == TASK_DEAD ? NULL : live_usable(d, t);
-		if (!lt || lt->cow)
+		if (t->state == TASK_DEAD)
 			continue;
 		r = task_look(d, t);
-		int fd = r ? r : track_open_asking(d, t);
+		if (!r)
+			r = live_note_calls(d, t);
+		struct live_task *lt = live_usable(d, t);
+		if (r || !lt || lt->cow)
+			continue;
+		int fd = track_open_asking(d, t);
 		if (fd < 0) {
 			log_info("Process %d (%s) can't be made to wait for a copy: %s", lt->pid, lt->comm, d->e->text);
 			*d->e = (struct error){};
