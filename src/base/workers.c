@@ -22,7 +22,7 @@ struct workers {
 	struct pacer pacer; /* once there was another pace than the usual */
 	enum pace pace;
 	bool paced;
-	pid_t tids[WORKERS_MAX]; /* of those that have begun */
+	pid_t owner, tids[WORKERS_MAX]; /* of those that have begun */
 	size_t begun;
 	bool over;
 };
@@ -140,11 +140,13 @@ void workers_pace(struct workers *w, enum pace pace)
 {
 	pthread_mutex_lock(&w->lock);
 	if (w->pace != pace) {
-		if (!w->paced)
+		if (!w->paced) {
 			pacer_begin(&w->pacer);
+			w->owner = gettid();
+		}
 		w->paced = true;
 		w->pace = pace;
-		pacer_set(&w->pacer, 0, pace);
+		pacer_set(&w->pacer, w->owner, pace);
 		for (size_t i = 0; i < w->begun; i++)
 			pacer_set(&w->pacer, w->tids[i], pace);
 	}

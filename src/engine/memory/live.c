@@ -17,7 +17,6 @@
 #define LATE_SHARE 256
 #define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
 #define LATE_TIMES 4
-#define GENTLE_MIN (64UL << 20) /* what is copied or written behind what others have to do; less is soon done */
 #define COW_MIN (32UL << 20) /* more is not copied in the pause where the program can be made to wait for it */
 #define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
@@ -453,8 +452,7 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
 		for (size_t k = 0; k < found[i].runs.count; k++)
 			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
-	if (size > GENTLE_MIN)
-		workers_pace(d->workers, PACE_GENTLE);
+	live_gently(d, size);
 	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
 	if (size)
 		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
@@ -804,8 +802,7 @@ int live_settle(struct dump *d)
 	}
 	for (size_t i = 0; i < d->live->tasks.count; i++)
 		size += d->live->tasks.data[i]->pieces.size;
-	if (size > GENTLE_MIN)
-		workers_pace(d->workers, PACE_GENTLE);
+	live_gently(d, size);
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (d->live->tasks.data[i]->map)
 			r = live_settle_task(d, d->live->tasks.data[i]);

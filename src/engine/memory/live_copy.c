@@ -3,11 +3,16 @@
 #include "engine/memory/live_task.h"
 #include "engine/memory/pages.h"
 
+#include "engine/watch.h"
+
 #include <sys/uio.h>
 
 #define CHUNK_SIZE (4UL << 20)
 #define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
 #define SEGMENTS 64
+#define GENTLE_MIN (64UL << 20) /* less is soon done */
+#define GENTLE_NS 500000000UL
+#define GENTLE_NS_PER_MIB 4000000UL /* a fifth of what a quiet machine does */
 
 struct chunk {
 	struct dump *d;
@@ -31,6 +36,24 @@ void live_note(struct live *l, int r, const struct error *why)
 		l->why = *why;
 	}
 	pthread_mutex_unlock(&l->lock);
+}
+
+void live_gently(struct dump *d, uint64_t size)
+{
+	const bool much = size > GENTLE_MIN;
+	uint64_t until = much ? watch_now() + GENTLE_NS + (size >> 20) * GENTLE_NS_PER_MIB : 0;
+
+	__atomic_store_n(&d->live->gentle_until, until, __ATOMIC_SEQ_CST);
+	if (much)
+		workers_pace(d->workers, PACE_GENTLE);
+}
+
+void live_hurry(struct dump *d)
+{
+	uint64_t until = __atomic_load_n(&d->live->gentle_until, __ATOMIC_SEQ_CST);
+
+	if (until && watch_now() > until && __atomic_compare_exchange_n(&d->live->gentle_until, &until, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		workers_pace(d->workers, PACE_USUAL);
 }
 
 /* The next parts of a chunk, as many as are copied at once. */
@@ -131,6 +154,7 @@ static int copy_running(struct chunk *c, unsigned char *buffer, struct error *wh
 	int r = 0;
 
 	while (!r && c->size && !c->d->live->result) {
+		live_hurry(c->d);
 		gather(c, &b);
 		r = read_running(c->d, c->lt, buffer, &b);
 		if (!r)

@@ -90,6 +90,7 @@ struct live {
 	/* What is copied in the pause: the first part to memory, the rest to a file. */
 	unsigned char *late;
 	uint64_t late_room, late_size;
+	uint64_t gentle_until; /* CLOCK_MONOTONIC, ns; atomic; 0: it is not copied gently */
 	int spill_fd;
 };
 
@@ -100,7 +101,11 @@ void live_note(struct live *l, int r, const struct error *why);
 int live_note_calls(struct dump *d, struct task *t);
 void live_name_calls(struct dump *d);
 
-/* live_copy.c: copies what runs to its place; waits until all is done. */
+/* live_copy.c: so much will be copied, behind what others have to do. That ends when it takes too long, as on a machine that is busy without an end: who
+ * copies asks for it now and then. */
+void live_gently(struct dump *d, uint64_t size);
+void live_hurry(struct dump *d);
+/* Copies what runs to its place; waits until all is done. */
 int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies);
 /* The same for the late pieces, from what stands still. Does not wait. */
 void live_copy_late(struct dump *d, struct live_task *lt);
