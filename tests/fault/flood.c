@@ -105,8 +105,6 @@ static void change(char what)
 
 int main(int argc, char **argv)
 {
-	volatile uint64_t sum = 0;
-
 	if (argc < 4)
 		return 2;
 	ready = argv[1];
@@ -124,7 +122,7 @@ int main(int argc, char **argv)
 	for (pass = 1;; pass++) {
 		for (at = 0; at < pages; at++) {
 			if (skipped && at % skipped == 0) {
-				sum += memory[at * WORDS];
+				(void)memory[at * WORDS];
 			} else {
 				put(at * WORDS + 1 + pass % (WORDS - 1));
 				put(at * WORDS);
