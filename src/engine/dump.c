@@ -468,6 +468,8 @@ static double ms_since(const struct timespec *start)
 static int dump_stopped(struct dump *d)
 {
 	enter(d, STAGE_FREEZE);
+	if (d->live && !cuda_used(d))
+		workers_pace(d->workers, PACE_URGENT);
 	watch_frozen(d->watch);
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = stop_tree(d);

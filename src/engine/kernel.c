@@ -12,7 +12,7 @@
 #define BTF_MAX (256UL << 20)
 #define TYPES_MAX (1U << 22)
 #define TRIES 10
-#define KNOWN_MAX 64
+#define KNOWN_MAX 128
 
 /* What the program is given, and what it gives back. */
 struct context {

@@ -568,6 +568,34 @@ def chain_of_four(tree):
 
 
 @test
+def shared_memory(tree):
+    """Shared memory that was not written is not saved again, whoever has written to the rest, and has ended since."""
+    states, sizes = [], []
+    tree.ask(tree.root, "share")
+    child = tree.fork(tree.root)
+    for i in range(4):
+        if i == 2:
+            tree.ask(child, "step 7 100")
+            os.kill(child, signal.SIGKILL)
+            tree.pids.remove(child)
+            reap()
+        tree.step(100 * i, 10)
+        states.append(tree.state())
+        tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
+        sizes.append(sum(os.path.getsize(os.path.join(tree.path(f"d{i}"), name)) for name in os.listdir(tree.path(f"d{i}")) if name.startswith("pages-")))
+    expect(sizes[0] > 4 << 20 and max(sizes[1:]) < 3 << 20, f"the parts have {sizes} bytes of memory")
+    tree.end()
+    tree.call(FERMATA, "verify", tree.path("d3"))
+    for i in range(4):
+        tree.restore(f"d{i}", states[i])
+    tree.end()
+    tree.call(FERMATA, "checkpoint", "flatten", tree.path("d3"))
+    for i in range(3):
+        shutil.rmtree(tree.path(f"d{i}"))
+    tree.restore("d3", states[3])
+
+
+@test
 def flatten(tree):
     """One that needs no parent any more; those above it can go, those below it still have their pages."""
     states = chain_of_four(tree)

@@ -4,7 +4,7 @@
  *
  *	live_begin	the tree is stopped for a moment, to be watched; then rounds, while it runs
  *	live_read_maps, live_hold, live_capture, live_paused	in the pause, in place of smaps and of pages_capture
- *	live_settle	behind the pause: the pages images
+ *	live_settle	behind the pause: what is still to be copied (live_cow.c), then the pages images
  *	live_end	at any moment: nothing is watched any more
  *
  * What can't be watched is copied in the pause: private mappings of files, huge pages of hugetlb, memory that is shared (shmem.h), processes that are
