@@ -1,10 +1,13 @@
 /* CUDA processes in a dump. See cuda.h. */
 #include "base/log.h"
+#include "base/store_path.h"
 #include "engine/cuda/cuda.h"
+#include "engine/cuda/images.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/statvfs.h>
 
 #define LOCK_TIMEOUT_MS 10000
 #define ROUNDS_MAX 20
@@ -16,6 +19,9 @@ struct cuda_process {
 	uint64_t memory;	    /* bytes on the devices, as far as NVML tells */
 	struct cuda_thread thread;
 	bool stalled; /* a call has neither ended nor failed */
+	struct cuda_image *image; /* where its device memory is while it is checkpointed; NULL: in its own */
+	struct gpu_region *regions; /* of the image */
+	size_t n_regions;
 };
 
 struct cuda_dump {
@@ -23,6 +29,9 @@ struct cuda_dump {
 	struct gpu_machine *machine;
 	VEC(struct cuda_process) processes;
 	bool threads_known; /* `thread` is set in each */
+	bool own;	    /* device memory goes past the processes (images.h) */
+	int resumed;	    /* what cuda_resume gave when the tree did not get its GPUs back, and why */
+	struct error why;
 };
 
 static const char *comm_of(pid_t pid, struct proc_stat *room)
@@ -104,6 +113,8 @@ static int open_gpu(struct dump *d, pid_t pid)
 		r = gpu_ready(d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_machine_read(d->cuda->gpu, &d->cuda->machine, d->e);
+	if (!r)
+		d->cuda->own = d->cuda->machine->own && !d->request->gpu_staged;
 	return r ? error_prefix(d->e, r, "process %d (%s) uses CUDA, and its GPU state can't be saved", pid, comm_of(pid, &(struct proc_stat){})) : 0;
 }
 
@@ -161,18 +172,6 @@ static int find_processes(struct dump *d)
 
 /* ---- what stands against it ---- */
 
-static uint64_t available_memory(void)
-{
-	_cleanup_free_ char *text = NULL;
-	unsigned long long kib;
-	const char *line;
-
-	if (read_file_at(AT_FDCWD, "/proc/meminfo", 1 << 20, &text, NULL))
-		return UINT64_MAX;
-	line = strstr(text, "MemAvailable:");
-	return line && sscanf(line, "MemAvailable: %llu", &kib) == 1 ? kib << 10 : UINT64_MAX;
-}
-
 static int check_collectives(struct dump *d)
 {
 	size_t users = 0;
@@ -189,20 +188,36 @@ static int check_collectives(struct dump *d)
 			  "NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0 NCCL_SHM_DISABLE=1 and use --gpu-force");
 }
 
+/* Where it goes is looked at before the tree is: on disk as much is needed, where nothing is packed. */
+static int check_room(struct dump *d, uint64_t need)
+{
+	const uint64_t free = cuda_memory_available();
+	const char *path = d->request->images_dir;
+	struct statvfs disk;
+
+	if (need > free && (!d->cuda->own || cuda_image_in_memory(d)))
+		return error_set(d->e, -ENOMEM, "the tree has %llu MiB on GPUs, which go into memory first, and %llu MiB of memory are available%s",
+				 (unsigned long long)need >> 20, (unsigned long long)free >> 20,
+				 d->cuda->own ? "; a dump to a plain directory, with --no-live, needs none" : "");
+	if (!path || store_is_path(path) || d->request->packing.kind != PACKING_NONE || d->request->packing.streams || statvfs(path, &disk) < 0)
+		return 0;
+	if (need > (uint64_t)disk.f_bavail * disk.f_frsize)
+		return error_set(d->e, -ENOSPC, "the tree has %llu MiB on GPUs, and %s has room for %llu MiB; choose a directory on another file system, or --compression",
+				 (unsigned long long)need >> 20, path, (unsigned long long)disk.f_bavail * disk.f_frsize >> 20);
+	return 0;
+}
+
 static int check_machine(struct dump *d)
 {
 	const struct gpu_machine *m = d->cuda->machine;
-	uint64_t need = 0, free = available_memory();
+	uint64_t need = 0;
 
 	for (uint32_t i = 0; i < m->n_devices; i++)
 		if (m->devices[i].mig)
 			return error_set(d->e, -ENOTSUP, "GPU %s is divided (MIG), which its driver can't save; see nvidia-smi -mig 0", m->devices[i].uuid);
 	VEC_FOREACH(&d->cuda->processes, p)
 		need += p->before == GPU_RUNNING ? p->memory : 0;
-	if (need > free)
-		return error_set(d->e, -ENOMEM, "the tree has %llu MiB on GPUs, which go into memory first, and %llu MiB of memory are available",
-				 (unsigned long long)need >> 20, (unsigned long long)free >> 20);
-	return 0;
+	return check_room(d, need);
 }
 
 static int check_obstacles(struct dump *d)
@@ -229,6 +244,33 @@ static int call_failed(struct dump *d, const struct gpu_call *call)
 	return cuda_error(d, call->pid, call->result, "the GPU's driver failed to %s it: %s", name, call->why);
 }
 
+/* Where its device memory goes, or is. */
+static void name_memory(struct gpu_call *call, const struct cuda_process *p)
+{
+	call->own = true;
+	call->fd = p->image->fd;
+	call->digests = call->op == GPU_CHECKPOINT ? p->image->digests : -1;
+	call->in_memory = p->image->in_memory;
+	call->n_regions = p->n_regions;
+	if (p->n_regions)
+		memcpy(call->regions, p->regions, p->n_regions * sizeof(*p->regions));
+}
+
+static bool note_regions(struct cuda_process *p, const struct gpu_call *call)
+{
+	free(TAKE_PTR(p->regions));
+	p->n_regions = 0;
+	if (!call->own || !call->n_regions)
+		return true;
+	p->regions = malloc(call->n_regions * sizeof(*p->regions));
+	if (!p->regions)
+		return false;
+	memcpy(p->regions, call->regions, call->n_regions * sizeof(*p->regions));
+	p->n_regions = call->n_regions;
+	p->image->size = p->regions[p->n_regions - 1].offset + p->regions[p->n_regions - 1].size;
+	return true;
+}
+
 /*
  * The same call for every process in one state, all at once; with `threads` the driver's threads run. Each that succeeded is noted.
  * Gives the first failure.
@@ -249,7 +291,10 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 			continue;
 		uint32_t timeout = d->request->gpu_timeout_ms ? d->request->gpu_timeout_ms : LOCK_TIMEOUT_MS;
 		of[count] = p;
-		calls[count++] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0 };
+		calls[count] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0, .own = op == GPU_LOCK && d->cuda->own };
+		if (p->image)
+			name_memory(&calls[count], p);
+		count++;
 		if (threads)
 			running[n_running++] = p->thread;
 	}
@@ -262,6 +307,8 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 		of[i]->stalled = !calls[i].done;
 		if (calls[i].done && !calls[i].result)
 			of[i]->now = to;
+		if (calls[i].done && !calls[i].result && op == GPU_CHECKPOINT && !note_regions(of[i], &calls[i]))
+			r = error_set(d->e, -ENOMEM, "out of memory");
 	}
 	for (size_t i = 0; !r && i < count; i++)
 		if (calls[i].result)
@@ -274,13 +321,23 @@ static bool is_off(const struct dump *d)
 	return d->request->gpu == GPU_NEVER || (d->request->gpu == GPU_AUTO && !gpu_present());
 }
 
+/* New ones, and those of a live dump that is made once more. */
+static bool has_unlocked(const struct dump *d)
+{
+	if (d->cuda)
+		VEC_FOREACH(&d->cuda->processes, p)
+			if (p->now == GPU_RUNNING)
+				return true;
+	return false;
+}
+
 int cuda_lock(struct dump *d)
 {
 	if (is_off(d))
 		return 0;
 	for (int rounds = 0; rounds < ROUNDS_MAX; rounds++) {
 		int r = find_processes(d);
-		if (r <= 0)
+		if (r < 0 || (!r && !has_unlocked(d)))
 			return r;
 		r = check_obstacles(d);
 		if (!r)
@@ -390,6 +447,34 @@ static int ask_newcomers(struct dump *d)
 	return 0;
 }
 
+/* Those of an earlier pause have gone with what was dumped then. */
+static int open_images(struct dump *d)
+{
+	int r = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p) {
+		if (r || !d->cuda->own || p->now != GPU_LOCKED || p->before != GPU_RUNNING)
+			continue;
+		if (p->image)
+			cuda_image_close(p->image);
+		else if (!(p->image = calloc(1, sizeof(*p->image))))
+			return error_set(d->e, -ENOMEM, "out of memory");
+		r = cuda_image_open(d, p->image, p->pid);
+	}
+	return r;
+}
+
+/* The workers write them meanwhile. */
+static int write_images(struct dump *d)
+{
+	int r = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p)
+		if (!r && p->image)
+			r = cuda_image_write(d, p->image);
+	return r;
+}
+
 int cuda_checkpoint(struct dump *d)
 {
 	int r = !is_off(d) && has_newcomers(d) ? ask_newcomers(d) : 0;
@@ -398,13 +483,29 @@ int cuda_checkpoint(struct dump *d)
 		return r;
 	r = find_restore_threads(d);
 	if (!r)
+		r = open_images(d);
+	if (!r)
 		r = call_all(d, GPU_CHECKPOINT, GPU_LOCKED, GPU_CHECKPOINTED, true);
 	if (!r)
 		VEC_FOREACH(&d->cuda->processes, p)
 			if (!r && p->thread.runs)
 				r = look_again(d, p);
 	if (!r)
-		log_info("The state of %zu CUDA processes is in their memory", d->cuda->processes.count);
+		log_info("The GPU state of %zu processes is in %s", d->cuda->processes.count, d->cuda->own ? "files" : "their memory");
+	return r || d->live ? r : write_images(d);
+}
+
+int cuda_images(struct dump *d)
+{
+	int r = 0;
+
+	if (d->cuda && d->live)
+		r = write_images(d);
+	if (d->cuda)
+		VEC_FOREACH(&d->cuda->processes, p) {
+			int s = p->image ? cuda_image_finish(d, p->image) : 0;
+			r = r ? r : s;
+		}
 	return r;
 }
 
@@ -449,6 +550,8 @@ int cuda_resume(struct dump *d)
 {
 	struct error why = {}, *outer = d->e;
 
+	if (d->cuda && d->cuda->resumed)
+		return error_set(d->e, d->cuda->resumed, "%s", d->cuda->why.text);
 	if (!d->cuda || !d->cuda->threads_known) /* then none is more than locked, which cuda_finish ends */
 		return 0;
 	d->e = &why;
@@ -464,9 +567,21 @@ int cuda_resume(struct dump *d)
 	}
 	d->cuda->threads_known = false;
 	d->e = outer;
+	d->cuda->resumed = r;
 	if (r)
-		return error_set(d->e, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);
-	return 0;
+		error_set(&d->cuda->why, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);
+	return r ? error_set(d->e, r, "%s", d->cuda->why.text) : 0;
+}
+
+static void release_processes(struct cuda_dump *c)
+{
+	VEC_FOREACH(&c->processes, p) {
+		if (p->image)
+			cuda_image_close(p->image);
+		free(p->image);
+		free(p->regions);
+	}
+	c->processes.count = 0;
 }
 
 void cuda_forget(struct dump *d)
@@ -479,7 +594,7 @@ void cuda_forget(struct dump *d)
 		struct gpu_call call = { .op = GPU_FORGET, .pid = p->pid };
 		gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), &ignored);
 	}
-	d->cuda->processes.count = 0;
+	release_processes(d->cuda);
 }
 
 void cuda_finish(struct dump *d)
@@ -498,6 +613,7 @@ void cuda_finish(struct dump *d)
 	else
 		gpu_close(d->cuda->gpu);
 	free(d->cuda->machine);
+	release_processes(d->cuda);
 	VEC_FREE(&d->cuda->processes);
 	free(TAKE_PTR(d->cuda));
 }
@@ -536,6 +652,25 @@ static int add_used(const struct gpu_machine *m, const struct cuda_process *p, F
 	return 0;
 }
 
+static int add_regions(const struct gpu_machine *m, const struct cuda_process *p, FermataGpuProcess *process)
+{
+	process->regions = p->n_regions ? calloc(p->n_regions, sizeof(*process->regions)) : NULL;
+	for (size_t i = 0; i < p->n_regions; i++) {
+		FermataGpuRegion *region = process->regions ? calloc(1, sizeof(*region)) : NULL;
+		if (!region)
+			return -ENOMEM;
+		fermata_gpu_region__init(region);
+		process->regions[process->n_regions++] = region;
+		while (region->device < m->n_devices && strcmp(m->devices[region->device].uuid, p->regions[i].uuid))
+			region->device++;
+		if (region->device == m->n_devices)
+			return -ENODEV;
+		region->offset = p->regions[i].offset;
+		region->size = p->regions[i].size;
+	}
+	return 0;
+}
+
 int cuda_entry(struct dump *d, FermataGpuEntry **ret)
 {
 	FermataGpuEntry *entry;
@@ -565,6 +700,8 @@ int cuda_entry(struct dump *d, FermataGpuEntry **ret)
 		process->restore_tid = (uint32_t)p->thread.tid;
 		process->stays = p->before == GPU_CHECKPOINTED;
 		r = add_used(d->cuda->machine, p, process);
+		if (!r)
+			r = add_regions(d->cuda->machine, p, process);
 	}
 	if (r)
 		cuda_entry_free(entry);
