@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #define THREADS_MAX 8
+#define PIECE (256UL << 10) /* what is a hole or none */
 
 enum direction { OUT, IN };
 
@@ -139,19 +140,33 @@ static bool is_zero(const unsigned char *data, size_t size)
 	return !size || (!data[0] && !memcmp(data, data + 1, size - 1));
 }
 
+/* What was reserved for zeroes is given back; where it can't be, they are read as such all the same. */
+static int put_piece(struct transfer *t, const unsigned char *data, size_t size, uint64_t at, bool zero)
+{
+	if (zero)
+		fallocate(t->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(t->start + at), (off_t)size);
+	else if (t->map)
+		memcpy(t->map + at, data, size);
+	else
+		return write_file(t, data, size, at);
+	return 0;
+}
+
+/* Runs of pieces that are zeroes, and of those that are not. */
 static int put_out(struct mover *m, size_t size, uint64_t at)
 {
-	struct transfer *t = m->t;
+	size_t start = 0;
+	int r = 0;
 
-	/* What was reserved for it is given back; where it can't be, it reads as zeroes all the same. */
-	if (is_zero(m->buffer, size)) {
-		fallocate(t->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(t->start + at), (off_t)size);
-		return 0;
+	while (!r && start < size) {
+		const bool zero = is_zero(m->buffer + start, MIN(PIECE, size - start));
+		size_t end = MIN(start + PIECE, size);
+		while (end < size && is_zero(m->buffer + end, MIN(PIECE, size - end)) == zero)
+			end = MIN(end + PIECE, size);
+		r = put_piece(m->t, m->buffer + start, end - start, at + start, zero);
+		start = end;
 	}
-	if (!t->map)
-		return write_file(t, m->buffer, size, at);
-	memcpy(t->map + at, m->buffer, size);
-	return 0;
+	return r;
 }
 
 static int move_block(struct mover *m, size_t index)

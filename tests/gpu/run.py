@@ -61,13 +61,14 @@ def wait_for(what, why):
 
 
 class World:
-    def __init__(self, work):
-        self.work, self.dev, self.out = work, work + "/dev", work + "/out"
+    def __init__(self, work, custom):
+        self.work, self.dev, self.out, self.custom = work, work + "/dev", work + "/out", custom
         os.mkdir(self.dev)
         self.pid = None
 
     def environment(self, more=None):
-        return {**os.environ, "FAKE_GPU_DIR": self.dev, "LD_LIBRARY_PATH": FAKES, "ASAN_OPTIONS": "detect_leaks=0", **(more or {})}
+        return {**os.environ, "FAKE_GPU_DIR": self.dev, "LD_LIBRARY_PATH": FAKES, "ASAN_OPTIONS": "detect_leaks=0",
+                **({"FAKE_CUSTOM": "1"} if self.custom else {}), **(more or {})}
 
     def start(self, *arguments):
         task = subprocess.Popen([os.path.join(FAKES, "gpu_app"), *arguments, self.out], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -112,6 +113,8 @@ class World:
         wait_for(none, "the helper does not end")
 
     def fail(self, *lines):
+        for path in glob.glob(self.dev + "/failed-*"):
+            os.unlink(path)
         with open(self.dev + "/fail", "w") as file:
             file.write("".join(line + "\n" for line in lines))
 
@@ -397,15 +400,221 @@ def test_other_gpus(w):
     w.restored(env={"FAKE_GPU_FIRST": "4"})
     expect(sorted(int(read(path).split()[0]) for path in glob.glob(w.dev + "/user-*")) == [4, 5], "the devices in use")
     w.end()
-    w.dev_clean = [os.unlink(path) for path in glob.glob(w.dev + "/user-*")]
-    for pid, device in zip(sorted(w.rounds()), (0, 1)):
-        with open(f"{w.dev}/last-{pid}", "w") as file:
-            file.write(f"{device}\n")
+    for path in glob.glob(w.dev + "/user-*"):
+        os.unlink(path)
     w.restored("--gpu-map", f"{uuid(0)}={uuid(1)}", "--gpu-map", f"{uuid(1)}={uuid(0)}")
     expect(sorted(int(read(path).split()[0]) for path in glob.glob(w.dev + "/user-*")) == [0, 1], "the devices in use")
     w.end()
     status, out = w.restore("--gpu-map", f"{uuid(0)}={uuid(9)}")
     expect(status == 1 and uuid(9) in out, out)
+
+
+# ---- device memory that the helper copies ----
+
+MORE = ("-m", "22", "-b")   # on each of both devices; a third of it zeroes
+
+
+def gpu_images(w, name="one"):
+    return sorted(glob.glob(f"{w.work}/{name}/gpu-*.img"))
+
+
+def verified(w, where):
+    status, out = w.command("verify", where)
+    expect(status == 0, out)
+
+
+def test_custom_amounts(w):
+    """What several processes have on both devices, several times; zeroes take no room."""
+    w.start(*MORE, "-n", "2")
+    for name in ("one", "two", "three"):
+        w.dumped(name=name)
+        expect(len(gpu_images(w, name)) == 2, "there are no images of device memory")
+        for path in gpu_images(w, name):
+            stat = os.stat(path)
+            expect(stat.st_blocks * 512 < stat.st_size * 3 // 4, f"{path}: {stat.st_blocks * 512} of {stat.st_size}")
+        verified(w, f"{w.work}/{name}")
+        w.restored(name=name)
+    status, out = w.command("inspect", w.work + "/three")
+    expect(status == 0 and "gpu-" in out and out.count("of it in gpu-") == 4, out)
+
+
+def test_custom_packed(w):
+    """In archives and in a store; and without the helper's way on the same driver."""
+    w.start(*MORE)
+    for number, options in enumerate((["--compression", "tar"], ["--compression", "zstd"], ["--compression", "gzip"], ["--compression", "lz4", "--streams", "3"])):
+        w.dumped(*options, name=f"p{number}")
+        path = glob.glob(f"{w.work}/p{number}*")[0]
+        verified(w, path)
+        w.restored(name=os.path.basename(path))
+    status, out = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", f"store:{w.work}/store", "--name", "s")
+    expect(status == 0, out)
+    w.end_wait()
+    status, out = w.command("restore", "process", "--path", f"store:{w.work}/store/s", "--gpu", "on", "--detach")
+    expect(status == 0, out)
+    w.goes_on()
+    w.dumped("--gpu-staged", name="staged")
+    expect(not gpu_images(w, "staged"), "it has an image of device memory")
+    w.restored(name="staged")
+
+
+def test_custom_no_live(w):
+    """It stands still until all is written, and goes on."""
+    w.start(*MORE)
+    for options in (["--no-live"], ["--no-live", "--compression", "zstd"]):
+        status, out = w.dump("--leave-running", *options, name=f"n{len(options)}")
+        expect(status == 0, out)
+        w.goes_on()
+    w.end()
+    w.restored(name="n1")
+
+
+def behind(w, *options):
+    """A live dump: the program must get on while the checkpoint is being written. Packing is slow enough to see it."""
+    task = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "one", "--leave-running", "--compression", "zstd:15", "-v4", *options,
+                     background=True)
+    said, before = [], None
+    for line in task.stdout:
+        said.append(line)
+        if "It stood still" in line:
+            before = w.rounds()
+            break
+    expect(before, "".join(said))
+    wait_for(lambda: task.poll() is not None or all(w.rounds()[pid] > n + 3 for pid, n in before.items()), "it does not get on")
+    running = task.poll() is None
+    rest = task.communicate(timeout=3 * DEADLINE)[0]
+    expect(task.returncode == 0, rest)
+    expect(running and not any("Dumping finished" in line for line in said), "the program went on only when all was written")
+    w.goes_on()
+    w.end()
+    status, out = w.restore(name="one.tar.zst")
+    expect(status == 0, out)
+    w.goes_on()
+
+
+def test_behind(w):
+    w.start("-m", "24")
+    behind(w)
+
+
+def test_custom_damaged(w):
+    """A byte of device memory is another: nothing runs."""
+    w.start(*MORE)
+    w.dumped()
+    path = gpu_images(w)[0]
+    with open(path, "r+b") as file:
+        file.seek(9 << 20)
+        byte = file.read(1)
+        file.seek(9 << 20)
+        file.write(bytes([byte[0] ^ 1]))
+    before = w.rounds()
+    status, out = w.restore()
+    expect(status == 1 and os.path.basename(path) in out and "damaged" in out, out)
+    expect(w.rounds() == before and not alive(w.pid), "something ran")
+    with open(path, "r+b") as file:
+        file.seek(9 << 20)
+        file.write(byte)
+    os.truncate(path, os.path.getsize(path) - 4096)
+    status, out = w.restore()
+    expect(status == 1 and os.path.basename(path) in out and "damaged" in out, out)
+    os.unlink(path)
+    status, out = w.restore()
+    expect(status == 1 and os.path.basename(path) in out, out)
+    w.no_helper()
+
+
+def test_custom_damaged_archive(w):
+    w.start(*MORE)
+    w.dumped("--compression", "tar")
+    path = w.work + "/one.tar"
+    with open(path, "r+b") as file:
+        file.seek(12 << 20)
+        byte = file.read(1)
+        file.seek(12 << 20)
+        file.write(bytes([byte[0] ^ 1]))
+    status, out = w.restore(name="one.tar")
+    expect(status == 1 and "damaged" in out and not alive(w.pid), out)
+
+
+def test_custom_copies_fail(w):
+    """A copy fails in the middle: what is on the devices is kept, and the process has it again."""
+    w.start(*MORE, "-n", "2")
+    for line in ("copy 2*1", "copy 700*1", "host 2*1", "retain 2", "checkpoint 801", "checkpoint 2", "complete 999*1"):
+        w.fail(line)
+        status, out = w.dump(name="one")
+        expect(status == 1 and out.startswith("Error: "), f"{line}: {status} {out}")
+        expect(not os.path.exists(w.work + "/one/inventory.img"), "there is a checkpoint")
+        w.fail()
+        if "complete" in line:
+            w.end()  # the driver itself stands in the middle of it: no way back is known
+            break
+        try:
+            w.goes_on()
+        except Failure as why:
+            raise Failure(f"{line}: {why} {out}")
+
+
+def test_custom_restore_fails(w):
+    w.start(*MORE)
+    w.dumped()
+    for line in ("copy 2", "copy hang", "copy die", "complete 999", "complete die", "complete hang", "restore 2", "host 2", "retain 2"):
+        w.fail(line)
+        status, out = w.restore("--gpu-deadline", "1")
+        expect(status == 1 and out.startswith("Error: ") and out.count("\n") == 1, (line, status, out))
+        reap()
+        expect(not alive(w.pid), f"{line}: something runs")
+    w.fail()
+    w.restored()
+
+
+def test_custom_other_driver(w):
+    """Without custom storage it can't be restored, and that is said before anything is made."""
+    w.start()
+    w.dumped()
+    w.custom = False
+    status, out = w.restore()
+    expect(status == 1 and "615" in out and "--gpu-staged" in out and not alive(w.pid), out)
+    w.custom = True
+    w.restored()
+
+
+def test_custom_hangs_copying(w):
+    """The bus stands still: the dump gives up, and the process waits in its next call, alive."""
+    w.start(*MORE)
+    w.fail("copy hang")
+    status, out = w.dump("--gpu-deadline", "1")
+    expect(status == 1 and "did not finish" in out, out)
+    expect(alive(w.pid), "it has ended")
+    for path in glob.glob(f"/proc/{w.pid}/task/*/status"):
+        untraced(path)
+
+
+def full_disk(w, mib, *options, env=None):
+    disk = w.work + "/disk"
+    os.mkdir(disk)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "fermata-test", disk], check=True)
+    try:
+        return w.command("dump", "process", w.pid, "--gpu", "on", "--dir", disk, "--name", "one", *options, env=env)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+        os.rmdir(disk)
+
+
+def test_disk_full(w):
+    """What is known to have no room is refused before anything is touched; what turns out to have none, put back."""
+    w.start("-m", "22")
+    for options, env, words in (([], None, ("has room for", "--compression")), ([], {"FAKE_NO_AMOUNTS": "1"}, ("No space left",)),
+                                (["--leave-running"], {"FAKE_NO_AMOUNTS": "1"}, ("No space left",))):
+        status, out = full_disk(w, 8, *options, env=env)
+        expect(status == 1 and all(word in out for word in words), out)
+        w.goes_on()
+
+
+def test_custom_other_gpus(w):
+    """Both devices of a process become the two of another machine, crosswise."""
+    w.start(*MORE)
+    w.dumped()
+    w.restored("--gpu-map", f"{uuid(0)}={uuid(5)}", "--gpu-map", f"{uuid(1)}={uuid(4)}", env={"FAKE_GPU_FIRST": "4"})
+    expect(sorted(int(line.split()[0]) for path in glob.glob(w.dev + "/user-*") for line in read(path).splitlines()) == [4, 5], "the devices in use")
 
 
 # ---- by the daemon, whose helper has the driver loaded ----
@@ -509,16 +718,24 @@ def test_killed(w):
     expect(finished < KILLS, "every dump had ended before it was killed")
 
 
+# The others are run again on a driver with custom storage, where the helper copies device memory.
+ONE_WAY = ("tool", "already_checkpointed", "off", "no_driver", "mig")
+
+
 def main():
     if not os.path.exists(os.path.join(FAKES, "gpu_app")):
         print("not ok gpu: not built\n0 passed, 1 failed, 0 skipped")
         return 1
     adopt()
-    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
+    tests = [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]
+    for custom, name, test in [(custom, name, f) for custom in (False, True) for name, f in tests]:
+        if (name.startswith("custom_") or name in ONE_WAY) and name.startswith("custom_") != custom:
+            continue
+        name = "custom_" + name if custom and not name.startswith("custom_") else name
         if not all(word in "gpu_" + name for word in sys.argv[1:]):
             continue
         with tempfile.TemporaryDirectory(prefix="fermata-gpu-", dir="/tmp") as work:
-            world = World(work)
+            world = World(work, custom)
             try:
                 if not os.path.exists("/dev/net/tun"):
                     raise Skip("needs /dev/net/tun, which stands for a GPU")

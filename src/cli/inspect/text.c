@@ -198,6 +198,11 @@ static void print_gpus(struct view *v)
 		for (size_t k = 0; k < p->n_devices && k < p->n_used; k++)
 			if (p->devices[k] < gpu->n_devices)
 				printf("%8s  %s on GPU %s (%s)\n", "", AMOUNT(p->used[k]), gpu->devices[p->devices[k]]->uuid, gpu->devices[p->devices[k]]->name);
+		for (size_t k = 0; k < p->n_regions; k++)
+			if (p->regions[k]->device < gpu->n_devices)
+				printf("%8s  %s of it in gpu-%u.img, from GPU %s\n", "", AMOUNT(p->regions[k]->size), p->pid, gpu->devices[p->regions[k]->device]->uuid);
+		if (!p->n_regions && !p->stays)
+			printf("%8s  in the process's own memory, where the driver has put it\n", "");
 	}
 }
 

@@ -35,6 +35,8 @@ void cuda_forget(struct dump *d);
 void cuda_finish(struct dump *d);
 /* In place of cuda_lock, of a check: adds what stands against it to the obstacles, and touches nothing. */
 int cuda_check(struct dump *d);
+/* Whether this is one that was found. */
+bool cuda_has(const struct dump *d, pid_t pid);
 /* Whether there are processes that cuda_resume is for. */
 bool cuda_used(const struct dump *d);
 /* Will the driver take its descriptors and mappings out of this process before it is captured? For a check, where it does not. */

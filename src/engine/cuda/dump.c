@@ -3,6 +3,7 @@
 #include "base/store_path.h"
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/images.h"
+#include "engine/memory/live.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -292,7 +293,7 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 		uint32_t timeout = d->request->gpu_timeout_ms ? d->request->gpu_timeout_ms : LOCK_TIMEOUT_MS;
 		of[count] = p;
 		calls[count] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0, .own = op == GPU_LOCK && d->cuda->own };
-		if (p->image)
+		if (p->image && (op == GPU_CHECKPOINT || op == GPU_RESTORE))
 			name_memory(&calls[count], p);
 		count++;
 		if (threads)
@@ -321,6 +322,29 @@ static bool is_off(const struct dump *d)
 	return d->request->gpu == GPU_NEVER || (d->request->gpu == GPU_AUTO && !gpu_present());
 }
 
+static uint64_t resident(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned long long pages;
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", pid);
+	return !read_small_at(AT_FDCWD, path, 256, &text, NULL) && sscanf(text, "%*u %llu", &pages) == 1 ? pages * PAGE_SIZE : 0;
+}
+
+/* Room for what is copied in the pause of a live dump: all that the processes have, as long as that leaves as much. */
+static void reserve(struct dump *d)
+{
+	uint64_t size = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p) {
+		if (p->now == GPU_RUNNING)
+			size += resident(p->pid) + (d->cuda->own ? 0 : p->memory);
+	}
+	if (size < cuda_memory_available() / 2)
+		live_reserve(d, size);
+}
+
 /* New ones, and those of a live dump that is made once more. */
 static bool has_unlocked(const struct dump *d)
 {
@@ -340,6 +364,8 @@ int cuda_lock(struct dump *d)
 		if (r < 0 || (!r && !has_unlocked(d)))
 			return r;
 		r = check_obstacles(d);
+		if (!r && d->live)
+			reserve(d);
 		if (!r)
 			r = call_all(d, GPU_LOCK, GPU_RUNNING, GPU_LOCKED, false);
 		if (r)
@@ -355,6 +381,11 @@ int cuda_check(struct dump *d)
 	int r = find_processes(d);
 
 	return r <= 0 ? dump_part(d, r) : check_obstacles(d);
+}
+
+bool cuda_has(const struct dump *d, pid_t pid)
+{
+	return find_process(d, pid) != NULL;
 }
 
 bool cuda_used(const struct dump *d)

@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 
 #define DIGEST 16
+#define PIECE (256UL << 10) /* what is a hole or none */
 #define UNPACKERS_MAX 8
 
 _Static_assert(GPU_BLOCK == IMAGE_BLOCK, "the helper's checksums are the image's");
@@ -53,16 +54,21 @@ static int fill_block(void *owner, struct image_block *b)
 	struct cuda_image *x = owner;
 	const uint64_t at = b->index * IMAGE_BLOCK;
 	const size_t size = (size_t)MIN(IMAGE_BLOCK, x->size - at);
+	int r = 0;
 
 	if (x->result)
 		return 0;
 	if (!x->in_memory)
 		image_block_digest(b, x->map + b->index * DIGEST, size);
-	else if (x->sparse && is_zero(x->map + at, size))
-		image_block_known(b, x->map + at, size);
-	else
-		return image_block_write(b, x->map + at, size);
-	return 0;
+	for (size_t done = 0; !r && x->in_memory && done < size; done += PIECE) {
+		const unsigned char *piece = x->map + at + done;
+		const size_t length = MIN(PIECE, size - done);
+		if (x->sparse && is_zero(piece, length))
+			image_block_known(b, piece, length);
+		else
+			r = image_block_write(b, piece, length);
+	}
+	return r;
 }
 
 static void block_filled(void *owner, int r)

@@ -16,7 +16,8 @@ struct cuda_restore {
 	size_t n_pairs;
 	struct cuda_source *sources; /* of each process of the entry */
 	size_t n_sources;
-	bool moved; /* a GPU is another than it was */
+	bool moved;   /* a GPU is another than it was */
+	bool stalled; /* a call has neither ended nor failed */
 };
 
 static const FermataGpuEntry *entry_of(const struct restore *s)
@@ -285,6 +286,8 @@ static int call_all(struct restore *s, enum gpu_op op, struct cuda_thread *threa
 			name_memory(s, &calls[i]);
 	}
 	r = cuda_call(s->cuda->gpu, calls, n, threads, n, cuda_deadline(s->request), s->e);
+	for (size_t i = 0; i < n; i++)
+		s->cuda->stalled |= !calls[i].done;
 	for (size_t i = 0; !r && i < n; i++)
 		if (calls[i].result)
 			r = error_set(s->e, calls[i].result, "process %d: the GPU's driver failed to %s it: %s", calls[i].pid, gpu_op_name(op), calls[i].why);
@@ -326,7 +329,10 @@ void cuda_release(struct restore *s)
 {
 	if (!s->cuda)
 		return;
-	gpu_close(s->cuda->gpu);
+	if (s->cuda->stalled) /* the processes are gone, and with them what it would do */
+		gpu_leave(s->cuda->gpu);
+	else
+		gpu_close(s->cuda->gpu);
 	for (size_t i = 0; i < s->cuda->n_sources; i++)
 		cuda_source_close(&s->cuda->sources[i]);
 	free(s->cuda->sources);
