@@ -92,7 +92,7 @@ struct gpu_machine {
 	struct gpu_user users[GPU_USERS_MAX];
 };
 
-/* Does this machine have NVIDIA's driver? Costs one look at /proc. */
+/* Does this machine have NVIDIA's driver? Costs one look at /proc; FERMATA_GPU in the environment, on or off, is believed instead: /proc/driver may be hidden. */
 bool gpu_present(void);
 
 /*

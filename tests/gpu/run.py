@@ -556,7 +556,7 @@ def test_custom_copies_fail(w):
 def test_custom_restore_fails(w):
     w.start(*MORE)
     w.dumped()
-    for line in ("copy 2", "copy hang", "copy die", "complete 999", "complete die", "complete hang", "restore 2", "host 2", "retain 2"):
+    for line in ("copy 2", "copy die", "complete 999", "complete die", "complete hang", "restore 2", "host 2", "retain 2"):
         w.fail(line)
         status, out = w.restore("--gpu-deadline", "1")
         expect(status == 1 and out.startswith("Error: ") and out.count("\n") == 1, (line, status, out))
@@ -564,6 +564,10 @@ def test_custom_restore_fails(w):
         expect(not alive(w.pid), f"{line}: something runs")
     w.fail()
     w.restored()
+    w.end()
+    w.fail("copy hang")
+    status, out = w.restore("--gpu-deadline", "1")
+    expect(status == 1 and "did not finish" in out and not alive(w.pid), out)
 
 
 def test_custom_other_driver(w):

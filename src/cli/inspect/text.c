@@ -204,6 +204,9 @@ static void print_gpus(struct view *v)
 		if (!p->n_regions && !p->stays)
 			printf("%8s  in the process's own memory, where the driver has put it\n", "");
 	}
+	for (size_t i = 0; i < gpu->n_externals; i++)
+		printf("%8s  %s%s%s, of the driver or the container's runtime: not saved\n", "", gpu->externals[i]->path, gpu->externals[i]->build_id ? ", build id " : "",
+		       gpu->externals[i]->build_id ? gpu->externals[i]->build_id : "");
 }
 
 void view_print(struct view *v, bool detailed)

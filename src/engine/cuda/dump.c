@@ -3,6 +3,7 @@
 #include "base/store_path.h"
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/images.h"
+#include "engine/cuda/software.h"
 #include "engine/memory/live.h"
 #include "engine/task/task.h"
 
@@ -29,6 +30,7 @@ struct cuda_dump {
 	struct gpu *gpu;
 	struct gpu_machine *machine;
 	VEC(struct cuda_process) processes;
+	struct cuda_software software; /* what they have of the driver's */
 	bool threads_known; /* `thread` is set in each */
 	bool own;	    /* device memory goes past the processes (images.h) */
 	int resumed;	    /* what cuda_resume gave when the tree did not get its GPUs back, and why */
@@ -149,7 +151,8 @@ static int add_process(struct dump *d, pid_t pid)
 	if (!p)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	*p = (struct cuda_process){ .pid = pid, .before = call.value, .now = call.value, .memory = memory_of(d->cuda->machine, pid) };
-	return 1;
+	r = cuda_software_add(&d->cuda->software, pid);
+	return r ? error_set(d->e, r, "out of memory") : 1;
 }
 
 /* Adds those that are not known. Gives how many. */
@@ -645,6 +648,7 @@ void cuda_finish(struct dump *d)
 		gpu_close(d->cuda->gpu);
 	free(d->cuda->machine);
 	release_processes(d->cuda);
+	cuda_software_release(&d->cuda->software);
 	VEC_FREE(&d->cuda->processes);
 	free(TAKE_PTR(d->cuda));
 }
@@ -718,6 +722,8 @@ int cuda_entry(struct dump *d, FermataGpuEntry **ret)
 	entry->cuda = d->cuda->machine->cuda;
 	entry->processes = calloc(d->cuda->processes.count, sizeof(*entry->processes));
 	r = entry->driver && entry->processes ? add_devices(d->cuda->machine, entry) : -ENOMEM;
+	if (!r)
+		r = cuda_software_entry(&d->cuda->software, entry);
 	for (size_t i = 0; !r && i < d->cuda->processes.count; i++) {
 		const struct cuda_process *p = &d->cuda->processes.data[i];
 		FermataGpuProcess *process = calloc(1, sizeof(*process));

@@ -2,6 +2,7 @@
 #include "base/log.h"
 #include "engine/cuda/cuda.h"
 #include "engine/cuda/images.h"
+#include "engine/cuda/software.h"
 #include "engine/restore.h"
 
 #include <sys/ptrace.h>
@@ -164,9 +165,7 @@ static int compare(struct restore *s, const FermataGpuEntry *entry)
 		return r;
 	if (c->moved && !c->machine->maps)
 		return error_set(s->e, -ENOTSUP, "it was saved on other GPUs; the driver can move it from 580 on, and here is %s", c->machine->driver);
-	if (strcmp(entry->driver, c->machine->driver))
-		log_warning("The checkpoint was made with driver %s, here is %s", entry->driver, c->machine->driver);
-	return 0;
+	return cuda_software_compare(entry, c->machine, s->e);
 }
 
 static uint64_t image_size(const FermataGpuProcess *p)
