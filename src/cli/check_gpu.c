@@ -44,7 +44,7 @@ static size_t tell_cdi(const struct gpu_machine *m, void (*found)(void *data, co
 		struct finding f = { .name = "CDI", .there = true };
 		char driver[32], why[sizeof(f.why) - 104];
 		snprintf(f.path, sizeof(f.path), "%s", spec->file);
-		snprintf(f.version, sizeof(f.version), "%.24s %.36s", spec->kind, spec->version);
+		snprintf(f.version, sizeof(f.version), "%.44s %.16s", spec->kind, spec->version);
 		snprintf(f.what, sizeof(f.what), "%.180s: %zu devices, %zu mounts, driver %s", spec->file, spec->devices.count, spec->edits.mounts.count,
 			 cdi_driver(spec, driver) ? driver : "not named");
 		if (cdi_compare(spec, m, why, sizeof(why)))
@@ -55,6 +55,7 @@ static size_t tell_cdi(const struct gpu_machine *m, void (*found)(void *data, co
 	VEC_FOREACH(&cdi.damaged, damage) {
 		struct finding f = { .name = "CDI", .there = true };
 		snprintf(f.path, sizeof(f.path), "%s", damage->file);
+		snprintf(f.version, sizeof(f.version), "unreadable");
 		snprintf(f.why, sizeof(f.why), "%.150s: %.200s", damage->file, damage->why.text);
 		bad++;
 		found(data, &f);

@@ -1,11 +1,12 @@
 /*
  * A program with state on a GPU. It adds to numbers there, over and over, and keeps its own count beside them: count and numbers must always agree.
  *
- *	app FILE [-d DEVICE] [-n PROCESSES] [-c CHILDREN] [-l MS] [-m MIB] [-b] [-s]
+ *	app FILE [-d DEVICE] [-n PROCESSES] [-c CHILDREN] [-l MS] [-m MIB] [-b] [-i CHILDREN] [-s]
  *
  * Each round it writes "PID ROUND" to FILE; a number that is wrong is said there as "PID wrong …". -n: more such processes, children of the first.
  * -c: children that use no GPU. -l: how long a launch takes. -m: so much more there, a third of it zeroes,
- * looked at piece by piece; -b: and the same on the other device. -s: seccomp-less thread with a busy signal timer, which must not get into the driver's thread.
+ * looked at piece by piece; -b: and the same on the other device. -i: children that have what the first
+ * has open, once it uses its GPU. -s: seccomp-less thread with a busy signal timer, which must not get into the driver's thread.
  */
 #include "fake.h"
 
@@ -89,6 +90,15 @@ static void tick(int sig)
 	ticks++;
 }
 
+static void *idle(void *argument)
+{
+	for (;;)
+		pause();
+	return argument;
+}
+
+static int heirs;
+
 static _Noreturn void work(const char *path, int device, unsigned int ms)
 {
 	uint64_t at[2], round = 0;
@@ -102,6 +112,11 @@ static _Noreturn void work(const char *path, int device, unsigned int ms)
 		exit(4);
 	if (more.pieces)
 		fill_more(device);
+	for (; heirs > 0 && getpid() == main_thread; heirs--)
+		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			idle(NULL);
+		}
 	for (;;) {
 		struct timespec pause = { 0, 1000000 };
 		if (fakeLaunch(at[0], 16, ms) || cuCtxSynchronize() || cuMemcpyDtoH_v2(host, at[0], sizeof(host)))
@@ -123,26 +138,20 @@ static _Noreturn void work(const char *path, int device, unsigned int ms)
 	}
 }
 
-static void *idle(void *argument)
-{
-	for (;;)
-		pause();
-	return argument;
-}
-
 int main(int argc, char **argv)
 {
 	int option, device = 0, processes = 1, children = 0, signals = 0;
 	unsigned int ms = 1;
 	pthread_t thread;
 
-	while ((option = getopt(argc, argv, "bd:n:c:l:m:s")) >= 0)
+	while ((option = getopt(argc, argv, "bd:i:n:c:l:m:s")) >= 0)
 		switch (option) {
 		case 'd': device = atoi(optarg); break;
 		case 'n': processes = atoi(optarg); break;
 		case 'c': children = atoi(optarg); break;
 		case 'l': ms = (unsigned int)atoi(optarg); break;
 		case 'm': more.pieces = strtoul(optarg, NULL, 10); break;
+		case 'i': heirs = atoi(optarg); break;
 		case 'b': more.devices = 2; break;
 		case 's': signals = 1; break;
 		default: return 2;

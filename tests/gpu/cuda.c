@@ -153,7 +153,7 @@ static int open_devices(void)
 	char path[300];
 
 	if (gpu.device_fd < 0)
-		gpu.device_fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+		gpu.device_fd = open(getenv("FAKE_DEVICE") ? getenv("FAKE_DEVICE") : DEVICE, O_RDWR | O_CLOEXEC);
 	for (int i = 0; i < FAKE_DEVICES; i++) {
 		if (!holds(i) || gpu.memory[i].fd >= 0)
 			continue;

@@ -4,6 +4,7 @@
  *
  * - device memory lies outside of the process, in a file of $FAKE_GPU_DIR, and is lost when the process ends;
  * - a process that uses it holds a character device that can't be saved;
+ *   ($FAKE_DEVICE, where that is another than the usual);
  * - state, lock, checkpoint, restore and unlock are done by a thread of the process, and hang while that is stopped; its id is told without it;
  * - lock blocks further calls and waits for work under way; checkpoint moves device memory into new anonymous memory and closes the device.
  *

@@ -4,9 +4,12 @@ dying. After all of it the program's numbers on the "device" and its own count m
 
 Arguments select tests by a part of their names. Runs as root."""
 import glob
+import json
 import os
 import random
+import shutil
 import signal
+import stat as stat_module
 import subprocess
 import sys
 import tempfile
@@ -72,7 +75,8 @@ class World:
 
     def start(self, *arguments):
         task = subprocess.Popen([os.path.join(FAKES, "gpu_app"), *arguments, self.out], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                stderr=subprocess.DEVNULL, start_new_session=True, env=self.environment())
+                                stderr=subprocess.DEVNULL, start_new_session=True,
+                                env=self.environment({"LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH_APP", FAKES)}))
         task.returncode = 0  # reaped below
         self.pid = task.pid
         processes = int(arguments[arguments.index("-n") + 1]) if "-n" in arguments else 1
@@ -603,6 +607,79 @@ def full_disk(w, mib, *options, env=None):
         os.rmdir(disk)
 
 
+def test_bystanders(w):
+    """A child that has a device of the GPU open and does not use CUDA: said before anything is touched."""
+    device = f"/dev/nvidia-test{os.getpid()}"
+    os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+    try:
+        os.environ["FAKE_DEVICE"] = device
+        w.start("-i", "1")
+        w.fail("lock 999")  # it does not come to that
+        w.refused(w.dump(), device, "without using CUDA", "close it there")
+        status, out = w.command("check", "process", w.pid, "--gpu", "on")
+        expect(status == 1 and "without using CUDA" in out, out)
+        w.goes_on()
+    finally:
+        del os.environ["FAKE_DEVICE"]
+        os.unlink(device)
+
+
+def test_seen(w):
+    """What check, inspect and job list tell of GPUs, their software and CDI."""
+    cdi = w.work + "/cdi"
+    os.mkdir(cdi)
+    library = f"{FAKES}/libcuda.so.1"
+    with open(cdi + "/nvidia.yaml", "w") as file:
+        file.write("cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ncontainerEdits:\n  mounts:\n"
+                   f"  - hostPath: {library}\n    containerPath: /usr/lib/libcuda.so.1\n  hooks:\n  - hookName: createContainer\n    path: /usr/bin/nvidia-cdi-hook\n"
+                   f"    args: [nvidia-cdi-hook, enable-cuda-compat, --host-driver-version=580.65.06]\ndevices:\n"
+                   + "".join(f"- name: {uuid(n)}\n  containerEdits:\n    deviceNodes: [{{path: /dev/net/tun}}]\n" for n in (0, 1)))
+    on = {"FERMATA_GPU": "on", "FERMATA_CDI_DIRS": cdi}
+    status, out = w.command("check", "--full", env=on)
+    part = out[out.index("\nGPU\n"):out.index("\nruntimes")]
+    expect("Fake H200" in part and uuid(1) in part and "4096 MiB" in part and "580.65.06, CUDA 13.0" in part and "2 devices" in part and "missing" not in part, part)
+    status, out = w.command("check", "--full", env={**on, "FAKE_DRIVER": "615.43.02.7"})
+    expect("it is of driver 580.65.06, and 615.43.02.7 is loaded" in out and "nvidia-ctk cdi generate" in out, out)
+    status, out = w.command("check", "--full", "--json", env={**on, "FAKE_GPU_FIRST": "1"})
+    gpus = json.loads(out)["gpus"]
+    expect(gpus[-1]["name"] == "CDI" and not gpus[-1]["works"] and uuid(0) in gpus[-1]["why"] and gpus[1]["path"] == uuid(1), gpus)
+    w.start()
+    w.dumped()
+    status, out = w.command("inspect", w.work + "/one")
+    expect(f"{library}" in out.replace(os.path.realpath(library), library) and "build id" in out and "not saved" in out, out)
+    status, out = w.command("inspect", w.work + "/one", "--json")
+    externals = json.loads(out)["gpu"]["externals"]
+    expect(any("libcuda.so" in one["path"] and len(one["build_id"]) >= 32 for one in externals), externals)
+    status, out = w.restore("-v3", env={"FAKE_DRIVER": "590.44.01"})
+    expect(status == 0 and "compatible: driver 590.44.01 here, 580.65.06 then" in out, out)
+    w.goes_on()
+
+
+def test_other_library(w):
+    """The process has the code of its libcuda mapped: another build of it is refused before any process is made."""
+    own = w.work + "/lib"
+    os.mkdir(own)
+    shutil.copy(f"{FAKES}/libcuda.so.1", own)
+    os.environ["LD_LIBRARY_PATH_APP"] = own
+    try:
+        w.start()
+    finally:
+        del os.environ["LD_LIBRARY_PATH_APP"]
+    w.dumped()
+    status, out = w.restore("-v3")
+    expect(status == 0 and "GPU software is identical" in out, out)
+    w.end()
+    shutil.copy(f"{FAKES}/old/libcuda.so.1", own + "/other")
+    os.rename(own + "/other", own + "/libcuda.so.1")
+    status, out = w.restore()
+    expect(status == 1 and "incompatible" in out and "build id" in out and not alive(w.pid), out)
+    os.unlink(own + "/libcuda.so.1")
+    with open(own + "/x.yaml", "w") as file:
+        file.write(f"cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ncontainerEdits:\n  mounts:\n  - hostPath: /somewhere/else\n    containerPath: {own}/libcuda.so.1\n")
+    status, out = w.restore(env={"FERMATA_CDI_DIRS": own})
+    expect(status == 1 and "not here" in out and "/somewhere/else (CDI)" in out and not alive(w.pid), out)
+
+
 def test_disk_full(w):
     """What is known to have no room is refused before anything is touched; what turns out to have none, put back."""
     w.start("-m", "22")
@@ -627,7 +704,7 @@ class Daemon:
     def __init__(self, w):
         self.w, self.address = w, w.work + "/daemon.sock"
         self.settings = {"FERMATA_ADDRESS": self.address, "FERMATA_DB_PATH": w.work + "/state/db", "FERMATA_LOG_DIR": w.work,
-                         "FERMATA_CHECKPOINT_DIR": w.work, "FERMATA_GPU_HELPER": "on"}
+                         "FERMATA_CHECKPOINT_DIR": w.work, "FERMATA_GPU_HELPER": "on", "FERMATA_GPU": "on"}
         self.task = subprocess.Popen([BINARY, "daemon", "start"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open(w.work + "/log", "w"),
                                      env=w.environment(self.settings), start_new_session=True)
         wait_for(lambda: os.path.exists(self.address) and self.helper(), "the daemon does not start")
@@ -682,6 +759,28 @@ def test_resident(w):
         daemon.end()
 
 
+def test_job_list(w):
+    """The column of GPUs, and a job's checkpoint with a GPU."""
+    daemon = Daemon(w)
+    try:
+        status, out = daemon.command("run", "process", "--jid", "g", os.path.join(FAKES, "gpu_app"), w.out)
+        expect(status == 0, out)
+        wait_for(lambda: w.rounds(), "the job does not start")
+        status, out = daemon.command("job", "list")
+        line = next(line for line in out.splitlines() if line.startswith("g "))
+        head = next(line for line in out.splitlines() if line.startswith("JOB"))
+        expect(line[head.index("GPU"):].split()[0] == "yes", out)
+        status, out = daemon.command("dump", "job", "g")
+        expect(status == 0, out)
+        status, out = daemon.command("restore", "job", "g")
+        expect(status == 0, out)
+        w.goes_on()
+        status, out = daemon.command("job", "kill", "g")
+        expect(status == 0, out)
+    finally:
+        daemon.end()
+
+
 def test_resident_killed(w):
     """SIGKILL at any moment to who dumps for the daemon: the helper puts back what was done, and stays."""
     w.start("-n", "2", "-c", "1")
@@ -723,7 +822,7 @@ def test_killed(w):
 
 
 # The others are run again on a driver with custom storage, where the helper copies device memory.
-ONE_WAY = ("tool", "already_checkpointed", "off", "no_driver", "mig")
+ONE_WAY = ("seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
 
 
 def main():

@@ -224,10 +224,48 @@ static int check_machine(struct dump *d)
 	return check_room(d, need);
 }
 
+/* One of the driver's devices that it has open, or false. */
+static bool holds_device(pid_t pid, char ret[64])
+{
+	struct proc_fds fds = {};
+	bool found = false;
+
+	if (proc_list_fds(pid, &fds))
+		return false;
+	for (size_t i = 0; !found && i < fds.count; i++) {
+		char link[64];
+		snprintf(link, sizeof(link), "/proc/%d/fd/%d", pid, fds.data[i]);
+		ssize_t n = readlink(link, ret, 63);
+		ret[MAX(n, 0)] = '\0';
+		found = !strncmp(ret, "/dev/nvidia", 11);
+	}
+	VEC_FREE(&fds);
+	return found;
+}
+
+/* The driver closes its devices in those processes that use CUDA. What others have, by fork mostly, stays open and can't be saved. */
+static int check_bystanders(struct dump *d)
+{
+	struct pids tree = {};
+	int r = list_tree(&tree, d->request->pid) ? error_set(d->e, -ENOMEM, "out of memory") : 0;
+
+	for (size_t i = 0; !r && i < tree.list.count; i++) {
+		char device[64];
+		const pid_t pid = tree.list.data[i];
+		if (!find_process(d, pid) && holds_device(pid, device))
+			r = cuda_error(d, pid, -ENOTSUP, "it has %s open without using CUDA, from its parent most likely, where the driver can't close it; close it there, or "
+				       "start such processes before the program uses CUDA", device);
+	}
+	VEC_FREE(&tree.list);
+	return r;
+}
+
 static int check_obstacles(struct dump *d)
 {
 	int r = dump_part(d, check_machine(d));
 
+	if (!r)
+		r = dump_part(d, check_bystanders(d));
 	return r ? r : dump_part(d, check_collectives(d));
 }
 
@@ -373,6 +411,7 @@ int cuda_lock(struct dump *d)
 			r = call_all(d, GPU_LOCK, GPU_RUNNING, GPU_LOCKED, false);
 		if (r)
 			return r;
+		log_info("Locked %zu CUDA processes", d->cuda->processes.count);
 	}
 	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
 }
@@ -601,6 +640,8 @@ int cuda_resume(struct dump *d)
 	}
 	d->cuda->threads_known = false;
 	d->e = outer;
+	if (!r)
+		log_info("%zu CUDA processes have their GPUs again", d->cuda->processes.count);
 	d->cuda->resumed = r;
 	if (r)
 		error_set(&d->cuda->why, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);

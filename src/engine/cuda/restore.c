@@ -310,6 +310,7 @@ int cuda_restore(struct restore *s)
 		if (th)
 			threads[n++] = (struct cuda_thread){ (pid_t)entry->processes[i]->pid, th->tid, &th->tracee, 0, false };
 	}
+	log_info("Restoring the GPU state of %zu processes", n);
 	r = call_all(s, GPU_RESTORE, threads, n);
 	for (size_t i = 0; !r && i < s->cuda->n_sources; i++)
 		r = cuda_source_check(s, &s->cuda->sources[i]);
@@ -321,6 +322,8 @@ int cuda_restore(struct restore *s)
 		if (stopped && !r)
 			r = error_set(s->e, stopped, "%s", why.text);
 	}
+	if (!r)
+		log_info("%zu CUDA processes have their GPUs again", n);
 	return r;
 }
 
