@@ -26,8 +26,8 @@ KERNELS = os.path.join(ROOT, "tests/gpu/real/kernels.ptx")
 DEADLINE = 300
 PR_SET_CHILD_SUBREAPER = 36
 # Between which lines of the log a phase lies.
-DUMP = (("lock", "^", "Locked "), ("stop", "Locked ", "Stopped "), ("checkpoint", "Stopped ", "The GPU state "), ("the rest", "The GPU state ", "Dumping finished"))
-LIVE = (("lock", "Round 3", "Locked "), ("stop", "Locked ", "Stopped "), ("checkpoint", "Stopped ", "The GPU state "),
+DUMP = (("driver, lock", "Asking the GPU", "Locked "), ("stop", "Locked ", "Stopped "), ("checkpoint", "Stopped ", "The GPU state "), ("the rest", "The GPU state ", "Dumping finished"))
+LIVE = (("driver, lock", "Asking the GPU", "Locked "), ("stop", "Locked ", "Stopped "), ("checkpoint", "Stopped ", "The GPU state "),
         ("memory, restore", "The GPU state ", "have their GPUs again"), ("writing, behind it", "have their GPUs again", "Dumping finished"))
 RESTORE = (("until all stand ready", "^", "Restoring the GPU state"), ("restore", "Restoring the GPU state", "have their GPUs again"))
 

@@ -1,12 +1,13 @@
 /*
  * A program with state on a GPU. It adds to numbers there, over and over, and keeps its own count beside them: count and numbers must always agree.
  *
- *	app FILE [-d DEVICE] [-n PROCESSES] [-c CHILDREN] [-l MS] [-m MIB] [-b] [-i CHILDREN] [-s]
+ *	app FILE [-d DEVICE] [-n PROCESSES] [-c CHILDREN] [-l MS] [-m MIB] [-b] [-i CHILDREN] [-j US] [-s]
  *
  * Each round it writes "PID ROUND" to FILE; a number that is wrong is said there as "PID wrong …". -n: more such processes, children of the first.
  * -c: children that use no GPU. -l: how long a launch takes. -m: so much more there, a third of it zeroes,
  * looked at piece by piece; -b: and the same on the other device. -i: children that have what the first
- * has open, once it uses its GPU. -s: seccomp-less thread with a busy signal timer, which must not get into the driver's thread.
+ * has open, once it uses its GPU. -j: a child that
+ * begins to use one so long after the first was locked. -s: seccomp-less thread with a busy signal timer, which must not get into the driver's thread.
  */
 #include "fake.h"
 
@@ -138,13 +139,25 @@ static _Noreturn void work(const char *path, int device, unsigned int ms)
 	}
 }
 
+static _Noreturn void join_late(const char *path, unsigned int us)
+{
+	const struct timespec pause = { 0, 50000 };
+	char locked[300];
+
+	snprintf(locked, sizeof(locked), "%s/locked-%d", getenv("FAKE_GPU_DIR"), (int)getppid());
+	while (access(locked, F_OK))
+		nanosleep(&pause, NULL);
+	usleep(us);
+	work(path, 1, 1);
+}
+
 int main(int argc, char **argv)
 {
-	int option, device = 0, processes = 1, children = 0, signals = 0;
+	int option, device = 0, processes = 1, children = 0, signals = 0, late = -1;
 	unsigned int ms = 1;
 	pthread_t thread;
 
-	while ((option = getopt(argc, argv, "bd:i:n:c:l:m:s")) >= 0)
+	while ((option = getopt(argc, argv, "bd:i:j:n:c:l:m:s")) >= 0)
 		switch (option) {
 		case 'd': device = atoi(optarg); break;
 		case 'n': processes = atoi(optarg); break;
@@ -152,6 +165,7 @@ int main(int argc, char **argv)
 		case 'l': ms = (unsigned int)atoi(optarg); break;
 		case 'm': more.pieces = strtoul(optarg, NULL, 10); break;
 		case 'i': heirs = atoi(optarg); break;
+		case 'j': late = atoi(optarg); break;
 		case 'b': more.devices = 2; break;
 		case 's': signals = 1; break;
 		default: return 2;
@@ -164,6 +178,10 @@ int main(int argc, char **argv)
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			idle(NULL);
 		}
+	if (late >= 0 && fork() == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		join_late(argv[optind], (unsigned int)late);
+	}
 	for (int i = 1; i < processes; i++)
 		if (fork() == 0) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);

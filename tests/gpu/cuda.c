@@ -184,6 +184,15 @@ static void close_devices(void)
 	gpu.device_fd = -1;
 }
 
+/* For programs that act at that moment. */
+static void tell_lock(void)
+{
+	char path[300];
+
+	snprintf(path, sizeof(path), "%s/locked-%d", folder(), (int)getpid());
+	close(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+}
+
 static int do_lock(uint32_t timeout_ms)
 {
 	struct timespec end;
@@ -192,6 +201,7 @@ static int do_lock(uint32_t timeout_ms)
 	if (gpu.state != RUNNING)
 		return ILLEGAL_STATE;
 	gpu.state = LOCKED;
+	tell_lock();
 	clock_gettime(CLOCK_REALTIME, &end);
 	end.tv_sec += timeout_ms / 1000;
 	end.tv_nsec += timeout_ms % 1000 * 1000000L;

@@ -624,6 +624,38 @@ def test_bystanders(w):
         os.unlink(device)
 
 
+def test_latecomer(w):
+    """A process begins to use a GPU while the tree is being locked and stopped: it is in the checkpoint with its GPU, or not yet using one."""
+    for number in range(12):
+        w.start("-j", str(number * 400))
+        status, out = w.dump("--leave-running", "-v3", name=f"l{number}")
+        expect(status == 0, f"{number}: {out}")
+        wait_for(lambda: len(w.rounds()) == 2, "the second does not begin")
+        w.goes_on()
+        pids = list(w.rounds())
+        w.end()
+        os.unlink(w.out)
+        for path in glob.glob(w.dev + "/locked-*"):
+            os.unlink(path)
+        status, out = w.restore(name=f"l{number}")
+        expect(status == 0, f"{number}: {out}")
+        open(f"{w.dev}/locked-{w.pid}", "w").close()  # for one that was not using it yet
+        wait_for(lambda: sorted(w.rounds()) == sorted(pids), f"{number}: not both go on")
+        w.goes_on()
+        w.end()
+        os.unlink(w.out)
+        for path in glob.glob(w.dev + "/locked-*"):
+            os.unlink(path)
+
+
+def test_bench(w):
+    task = subprocess.run([sys.executable, os.path.join(ROOT, "bench/gpu.py"), "--fake", "--sizes", "0.01", "--dir", w.work], stdout=subprocess.PIPE, text=True,
+                          timeout=6 * DEADLINE, stdin=subprocess.DEVNULL)
+    rows = [line for line in task.stdout.splitlines() if line.startswith("| 0.01 |")]
+    expect(task.returncode == 0 and "say nothing of a GPU" in task.stdout and len(rows) == 2, task.stdout)
+    expect(not any("–" in row for row in rows), rows)  # every phase was found
+
+
 def test_seen(w):
     """What check, inspect and job list tell of GPUs, their software and CDI."""
     cdi = w.work + "/cdi"
@@ -822,7 +854,7 @@ def test_killed(w):
 
 
 # The others are run again on a driver with custom storage, where the helper copies device memory.
-ONE_WAY = ("seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
+ONE_WAY = ("bench", "seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
 
 
 def main():

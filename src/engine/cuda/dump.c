@@ -111,6 +111,7 @@ static int open_gpu(struct dump *d, pid_t pid)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (d->cuda->gpu)
 		return 0;
+	log_info("Asking the GPU's driver of process %d", pid);
 	int r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_ready(d->cuda->gpu, d->e);
