@@ -257,8 +257,12 @@ void driver_machine(struct driver *d, struct gpu_machine *ret)
 	if (!d->nvml) {
 		d->nvml = dlopen(LIBNVML, RTLD_NOW | RTLD_LOCAL);
 		int (*init)(void) = d->nvml ? (int (*)(void))dlsym(d->nvml, "nvmlInit_v2") : NULL;
-		if (!init || init() != NVML_SUCCESS)
+		if (!init || init() != NVML_SUCCESS) {
+			if (d->nvml)
+				dlclose(TAKE_PTR(d->nvml));
+			tool_machine(ret);
 			return;
+		}
 	}
 	int (*get_version)(char *ret, unsigned int size) = dlsym(d->nvml, "nvmlSystemGetDriverVersion");
 	int (*get_count)(unsigned int *ret) = dlsym(d->nvml, "nvmlDeviceGetCount_v2");

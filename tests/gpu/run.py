@@ -656,6 +656,72 @@ def test_bench(w):
     expect(not any("–" in row for row in rows), rows)  # every phase was found
 
 
+def test_unsaveable(w):
+    """MPS, memory of other machines, a debugger: told before anything is touched."""
+    mps = w.work + "/nvidia-cuda-mps-server"
+    shutil.copy("/bin/sleep", mps)
+    server = subprocess.Popen([mps, "1000"])
+    folder = "/dev/nvidia-caps-imex-channels"
+    made = not os.path.exists(folder)
+    device = f"{folder}/test{os.getpid()}"
+    try:
+        w.start()
+        w.fail("lock 999")  # it does not come to that
+        with open(f"{w.dev}/user-{server.pid}", "w") as file:
+            file.write("0 1000\n")
+        w.refused(w.dump(), "MPS", "nvidia-cuda-mps-control")
+        os.unlink(f"{w.dev}/user-{server.pid}")
+        w.goes_on()
+        tracer = subprocess.Popen(["strace", "-p", str(w.pid), "-o", "/dev/null"], stderr=subprocess.DEVNULL)
+        wait_for(lambda: f"TracerPid:\t{tracer.pid}\n" in read(f"/proc/{w.pid}/status"), "strace does not begin")
+        w.fail("lock 999")
+        w.refused(w.dump(), "debugged by process", str(tracer.pid))
+        tracer.terminate()
+        tracer.wait()
+        w.end()
+        os.unlink(w.out)
+        os.makedirs(folder, exist_ok=True)
+        os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+        os.environ["FAKE_DEVICE"] = device
+        w.start()
+        w.fail("lock 999")
+        w.refused(w.dump(), device, "other machines")
+        w.goes_on()
+    finally:
+        os.environ.pop("FAKE_DEVICE", None)
+        server.kill()
+        server.wait()
+        if os.path.exists(device):
+            os.unlink(device)
+        if made and os.path.exists(folder):
+            os.rmdir(folder)
+
+
+def test_smi(w):
+    """Without NVML nvidia-smi tells: versions of any number of parts, memory, who uses which GPU."""
+    libraries, programs = w.work + "/libraries", w.work + "/bin"
+    os.mkdir(libraries)
+    os.mkdir(programs)
+    os.symlink(f"{FAKES}/libcuda.so.1", libraries + "/libcuda.so.1")
+    w.start()
+    script = f"""#!/bin/sh
+case "$1" in
+  --query-gpu*) echo "{uuid(0)}, Fake H200, 4096, 4000, 580.65.06.1.2, [N/A]"; echo "{uuid(1)}, Fake H200, 4096, 4096, 580.65.06.1.2, Disabled" ;;
+  *) echo "{w.pid}, {uuid(0)}, 17" ;;
+esac
+"""
+    with open(programs + "/nvidia-smi", "w") as file:
+        file.write(script)
+    os.chmod(programs + "/nvidia-smi", 0o755)
+    env = {"LD_LIBRARY_PATH": libraries, "PATH": programs + ":" + os.environ["PATH"]}
+    status, out = w.dump(env=env)
+    expect(status == 0, out)
+    w.end_wait()
+    status, out = w.command("inspect", w.work + "/one")
+    expect("580.65.06.1.2" in out and "17.0 MiB on GPU" in out.replace("17 MiB", "17.0 MiB") and uuid(0) in out, out)
+    w.restored(env=env)
+
+
 def test_seen(w):
     """What check, inspect and job list tell of GPUs, their software and CDI."""
     cdi = w.work + "/cdi"
@@ -854,7 +920,7 @@ def test_killed(w):
 
 
 # The others are run again on a driver with custom storage, where the helper copies device memory.
-ONE_WAY = ("bench", "seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
+ONE_WAY = ("unsaveable", "smi", "bench", "seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
 
 
 def main():

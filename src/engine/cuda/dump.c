@@ -14,6 +14,8 @@
 #define LOCK_TIMEOUT_MS 10000
 #define ROUNDS_MAX 20
 #define MAPS_MAX (256UL << 20)
+#define MPS_SERVER "nvidia-cuda-mps" /* …-server, as far as the kernel keeps it */
+#define IMEX "/dev/nvidia-caps-imex-channels/"
 
 struct cuda_process {
 	pid_t pid;
@@ -220,13 +222,17 @@ static int check_machine(struct dump *d)
 	for (uint32_t i = 0; i < m->n_devices; i++)
 		if (m->devices[i].mig)
 			return error_set(d->e, -ENOTSUP, "GPU %s is divided (MIG), which its driver can't save; see nvidia-smi -mig 0", m->devices[i].uuid);
+	for (uint32_t i = 0; i < m->n_users && !d->request->gpu_force; i++)
+		if (!strcmp(comm_of((pid_t)m->users[i].pid, &(struct proc_stat){}), MPS_SERVER) && m->users[i].device < m->n_devices)
+			return error_set(d->e, -ENOTSUP, "GPU %s is shared through MPS, which its driver can't save; end it with: echo quit | nvidia-cuda-mps-control",
+					 m->devices[m->users[i].device].uuid);
 	VEC_FOREACH(&d->cuda->processes, p)
 		need += p->before == GPU_RUNNING ? p->memory : 0;
 	return check_room(d, need);
 }
 
-/* One of the driver's devices that it has open, or false. */
-static bool holds_device(pid_t pid, char ret[64])
+/* One of the driver's devices that it has open, whose name begins so; or false. */
+static bool holds_device(pid_t pid, const char *name, char ret[64])
 {
 	struct proc_fds fds = {};
 	bool found = false;
@@ -238,7 +244,7 @@ static bool holds_device(pid_t pid, char ret[64])
 		snprintf(link, sizeof(link), "/proc/%d/fd/%d", pid, fds.data[i]);
 		ssize_t n = readlink(link, ret, 63);
 		ret[MAX(n, 0)] = '\0';
-		found = !strncmp(ret, "/dev/nvidia", 11);
+		found = !strncmp(ret, name, strlen(name));
 	}
 	VEC_FREE(&fds);
 	return found;
@@ -253,7 +259,7 @@ static int check_bystanders(struct dump *d)
 	for (size_t i = 0; !r && i < tree.list.count; i++) {
 		char device[64];
 		const pid_t pid = tree.list.data[i];
-		if (!find_process(d, pid) && holds_device(pid, device))
+		if (!find_process(d, pid) && holds_device(pid, "/dev/nvidia", device))
 			r = cuda_error(d, pid, -ENOTSUP, "it has %s open without using CUDA, from its parent most likely, where the driver can't close it; close it there, or "
 				       "start such processes before the program uses CUDA", device);
 	}
@@ -261,9 +267,30 @@ static int check_bystanders(struct dump *d)
 	return r;
 }
 
+/* What is on other machines, and who looks at it from outside. */
+static int check_processes(struct dump *d)
+{
+	char device[64];
+
+	VEC_FOREACH(&d->cuda->processes, p) {
+		struct proc_status status;
+		if (p->before != GPU_RUNNING)
+			continue;
+		if (holds_device(p->pid, IMEX, device))
+			return cuda_error(d, p->pid, -ENOTSUP, "it has %s open, for memory on GPUs of other machines (NVLink fabric), which can't be saved; let the program do without",
+					  device);
+		if (!proc_read_status(p->pid, &status) && status.tracer_pid && (pid_t)status.tracer_pid != getpid())
+			return cuda_error(d, p->pid, -EBUSY, "it is being debugged by process %d; end that first", (int)status.tracer_pid);
+	}
+	return 0;
+}
+
 static int check_obstacles(struct dump *d)
 {
 	int r = dump_part(d, check_machine(d));
+
+	if (!r)
+		r = dump_part(d, check_processes(d));
 
 	if (!r)
 		r = dump_part(d, check_bystanders(d));
