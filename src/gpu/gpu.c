@@ -229,6 +229,13 @@ int gpu_collect(struct gpu *g, struct error *e)
 	return !g->waiting || errno == EAGAIN || errno == EINTR ? 0 : has_died(e);
 }
 
+bool gpu_has_died(const struct gpu *g)
+{
+	char one;
+
+	return recv(g->sock, &one, sizeof(one), MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
 static int64_t now_ms(void)
 {
 	struct timespec now;

@@ -114,6 +114,8 @@ int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e);
 int gpu_fd(const struct gpu *g);
 /* Takes what has ended, without waiting. -EPIPE: the helper has died. */
 int gpu_collect(struct gpu *g, struct error *e);
+/* Has the helper gone, while nobody waited for it? */
+bool gpu_has_died(const struct gpu *g);
 /* gpu_start, and waits for all; for calls that need nobody's help. -ETIMEDOUT: not all have ended by then; the helper is killed, or puts
  * nothing back. */
 int gpu_run(struct gpu *g, struct gpu_call *calls, size_t n, int deadline_ms, struct error *e);

@@ -596,6 +596,43 @@ def test_custom_hangs_copying(w):
         untraced(path)
 
 
+def test_custom_helper_dies(w):
+    """In the middle of a copy: the driver has no way back from there, which is said; the program itself is let go. Later: a new helper puts it back."""
+    w.start(*MORE)
+    w.fail("copy die")
+    status, out = w.dump()
+    expect(status == 1 and "can't be put back" in out and not os.path.exists(w.work + "/one/inventory.img"), out)
+    expect(alive(w.pid), "it has ended")
+    for path in glob.glob(f"/proc/{w.pid}/task/*/status"):
+        untraced(path)
+    w.end()
+    w.fail()
+    os.unlink(w.out)
+    w.start(*MORE)
+    later_dies(w)
+
+
+def later_dies(w):
+    """The helper dies when all is checkpointed: another one, which asks the driver where it stands, goes on."""
+    task = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "one", "--leave-running", "--no-live", "--compression", "zstd:9", "-v4",
+                     background=True)
+    said = []
+    for line in task.stdout:
+        said.append(line)
+        if "The GPU state" in line:
+            break
+    helper = next(pid for pid in children_of(task.pid) if comm_of(pid) == "fermata-gpu")
+    os.kill(helper, signal.SIGKILL)
+    rest = task.communicate(timeout=3 * DEADLINE)[0]
+    expect(task.returncode == 0 and "another one goes on" in rest, "".join(said) + rest)
+    w.goes_on()
+
+
+def test_helper_dies(w):
+    w.start("-m", "22")
+    later_dies(w)
+
+
 def full_disk(w, mib, *options, env=None):
     disk = w.work + "/disk"
     os.mkdir(disk)
@@ -920,7 +957,7 @@ def test_killed(w):
 
 
 # The others are run again on a driver with custom storage, where the helper copies device memory.
-ONE_WAY = ("unsaveable", "smi", "bench", "seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
+ONE_WAY = ("helper_dies", "unsaveable", "smi", "bench", "seen", "other_library", "bystanders", "tool", "already_checkpointed", "off", "no_driver", "mig")
 
 
 def main():

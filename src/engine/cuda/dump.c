@@ -626,8 +626,9 @@ static int recover(struct dump *d)
 	struct error ignored;
 	int r;
 
-	if (!gpu_collect(d->cuda->gpu, &ignored))
+	if (!gpu_collect(d->cuda->gpu, &ignored) && !gpu_has_died(d->cuda->gpu))
 		return 0;
+	log_warning("The GPU helper has died; another one goes on");
 	gpu_close(TAKE_PTR(d->cuda->gpu));
 	r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
@@ -647,6 +648,15 @@ static int recover(struct dump *d)
 	return r;
 }
 
+/* In the middle of an operation of a helper that has died: the driver knows of no way back. */
+static int find_stranded(struct dump *d)
+{
+	VEC_FOREACH(&d->cuda->processes, p)
+		if (p->before == GPU_RUNNING && !p->stalled && p->now != GPU_RUNNING && p->now != GPU_LOCKED && p->now != GPU_CHECKPOINTED)
+			return cuda_error(d, p->pid, -EIO, "its GPU state is %s, in the hands of a helper that has died, and can't be put back", gpu_state_name(p->now));
+	return 0;
+}
+
 int cuda_resume(struct dump *d)
 {
 	struct error why = {}, *outer = d->e;
@@ -661,6 +671,8 @@ int cuda_resume(struct dump *d)
 		r = call_all(d, GPU_RESTORE, GPU_CHECKPOINTED, GPU_LOCKED, true);
 	if (!r)
 		r = call_all(d, GPU_UNLOCK, GPU_LOCKED, GPU_RUNNING, true);
+	if (!r)
+		r = find_stranded(d);
 	/* They are let go with the others; a thread that runs can't be. */
 	VEC_FOREACH(&d->cuda->processes, p) {
 		struct error ignored;
