@@ -127,6 +127,7 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.ext_unix_sk = flags & FERMATA_EXT_UNIX_SK,
 		.sibling = flags & FERMATA_SIBLING,
 		.gpu_force = flags & FERMATA_GPU_FORCE,
+		.gpu_staged = flags & FERMATA_GPU_STAGED,
 		.track = flags & FERMATA_TRACK_MEM,
 		.portable = flags & FERMATA_PORTABLE,
 		.parent = c->options.parent,

@@ -905,7 +905,7 @@ def test_job_list(w):
         line = next(line for line in out.splitlines() if line.startswith("g "))
         head = next(line for line in out.splitlines() if line.startswith("JOB"))
         expect(line[head.index("GPU"):].split()[0] == "yes", out)
-        status, out = daemon.command("dump", "job", "g")
+        status, out = daemon.command("dump", "job", "g", *(["--gpu-staged"] if w.custom else []))
         expect(status == 0, out)
         status, out = daemon.command("restore", "job", "g")
         expect(status == 0, out)

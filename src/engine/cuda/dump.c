@@ -1,51 +1,14 @@
 /* CUDA processes in a dump. See cuda.h. */
 #include "base/log.h"
-#include "base/store_path.h"
-#include "engine/cuda/cuda.h"
-#include "engine/cuda/images.h"
-#include "engine/cuda/software.h"
+#include "engine/cuda/parts.h"
 #include "engine/memory/live.h"
-#include "engine/task/task.h"
 
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/statvfs.h>
 
 #define LOCK_TIMEOUT_MS 10000
 #define ROUNDS_MAX 20
 #define MAPS_MAX (256UL << 20)
-#define MPS_SERVER "nvidia-cuda-mps" /* …-server, as far as the kernel keeps it */
-#define IMEX "/dev/nvidia-caps-imex-channels/"
-
-struct cuda_process {
-	pid_t pid;
-	enum gpu_state before, now; /* as it was found; as it is */
-	uint64_t memory;	    /* bytes on the devices, as far as NVML tells */
-	struct cuda_thread thread;
-	bool stalled; /* a call has neither ended nor failed */
-	struct cuda_image *image; /* where its device memory is while it is checkpointed; NULL: in its own */
-	struct gpu_region *regions; /* of the image */
-	size_t n_regions;
-};
-
-struct cuda_dump {
-	struct gpu *gpu;
-	struct gpu_machine *machine;
-	VEC(struct cuda_process) processes;
-	struct cuda_software software; /* what they have of the driver's */
-	bool threads_known; /* `thread` is set in each */
-	bool own;	    /* device memory goes past the processes (images.h) */
-	int resumed;	    /* what cuda_resume gave when the tree did not get its GPUs back, and why */
-	struct error why;
-};
-
-static const char *comm_of(pid_t pid, struct proc_stat *room)
-{
-	return proc_read_stat(pid, room) ? "?" : room->comm;
-}
-
-#define cuda_error(d, pid, code, format, ...) \
-	error_set((d)->e, code, "process %d (%s): " format, pid, comm_of(pid, &(struct proc_stat){}), ##__VA_ARGS__)
 
 /* ---- finding them ---- */
 
@@ -59,21 +22,7 @@ static bool may_use_cuda(pid_t pid)
 	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libcuda.so") || strstr(text, " /dev/nvidia"));
 }
 
-static bool has_collective_library(pid_t pid)
-{
-	_cleanup_free_ char *text = NULL;
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libnccl") || strstr(text, "/libnvshmem"));
-}
-
-struct pids {
-	VEC(pid_t) list;
-};
-
-/* The tree as it is now; it may grow meanwhile, which the next look will see. */
-static int list_tree(struct pids *tree, pid_t root)
+int cuda_list_tree(struct pids *tree, pid_t root)
 {
 	pid_t *slot = VEC_PUSH(&tree->list);
 
@@ -98,7 +47,7 @@ static int list_tree(struct pids *tree, pid_t root)
 	return 0;
 }
 
-static struct cuda_process *find_process(const struct dump *d, pid_t pid)
+struct cuda_process *cuda_find(const struct dump *d, pid_t pid)
 {
 	if (d->cuda)
 		VEC_FOREACH(&d->cuda->processes, p)
@@ -162,139 +111,19 @@ static int add_process(struct dump *d, pid_t pid)
 static int find_processes(struct dump *d)
 {
 	struct pids tree = {};
-	int found = 0, r = list_tree(&tree, d->request->pid);
+	int found = 0, r = cuda_list_tree(&tree, d->request->pid);
 
 	if (r)
 		error_set(d->e, r, "out of memory");
 	for (size_t i = 0; r >= 0 && i < tree.list.count; i++) {
 		pid_t pid = tree.list.data[i];
-		if (find_process(d, pid) || !may_use_cuda(pid))
+		if (cuda_find(d, pid) || !may_use_cuda(pid))
 			continue;
 		r = add_process(d, pid);
 		found += r > 0;
 	}
 	VEC_FREE(&tree.list);
 	return r < 0 ? r : found;
-}
-
-/* ---- what stands against it ---- */
-
-static int check_collectives(struct dump *d)
-{
-	size_t users = 0;
-	pid_t one = 0;
-
-	VEC_FOREACH(&d->cuda->processes, p)
-		if (has_collective_library(p->pid) && p->before == GPU_RUNNING) {
-			users++;
-			one = p->pid;
-		}
-	if (users < 2 || d->request->gpu_force)
-		return 0;
-	return cuda_error(d, one, -ENOTSUP, "it shares GPU memory with others through NCCL or NVSHMEM, perhaps, which can be saved but not restored; start it with "
-			  "NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0 NCCL_SHM_DISABLE=1 and use --gpu-force");
-}
-
-/* Where it goes is looked at before the tree is: on disk as much is needed, where nothing is packed. */
-static int check_room(struct dump *d, uint64_t need)
-{
-	const uint64_t free = cuda_memory_available();
-	const char *path = d->request->images_dir;
-	struct statvfs disk;
-
-	if (need > free && (!d->cuda->own || cuda_image_in_memory(d)))
-		return error_set(d->e, -ENOMEM, "the tree has %llu MiB on GPUs, which go into memory first, and %llu MiB of memory are available%s",
-				 (unsigned long long)need >> 20, (unsigned long long)free >> 20,
-				 d->cuda->own ? "; a dump to a plain directory, with --no-live, needs none" : "");
-	if (!path || store_is_path(path) || d->request->packing.kind != PACKING_NONE || d->request->packing.streams || statvfs(path, &disk) < 0)
-		return 0;
-	if (need > (uint64_t)disk.f_bavail * disk.f_frsize)
-		return error_set(d->e, -ENOSPC, "the tree has %llu MiB on GPUs, and %s has room for %llu MiB; choose a directory on another file system, or --compression",
-				 (unsigned long long)need >> 20, path, (unsigned long long)disk.f_bavail * disk.f_frsize >> 20);
-	return 0;
-}
-
-static int check_machine(struct dump *d)
-{
-	const struct gpu_machine *m = d->cuda->machine;
-	uint64_t need = 0;
-
-	for (uint32_t i = 0; i < m->n_devices; i++)
-		if (m->devices[i].mig)
-			return error_set(d->e, -ENOTSUP, "GPU %s is divided (MIG), which its driver can't save; see nvidia-smi -mig 0", m->devices[i].uuid);
-	for (uint32_t i = 0; i < m->n_users && !d->request->gpu_force; i++)
-		if (!strcmp(comm_of((pid_t)m->users[i].pid, &(struct proc_stat){}), MPS_SERVER) && m->users[i].device < m->n_devices)
-			return error_set(d->e, -ENOTSUP, "GPU %s is shared through MPS, which its driver can't save; end it with: echo quit | nvidia-cuda-mps-control",
-					 m->devices[m->users[i].device].uuid);
-	VEC_FOREACH(&d->cuda->processes, p)
-		need += p->before == GPU_RUNNING ? p->memory : 0;
-	return check_room(d, need);
-}
-
-/* One of the driver's devices that it has open, whose name begins so; or false. */
-static bool holds_device(pid_t pid, const char *name, char ret[64])
-{
-	struct proc_fds fds = {};
-	bool found = false;
-
-	if (proc_list_fds(pid, &fds))
-		return false;
-	for (size_t i = 0; !found && i < fds.count; i++) {
-		char link[64];
-		snprintf(link, sizeof(link), "/proc/%d/fd/%d", pid, fds.data[i]);
-		ssize_t n = readlink(link, ret, 63);
-		ret[MAX(n, 0)] = '\0';
-		found = !strncmp(ret, name, strlen(name));
-	}
-	VEC_FREE(&fds);
-	return found;
-}
-
-/* The driver closes its devices in those processes that use CUDA. What others have, by fork mostly, stays open and can't be saved. */
-static int check_bystanders(struct dump *d)
-{
-	struct pids tree = {};
-	int r = list_tree(&tree, d->request->pid) ? error_set(d->e, -ENOMEM, "out of memory") : 0;
-
-	for (size_t i = 0; !r && i < tree.list.count; i++) {
-		char device[64];
-		const pid_t pid = tree.list.data[i];
-		if (!find_process(d, pid) && holds_device(pid, "/dev/nvidia", device))
-			r = cuda_error(d, pid, -ENOTSUP, "it has %s open without using CUDA, from its parent most likely, where the driver can't close it; close it there, or "
-				       "start such processes before the program uses CUDA", device);
-	}
-	VEC_FREE(&tree.list);
-	return r;
-}
-
-/* What is on other machines, and who looks at it from outside. */
-static int check_processes(struct dump *d)
-{
-	char device[64];
-
-	VEC_FOREACH(&d->cuda->processes, p) {
-		struct proc_status status;
-		if (p->before != GPU_RUNNING)
-			continue;
-		if (holds_device(p->pid, IMEX, device))
-			return cuda_error(d, p->pid, -ENOTSUP, "it has %s open, for memory on GPUs of other machines (NVLink fabric), which can't be saved; let the program do without",
-					  device);
-		if (!proc_read_status(p->pid, &status) && status.tracer_pid && (pid_t)status.tracer_pid != getpid())
-			return cuda_error(d, p->pid, -EBUSY, "it is being debugged by process %d; end that first", (int)status.tracer_pid);
-	}
-	return 0;
-}
-
-static int check_obstacles(struct dump *d)
-{
-	int r = dump_part(d, check_machine(d));
-
-	if (!r)
-		r = dump_part(d, check_processes(d));
-
-	if (!r)
-		r = dump_part(d, check_bystanders(d));
-	return r ? r : dump_part(d, check_collectives(d));
 }
 
 /* ---- the calls ---- */
@@ -432,7 +261,7 @@ int cuda_lock(struct dump *d)
 		int r = find_processes(d);
 		if (r < 0 || (!r && !has_unlocked(d)))
 			return r;
-		r = check_obstacles(d);
+		r = cuda_check_obstacles(d);
 		if (!r && d->live)
 			reserve(d);
 		if (!r)
@@ -450,12 +279,12 @@ int cuda_check(struct dump *d)
 		return 0;
 	int r = find_processes(d);
 
-	return r <= 0 ? dump_part(d, r) : check_obstacles(d);
+	return r <= 0 ? dump_part(d, r) : cuda_check_obstacles(d);
 }
 
 bool cuda_has(const struct dump *d, pid_t pid)
 {
-	return find_process(d, pid) != NULL;
+	return cuda_find(d, pid) != NULL;
 }
 
 bool cuda_used(const struct dump *d)
@@ -465,7 +294,7 @@ bool cuda_used(const struct dump *d)
 
 bool cuda_releases(const struct dump *d, pid_t pid)
 {
-	const struct cuda_process *p = find_process(d, pid);
+	const struct cuda_process *p = cuda_find(d, pid);
 
 	return d->obstacles && p && p->now == GPU_RUNNING;
 }
@@ -525,7 +354,7 @@ static bool has_newcomers(struct dump *d)
 {
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
-		if (t->state != TASK_DEAD && !find_process(d, t->pid) && may_use_cuda(t->proc))
+		if (t->state != TASK_DEAD && !cuda_find(d, t->pid) && may_use_cuda(t->proc))
 			return true;
 	}
 	return false;
@@ -537,7 +366,7 @@ static int ask_newcomers(struct dump *d)
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
 		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = t->pid };
-		if (t->state == TASK_DEAD || find_process(d, t->pid) || !may_use_cuda(t->proc))
+		if (t->state == TASK_DEAD || cuda_find(d, t->pid) || !may_use_cuda(t->proc))
 			continue;
 		int r = open_gpu(d, t->pid);
 		if (!r)
@@ -734,102 +563,3 @@ void cuda_finish(struct dump *d)
 	free(TAKE_PTR(d->cuda));
 }
 
-/* ---- the image ---- */
-
-static int add_devices(const struct gpu_machine *m, FermataGpuEntry *entry)
-{
-	entry->devices = calloc(m->n_devices + 1, sizeof(*entry->devices));
-	for (uint32_t i = 0; entry->devices && i < m->n_devices; i++) {
-		FermataGpuDevice *device = calloc(1, sizeof(*device));
-		if (!device)
-			return -ENOMEM;
-		fermata_gpu_device__init(device);
-		entry->devices[entry->n_devices++] = device;
-		device->uuid = strdup(m->devices[i].uuid);
-		device->name = strdup(m->devices[i].name);
-		device->memory = m->devices[i].total;
-		if (!device->uuid || !device->name)
-			return -ENOMEM;
-	}
-	return entry->devices ? 0 : -ENOMEM;
-}
-
-static int add_used(const struct gpu_machine *m, const struct cuda_process *p, FermataGpuProcess *process)
-{
-	process->devices = calloc(m->n_users + 1, sizeof(*process->devices));
-	process->used = calloc(m->n_users + 1, sizeof(*process->used));
-	if (!process->devices || !process->used)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < m->n_users; i++)
-		if (m->users[i].pid == (uint32_t)p->pid) {
-			process->devices[process->n_devices++] = m->users[i].device;
-			process->used[process->n_used++] = m->users[i].used == UINT64_MAX ? 0 : m->users[i].used;
-		}
-	return 0;
-}
-
-static int add_regions(const struct gpu_machine *m, const struct cuda_process *p, FermataGpuProcess *process)
-{
-	process->regions = p->n_regions ? calloc(p->n_regions, sizeof(*process->regions)) : NULL;
-	for (size_t i = 0; i < p->n_regions; i++) {
-		FermataGpuRegion *region = process->regions ? calloc(1, sizeof(*region)) : NULL;
-		if (!region)
-			return -ENOMEM;
-		fermata_gpu_region__init(region);
-		process->regions[process->n_regions++] = region;
-		while (region->device < m->n_devices && strcmp(m->devices[region->device].uuid, p->regions[i].uuid))
-			region->device++;
-		if (region->device == m->n_devices)
-			return -ENODEV;
-		region->offset = p->regions[i].offset;
-		region->size = p->regions[i].size;
-	}
-	return 0;
-}
-
-int cuda_entry(struct dump *d, FermataGpuEntry **ret)
-{
-	FermataGpuEntry *entry;
-	int r;
-
-	*ret = NULL;
-	if (!d->cuda || !d->cuda->processes.count)
-		return 0;
-	entry = calloc(1, sizeof(*entry));
-	if (!entry)
-		return -ENOMEM;
-	fermata_gpu_entry__init(entry);
-	entry->driver = strdup(d->cuda->machine->driver);
-	entry->cuda = d->cuda->machine->cuda;
-	entry->processes = calloc(d->cuda->processes.count, sizeof(*entry->processes));
-	r = entry->driver && entry->processes ? add_devices(d->cuda->machine, entry) : -ENOMEM;
-	if (!r)
-		r = cuda_software_entry(&d->cuda->software, entry);
-	for (size_t i = 0; !r && i < d->cuda->processes.count; i++) {
-		const struct cuda_process *p = &d->cuda->processes.data[i];
-		FermataGpuProcess *process = calloc(1, sizeof(*process));
-		if (!process) {
-			r = -ENOMEM;
-			break;
-		}
-		fermata_gpu_process__init(process);
-		entry->processes[entry->n_processes++] = process;
-		process->pid = (uint32_t)p->pid;
-		process->restore_tid = (uint32_t)p->thread.tid;
-		process->stays = p->before == GPU_CHECKPOINTED;
-		r = add_used(d->cuda->machine, p, process);
-		if (!r)
-			r = add_regions(d->cuda->machine, p, process);
-	}
-	if (r)
-		cuda_entry_free(entry);
-	else
-		*ret = entry;
-	return r;
-}
-
-void cuda_entry_free(FermataGpuEntry *entry)
-{
-	if (entry)
-		fermata_gpu_entry__free_unpacked(entry, NULL);
-}
