@@ -193,7 +193,7 @@ void driver_call(struct driver *d, struct gpu_call *call)
 		r = d->get_restore_thread(call->pid, &value);
 		break;
 	case GPU_LOCK:
-		r = call->own ? storage_prepare(d) : 0;
+		r = call->own ? storage_prepare(d, call->regions, call->n_regions) : 0;
 		r = r ? r : d->lock(call->pid, &lock);
 		break;
 	case GPU_CHECKPOINT:

@@ -21,7 +21,7 @@ struct driver_custom {
 	pthread_mutex_t lock; /* one operation is begun after the other; and of what follows */
 	struct {
 		char uuid[GPU_UUID_MAX];
-		void *context; /* retained as long as the process lives: operations need it, and so do processes that were restored by them */
+		void *context; /* NULL: none yet; retained as long as the process lives: operations need it, and so do processes that were restored by them */
 		int device;
 	} devices[GPU_DEVICES_MAX];
 	size_t n_devices;

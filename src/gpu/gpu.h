@@ -64,7 +64,8 @@ struct gpu_call {
 	bool done;
 	int result;	/* 0 or a negative errno: -ESRCH it is no CUDA process, -ETIMEDOUT the lock, -ENOTSUP, -EBUSY its state is another … */
 	uint32_t value; /* of the first two */
-	struct gpu_region regions[GPU_DEVICES_MAX]; /* own: given by GPU_CHECKPOINT, and by the caller to GPU_RESTORE */
+	struct gpu_region regions[GPU_DEVICES_MAX]; /* own: given by GPU_CHECKPOINT, and by the caller to GPU_RESTORE; to lock and
+						     * checkpoint the caller gives the GPUs alone, or none where it does not know */
 	size_t n_regions;
 	char why[160];	/* the driver's words where it failed */
 };

@@ -39,32 +39,39 @@ struct mover {
 
 /* ---- contexts ---- */
 
-static int retain(struct driver_custom *c, int number)
+static int find_devices(struct driver_custom *c)
 {
-	struct cuda_uuid uuid;
-	int device, r = c->device_get(&device, number);
+	int count, r = c->device_count(&count);
 
-	if (!r)
-		r = c->device_uuid(&uuid, device);
-	if (!r)
-		r = c->retain(&c->devices[c->n_devices].context, device);
-	if (r)
-		return r;
-	driver_write_uuid(&uuid, c->devices[c->n_devices].uuid);
-	c->devices[c->n_devices++].device = device;
-	return 0;
+	for (int i = 0; !r && i < count && i < GPU_DEVICES_MAX; i++) {
+		struct cuda_uuid uuid;
+		r = c->device_get(&c->devices[i].device, i);
+		if (!r)
+			r = c->device_uuid(&uuid, c->devices[i].device);
+		if (!r)
+			driver_write_uuid(&uuid, c->devices[i].uuid);
+	}
+	c->n_devices = r ? 0 : (size_t)MIN(count, GPU_DEVICES_MAX);
+	return r;
 }
 
-int storage_prepare(struct driver *d)
+static bool is_named(const struct gpu_region *regions, size_t n, const char *uuid)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(regions[i].uuid, uuid))
+			return true;
+	return !n;
+}
+
+int storage_prepare(struct driver *d, const struct gpu_region *regions, size_t n)
 {
 	struct driver_custom *c = &d->custom;
-	int count = 0, r = 0;
 
 	pthread_mutex_lock(&c->lock);
-	if (!c->n_devices)
-		r = c->device_count(&count);
-	for (int i = 0; !r && i < count && i < GPU_DEVICES_MAX; i++)
-		r = retain(c, i);
+	int r = c->n_devices ? 0 : find_devices(c);
+	for (size_t i = 0; !r && i < c->n_devices; i++)
+		if (!c->devices[i].context && is_named(regions, n, c->devices[i].uuid))
+			r = c->retain(&c->devices[i].context, c->devices[i].device);
 	pthread_mutex_unlock(&c->lock);
 	return r;
 }
@@ -327,7 +334,7 @@ static size_t device_of(struct driver_custom *c, void *stream, void **ret_contex
 
 	if (c->stream_context(stream, ret_context))
 		return c->n_devices;
-	while (i < c->n_devices && c->devices[i].context != *ret_context)
+	while (i < c->n_devices && (!c->devices[i].context || c->devices[i].context != *ret_context))
 		i++;
 	return i;
 }
@@ -389,6 +396,17 @@ static int match(struct driver *d, const struct cuda_storage *storage, struct tr
 	return r;
 }
 
+static int begin_checkpoint(struct driver *d, int pid, struct cuda_storage **ret)
+{
+	struct cuda_checkpoint_args args = { .storage = ret };
+
+	*ret = NULL;
+	pthread_mutex_lock(&d->custom.lock);
+	int r = d->checkpoint(pid, &args);
+	pthread_mutex_unlock(&d->custom.lock);
+	return r;
+}
+
 static int begin_restore(struct driver *d, int pid, struct cuda_restore_args *args, struct cuda_storage **ret)
 {
 	*ret = NULL;
@@ -403,7 +421,7 @@ int storage_load(struct driver *d, struct gpu_call *call, struct cuda_restore_ar
 {
 	struct cuda_storage *storage;
 	struct transfer t;
-	int r = storage_prepare(d);
+	int r = storage_prepare(d, call->regions, call->n_regions);
 
 	if (!r)
 		r = begin_restore(d, call->pid, args, &storage);
@@ -438,13 +456,12 @@ static void rescue(struct driver *d, struct gpu_call *call, struct transfer *t, 
 int storage_save(struct driver *d, struct gpu_call *call)
 {
 	struct cuda_storage *storage = NULL;
-	struct cuda_checkpoint_args args = { .storage = &storage };
 	struct transfer t;
-	int r = storage_prepare(d);
+	int r = storage_prepare(d, call->regions, call->n_regions);
 
-	pthread_mutex_lock(&d->custom.lock);
-	r = r ? r : d->checkpoint(call->pid, &args);
-	pthread_mutex_unlock(&d->custom.lock);
+	r = r ? r : begin_checkpoint(d, call->pid, &storage);
+	if (r == CUDA_ERROR_INVALID_CONTEXT && !(r = storage_prepare(d, NULL, 0))) /* it is on more than those that were named */
+		r = begin_checkpoint(d, call->pid, &storage);
 	if (r)
 		return r;
 	r = lay_out(d, storage, &t, call);

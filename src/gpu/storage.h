@@ -11,8 +11,8 @@
 
 #include "gpu/driver.h"
 
-/* Contexts on the GPUs, without which the driver maps nothing; once. A CUresult. */
-int storage_prepare(struct driver *d);
+/* Contexts on the GPUs of the regions, or on all where there are none: without, the driver maps nothing. Each is made once. A CUresult. */
+int storage_prepare(struct driver *d, const struct gpu_region *regions, size_t n);
 /* GPU_CHECKPOINT: from locked to checkpointed; fills call->regions and what call->fd and call->digests are of. A CUresult, or a negative errno with call->why
  * set: then it is locked as before, unless the text says otherwise. */
 int storage_save(struct driver *d, struct gpu_call *call);

@@ -7,7 +7,7 @@
 
 #include <limits.h>
 
-#define FLAGS_KNOWN ((FERMATA_PORTABLE << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_GPU_STAGED << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 

@@ -825,7 +825,7 @@ def test_disk_full(w):
         w.goes_on()
 
 
-def test_custom_other_gpus(w):
+def test_custom_both_gpus(w):
     """Both devices of a process become the two of another machine, crosswise."""
     w.start(*MORE)
     w.dumped()

@@ -150,9 +150,19 @@ static void name_memory(struct gpu_call *call, const struct cuda_process *p)
 	call->fd = p->image->fd;
 	call->digests = call->op == GPU_CHECKPOINT ? p->image->digests : -1;
 	call->in_memory = p->image->in_memory;
+	if (call->op != GPU_RESTORE)
+		return;
 	call->n_regions = p->n_regions;
 	if (p->n_regions)
 		memcpy(call->regions, p->regions, p->n_regions * sizeof(*p->regions));
+}
+
+/* On which GPUs it is, as far as NVML tells. */
+static void name_gpus(struct gpu_call *call, const struct gpu_machine *m)
+{
+	for (uint32_t i = 0; i < m->n_users && call->n_regions < GPU_DEVICES_MAX; i++)
+		if (m->users[i].pid == (uint32_t)call->pid && m->users[i].device < m->n_devices)
+			memcpy(call->regions[call->n_regions++].uuid, m->devices[m->users[i].device].uuid, GPU_UUID_MAX);
 }
 
 static bool note_regions(struct cuda_process *p, const struct gpu_call *call)
@@ -193,6 +203,8 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 		calls[count] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0, .own = op == GPU_LOCK && d->cuda->own };
 		if (p->image && (op == GPU_CHECKPOINT || op == GPU_RESTORE))
 			name_memory(&calls[count], p);
+		if (d->cuda->own && (op == GPU_LOCK || op == GPU_CHECKPOINT))
+			name_gpus(&calls[count], d->cuda->machine);
 		count++;
 		if (threads)
 			running[n_running++] = p->thread;
