@@ -3,6 +3,7 @@
 dying. After all of it the program's numbers on the "device" and its own count must agree.
 
 Arguments select tests by a part of their names. Runs as root."""
+import contextlib
 import glob
 import json
 import os
@@ -474,7 +475,7 @@ def test_custom_no_live(w):
 
 def behind(w, *options):
     """A live dump: the program must get on while the checkpoint is being written. Packing is slow enough to see it."""
-    task = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "one", "--leave-running", "--compression", "zstd:15", "-v4", *options,
+    task = w.command("dump", "process", w.pid, "--gpu", "on", "--dir", w.work, "--name", "one", "--leave-running", "--compression", "zstd:9", "-v4", *options,
                      background=True)
     said, before = [], None
     for line in task.stdout:
@@ -496,7 +497,7 @@ def behind(w, *options):
 
 
 def test_behind(w):
-    w.start("-m", "24")
+    w.start("-m", "12")
     behind(w)
 
 
@@ -644,25 +645,37 @@ def full_disk(w, mib, *options, env=None):
         os.rmdir(disk)
 
 
-def test_bystanders(w):
-    """A child that has a device of the GPU open and does not use CUDA: said before anything is touched."""
+@contextlib.contextmanager
+def nvidia_device():
+    """The driver's device has a name as NVIDIA's have."""
     device = f"/dev/nvidia-test{os.getpid()}"
     os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+    os.environ["FAKE_DEVICE"] = device
     try:
-        os.environ["FAKE_DEVICE"] = device
+        yield device
+    finally:
+        del os.environ["FAKE_DEVICE"]
+        os.unlink(device)
+
+
+def test_bystanders(w):
+    """A child that has a device of the GPU open and does not use CUDA: said before anything is touched."""
+    with nvidia_device() as device:
         w.start("-i", "1")
         w.fail("lock 999")  # it does not come to that
         w.refused(w.dump(), device, "without using CUDA", "close it there")
         status, out = w.command("check", "process", w.pid, "--gpu", "on")
         expect(status == 1 and "without using CUDA" in out, out)
         w.goes_on()
-    finally:
-        del os.environ["FAKE_DEVICE"]
-        os.unlink(device)
 
 
 def test_latecomer(w):
     """A process begins to use a GPU while the tree is being locked and stopped: it is in the checkpoint with its GPU, or not yet using one."""
+    with nvidia_device():
+        join_at_all_times(w)
+
+
+def join_at_all_times(w):
     for number in range(12):
         w.start("-j", str(number * 400))
         status, out = w.dump("--leave-running", "-v3", name=f"l{number}")

@@ -70,8 +70,7 @@ static int check_machine(struct dump *d)
 	return check_room(d, need);
 }
 
-/* One of the driver's devices that it has open, whose name begins so; or false. */
-static bool holds_device(pid_t pid, const char *name, char ret[64])
+bool cuda_holds_device(pid_t pid, const char *name, char ret[64])
 {
 	struct proc_fds fds = {};
 	bool found = false;
@@ -98,7 +97,7 @@ static int check_bystanders(struct dump *d)
 	for (size_t i = 0; !r && i < tree.list.count; i++) {
 		char device[64];
 		const pid_t pid = tree.list.data[i];
-		if (!cuda_find(d, pid) && holds_device(pid, "/dev/nvidia", device))
+		if (!cuda_find(d, pid) && cuda_holds_device(pid, "/dev/nvidia", device))
 			r = cuda_error(d, pid, -ENOTSUP, "it has %s open without using CUDA, from its parent most likely, where the driver can't close it; close it there, or "
 				       "start such processes before the program uses CUDA", device);
 	}
@@ -115,7 +114,7 @@ static int check_processes(struct dump *d)
 		struct proc_status status;
 		if (p->before != GPU_RUNNING)
 			continue;
-		if (holds_device(p->pid, IMEX, device))
+		if (cuda_holds_device(p->pid, IMEX, device))
 			return cuda_error(d, p->pid, -ENOTSUP, "it has %s open, for memory on GPUs of other machines (NVLink fabric), which can't be saved; let the program do without",
 					  device);
 		if (!proc_read_status(p->pid, &status) && status.tracer_pid && (pid_t)status.tracer_pid != getpid())

@@ -5,9 +5,11 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <time.h>
 
 #define LOCK_TIMEOUT_MS 10000
 #define ROUNDS_MAX 20
+#define BEGINNING_NS 1000000
 #define MAPS_MAX (256UL << 20)
 
 /* ---- finding them ---- */
@@ -378,6 +380,7 @@ static int ask_newcomers(struct dump *d)
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
 		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = t->pid };
+		char device[64];
 		if (t->state == TASK_DEAD || cuda_find(d, t->pid) || !may_use_cuda(t->proc))
 			continue;
 		int r = open_gpu(d, t->pid);
@@ -385,6 +388,10 @@ static int ask_newcomers(struct dump *d)
 			r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
 		if (r || !call.result)
 			return r ? r : 1;
+		if (cuda_holds_device(t->pid, "/dev/nvidia", device)) { /* it is just beginning */
+			nanosleep(&(struct timespec){ 0, BEGINNING_NS }, NULL);
+			return 1;
+		}
 	}
 	return 0;
 }

@@ -46,3 +46,5 @@ int cuda_list_tree(struct pids *tree, pid_t root);
 struct cuda_process *cuda_find(const struct dump *d, pid_t pid);
 /* Before anything is touched; a check notes each. */
 int cuda_check_obstacles(struct dump *d);
+/* One of the driver's devices that it has open, whose name begins so; or false. */
+bool cuda_holds_device(pid_t pid, const char *name, char ret[64]);
