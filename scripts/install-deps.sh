@@ -3,7 +3,7 @@
 # with "kernels", what `make check-kernels` does.
 # Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
 set -eu
-packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 liblz4-dev libzstd-dev zlib1g-dev nettle-dev libmicrohttpd-dev libgnutls28-dev libsqlite3-dev python3"
+packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 liblz4-dev libzstd-dev zlib1g-dev nettle-dev libyaml-dev libmicrohttpd-dev libgnutls28-dev libsqlite3-dev python3"
 optional=""
 case "${1:-}" in
   "") ;;

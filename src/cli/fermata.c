@@ -241,6 +241,7 @@ static const struct option_row rows[] = {
 	OPTION_SUCH_AS("gpu", 0, "USE", BOTH | SAVES, gpu, "Look for CUDA processes: auto (where there is NVIDIA's driver), on, off", "auto on off"),
 	OPTION("gpu-timeout", 0, INT, "SECONDS", SAVES, gpu_timeout_s, "How long work under way on a GPU may take to end; 10 when not given"),
 	OPTION("gpu-deadline", 0, INT, "SECONDS", BOTH | SAVES, gpu_deadline_s, "How long a call of the GPU's driver may take; 600 when not given"),
+	OPTION("gpu-staged", 0, BOOL, NULL, SAVES, request.gpu_staged, "Let the driver bring what is on GPUs into memory, also where it can be copied past it (615)"),
 	OPTION("gpu-force", 0, BOOL, NULL, SAVES, request.gpu_force, "Save processes that may share GPU memory (NCCL), which may fail to be restored"),
 	OPTION("gpu-map", 0, LIST, "OLD=NEW", RESTORES, gpu_map, "The GPU (its UUID) that takes the place of one of the checkpoint"),
 	OPTION("attach", 'a', BOOL, NULL, RESTORES | RUNS, attach, "Join its terminal at once, and exit as it does; Ctrl-C leaves it"),

@@ -508,14 +508,17 @@ static int pre_dump(struct dump *d)
 static int dump_go_on(struct dump *d)
 {
 	if (!d->live)
-		return 0;
+		return cuda_images(d);
 	tcp_release(d);
-	if (!cuda_used(d)) { /* whose threads are still needed */
-		tree_let_go(d);
-		watch_thawed(d->watch);
-	}
+	struct error why = {}, *outer = d->e;
+	d->e = &why; /* a checkpoint without its GPU stands: who ends the dump says so (let_gpus_go_on) */
+	cuda_resume(d);
+	d->e = outer;
+	tree_let_go(d);
+	watch_thawed(d->watch);
 	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
-	return live_settle(d);
+	int r = live_settle(d);
+	return r ? r : cuda_images(d);
 }
 
 static int dump_again(struct dump *d)
@@ -652,7 +655,7 @@ static int dump_traced(const struct request *request, struct error *e)
 		r = dump_run(&d);
 	if (d.live)
 		tcp_release(&d);
-	if (d.live && !cuda_used(&d))
+	if (d.live && !cuda_used(&d)) /* whose threads are still needed, where it has failed */
 		tree_let_go(&d);
 	live_end(&d);
 	VEC_FREE(&d.calls);

@@ -91,6 +91,7 @@ struct request {
 	const char *gpu_helper; /* the socket of the daemon's resident helper (gpu/gpu.h); NULL: there is none */
 	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
 	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */
+	bool gpu_staged;	 /* the driver brings device memory into the processes', also where it could be copied past them */
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;

@@ -15,7 +15,7 @@ const struct feature features[] = {
 	{ "seccomp", "Strict mode and filters, of each thread" },
 	{ "system call dispatch", "PR_SET_SYSCALL_USER_DISPATCH (Linux 6.4)" },
 	{ "asynchronous I/O", "io_setup rings, with completions that were not fetched" },
-	{ "CUDA processes", "Device memory, contexts, streams and modules, by NVIDIA's driver (570 and later); on other GPUs of the same model from 580 on" },
+	{ "CUDA processes", "Device memory, contexts, streams and modules, by NVIDIA's driver (570 and later); on other GPUs of the same model from 580 on; device memory past the process from 615 on" },
 	{ "file locks", "flock, POSIX and open file description locks, leases; with --file-locks" },
 };
 const size_t features_count = ARRAY_SIZE(features);
@@ -129,6 +129,10 @@ const struct refusal refusals[] = {
 	{ "files that a mount hides", "can't be found under that name any more", "unmount what hides it" },
 	{ "CUDA processes: managed memory, CUDA IPC, MPS, divided GPUs (MIG)", "its GPU state can't be saved", "driver 610 for CUDA IPC; let the program do without" },
 	{ "CUDA processes: managed memory, CUDA IPC, MPS, divided GPUs (MIG)", "is divided (MIG), which its driver can't save", "nvidia-smi -mig 0" },
+	{ "CUDA processes: managed memory, CUDA IPC, MPS, divided GPUs (MIG)", "is shared through MPS, which its driver can't save", "end MPS" },
+	{ "CUDA processes: memory of other machines (NVLink fabric), GPU devices of processes without CUDA", "for memory on GPUs of other machines", "let the program do without" },
+	{ "CUDA processes: memory of other machines (NVLink fabric), GPU devices of processes without CUDA", "open without using CUDA", "start them before the program uses CUDA" },
+	{ "CUDA processes on a machine with another libcuda", "it is incompatible", "bring the library that they have mapped" },
 	{ "several CUDA processes with NCCL or NVSHMEM", "through NCCL or NVSHMEM, perhaps, which can be saved but not restored", "--gpu-force, once it does without" },
 	{ "file locks: without the option, shared with the outside, of a mapping only, in a socket's queue", "holds a file lock", "--file-locks" },
 	{ "file locks: without the option, shared with the outside, of a mapping only, in a socket's queue", "is locked and shared with process", NULL },

@@ -118,6 +118,8 @@ struct image_raw;
 bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
 /* -EBADMSG: the file is another. -EIO, -ENOMEM. `raw`: one that is packed, in place of `fd`. */
 int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest);
+/* The same for one that somebody else has read: of each of its blocks (one, where it has none) the XXH3-128, 16 bytes, high word first. */
+bool image_digest_is(const struct image_digest *digest, const unsigned char *blocks, size_t count);
 /* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
 bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
@@ -142,6 +144,7 @@ struct image_block {
 	size_t index; /* it begins at index * IMAGE_BLOCK */
 	uint64_t position;
 	struct XXH3_state_s *hash;
+	const unsigned char *digest; /* in place of what `hash` gives, or NULL */
 	struct sink_piece *piece;
 };
 /* Called in any thread: `fill` for each block that has bytes, to write all of them; `filled` for each, with what became of it. */
@@ -156,6 +159,8 @@ int image_blocks_fill(struct image_file *file, uint64_t size, const struct image
 int image_block_write(struct image_block *b, const void *data, size_t size);
 /* The same for what stands in the file already. */
 void image_block_known(struct image_block *b, const void *data, size_t size);
+/* For what stands there and was read by somebody else: its XXH3-128, high word first. */
+void image_block_digest(struct image_block *b, const unsigned char digest[16], size_t size);
 /* A file without a name in the directory, to be filled in any order; the caller's. image_take_fd: that is what a raw file holds, from now on
  * its own; before image_blocks_fill. -EOPNOTSUPP where no file can be taken as it is: write it in blocks. */
 int image_scratch(struct image_dir *dir);

@@ -372,6 +372,14 @@ bool image_dir_verify_leave(struct image_verification *v, const char *name, stru
 	return false;
 }
 
+bool image_digest_is(const struct image_digest *digest, const unsigned char *blocks, size_t count)
+{
+	XXH128_canonical_t one;
+
+	memcpy(&one, blocks, sizeof(one));
+	return digest_is(count == 1 ? XXH128_hashFromCanonical(&one) : XXH3_128bits(blocks, count * sizeof(one)), digest->text);
+}
+
 int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest)
 {
 	struct image_verification v = {};

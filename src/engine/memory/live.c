@@ -4,6 +4,7 @@
 #include "engine/memory/lazy.h"
 #include "engine/memory/live_task.h"
 #include "engine/memory/pages.h"
+#include "engine/cuda/cuda.h"
 #include "engine/memory/pinned.h"
 #include "engine/memory/vmflags.h"
 
@@ -619,9 +620,9 @@ int live_pre_dump(struct dump *d)
 
 bool live_has(const struct dump *d, const struct task *t)
 {
-	struct live_task *lt = live_usable(d, t);
+	struct live_task *lt = d->live ? find_live(d, t->pid, t->stat.start_time) : NULL;
 
-	return lt && lt->t == t;
+	return lt && lt->t == t && !lt->gone;
 }
 
 /* Areas that are watched by us are not seen to be watched. */
@@ -680,11 +681,33 @@ static int read_all_of_maps(struct dump *d, struct task *t)
 	return r ? task_errno(d, t, r, "cannot read its maps") : lazy_settle(d, t);
 }
 
+/*
+ * One with a GPU can't be watched, but what it has must not be written in the pause: all of it is copied then, to memory (live_reserve). Its device is not there now.
+ * Rings of asynchronous i/o are for pages_capture alone.
+ */
+static bool take_plain(struct dump *d, struct task *t)
+{
+	struct live_task *lt = d->live ? find_live(d, t->pid, t->stat.start_time) : NULL;
+
+	if (!lt || !lt->given_up || lt->gone || !cuda_has(d, t->pid))
+		return false;
+	for (size_t i = 0; i < t->maps.count; i++)
+		if (vma_status(&t->maps.data[i]) & VMA_AIORING)
+			return false;
+	if (lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
+		return false;
+	lt->plain = true;
+	lt->t = t;
+	return true;
+}
+
 int live_hold(struct dump *d, struct task *t)
 {
 	struct live_task *lt = live_usable(d, t);
 	int r;
 
+	if (!lt && take_plain(d, t))
+		return 0;
 	if (!lt)
 		return lazy_settle(d, t);
 	if (d->live->told && vmbits_read(dump_kernel(d), &d->live->bits, t->pid, t->stat.comm, &t->maps)) {
@@ -709,7 +732,7 @@ int live_hold(struct dump *d, struct task *t)
 
 int live_capture(struct dump *d, struct task *t)
 {
-	struct live_task *lt = live_usable(d, t);
+	struct live_task *lt = find_live(d, t->pid, t->stat.start_time);
 
 	return pages_create(d, t, &lt->map, &lt->data);
 }
@@ -776,7 +799,7 @@ static bool flags_held(struct dump *d)
 	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly && !d->live->told; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		struct proc_maps later = {};
-		if (!lt->map)
+		if (!lt->map || lt->plain)
 			continue;
 		/* One that has ended since: nothing more can be known of it. */
 		if (proc_read_smaps(lt->proc, &later) || !vmflags_confirm(&lt->t->maps, &later, PROC_VMF_UW | PROC_VMF_UM))
@@ -836,6 +859,22 @@ void live_slowly(struct dump *d)
 	d->live->late_size = 0;
 	for (size_t i = 0; i < d->live->tasks.count; i++)
 		drop_images(d->live->tasks.data[i]);
+}
+
+void live_reserve(struct dump *d, uint64_t size)
+{
+	struct live *l = d->live;
+	const uint64_t room = ALIGN_UP(l ? l->late_room + size : 0, PAGE_SIZE);
+	unsigned char *more;
+
+	if (!l || !l->late || l->late_size || !size)
+		return;
+	more = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (more == MAP_FAILED) /* then it goes to the file */
+		return;
+	munmap(l->late, l->late_room);
+	l->late = more;
+	l->late_room = room;
 }
 
 static void live_task_free(struct live_task *lt)

@@ -35,6 +35,8 @@ int live_capture(struct dump *d, struct task *t);
 int live_paused(struct dump *d, int r);
 /* 1: what was read before the pause did not hold in it: dump again, and read all in the pause (`live_slowly`). */
 int live_settle(struct dump *d);
+/* Before the pause: memory for so many bytes more that will be copied in it. What it turns out not to be enough for goes to a file. */
+void live_reserve(struct dump *d, uint64_t size);
 /* Forgets the last pause. */
 void live_slowly(struct dump *d);
 void live_end(struct dump *d);

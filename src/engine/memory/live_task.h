@@ -58,6 +58,7 @@ struct live_task {
 	struct extents since;	/* areas that have been watched since the parent checkpoint, */
 	struct page_spans before; /* and what that has; until the first round is over */
 	const char *given_up;	/* who may write to it unseen: all is copied in the pause */
+	bool plain;		/* and to memory: it has a GPU */
 	bool gone;		/* the address space is */
 	/* In the pause and behind it. */
 	struct task *t;
