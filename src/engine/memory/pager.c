@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/ioprio.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
@@ -15,29 +16,37 @@
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 
-#define WINDOW (64UL << 10)  /* what a touched page brings along */
+#define WINDOW (64UL << 10)  /* what a touched page brings along, */
+#define AHEAD_MAX (1UL << 20) /* and twice as much each time that the program goes on right behind it */
 #define STEP (512UL << 10)   /* what is brought at a time when nobody waits */
+#define AT_ONCE 1024	     /* windows of the last time's order that do not wait */
+#define BEGIN_MS 50	     /* the program has the processors to itself: until it has been there for so long, */
+#define QUIET_MS 5	     /* and has not waited for a page for so long; */
+#define QUIET_MAX_MS 1000    /* but it is not waited for longer than so */
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
-#define GUARD_NICE 5
+#define CHECK_NICE 19
 #define NAME_PREFIX "fermata-lazy-"
 
 /* A range of addresses whose pages come from one place; pieces are ascending and do not overlap. `page`: the number of its first page, in the
  * space's count of them, which stays when mremap(2) moves it. */
 struct piece {
 	uint64_t start, end, offset;
-	size_t page;
+	size_t page, source;
 };
 
 struct space {
-	int uffd, fd;
-	const struct image_raw *raw; /* in place of `fd` */
+	int uffd;
 	pid_t pid;
 	VEC(struct piece) pieces;
+	struct piece *given; /* as they were at first, by which windows of an order are found; or NULL */
+	size_t n_given;
 	unsigned char *done; /* a bit a page */
 	size_t pages, left, cursor; /* cursor: a piece */
 	uint64_t at;		    /* where in that piece */
+	uint64_t next, ahead;	    /* where the last touch's window ended, and how much it was */
 	bool first;		    /* of those that were given, not a child's */
 	bool over;
 };
@@ -52,7 +61,12 @@ struct pager {
 	unsigned char *buffer;
 	VEC(struct window) order, wanted; /* as it is now; as it was the last time */
 	size_t next_wanted;
-	struct image_reader *reader; /* of what is packed */
+	const struct pager_source *sources;
+	struct image_reader **readers; /* of sources that are packed, once one is read; sources of one archive have the same */
+	size_t n_sources;
+	int listener; /* who connects waits for the end */
+	bool hurry;   /* somebody does */
+	uint64_t begun, touched; /* in ms */
 	int dir_fd;
 	const char *name;
 };
@@ -99,6 +113,7 @@ static void end_space(struct space *s)
 	s->left = 0;
 	close(s->uffd);
 	VEC_FREE(&s->pieces);
+	free(TAKE_PTR(s->given));
 	free(TAKE_PTR(s->done));
 }
 
@@ -186,6 +201,7 @@ static void add_child(struct pager *p, const struct space *parent, int uffd)
 	*slot = s;
 	s->uffd = uffd;
 	s->first = false;
+	s->given = NULL;
 	s->pieces.data = NULL;
 	s->pieces.count = s->pieces.capacity = 0;
 	s->done = malloc(s->pages / 8 + 1);
@@ -254,15 +270,29 @@ static size_t put(struct pager *p, struct space *s, uint64_t address, size_t siz
 	give_up(strerror(error));
 }
 
-static void read_pages(struct pager *p, const struct space *s, uint64_t at, size_t size)
+static struct image_reader *reader_of(struct pager *p, size_t source)
 {
-	if (s->raw) {
-		if (image_raw_read(s->raw, p->reader, p->buffer, size, at))
+	const struct image_raw *packed = p->sources[source].packed;
+
+	for (size_t i = 0; i < p->n_sources && !p->readers[source]; i++)
+		if (p->readers[i] && image_raw_is_beside(p->sources[i].packed, packed))
+			p->readers[source] = p->readers[i];
+	if (!p->readers[source] && image_raw_reader_new(packed, &p->readers[source]))
+		give_up("out of memory");
+	return p->readers[source];
+}
+
+static void read_pages(struct pager *p, size_t source, uint64_t at, size_t size)
+{
+	const struct pager_source *from = &p->sources[source];
+
+	if (from->packed) {
+		if (image_raw_read(from->packed, reader_of(p, source), p->buffer, size, at))
 			give_up("the checkpoint is damaged, or can't be read any more");
 		return;
 	}
 	for (size_t done = 0; done < size;) {
-		ssize_t n = pread(s->fd, p->buffer + done, size - done, (off_t)(at + done));
+		ssize_t n = pread(from->fd, p->buffer + done, size - done, (off_t)(at + done));
 		if (n <= 0)
 			give_up("the checkpoint can't be read any more");
 		done += (size_t)n;
@@ -278,7 +308,7 @@ static void bring_run(struct pager *p, struct space *s, uint64_t address, uint64
 
 	while (address + size < end && size < STEP && !is_done(s, first + size / PAGE_SIZE))
 		size += PAGE_SIZE;
-	read_pages(p, s, piece->offset + (address - piece->start), size);
+	read_pages(p, piece->source, piece->offset + (address - piece->start), size);
 	size_t n = put(p, s, address, size);
 	for (size_t k = 0; !s->over && k < n / PAGE_SIZE; k++)
 		set_done(s, first + k);
@@ -301,18 +331,32 @@ static void bring(struct pager *p, struct space *s, uint64_t start, uint64_t end
 	}
 }
 
-static void note_order(struct pager *p, const struct space *s, size_t page)
+static uint64_t now_ms(void)
 {
-	struct window *w = s->first && p->order.count < ORDER_MAX ? VEC_PUSH(&p->order) : NULL;
+	struct timespec t;
 
-	for (size_t i = 0; w && i < p->given; i++)
-		if (p->spaces.data[i] == s)
-			*w = (struct window){ (uint32_t)i, (uint32_t)page };
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* `pages` from one on: all windows of them. */
+static void note_order(struct pager *p, const struct space *s, size_t page, size_t pages)
+{
+	size_t space = 0;
+
+	while (space < p->given && p->spaces.data[space] != s)
+		space++;
+	for (size_t i = 0; s->first && i < pages && p->order.count < ORDER_MAX; i += WINDOW / PAGE_SIZE) {
+		struct window *w = VEC_PUSH(&p->order);
+		if (w)
+			*w = (struct window){ (uint32_t)space, (uint32_t)(page + i) };
+	}
 }
 
 static void serve_fault(struct pager *p, struct space *s, uint64_t address)
 {
 	const uint64_t page = address & PAGE_MASK, window = address & ~(WINDOW - 1);
+	uint64_t end;
 	size_t i = find_piece(s, page);
 	const struct piece *piece = i < s->pieces.count ? &s->pieces.data[i] : NULL;
 
@@ -326,13 +370,16 @@ static void serve_fault(struct pager *p, struct space *s, uint64_t address)
 		serve_zero(p, s, page);
 		return;
 	}
-	note_order(p, s, number);
+	p->touched = now_ms();
+	s->ahead = page == s->next ? MIN(2 * s->ahead, AHEAD_MAX) : WINDOW;
+	s->next = end = window + s->ahead;
+	note_order(p, s, number, (MIN(end, piece->end) - page) / PAGE_SIZE);
 	/* From here on, when nobody waits: programs go on upwards. */
 	s->cursor = i;
-	s->at = window + WINDOW > piece->start ? window + WINDOW - piece->start : 0;
+	s->at = end > piece->start ? end - piece->start : 0;
 	bring(p, s, page, page + PAGE_SIZE);
 	if (!s->over)
-		bring(p, s, window, window + WINDOW);
+		bring(p, s, window, end);
 }
 
 static void handle_event(struct pager *p, struct space *s, const struct uffd_msg *m)
@@ -366,13 +413,22 @@ static void handle_events(struct pager *p, struct space *s)
 
 /* ---- when nobody waits ---- */
 
-/* Where a page is now. 0: nowhere. */
+/* Where a page is, if it is still where it was. Otherwise 0. */
 static uint64_t address_of(const struct space *s, size_t page)
 {
-	VEC_FOREACH(&s->pieces, piece)
-		if (page >= piece->page && page < piece->page + (piece->end - piece->start) / PAGE_SIZE)
-			return piece->start + (page - piece->page) * PAGE_SIZE;
-	return 0;
+	size_t low = 0, high = s->n_given;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (s->given[middle].page + (s->given[middle].end - s->given[middle].start) / PAGE_SIZE <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	uint64_t address = low < s->n_given ? s->given[low].start + (page - s->given[low].page) * PAGE_SIZE : 0;
+	size_t i = address ? find_piece(s, address) : 0;
+	const struct piece *now = address && i < s->pieces.count ? &s->pieces.data[i] : NULL;
+	return now && now->start <= address && now->page + (address - now->start) / PAGE_SIZE == page ? address : 0;
 }
 
 /* What was touched the last time comes first, in that order. */
@@ -414,13 +470,20 @@ static bool bring_next(struct pager *p, struct space *s)
 	return true;
 }
 
-static bool bring_some(struct pager *p)
+static void bring_some(struct pager *p)
 {
 	bool any = bring_wanted(p);
 
 	for (size_t i = 0; !any && i < p->spaces.count; i++)
 		any = bring_next(p, p->spaces.data[i]);
-	return any;
+}
+
+/* For how many ms the processors are still the program's. */
+static int quiet_for(struct pager *p)
+{
+	const uint64_t now = now_ms(), until = MIN(MAX(p->begun + BEGIN_MS, p->touched + QUIET_MS), p->begun + QUIET_MAX_MS);
+
+	return p->hurry || p->next_wanted < MIN(p->wanted.count, AT_ONCE) || now >= until ? 0 : (int)(until - now);
 }
 
 /* ---- others that ask ---- */
@@ -512,16 +575,19 @@ static size_t alive(const struct pager *p)
 	return n;
 }
 
-static void look_around(struct pager *p)
+/* Whether anything happened within `ms`. */
+static bool look_around(struct pager *p, int ms)
 {
-	struct pollfd *fds = calloc(p->spaces.count, sizeof(*fds));
 	size_t n = p->spaces.count;
+	struct pollfd *fds = calloc(n + 1, sizeof(*fds));
 
 	if (!fds)
 		give_up("out of memory");
+	fds[n] = (struct pollfd){ .fd = p->hurry ? -1 : p->listener, .events = POLLIN };
 	for (size_t i = 0; i < n; i++)
 		fds[i] = (struct pollfd){ .fd = p->spaces.data[i]->over ? -1 : p->spaces.data[i]->uffd, .events = POLLIN };
-	int ready = poll(fds, n, 0);
+	int ready = poll(fds, n + 1, ms);
+	p->hurry |= ready > 0 && fds[n].revents;
 	for (size_t i = 0; ready > 0 && i < n; i++) {
 		if (fds[i].revents & POLLIN)
 			handle_events(p, p->spaces.data[i]);
@@ -529,15 +595,18 @@ static void look_around(struct pager *p)
 			end_space(p->spaces.data[i]);
 	}
 	free(fds);
+	return ready > 0;
 }
 
 static _Noreturn void serve(struct pager *p)
 {
 	prctl(PR_SET_NAME, "fermata-lazy");
 	read_order(p);
+	p->begun = now_ms();
 	while (alive(p)) {
-		look_around(p);
-		bring_some(p);
+		int quiet = quiet_for(p);
+		if (!look_around(p, quiet) || !quiet)
+			bring_some(p);
 		for (size_t i = 0; i < p->spaces.count; i++)
 			if (!p->spaces.data[i]->left)
 				end_space(p->spaces.data[i]);
@@ -553,20 +622,24 @@ static struct space *make_space(const struct pager_space *from)
 	if (!s)
 		return NULL;
 	s->uffd = from->uffd;
-	s->fd = from->pages_fd;
-	s->raw = from->pages;
 	s->pid = from->pid;
 	s->first = true;
 	for (size_t i = 0; i < from->count; i++) {
 		struct piece *piece = VEC_PUSH(&s->pieces);
 		if (!piece)
 			return NULL;
-		*piece = (struct piece){ from->extents[i].start, from->extents[i].end, from->extents[i].offset, s->pages };
+		*piece = (struct piece){ from->extents[i].start, from->extents[i].end, from->extents[i].offset, s->pages, from->extents[i].source };
 		s->pages += (piece->end - piece->start) / PAGE_SIZE;
 	}
 	s->left = s->pages;
 	s->done = calloc(1, s->pages / 8 + 1);
-	return s->done ? s : NULL;
+	s->n_given = s->pieces.count;
+	s->given = malloc((s->n_given + 1) * sizeof(*s->given));
+	if (!s->done || !s->given)
+		return NULL;
+	for (size_t i = 0; i < s->n_given; i++)
+		s->given[i] = s->pieces.data[i];
+	return s;
 }
 
 static int next_kept(const int *kept, size_t count, int from)
@@ -617,16 +690,36 @@ static void end_processes(const struct pager_space *spaces, size_t count, const 
 	}
 }
 
-static bool is_damaged(const struct pager_space *spaces, size_t count)
+static bool is_damaged(const struct pager_source *sources, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (spaces[i].digest.size && image_digest_check(spaces[i].pages_fd, spaces[i].pages, &spaces[i].digest))
+		if (sources[i].digest.size && image_digest_check(sources[i].fd, sources[i].packed, &sources[i].digest))
 			return true;
 	return false;
 }
 
+/* Behind all others: where the kernel shares the processors out between sessions (autogroup), too, and for the disk. */
+static void stand_back(void)
+{
+	_cleanup_close_ int group = setsid() < 0 ? -1 : open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+
+	if ((group >= 0 && dprintf(group, "%d", CHECK_NICE) < 0) || nice(CHECK_NICE) < 0 ||
+	    syscall(__NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)) < 0)
+		log_debug("the comparison of pages goes on as any process does: %s", strerror(errno));
+}
+
+/* What guard and pager are given. */
+struct inheritance {
+	const struct pager_space *spaces;
+	const struct pager_source *sources;
+	size_t count, n_sources;
+	int *pidfds; /* of the spaces' processes */
+	int dir_fd;
+	const char *name;
+};
+
 /* A process of its own, since the guard must see at once when the pager dies. */
-static pid_t start_check(const struct pager_space *spaces, size_t count)
+static pid_t start_check(const struct inheritance *all)
 {
 	pid_t guard = getpid(), pid = fork();
 
@@ -637,21 +730,20 @@ static pid_t start_check(const struct pager_space *spaces, size_t count)
 	if (getppid() != guard)
 		_exit(0);
 	/* As long as somebody has them, the memory is watched. */
-	for (size_t i = 0; i < count; i++)
-		close(spaces[i].uffd);
-	if (nice(GUARD_NICE) < 0)
-		errno = 0;
-	_exit(is_damaged(spaces, count) ? 2 : 0);
+	for (size_t i = 0; i < all->count; i++)
+		close(all->spaces[i].uffd);
+	stand_back();
+	_exit(is_damaged(all->sources, all->n_sources) ? 2 : 0);
 }
 
-static _Noreturn void guard(const struct pager_space *spaces, size_t count, const int *pidfds, pid_t pager)
+static _Noreturn void guard(const struct inheritance *all, pid_t pager)
 {
 	const char *why = NULL;
 	int status;
 
 	prctl(PR_SET_NAME, "fermata-guard");
-	pid_t check = start_check(spaces, count), pid;
-	if (check < 0 && is_damaged(spaces, count))
+	pid_t check = start_check(all), pid;
+	if (check < 0 && is_damaged(all->sources, all->n_sources))
 		why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
 	for (int left = 1 + (check > 0); left && !why;) {
 		pid = waitpid(-1, &status, 0);
@@ -664,7 +756,7 @@ static _Noreturn void guard(const struct pager_space *spaces, size_t count, cons
 			why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
 	}
 	if (why) {
-		end_processes(spaces, count, pidfds, why);
+		end_processes(all->spaces, all->count, all->pidfds, why);
 		kill(pager, SIGKILL);
 		if (check > 0)
 			kill(check, SIGKILL);
@@ -672,71 +764,66 @@ static _Noreturn void guard(const struct pager_space *spaces, size_t count, cons
 	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
 	/* Before the socket: who waits for that finds the memory unwatched. */
-	for (size_t i = 0; i < count; i++)
-		close(spaces[i].uffd);
+	for (size_t i = 0; i < all->count; i++)
+		close(all->spaces[i].uffd);
 	_exit(0);
 }
 
-/* The image that is packed; all are of one checkpoint. */
-static const struct image_raw *find_packed(const struct pager_space *spaces, size_t count)
+/* Descriptors that stay. Those of packed sources: where several are of one archive, each time. */
+static int keep_own(const struct inheritance *all, int started)
 {
-	for (size_t i = 0; i < count; i++)
-		if (spaces[i].pages)
-			return spaces[i].pages;
-	return NULL;
-}
+	size_t n = 0, room = 2 * all->count + all->n_sources + 2;
 
-static int keep_own(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, int started)
-{
-	const struct image_raw *packed = find_packed(spaces, count);
-	size_t n = 0, more = packed ? image_raw_adopt(packed, NULL, 0) : 0;
-	int *kept = malloc((3 * count + 2 + more) * sizeof(*kept));
-
+	for (size_t i = 0; i < all->n_sources; i++)
+		room += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, NULL, 0) : 0;
+	_cleanup_free_ int *kept = malloc(room * sizeof(*kept));
 	if (!kept)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++) {
-		kept[n++] = spaces[i].uffd;
-		kept[n++] = spaces[i].pages_fd;
-		kept[n++] = pidfds[i];
+	for (size_t i = 0; i < all->count; i++) {
+		kept[n++] = all->spaces[i].uffd;
+		kept[n++] = all->pidfds[i];
 	}
-	kept[n++] = dir_fd;
+	for (size_t i = 0; i < all->n_sources; i++) {
+		kept[n++] = all->sources[i].fd;
+		n += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, &kept[n], room - n) : 0;
+	}
+	kept[n++] = all->dir_fd;
 	kept[n++] = started;
-	if (packed)
-		n += image_raw_adopt(packed, &kept[n], more);
 	close_others(kept, n);
-	free(kept);
 	return 0;
 }
 
-static _Noreturn void become_guard(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, const char *name,
-					   int started)
+static _Noreturn void become_guard(const struct inheritance *all, int started)
 {
-	const struct image_raw *packed = find_packed(spaces, count);
-	struct pager p = { .dir_fd = dir_fd, .name = name, .buffer = malloc(STEP), .given = count };
+	struct pager p = { .dir_fd = all->dir_fd, .name = all->name, .buffer = malloc(STEP), .given = all->count, .sources = all->sources,
+			   .n_sources = all->n_sources, .readers = calloc(all->n_sources, sizeof(*p.readers)) };
 	char ok = 0;
 
 	leave_caller();
-	if (!p.buffer || keep_own(spaces, count, pidfds, dir_fd, started) || (packed && image_raw_reader_new(packed, &p.reader)))
+	if (!p.buffer || !p.readers || keep_own(all, started))
 		_exit(1);
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < all->count; i++) {
 		struct space **slot = VEC_PUSH(&p.spaces);
-		if (!slot || !(*slot = make_space(&spaces[i])))
+		if (!slot || !(*slot = make_space(&all->spaces[i])))
 			_exit(1);
 	}
-	if (listen_for_others() < 0)
+	p.listener = listen_for_others();
+	if (p.listener < 0)
 		_exit(1);
 	pid_t pid = fork();
 	if (pid < 0 || (pid && write(started, &ok, 1) != 1))
 		_exit(1);
 	close(started);
 	if (pid)
-		guard(spaces, count, pidfds, pid);
+		guard(all, pid);
 	serve(&p);
 }
 
-int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, const char *name, struct error *e)
+int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, int dir_fd, const char *name,
+		struct error *e)
 {
 	_cleanup_free_ int *pidfds = malloc((count + 1) * sizeof(*pidfds));
+	const struct inheritance all = { spaces, sources, count, n_sources, pidfds, dir_fd, name };
 	int ready[2];
 	char byte;
 
@@ -749,7 +836,7 @@ int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, cons
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(ready[0]);
-		become_guard(spaces, count, pidfds, dir_fd, name, ready[1]);
+		become_guard(&all, ready[1]);
 	}
 	int r = pid < 0 ? -errno : 0;
 	close(ready[1]);

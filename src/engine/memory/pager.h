@@ -10,25 +10,32 @@
 #include "base/error.h"
 #include "image/image.h"
 
-/* Where in the file the pages of [start, end) are. */
+/* A file with pages: the checkpoint's own, or a parent's. */
+struct pager_source {
+	int fd; /* the caller's */
+	const struct image_raw *packed; /* in place of `fd`; or NULL */
+	struct image_digest digest; /* size 0: it is not to be compared */
+};
+
+/* Where in a source the pages of [start, end) are. */
 struct pager_extent {
 	uint64_t start, end, offset;
+	size_t source;
 };
 
 struct pager_space {
-	int uffd, pages_fd; /* the caller's */
-	const struct image_raw *pages; /* one that is packed, in place of pages_fd; or NULL */
+	int uffd; /* the caller's */
 	pid_t pid;
-	struct pager_extent *extents; /* ascending */
+	struct pager_extent *extents; /* ascending, and without overlap */
 	size_t count;
-	struct image_digest digest; /* of the pages file; size 0: it is not to be compared */
 };
 
 /*
  * Starts it; the extents and descriptors are still the caller's own, and can go. `dir_fd`, `name`: where the order in
  * which pages were touched is noted for the next time: of each window, the space and the page's number, u32 each; -1: nowhere. Nothing of the spaces is touched before it returns.
  */
-int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, const char *name, struct error *e);
+int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, int dir_fd, const char *name,
+		struct error *e);
 
 /* Asks every pager of this machine (network namespace) to bring all at once, and waits until they have. Gives how many there were. */
 int pager_finish_all(void);
