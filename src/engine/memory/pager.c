@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -24,10 +25,11 @@
 #define AT_ONCE 1024	     /* windows of the last time's order that do not wait */
 #define BEGIN_MS 50	     /* the program has the processors to itself: until it has been there for so long, */
 #define QUIET_MS 5	     /* and has not waited for a page for so long; */
-#define QUIET_MAX_MS 1000    /* but it is not waited for longer than so */
+#define QUIET_MAX_MS 1000    /* but it is not waited for longer than so, */
+#define LITTLE_PAGES 4096    /* nor where so few are left */
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
-#define CHECK_NICE 19
+#define CHECK_NICE 10
 #define NAME_PREFIX "fermata-lazy-"
 
 /* A range of addresses whose pages come from one place; pieces are ascending and do not overlap. `page`: the number of its first page, in the
@@ -479,11 +481,16 @@ static void bring_some(struct pager *p)
 }
 
 /* For how many ms the processors are still the program's. */
-static int quiet_for(struct pager *p)
+static int quiet_for(const struct pager *p)
 {
 	const uint64_t now = now_ms(), until = MIN(MAX(p->begun + BEGIN_MS, p->touched + QUIET_MS), p->begun + QUIET_MAX_MS);
+	size_t left = 0;
 
-	return p->hurry || p->next_wanted < MIN(p->wanted.count, AT_ONCE) || now >= until ? 0 : (int)(until - now);
+	for (size_t i = 0; i < p->spaces.count; i++)
+		left += p->spaces.data[i]->left;
+	if (p->hurry || left < LITTLE_PAGES || p->next_wanted < MIN(p->wanted.count, AT_ONCE) || now >= until)
+		return 0;
+	return (int)(until - now);
 }
 
 /* ---- others that ask ---- */
@@ -698,14 +705,16 @@ static bool is_damaged(const struct pager_source *sources, size_t count)
 	return false;
 }
 
-/* Behind all others: where the kernel shares the processors out between sessions (autogroup), too, and for the disk. */
-static void stand_back(void)
+/* For the processors, which the kernel may share out between sessions first (autogroup), and for the disk. */
+static void set_priority(pid_t pid, int nice)
 {
-	_cleanup_close_ int group = setsid() < 0 ? -1 : open("/proc/self/autogroup", O_WRONLY | O_CLOEXEC);
+	char path[40];
 
-	if ((group >= 0 && dprintf(group, "%d", CHECK_NICE) < 0) || nice(CHECK_NICE) < 0 ||
-	    syscall(__NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, IOPRIO_PRIO_VALUE(IOPRIO_CLASS_IDLE, 0)) < 0)
-		log_debug("the comparison of pages goes on as any process does: %s", strerror(errno));
+	snprintf(path, sizeof(path), "/proc/%d/autogroup", (int)pid);
+	_cleanup_close_ int group = open(path, O_WRONLY | O_CLOEXEC);
+	if ((group >= 0 && dprintf(group, "%d", nice) < 0) || setpriority(PRIO_PROCESS, (id_t)pid, nice) < 0 ||
+	    syscall(__NR_ioprio_set, IOPRIO_WHO_PROCESS, pid, IOPRIO_PRIO_VALUE(nice ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_NONE, 0)) < 0)
+		log_debug("the priority of process %d can't be set: %s", (int)pid, strerror(errno));
 }
 
 /* What guard and pager are given. */
@@ -718,6 +727,13 @@ struct inheritance {
 	const char *name;
 };
 
+/* As long as one has them, the memory is watched; the program may see that. */
+static void close_watched(const struct inheritance *all)
+{
+	for (size_t i = 0; i < all->count; i++)
+		close(all->spaces[i].uffd);
+}
+
 /* A process of its own, since the guard must see at once when the pager dies. */
 static pid_t start_check(const struct inheritance *all)
 {
@@ -729,10 +745,9 @@ static pid_t start_check(const struct inheritance *all)
 	prctl(PR_SET_NAME, "fermata-check");
 	if (getppid() != guard)
 		_exit(0);
-	/* As long as somebody has them, the memory is watched. */
-	for (size_t i = 0; i < all->count; i++)
-		close(all->spaces[i].uffd);
-	stand_back();
+	close_watched(all);
+	setsid();
+	set_priority(getpid(), CHECK_NICE);
 	_exit(is_damaged(all->sources, all->n_sources) ? 2 : 0);
 }
 
@@ -754,6 +769,10 @@ static _Noreturn void guard(const struct inheritance *all, pid_t pager)
 			why = "the process that brought its memory has died";
 		else if (pid == check && WIFEXITED(status) && WEXITSTATUS(status) == 2)
 			why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
+		else if (pid == pager)
+			close_watched(all);
+		if (pid == pager && check > 0)
+			set_priority(check, 0); /* all the memory is there: nobody is in its way */
 	}
 	if (why) {
 		end_processes(all->spaces, all->count, all->pidfds, why);
@@ -763,9 +782,6 @@ static _Noreturn void guard(const struct inheritance *all, pid_t pager)
 	}
 	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
-	/* Before the socket: who waits for that finds the memory unwatched. */
-	for (size_t i = 0; i < all->count; i++)
-		close(all->spaces[i].uffd);
 	_exit(0);
 }
 
