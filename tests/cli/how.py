@@ -102,6 +102,24 @@ def test_exec_cmd(w):
     expect(cli.state_of(target.pid) is None, "something was restored")
 
 
+def huge_kib(pid):
+    return sum(int(line.split()[1]) for line in cli.read(f"/proc/{pid}/smaps").splitlines() if line.startswith("AnonHugePages:"))
+
+
+def test_huge_pages(w):
+    """An area that has asked for huge pages has them when it is filled, and not when the kernel gets round to it."""
+    images, target = w.checkpoint("m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nm.madvise(mmap.MADV_HUGEPAGE)\n"
+                                  "for i in range(0, 64 << 20, 4096):\n    m[i:i + 8] = b'somewhat'\n", leave=True)
+    before = huge_kib(target.pid)
+    if before < 32 << 10:
+        raise cli.Skip(f"the kernel had {before} KiB of huge pages for a program that asked for 64 MiB")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("restore", "-d", "-D", images).good()
+    target.unharmed()
+    expect(huge_kib(target.pid) >= before / 2, f"{huge_kib(target.pid)} KiB are in huge pages, where {before} were")
+
+
 def test_action_script(w):
     log, script = os.path.join(w.work, "log"), os.path.join(w.work, "script")
     with open(script, "w") as file:
