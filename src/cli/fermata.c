@@ -211,8 +211,9 @@ static const struct option_row rows[] = {
 	OPTION("attach", 'a', BOOL, NULL, RESTORES | RUNS, attach, "Join its terminal at once, and exit as it does; Ctrl-C leaves it"),
 	OPTION_IDLE("criu-opts", 0, STRING, "JSON", BOTH, "More options, as an object with criu's names: {\"leave_running\": true}"),
 	OPTION("detach", 0, BOOL, NULL, ON(RESTORE_PROCESS), request.detach, "Exit once it runs, not when it ends"),
-	OPTION("lazy", 0, OPTIONAL, "all", RESTORES, lazy,
-	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too"),
+	OPTION("lazy", 0, OPTIONAL, "all|touched", RESTORES, lazy,
+	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too; `touched`: "
+	       "the rest does not come, and the checkpoint must stay"),
 	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,

@@ -92,8 +92,8 @@ class Program:
         with open(self.out, "rb") as file:
             return file.read().count(b"\n")
 
-    def restore(self, *more):
-        self.run("restore", "process", "--path", self.images, "--lazy", "--detach", *more)
+    def restore(self, *more, lazy="--lazy"):
+        self.run("restore", "process", "--path", self.images, lazy, "--detach", *more)
 
     def right(self):
         with open(self.work + "/err") as file:
@@ -125,6 +125,18 @@ def test_order(p):
     p.restore()
     before = p.steps()
     wait_for(lambda: p.steps() > before + 2, "it does not go on")
+    p.right()
+
+
+def test_touched(p):
+    """What is not touched does not come; behind a program that has ended, or become another by exec, nothing stays."""
+    before = p.steps()
+    p.restore(lazy="--lazy=touched")
+    wait_for(lambda: p.steps() > before + 2, "it does not go on")
+    time.sleep(3)
+    with open(f"/proc/{p.pid}/status") as file:
+        has = int(next(line for line in file if line.startswith("VmRSS:")).split()[1]) >> 10
+    expect(has < MIB / 2, f"it has {has} MiB, and touches about a sixth of {MIB}")
     p.right()
 
 

@@ -167,7 +167,7 @@ int lazy_settle(struct dump *d, struct task *t)
 	if (!is_watched(&t->maps))
 		return 0;
 	/* Its pager may also have ended, by itself or for another task, since the maps were read. */
-	pager_finish_all();
+	pager_finish(t->pid);
 	proc_maps_finish(&t->maps);
 	int r = proc_read_smaps(t->proc, &t->maps);
 	return r ? task_errno(d, t, r, "cannot read its maps") : 0;
@@ -306,7 +306,7 @@ int lazy_start(struct restore *s)
 	if (!r) {
 		verify_rest(s);
 		dir = image_order_place(s->request->images_dir, name);
-		r = pager_start(lot.spaces, lot.n_spaces, lot.sources, lot.n_sources, dir, name, s->e);
+		r = pager_start(lot.spaces, lot.n_spaces, lot.sources, lot.n_sources, s->request->lazy == LAZY_TOUCHED, dir, name, s->e);
 	}
 	lot_free(&lot);
 	__atomic_store_n(&s->words->taken, 1, __ATOMIC_SEQ_CST);

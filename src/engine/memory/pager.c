@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/ioprio.h>
@@ -27,8 +28,10 @@
 #define QUIET_MS 5	     /* and has not waited for a page for so long; */
 #define QUIET_MAX_MS 1000    /* but it is not waited for longer than so, */
 #define LITTLE_PAGES 4096    /* nor where so few are left */
+#define LOOK_MS 2000	     /* how often it is seen whether they have ended, where nothing is brought */
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
+#define LAST_PAGE 0x7fffffffe000ULL
 #define CHECK_NICE 10
 #define NAME_PREFIX "fermata-lazy-"
 
@@ -68,7 +71,8 @@ struct pager {
 	size_t n_sources;
 	int listener; /* who connects waits for the end */
 	bool hurry;   /* somebody does */
-	uint64_t begun, touched; /* in ms */
+	bool touched; /* nothing else is brought, unless somebody is in a hurry */
+	uint64_t begun, touched_at; /* in ms */
 	int dir_fd;
 	const char *name;
 };
@@ -372,7 +376,7 @@ static void serve_fault(struct pager *p, struct space *s, uint64_t address)
 		serve_zero(p, s, page);
 		return;
 	}
-	p->touched = now_ms();
+	p->touched_at = now_ms();
 	s->ahead = page == s->next ? MIN(2 * s->ahead, AHEAD_MAX) : WINDOW;
 	s->next = end = window + s->ahead;
 	note_order(p, s, number, (MIN(end, piece->end) - page) / PAGE_SIZE);
@@ -483,7 +487,9 @@ static void bring_some(struct pager *p)
 /* For how many ms the processors are still the program's. */
 static int quiet_for(const struct pager *p)
 {
-	const uint64_t now = now_ms(), until = MIN(MAX(p->begun + BEGIN_MS, p->touched + QUIET_MS), p->begun + QUIET_MAX_MS);
+	if (p->touched && !p->hurry)
+		return LOOK_MS;
+	const uint64_t now = now_ms(), until = MIN(MAX(p->begun + BEGIN_MS, p->touched_at + QUIET_MS), p->begun + QUIET_MAX_MS);
 	size_t left = 0;
 
 	for (size_t i = 0; i < p->spaces.count; i++)
@@ -495,11 +501,19 @@ static int quiet_for(const struct pager *p)
 
 /* ---- others that ask ---- */
 
+/* Numbers of processes are those of a namespace. */
+static unsigned long own_namespace(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/pid", &st) < 0 ? 0 : (unsigned long)st.st_ino;
+}
+
 /* Whoever connects waits for the end of pager and guard, and nothing else: nobody accepts. */
 static int listen_for_others(void)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, NAME_PREFIX "%d", (int)getpid());
+	int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, NAME_PREFIX "%lu-%d", own_namespace(), (int)getpid());
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0 && (bind(fd, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) < 0 || listen(fd, 8) < 0)) {
@@ -529,7 +543,32 @@ static int finish_one(const char *name, size_t length)
 	return 1;
 }
 
-int pager_finish_all(void)
+/* Whether a guard, by the rest of its name, is of our namespace and holds a descriptor of a process. */
+static bool is_of(const char *guard, pid_t pid)
+{
+	char path[64], line[64], wanted[32];
+	struct dirent *entry;
+	bool found = false;
+	char *end;
+
+	if (strtoul(guard, &end, 10) != own_namespace() || *end != '-')
+		return false;
+	snprintf(path, sizeof(path), "/proc/%ld/fdinfo", strtol(end + 1, NULL, 10));
+	snprintf(wanted, sizeof(wanted), "Pid:\t%d\n", (int)pid);
+	DIR *dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		_cleanup_close_ int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
+		_cleanup_fclose_ FILE *f = fd < 0 ? NULL : fdopen(dup(fd), "r");
+		while (f && !found && fgets(line, sizeof(line), f))
+			found = !strcmp(line, wanted);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* All, or those of one process. */
+static int finish(pid_t pid)
 {
 	_cleanup_fclose_ FILE *f = fopen("/proc/net/unix", "re");
 	char line[400];
@@ -537,10 +576,17 @@ int pager_finish_all(void)
 
 	while (f && fgets(line, sizeof(line), f)) {
 		const char *name = strstr(line, " @" NAME_PREFIX);
-		if (name)
+		if (name && (!pid || is_of(name + 2 + strlen(NAME_PREFIX), pid)))
 			found += finish_one(name + 2, strcspn(name + 2, " \n"));
 	}
 	return found;
+}
+
+int pager_finish(pid_t pid)
+{
+	int found = finish(pid);
+
+	return found ? found : finish(0);
 }
 
 /* ---- the process ---- */
@@ -605,6 +651,17 @@ static bool look_around(struct pager *p, int ms)
 	return ready > 0;
 }
 
+/* Nothing tells that a process has ended, or has another address space by exec; any call does. */
+static void look_for_ended(struct pager *p)
+{
+	for (size_t i = 0; i < p->spaces.count; i++) {
+		struct space *s = p->spaces.data[i];
+		struct uffdio_zeropage none = { .range = { LAST_PAGE, PAGE_SIZE } }; /* nothing of theirs can be there */
+		if (!s->over && ioctl(s->uffd, UFFDIO_ZEROPAGE, &none) < 0 && is_over(errno))
+			end_space(s);
+	}
+}
+
 static _Noreturn void serve(struct pager *p)
 {
 	prctl(PR_SET_NAME, "fermata-lazy");
@@ -612,7 +669,10 @@ static _Noreturn void serve(struct pager *p)
 	p->begun = now_ms();
 	while (alive(p)) {
 		int quiet = quiet_for(p);
-		if (!look_around(p, quiet) || !quiet)
+		bool quieter = !look_around(p, quiet);
+		if (p->touched && !p->hurry && quieter)
+			look_for_ended(p);
+		else if (!p->touched ? quieter || !quiet : p->hurry)
 			bring_some(p);
 		for (size_t i = 0; i < p->spaces.count; i++)
 			if (!p->spaces.data[i]->left)
@@ -723,6 +783,7 @@ struct inheritance {
 	const struct pager_source *sources;
 	size_t count, n_sources;
 	int *pidfds; /* of the spaces' processes */
+	bool touched;
 	int dir_fd;
 	const char *name;
 };
@@ -812,7 +873,7 @@ static int keep_own(const struct inheritance *all, int started)
 static _Noreturn void become_guard(const struct inheritance *all, int started)
 {
 	struct pager p = { .dir_fd = all->dir_fd, .name = all->name, .buffer = malloc(STEP), .given = all->count, .sources = all->sources,
-			   .n_sources = all->n_sources, .readers = calloc(all->n_sources, sizeof(*p.readers)) };
+			   .n_sources = all->n_sources, .readers = calloc(all->n_sources, sizeof(*p.readers)), .touched = all->touched };
 	char ok = 0;
 
 	leave_caller();
@@ -835,11 +896,11 @@ static _Noreturn void become_guard(const struct inheritance *all, int started)
 	serve(&p);
 }
 
-int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, int dir_fd, const char *name,
-		struct error *e)
+int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, bool touched, int dir_fd,
+		const char *name, struct error *e)
 {
 	_cleanup_free_ int *pidfds = malloc((count + 1) * sizeof(*pidfds));
-	const struct inheritance all = { spaces, sources, count, n_sources, pidfds, dir_fd, name };
+	const struct inheritance all = { spaces, sources, count, n_sources, pidfds, touched, dir_fd, name };
 	int ready[2];
 	char byte;
 

@@ -1,6 +1,6 @@
 /*
  * The process that brings the pages of a lazy restore (userfaultfd(2)), once the restore has ended: those that are touched first, the others
- * one after the other. It ends when all are there. Beside it stands a guard, which holds the same descriptors: should the pager die, or the
+ * one after the other. It ends when all are there, or the processes have ended. Beside it stands a guard, which holds the same descriptors: should the pager die, or the
  * checkpoint turn out to be damaged, the guard ends the restored processes, who would otherwise find zeroes in place of what they had.
  *
  * It follows what the processes do with their memory meanwhile: fork, mremap, munmap, madvise (UFFD_FEATURE_EVENT_*, Linux 4.11).
@@ -31,11 +31,12 @@ struct pager_space {
 };
 
 /*
- * Starts it; the extents and descriptors are still the caller's own, and can go. `dir_fd`, `name`: where the order in
+ * Starts it; `touched`: nothing is brought that is not touched, until someone asks for all. The extents and descriptors are still the caller's own, and can go. `dir_fd`, `name`: where the order in
  * which pages were touched is noted for the next time: of each window, the space and the page's number, u32 each; -1: nowhere. Nothing of the spaces is touched before it returns.
  */
-int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, int dir_fd, const char *name,
-		struct error *e);
+int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, bool touched, int dir_fd,
+		const char *name, struct error *e);
 
-/* Asks every pager of this machine (network namespace) to bring all at once, and waits until they have. Gives how many there were. */
-int pager_finish_all(void);
+/* Asks the pager of a process to bring all at once, and waits until it has. Where it can't be told which that is (a child that was born since),
+ * every pager of this machine (network namespace). Gives how many there were. */
+int pager_finish(pid_t pid);
