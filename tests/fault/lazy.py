@@ -37,6 +37,70 @@ while True:
     time.sleep(0.01)
 """
 
+# It waits for a file that says go. Then its memory is moved, cut, emptied, mapped anew and inherited, and all of it is compared: none of it was
+# touched before. What is to be where is kept as a list of (address, pages, number of the first page or -1 for zeroes).
+CHANGER = f"""
+import ctypes, mmap, os, random, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_size_t]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+libc.munmap.argtypes, libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+PAGE, PART, PARTS = 4096, 1024, {MIB} // 4 - 8
+def word(at):
+    return ctypes.c_uint64.from_address(at)
+def fresh(at=None, pages=PART):
+    got = libc.mmap(at, pages * PAGE, 3, 0x22 | (0x10 if at else 0), -1, 0)
+    assert got != ctypes.c_void_p(-1).value
+    return got
+def check(parts, step):
+    for at, pages, number in parts:
+        for i in range(0, pages, step):
+            assert word(at + i * PAGE).value == (0 if number < 0 else number + i + 1), (hex(at), i, number)
+whole = fresh(pages=PART * PARTS)
+for i in range(PART * PARTS):
+    word(whole + i * PAGE).value = i + 1
+parts = [(whole + n * PART * PAGE, PART, n * PART) for n in range(PARTS)]
+os.write(1, b"ready\\n")
+os.write(1, b"ready\\n")
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.002)
+dice = random.Random(7)
+try:
+    for turn in range(60):
+        i = dice.randrange(len(parts))
+        (at, pages, number), what, half = parts.pop(i), dice.randrange(6), PART // 2
+        size = pages * PAGE
+        if what == 0:
+            to = libc.mremap(at, size, size, 3, fresh(pages=pages))
+            assert to != ctypes.c_void_p(-1).value
+            parts.append((to, pages, number))
+        elif what == 1 and pages > 1:
+            cut = pages // 2
+            libc.munmap(at + cut * PAGE, size - cut * PAGE)
+            parts.append((at, cut, number))
+        elif what == 2:
+            libc.madvise(at, size, 4)
+            parts.append((at, pages, -1))
+        elif what == 3:
+            parts.append((fresh(at, pages), pages, -1))
+        elif what == 4:
+            libc.munmap(at, size)
+        else:
+            parts.append((at, pages, number))
+            child = os.fork()
+            if child == 0:
+                check(parts, 5 + turn)
+                os.execv("/bin/true", ["true"]) if turn % 2 else os._exit(0)
+            check(dice.sample(parts, 3), 11)
+            assert os.waitpid(child, 0)[1] == 0, "the child has another memory"
+    check(parts, 1)
+    os.write(1, b"right\\n")
+except BaseException as why:
+    os.write(2, repr(why).encode())
+time.sleep(1000)
+"""
+
 
 def gone(pid):
     reap()
@@ -64,7 +128,7 @@ def named(name):
 
 
 class Program:
-    def __init__(self, work, kind):
+    def __init__(self, work, kind, program=PROGRAM):
         self.out, self.log, self.kind = work + "/out", work + "/log", kind
         self.images, self.order, options = {
             "directory": (work + "/one", work + "/one/fermata-order", ["--dir", work]),
@@ -72,7 +136,7 @@ class Program:
             "store": (f"store:{work}/store/one", work + "/store/orders/one", ["--dir", f"store:{work}/store"]),
         }[kind]
         with open(self.out, "wb") as out, open(work + "/err", "wb") as err:
-            task = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+            task = subprocess.Popen([sys.executable, "-c", program, work + "/go"], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
         task.returncode = 0
         self.work, self.pid = work, task.pid
         wait_for(lambda: self.steps() > 1, "it does not start")
@@ -97,7 +161,8 @@ class Program:
 
     def right(self):
         with open(self.work + "/err") as file:
-            expect(not file.read(), "the program has found memory that is not its own")
+            wrong = file.read()
+        expect(not wrong, f"the program has found memory that is not its own: {wrong}")
 
     def end(self):
         try:
@@ -126,6 +191,23 @@ def test_order(p):
     before = p.steps()
     wait_for(lambda: p.steps() > before + 2, "it does not go on")
     p.right()
+
+
+def test_changes(p):
+    """Moves, cuts, drops, forks and execs while pages lack: the program and its children have what they had."""
+    before, size = p.steps(), os.path.getsize(p.out)
+    for lazy in ("--lazy=touched", "--lazy=all"):
+        if os.path.exists(p.work + "/go"):
+            os.unlink(p.work + "/go")
+        os.truncate(p.out, size)  # it goes on writing where it was
+        p.restore(lazy=lazy)
+        open(p.work + "/go", "w").close()
+        wait_for(lambda: p.steps() > before or os.path.getsize(p.work + "/err"), "it does not come to an end")
+        p.right()
+        p.end()
+
+
+test_changes.program = CHANGER
 
 
 def test_touched(p):
@@ -197,7 +279,7 @@ def main():
         with tempfile.TemporaryDirectory(prefix="fermata-lazy-") as work:
             program = None
             try:
-                program = Program(work, kind)
+                program = Program(work, kind, getattr(test, "program", PROGRAM))
                 test(program)
                 program.end()
                 result, why = "passed", ""

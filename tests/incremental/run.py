@@ -581,8 +581,6 @@ def lazily(tree):
     state = tree.state()
     tree.dump("e1", "--leave-running", "--parent", tree.path("e0"))
     expect(parent_of(tree.path("e1")) == "../e0", "e1 is not based on e0")
-    tree.restore("e0", states[5], more=lazy)
-    tree.step(2000, 200)  # unmaps, moves and forks while pages come
     tree.restore("e1", state, more=lazy)
     # One that is damaged further up is found behind the program, which is ended.
     tree.end()
