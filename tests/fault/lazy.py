@@ -13,7 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, expect, read, reap, reporter, verdict  # noqa: E402
 
 report = reporter("lazy_")
 
@@ -143,10 +143,10 @@ class Program:
         self.run("dump", "process", str(self.pid), "--name", "one", *options)
         wait_for(lambda: gone(self.pid), "it does not end")
 
-    def run(self, *arguments):
+    def run(self, *arguments, fails=False, first=None):
         with open(self.log, "wb") as log:
-            status = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE).returncode
-        expect(status == 0, f"{arguments}: {status} {self.said()}")
+            status = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE, preexec_fn=first).returncode
+        expect((status != 0) == fails, f"{arguments}: {status} {self.said()}")
 
     def said(self):
         with open(self.log) as log:
@@ -156,8 +156,8 @@ class Program:
         with open(self.out, "rb") as file:
             return file.read().count(b"\n")
 
-    def restore(self, *more, lazy="--lazy"):
-        self.run("restore", "process", "--path", self.images, lazy, "--detach", *more)
+    def restore(self, *more, lazy="--lazy", **how):
+        self.run("restore", "process", "--path", self.images, lazy, "--detach", *more, **how)
 
     def right(self):
         with open(self.work + "/err") as file:
@@ -222,6 +222,46 @@ def test_touched(p):
     p.right()
 
 
+def limited_group(mib):
+    """A memory control group; of either version."""
+    for base, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        path = f"{base}/fermata-lazy-{os.getpid()}"
+        try:
+            os.mkdir(path)
+        except OSError:
+            continue
+        try:
+            with open(f"{path}/{limit}", "w") as file:
+                file.write(str(mib << 20))
+            return path
+        except OSError:
+            os.rmdir(path)
+    raise Skip("there are no control groups for memory")
+
+
+def test_limit(p):
+    """In a control group that half of it would fit in: what is touched alone does; all of it does not: it is refused, and nothing stays."""
+    group = limited_group(MIB // 2)
+
+    def enter():
+        with open(group + "/cgroup.procs", "w") as file:
+            file.write(str(os.getpid()))
+
+    try:
+        before = p.steps()
+        p.restore(lazy="--lazy=touched", first=enter)
+        wait_for(lambda: p.steps() > before + 2, "it does not go on")
+        p.right()
+        p.end()
+        p.run("restore", "process", "--path", p.images, "--detach", first=enter, fails=True)
+        expect("limit of its control group" in p.said() or not p.said(), p.said())  # or the kernel has killed the command as well
+        expect(gone(p.pid), "a part of it stays")
+    finally:
+        p.end()
+        wait_for(lambda: not open(group + "/cgroup.procs").read(), "something stays in the group")
+        os.rmdir(group)
+
+
 def killed(p, name):
     p.restore()
     victims = named(name)
@@ -283,8 +323,8 @@ def main():
                 test(program)
                 program.end()
                 result, why = "passed", ""
-            except (Failure, OSError, subprocess.TimeoutExpired) as failure:
-                result, why = "failed", str(failure)
+            except (Failure, Skip, OSError, subprocess.TimeoutExpired) as failure:
+                result, why = "skipped" if isinstance(failure, Skip) else "failed", str(failure)
                 if program:
                     try:
                         program.end()
