@@ -247,6 +247,8 @@ int cli_restore(struct command_line *c, bool announce)
 		r = cli_gpu_options(c, &e);
 	if (!r)
 		r = lazy_options(c, &e);
+	if (!r && c->lazy_pages)
+		c->request.lazy_waiter = lazy_pages_connect(c);
 	if (r)
 		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
 	c->request.ends = c->request.detach;

@@ -97,5 +97,6 @@ struct request {
 	struct request_watcher progress; /* .call NULL: none */
 	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
+	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

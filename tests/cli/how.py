@@ -190,6 +190,40 @@ def test_many_from_one(w):
     expect(sums[1] < sums[0] / 4, sums)
 
 
+def test_lazy_pages(w):
+    """criu's two commands: one waits for the restore and its pages, the other restores. What goes wrong with either the first tells."""
+    images, target = w.checkpoint("m = bytearray(os.urandom(32 << 20))\n")
+    socket_path = os.path.join(images, "lazy-pages.socket")
+
+    def wait_for_pages():
+        ready, theirs = os.pipe()
+        waits = subprocess.Popen([w.criu_path, "lazy-pages", "-D", images, "--status-fd", str(theirs)], pass_fds=[theirs], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        expect(os.read(ready, 2) == b"\0" and os.path.exists(socket_path), "it is not ready")
+        os.close(ready)
+        return waits
+
+    waits = wait_for_pages()
+    w.criu("lazy-pages", "-D", images).error("another lazy-pages waits")
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").good()
+    expect(waits.wait(DEADLINE) == 0, "it has not seen that all pages came")
+    expect(not os.path.exists(socket_path), "its socket stays")
+    target.unharmed()
+    waits = wait_for_pages()
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").error("is taken by another process")
+    expect(waits.wait(DEADLINE) == 1, "it has not seen that the restore failed")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("lazy-pages", "-D", images, "-d").good()
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").good()
+    target.unharmed()
+    end = time.monotonic() + DEADLINE
+    while os.path.exists(socket_path):
+        expect(time.monotonic() < end, "the one in the background does not end")
+        time.sleep(0.01)
+
+
 def test_action_script(w):
     log, script = os.path.join(w.work, "log"), os.path.join(w.work, "script")
     with open(script, "w") as file:

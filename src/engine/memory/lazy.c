@@ -15,6 +15,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #define WORTH_PAGES 1024 /* fewer are read at once in less time than it takes to arrange for them */
@@ -173,13 +174,6 @@ int lazy_settle(struct dump *d, struct task *t)
 	return r ? task_errno(d, t, r, "cannot read its maps") : 0;
 }
 
-/* What is put together for the pager. */
-struct lot {
-	struct pager_space *spaces;
-	struct pager_source *sources;
-	size_t n_spaces, n_sources;
-};
-
 /* The pages of [start, end) that come later; `vma` goes along. */
 static int add_extents(struct rtask *t, uint64_t start, uint64_t end, uint64_t offset, size_t source, struct pager_space *space, size_t *capacity,
 		       size_t *vma)
@@ -230,7 +224,7 @@ static int by_address(const void *a, const void *b)
 }
 
 /* Where its pages are: first in its own file, then in those of parents. */
-static int find_extents(struct restore *s, struct rtask *t, struct lot *lot, struct pager_space *space)
+static int find_extents(struct restore *s, struct rtask *t, struct pager_lot *lot, struct pager_space *space)
 {
 	size_t capacity = 0, source = lot->n_sources++;
 	struct pager_source *own = &lot->sources[source];
@@ -251,7 +245,7 @@ static int find_extents(struct restore *s, struct rtask *t, struct lot *lot, str
 	return r ? error_set(s->e, r, "out of memory") : 0;
 }
 
-static int make_space(struct restore *s, struct rtask *t, struct lot *lot)
+static int make_space(struct restore *s, struct rtask *t, struct pager_lot *lot)
 {
 	const struct agent_op *op = &agent_batch_ops(t->threads.data[0].batch.final)[t->uffd_op];
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
@@ -264,7 +258,7 @@ static int make_space(struct restore *s, struct rtask *t, struct lot *lot)
 	return find_extents(s, t, lot, space);
 }
 
-static int lot_make(struct restore *s, size_t spaces, struct lot *lot)
+static int lot_make(struct restore *s, size_t spaces, struct pager_lot *lot)
 {
 	size_t sources = 0;
 
@@ -275,7 +269,7 @@ static int lot_make(struct restore *s, size_t spaces, struct lot *lot)
 	return lot->spaces && lot->sources ? 0 : error_set(s->e, -ENOMEM, "out of memory");
 }
 
-static void lot_free(struct lot *lot)
+static void lot_free(struct pager_lot *lot)
 {
 	for (size_t i = 0; i < lot->n_spaces; i++) {
 		if (lot->spaces[i].uffd >= 0)
@@ -286,17 +280,26 @@ static void lot_free(struct lot *lot)
 	free(lot->sources);
 }
 
+/* All is there from the beginning. */
+static void tell_waiter(const struct restore *s)
+{
+	if (s->request->lazy_waiter && send(s->request->lazy_waiter, "", 1, MSG_NOSIGNAL) != 1)
+		log_debug("nobody waits for the pages any more: %s", strerror(errno));
+}
+
 int lazy_start(struct restore *s)
 {
 	_cleanup_close_ int dir = -1;
-	struct lot lot = {};
+	struct pager_lot lot = { .touched = s->request->lazy == LAZY_TOUCHED, .waiter = s->request->lazy_waiter };
 	char name[256];
 	size_t count = 0;
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		count += s->tasks.data[i]->lazy;
-	if (!count)
+	if (!count) {
+		tell_waiter(s);
 		return 0;
+	}
 	int r = lot_make(s, count, &lot);
 	if (!r)
 		r = restore_wait(s, &s->words->watched, (uint32_t)count);
@@ -305,8 +308,9 @@ int lazy_start(struct restore *s)
 			r = make_space(s, s->tasks.data[i], &lot);
 	if (!r) {
 		verify_rest(s);
-		dir = image_order_place(s->request->images_dir, name);
-		r = pager_start(lot.spaces, lot.n_spaces, lot.sources, lot.n_sources, s->request->lazy == LAZY_TOUCHED, dir, name, s->e);
+		lot.dir_fd = dir = image_order_place(s->request->images_dir, name);
+		lot.name = name;
+		r = pager_start(&lot, s->e);
 	}
 	lot_free(&lot);
 	__atomic_store_n(&s->words->taken, 1, __ATOMIC_SEQ_CST);

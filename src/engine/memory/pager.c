@@ -777,26 +777,15 @@ static void set_priority(pid_t pid, int nice)
 		log_debug("the priority of process %d can't be set: %s", (int)pid, strerror(errno));
 }
 
-/* What guard and pager are given. */
-struct inheritance {
-	const struct pager_space *spaces;
-	const struct pager_source *sources;
-	size_t count, n_sources;
-	int *pidfds; /* of the spaces' processes */
-	bool touched;
-	int dir_fd;
-	const char *name;
-};
-
 /* As long as one has them, the memory is watched; the program may see that. */
-static void close_watched(const struct inheritance *all)
+static void close_watched(const struct pager_lot *all)
 {
-	for (size_t i = 0; i < all->count; i++)
+	for (size_t i = 0; i < all->n_spaces; i++)
 		close(all->spaces[i].uffd);
 }
 
 /* A process of its own, since the guard must see at once when the pager dies. */
-static pid_t start_check(const struct inheritance *all)
+static pid_t start_check(const struct pager_lot *all)
 {
 	pid_t guard = getpid(), pid = fork();
 
@@ -812,7 +801,7 @@ static pid_t start_check(const struct inheritance *all)
 	_exit(is_damaged(all->sources, all->n_sources) ? 2 : 0);
 }
 
-static _Noreturn void guard(const struct inheritance *all, pid_t pager)
+static _Noreturn void guard(const struct pager_lot *all, const int *pidfds, pid_t pager)
 {
 	const char *why = NULL;
 	int status;
@@ -836,50 +825,53 @@ static _Noreturn void guard(const struct inheritance *all, pid_t pager)
 			set_priority(check, 0); /* all the memory is there: nobody is in its way */
 	}
 	if (why) {
-		end_processes(all->spaces, all->count, all->pidfds, why);
+		end_processes(all->spaces, all->n_spaces, pidfds, why);
 		kill(pager, SIGKILL);
 		if (check > 0)
 			kill(check, SIGKILL);
 	}
 	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
+	if (all->waiter)
+		_exit(send(all->waiter, why ? "1" : "", 1, MSG_NOSIGNAL) != 1);
 	_exit(0);
 }
 
 /* Descriptors that stay. Those of packed sources: where several are of one archive, each time. */
-static int keep_own(const struct inheritance *all, int started)
+static int keep_own(const struct pager_lot *all, const int *pidfds, int started)
 {
-	size_t n = 0, room = 2 * all->count + all->n_sources + 2;
+	size_t n = 0, room = 2 * all->n_spaces + all->n_sources + 3;
 
 	for (size_t i = 0; i < all->n_sources; i++)
 		room += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, NULL, 0) : 0;
 	_cleanup_free_ int *kept = malloc(room * sizeof(*kept));
 	if (!kept)
 		return -ENOMEM;
-	for (size_t i = 0; i < all->count; i++) {
+	for (size_t i = 0; i < all->n_spaces; i++) {
 		kept[n++] = all->spaces[i].uffd;
-		kept[n++] = all->pidfds[i];
+		kept[n++] = pidfds[i];
 	}
 	for (size_t i = 0; i < all->n_sources; i++) {
 		kept[n++] = all->sources[i].fd;
 		n += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, &kept[n], room - n) : 0;
 	}
 	kept[n++] = all->dir_fd;
+	kept[n++] = all->waiter;
 	kept[n++] = started;
 	close_others(kept, n);
 	return 0;
 }
 
-static _Noreturn void become_guard(const struct inheritance *all, int started)
+static _Noreturn void become_guard(const struct pager_lot *all, const int *pidfds, int started)
 {
-	struct pager p = { .dir_fd = all->dir_fd, .name = all->name, .buffer = malloc(STEP), .given = all->count, .sources = all->sources,
+	struct pager p = { .dir_fd = all->dir_fd, .name = all->name, .buffer = malloc(STEP), .given = all->n_spaces, .sources = all->sources,
 			   .n_sources = all->n_sources, .readers = calloc(all->n_sources, sizeof(*p.readers)), .touched = all->touched };
 	char ok = 0;
 
 	leave_caller();
-	if (!p.buffer || !p.readers || keep_own(all, started))
+	if (!p.buffer || !p.readers || keep_own(all, pidfds, started))
 		_exit(1);
-	for (size_t i = 0; i < all->count; i++) {
+	for (size_t i = 0; i < all->n_spaces; i++) {
 		struct space **slot = VEC_PUSH(&p.spaces);
 		if (!slot || !(*slot = make_space(&all->spaces[i])))
 			_exit(1);
@@ -892,35 +884,33 @@ static _Noreturn void become_guard(const struct inheritance *all, int started)
 		_exit(1);
 	close(started);
 	if (pid)
-		guard(all, pid);
+		guard(all, pidfds, pid);
 	serve(&p);
 }
 
-int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, bool touched, int dir_fd,
-		const char *name, struct error *e)
+int pager_start(const struct pager_lot *lot, struct error *e)
 {
-	_cleanup_free_ int *pidfds = malloc((count + 1) * sizeof(*pidfds));
-	const struct inheritance all = { spaces, sources, count, n_sources, pidfds, touched, dir_fd, name };
+	_cleanup_free_ int *pidfds = malloc((lot->n_spaces + 1) * sizeof(*pidfds));
 	int ready[2];
 	char byte;
 
 	if (!pidfds)
 		return error_set(e, -ENOMEM, "out of memory");
-	for (size_t i = 0; i < count; i++)
-		pidfds[i] = (int)syscall(__NR_pidfd_open, spaces[i].pid, 0);
+	for (size_t i = 0; i < lot->n_spaces; i++)
+		pidfds[i] = (int)syscall(__NR_pidfd_open, lot->spaces[i].pid, 0);
 	if (pipe2(ready, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(ready[0]);
-		become_guard(&all, ready[1]);
+		become_guard(lot, pidfds, ready[1]);
 	}
 	int r = pid < 0 ? -errno : 0;
 	close(ready[1]);
 	if (!r && read(ready[0], &byte, 1) != 1)
 		r = -ECHILD;
 	close(ready[0]);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < lot->n_spaces; i++)
 		if (pidfds[i] >= 0)
 			close(pidfds[i]);
 	return r ? error_errno(e, r, "cannot start the process that brings pages") : 0;

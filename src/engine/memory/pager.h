@@ -30,12 +30,19 @@ struct pager_space {
 	size_t count;
 };
 
-/*
- * Starts it; `touched`: nothing is brought that is not touched, until someone asks for all. The extents and descriptors are still the caller's own, and can go. `dir_fd`, `name`: where the order in
- * which pages were touched is noted for the next time: of each window, the space and the page's number, u32 each; -1: nowhere. Nothing of the spaces is touched before it returns.
- */
-int pager_start(const struct pager_space *spaces, size_t count, const struct pager_source *sources, size_t n_sources, bool touched, int dir_fd,
-		const char *name, struct error *e);
+struct pager_lot {
+	struct pager_space *spaces;
+	struct pager_source *sources;
+	size_t n_spaces, n_sources;
+	bool touched; /* nothing is brought that is not touched, until someone asks for all */
+	int waiter; /* a socket, where a zero byte is written when all is there, and another when it can't be; 0: none */
+	/* Where the order in which pages were touched is noted for the next time: of each window, the space and the page's number, u32 each; -1: nowhere. */
+	int dir_fd;
+	const char *name;
+};
+
+/* Starts it. All is still the caller's own, and can go. Nothing of the spaces is touched before it returns. */
+int pager_start(const struct pager_lot *lot, struct error *e);
 
 /* Asks the pager of a process to bring all at once, and waits until it has. Where it can't be told which that is (a child that was born since),
  * every pager of this machine (network namespace). Gives how many there were. */
