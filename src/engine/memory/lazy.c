@@ -240,7 +240,7 @@ static int find_extents(struct restore *s, struct rtask *t, struct pager_lot *lo
 		r = r ? r : add_of_parent(t, x, lot->n_sources, space, &capacity);
 		lot->n_sources++;
 	}
-	if (space->count)
+	if (t->sources.count && space->count) /* each file's are in order */
 		qsort(space->extents, space->count, sizeof(*space->extents), by_address);
 	return r ? error_set(s->e, r, "out of memory") : 0;
 }
