@@ -28,7 +28,8 @@
 #define QUIET_MS 5	     /* and has not waited for a page for so long; */
 #define QUIET_MAX_MS 1000    /* but it is not waited for longer than so, */
 #define LITTLE_PAGES 4096    /* nor where so few are left */
-#define LOOK_MS 2000	     /* how often it is seen whether they have ended, where nothing is brought */
+#define LOOK_MS 2000	     /* how often it is seen whether they have ended */
+#define FEW_SPACES 16
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
 #define LAST_PAGE 0x7fffffffe000ULL
@@ -72,7 +73,8 @@ struct pager {
 	int listener; /* who connects waits for the end */
 	bool hurry;   /* somebody does */
 	bool touched; /* nothing else is brought, unless somebody is in a hurry */
-	uint64_t begun, touched_at; /* in ms */
+	uint64_t begun, touched_at, looked_at; /* in ms */
+	size_t looked_count;
 	int dir_fd;
 	const char *name;
 };
@@ -651,15 +653,33 @@ static bool look_around(struct pager *p, int ms)
 	return ready > 0;
 }
 
-/* Nothing tells that a process has ended, or has another address space by exec; any call does. */
+/* Nothing tells that a process has ended, or has another address space by exec; any call does. From time to time, and when there are twice as many. */
 static void look_for_ended(struct pager *p)
 {
+	if (now_ms() < p->looked_at + LOOK_MS && p->spaces.count < 2 * p->looked_count + FEW_SPACES)
+		return;
 	for (size_t i = 0; i < p->spaces.count; i++) {
 		struct space *s = p->spaces.data[i];
 		struct uffdio_zeropage none = { .range = { LAST_PAGE, PAGE_SIZE } }; /* nothing of theirs can be there */
 		if (!s->over && ioctl(s->uffd, UFFDIO_ZEROPAGE, &none) < 0 && is_over(errno))
 			end_space(s);
 	}
+	p->looked_at = now_ms();
+	p->looked_count = alive(p);
+}
+
+/* Those of children, who come and go; the others have their numbers in the order. */
+static void forget_ended(struct pager *p)
+{
+	size_t kept = p->given;
+
+	for (size_t i = p->given; i < p->spaces.count; i++) {
+		if (p->spaces.data[i]->over)
+			free(p->spaces.data[i]);
+		else
+			p->spaces.data[kept++] = p->spaces.data[i];
+	}
+	p->spaces.count = kept;
 }
 
 static _Noreturn void serve(struct pager *p)
@@ -670,13 +690,13 @@ static _Noreturn void serve(struct pager *p)
 	while (alive(p)) {
 		int quiet = quiet_for(p);
 		bool quieter = !look_around(p, quiet);
-		if (p->touched && !p->hurry && quieter)
-			look_for_ended(p);
-		else if (!p->touched ? quieter || !quiet : p->hurry)
+		look_for_ended(p);
+		if (!quiet || (quieter && !p->touched))
 			bring_some(p);
 		for (size_t i = 0; i < p->spaces.count; i++)
 			if (!p->spaces.data[i]->left)
 				end_space(p->spaces.data[i]);
+		forget_ended(p);
 	}
 	write_order(p);
 	_exit(0);
