@@ -30,6 +30,9 @@
 #define LITTLE_PAGES 4096    /* nor where so few are left */
 #define LOOK_MS 2000	     /* how often it is seen whether they have ended */
 #define FEW_SPACES 16
+#define EVENTS_AT_ONCE 64
+#define TRIES_AT_ONCE 200
+#define NAP_MAX_NS 40000
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
 #define LAST_PAGE 0x7fffffffe000ULL
@@ -75,6 +78,8 @@ struct pager {
 	bool touched; /* nothing else is brought, unless somebody is in a hurry */
 	uint64_t begun, touched_at, looked_at; /* in ms */
 	size_t looked_count;
+	uint64_t filled; /* how often the buffer was */
+	uint64_t nap_ns;
 	int dir_fd;
 	const char *name;
 };
@@ -222,7 +227,7 @@ static void add_child(struct pager *p, const struct space *parent, int uffd)
 
 /* ---- pages ---- */
 
-static void handle_events(struct pager *p, struct space *s);
+static bool handle_one(struct pager *p, struct space *s);
 
 /* Nobody has the memory any more. */
 static bool is_over(int error)
@@ -230,14 +235,27 @@ static bool is_over(int error)
 	return error == ESRCH || error == EBADF;
 }
 
+/* The kernel brings no page as long as a thread is within mremap(2) and the like: from the call until it runs on after we were told. One that does
+ * nothing else leaves moments only, which are met by trying again at once, and where it has the same processor by waking up while it runs. */
+static void wait_for_change(struct pager *p, struct space *s, unsigned tries)
+{
+	if (tries >= TRIES_AT_ONCE) {
+		p->nap_ns = (p->nap_ns * 5 + 7919) % NAP_MAX_NS;
+		nanosleep(&(struct timespec){ 0, (long)p->nap_ns }, NULL);
+	}
+	if (!s->over)
+		handle_one(p, s);
+}
+
 /* Zeroes where nothing was saved. */
 static void serve_zero(struct pager *p, struct space *s, uint64_t address)
 {
 	struct uffdio_zeropage zero = { .range = { address & PAGE_MASK, PAGE_SIZE } };
+	unsigned tries = 0;
 
 	while (!s->over && ioctl(s->uffd, UFFDIO_ZEROPAGE, &zero) < 0) {
 		if (errno == EAGAIN) {
-			handle_events(p, s);
+			wait_for_change(p, s, tries++);
 			zero.zeropage = 0;
 		} else if (errno == EEXIST) {
 			ioctl(s->uffd, UFFDIO_WAKE, &zero.range);
@@ -250,20 +268,37 @@ static void serve_zero(struct pager *p, struct space *s, uint64_t address)
 	}
 }
 
-/* Gives the number of bytes that are settled: there, or not wanted any more. 0: the memory has changed, look again. */
-static size_t put(struct pager *p, struct space *s, uint64_t address, size_t size)
+/* Whether the pages from `first` on still belong at an address, and the buffer has them. */
+static bool is_still(const struct pager *p, const struct space *s, uint64_t address, size_t size, size_t first, uint64_t filled)
+{
+	size_t i = s->over || p->filled != filled ? SIZE_MAX : find_piece(s, address);
+	const struct piece *piece = i < s->pieces.count ? &s->pieces.data[i] : NULL;
+
+	return piece && piece->start <= address && address + size <= piece->end && piece->page + (address - piece->start) / PAGE_SIZE == first;
+}
+
+/* The pages from `first` on, from the buffer. Gives the number of bytes that are settled: there, or not wanted any more. 0: the memory has changed,
+ * look again. */
+static size_t put(struct pager *p, struct space *s, uint64_t address, size_t size, size_t first)
 {
 	struct uffdio_copy copy = { .dst = address, .src = (uint64_t)p->buffer, .len = size };
+	const uint64_t filled = p->filled;
+	int error = 0;
 
-	if (ioctl(s->uffd, UFFDIO_COPY, &copy) == 0)
-		return size;
-	int error = errno;
-	if (copy.copy > 0)
-		return (size_t)copy.copy;
-	if (error == EAGAIN) {
-		handle_events(p, s);
-		return 0;
+	for (unsigned tries = 0; ioctl(s->uffd, UFFDIO_COPY, &copy) < 0; tries++) {
+		error = errno;
+		if (copy.copy > 0)
+			return (size_t)copy.copy;
+		if (error != EAGAIN)
+			break;
+		wait_for_change(p, s, tries);
+		if (!is_still(p, s, address, size, first, filled))
+			return 0;
+		error = 0;
+		copy.copy = 0;
 	}
+	if (!error)
+		return size;
 	if (error == EEXIST) {
 		struct uffdio_range range = { address, PAGE_SIZE };
 		ioctl(s->uffd, UFFDIO_WAKE, &range);
@@ -294,6 +329,7 @@ static void read_pages(struct pager *p, size_t source, uint64_t at, size_t size)
 {
 	const struct pager_source *from = &p->sources[source];
 
+	p->filled++;
 	if (from->packed) {
 		if (image_raw_read(from->packed, reader_of(p, source), p->buffer, size, at))
 			give_up("the checkpoint is damaged, or can't be read any more");
@@ -317,7 +353,7 @@ static void bring_run(struct pager *p, struct space *s, uint64_t address, uint64
 	while (address + size < end && size < STEP && !is_done(s, first + size / PAGE_SIZE))
 		size += PAGE_SIZE;
 	read_pages(p, piece->source, piece->offset + (address - piece->start), size);
-	size_t n = put(p, s, address, size);
+	size_t n = put(p, s, address, size, first);
 	for (size_t k = 0; !s->over && k < n / PAGE_SIZE; k++)
 		set_done(s, first + k);
 }
@@ -411,12 +447,21 @@ static void handle_event(struct pager *p, struct space *s, const struct uffd_msg
 	}
 }
 
-static void handle_events(struct pager *p, struct space *s)
+static bool handle_one(struct pager *p, struct space *s)
 {
 	struct uffd_msg m;
 
-	while (!s->over && read(s->uffd, &m, sizeof(m)) == sizeof(m))
-		handle_event(p, s, &m);
+	if (s->over || read(s->uffd, &m, sizeof(m)) != sizeof(m))
+		return false;
+	handle_event(p, s, &m);
+	return true;
+}
+
+/* Not all that there may be: they can come as fast as they are read. */
+static void handle_events(struct pager *p, struct space *s)
+{
+	for (int i = 0; i < EVENTS_AT_ONCE && handle_one(p, s); i++)
+		;
 }
 
 /* ---- when nobody waits ---- */
@@ -685,6 +730,7 @@ static void forget_ended(struct pager *p)
 static _Noreturn void serve(struct pager *p)
 {
 	prctl(PR_SET_NAME, "fermata-lazy");
+	prctl(PR_SET_TIMERSLACK, 1);
 	read_order(p);
 	p->begun = now_ms();
 	while (alive(p)) {
