@@ -67,6 +67,8 @@ DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established"
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
+# What looks at the flags of its memory, which has one more as long as pages come.
+SEES_FLAGS = ("madvise",)
 # What a dump must refuse under kernels older than that, and the words in its reason.
 OLDER = {
     "io_uring": ((6, 0), "Linux 6.0"),
@@ -309,6 +311,8 @@ def rounds(name, pid, mode, binary, work, log):
             raise Failure("the restore was not refused")
         if state_of(pid) not in ("R", "S", "D"):
             raise Failure(f"after restore the task is in state {state_of(pid)}")
+        if mode == "lazy" and name in SEES_FLAGS:
+            wait_unwatched(pid)
 
 
 def live(path, mode, binary, work):

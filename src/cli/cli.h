@@ -43,6 +43,7 @@ struct command_line {
 	bool live; /* --no-live makes it false */
 	const char *gpu, *lazy;
 	bool lazy_pages;
+	int status_fd;
 	int gpu_timeout_s, gpu_deadline_s;
 	struct option_list gpu_map;
 	/* fermata with its daemon */
@@ -91,6 +92,10 @@ int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
 
 /* restore_out.c: --out of a restore. */
 int restore_redirect(struct command_line *c, struct error *e);
+
+/* lazy_pages.c: a socket to who waits for the pages of a restore; 0: nobody does. */
+int lazy_pages_connect(const struct command_line *c);
+int run_lazy_pages(struct command_line *c);
 
 /* script.c: a hook that runs the action scripts of the command line `data`. */
 int script_call(void *data, const char *moment, pid_t pid, struct error *e);

@@ -33,13 +33,6 @@ static int run_pre_dump(struct command_line *c)
 	return run_dump(c);
 }
 
-/* criu needs a server for what restore does by itself here. */
-static int run_lazy_pages(struct command_line *c)
-{
-	log_info("restore --lazy-pages brings the pages itself");
-	return 0;
-}
-
 static int run_restore(struct command_line *c)
 {
 	struct error e = {};
@@ -63,7 +56,7 @@ static const struct verb verbs[] = {
 	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
-	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
+	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Wait for a restore --lazy-pages of this machine's images, and until its pages are there, which it brings itself", run_lazy_pages),
 	[SERVICE] = VERB("service", "", 0, 0, "Answer requests of root's programs (RPC) on a socket", verb_service),
 	[SWRK] = VERB("swrk", "FD", 1, 1, "Answer requests (RPC) of the process that started it, as container runtimes do", verb_swrk),
 	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
@@ -76,7 +69,6 @@ static const struct verb verbs[] = {
 #define NO_CGROUPS "control groups"
 #define NO_NAMESPACES "namespaces"
 #define NO_NETWORK "migration over the network"
-#define NO_LAZY "lazy restore"
 #define NO_EXTERNAL "resources from outside the tree"
 #define NO_LSM "security labels"
 
@@ -167,9 +159,10 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("tls-key", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("tls-no-cn-verify", 0, FLAG, NULL, ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("stream", 0, BOOL, NULL, BOTH, "Images through a streamer", "streamed images"),
-	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself"),
+	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself, and tells a lazy-pages that waits"),
 	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
-	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
+	OPTION("status-fd", 0, INT, "FD", ON(LAZY_PAGES), status_fd, "Write a zero byte there when it waits"),
+	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS & ~ON(LAZY_PAGES), "Say there when a server is ready", NO_NETWORK),
 	OPTION_MISSING("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, "Mounts from outside", NO_EXTERNAL),
 	OPTION_MISSING("enable-external-sharing", 0, BOOL, NULL, BOTH, "Mounts shared with the outside", NO_NAMESPACES),
 	OPTION_MISSING("enable-external-masters", 0, BOOL, NULL, BOTH, "Mounts that follow the outside", NO_NAMESPACES),

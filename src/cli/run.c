@@ -229,10 +229,12 @@ static void announce_restored(const struct command_line *c, pid_t pid)
 
 static int lazy_options(struct command_line *c, struct error *e)
 {
-	if (c->lazy && *c->lazy && strcmp(c->lazy, "all"))
-		return error_set(e, -EINVAL, "--lazy takes all, or nothing, not %s", c->lazy);
+	const bool touched = c->lazy && !strcmp(c->lazy, "touched"), all = c->lazy && !strcmp(c->lazy, "all");
+
+	if (c->lazy && *c->lazy && !touched && !all)
+		return error_set(e, -EINVAL, "--lazy takes all, touched, or nothing, not %s", c->lazy);
 	if (c->lazy || c->lazy_pages)
-		c->request.lazy = c->lazy_pages || *c->lazy ? LAZY_ALL : LAZY_WORTH;
+		c->request.lazy = touched ? LAZY_TOUCHED : all || c->lazy_pages ? LAZY_ALL : LAZY_WORTH;
 	return 0;
 }
 
@@ -251,6 +253,8 @@ int cli_restore_tree(struct command_line *c, pid_t *ret_pid, struct error *e)
 		r = cli_gpu_options(c, e);
 	if (!r)
 		r = lazy_options(c, e);
+	if (!r && c->lazy_pages)
+		c->request.lazy_waiter = lazy_pages_connect(c);
 	if (r)
 		error_prefix(e, r, "cannot restore from %s", c->request.images_dir);
 	c->request.ends = c->request.detach;

@@ -52,8 +52,9 @@ struct profile {
 	uint64_t pages_restored, bytes; /* bytes: in the files of the checkpoint */
 };
 
-/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
-enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
+/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little.
+ * LAZY_TOUCHED: and what is not touched does not come: it stays in the checkpoint, where all that was restored from it has it in common. */
+enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_TOUCHED, LAZY_ALL };
 
 struct request {
 	pid_t pid;
@@ -99,5 +100,6 @@ struct request {
 	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
 	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
+	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -229,8 +229,9 @@ static int look_for_dead(struct restore *s)
 		if (r && !t->seen)
 			continue;
 		if (r || stat.state == 'Z' || stat.state == 'X')
-			return error_set(s->e, -ECHILD, "process %d died while it was built, after operation %u", t->pid,
-					 t->threads.data[0].batch.final->done);
+			return error_set(s->e, -ECHILD, "process %d died while it was built (it was to %s); was it killed, because memory or the limit "
+					 "of its control group did not suffice?", t->pid,
+					 batch_name(&t->threads.data[0].batch, t->threads.data[0].batch.final->done));
 		t->seen = true;
 	}
 	return 0;
@@ -246,8 +247,10 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 		if (__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
 			return failure(s);
 		int fed = feed_failure(s);
-		if (fed)
-			return fed;
+		if (fed) {
+			int dead = fed == -ESRCH ? look_for_dead(s) : 0;
+			return dead ? dead : fed;
+		}
 		if (syscall(__NR_futex, &s->status->change, FUTEX_WAIT, change, &look, NULL, 0) < 0 && errno == ETIMEDOUT) {
 			int r = look_for_dead(s);
 			if (r && !__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))

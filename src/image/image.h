@@ -99,9 +99,12 @@ void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
 int image_dir_verify(struct image_dir *dir, struct error *e);
 /* The same in two steps. The first compares small files, with the same results, and sets *ret when it gave 0. The
- * second waits until the others are compared too and releases it; NULL is as written. */
+ * second waits until the others are compared too and releases it; NULL is as written. With `later` nothing is done between the two before
+ * image_dir_verify_start. */
 struct image_verification;
-int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e);
+int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e);
+/* Does nothing where it has begun, nor with NULL. */
+void image_dir_verify_start(struct image_verification *v);
 int image_dir_verified(struct image_verification *v, struct error *e);
 /* In place of the second: nobody wants to know. Takes NULL. */
 void image_dir_verify_cancel(struct image_verification *v);
@@ -196,6 +199,8 @@ int image_raw_fd(const struct image_raw *raw, uint64_t *ret_offset);
 struct image_reader;
 int image_reader_new(struct image_dir *dir, struct image_reader **ret);
 int image_raw_reader_new(const struct image_raw *raw, struct image_reader **ret);
+/* Whether a reader of one serves the other. */
+bool image_raw_is_beside(const struct image_raw *a, const struct image_raw *b);
 void image_reader_free(struct image_reader *reader);
 /* Exactly `size` bytes. -EBADMSG: there are fewer, or they are damaged. */
 int image_raw_read(const struct image_raw *raw, struct image_reader *reader, void *to, size_t size, uint64_t at);

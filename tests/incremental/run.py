@@ -551,7 +551,58 @@ def packed_parent(tree):
         os.unlink(link)
         os.symlink(f"../d0.tar.{kind}", link)
         tree.restore("d1", state)
+        tree.restore("d1", state, more=("--lazy=all",))
         tree.call(FERMATA, "verify", tree.path("d1"))
+
+
+def is_watched(pid):
+    return any(line.startswith("VmFlags:") and " um " in line for line in read(f"/proc/{pid}/smaps").splitlines())
+
+
+def alter(path):
+    """A byte in the middle of the pages."""
+    pages = max((os.path.join(path, name) for name in os.listdir(path) if name.startswith("pages-")), key=os.path.getsize)
+    with open(pages, "r+b") as file:
+        file.seek(os.path.getsize(pages) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@test
+def lazily(tree):
+    """Pages of a chain come when they are touched; what then runs is dumped and brought back again, while they come, and becomes a chain of its own."""
+    tree.ask(tree.root, "big 64")
+    states = []
+    for i in range(6):
+        tree.step(100 * i, 60)
+        tree.ask(tree.root, f"touch 10 {i}")
+        states.append(tree.state())
+        tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
+    lazy = ("--lazy=all",)
+    for i in (5, 0, 3, 5):
+        tree.restore(f"d{i}", states[i], more=lazy)
+    tree.end()
+    tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d5"), *lazy)
+    tree.pids = list(states[5])
+    expect(is_watched(tree.root), "its memory was there at once")
+    tree.dump("e0", "--leave-running", "--track-mem")
+    expect(tree.state() == states[5], "a dump while pages came has changed the tree")
+    tree.step(1000, 60)
+    state = tree.state()
+    tree.dump("e1", "--leave-running", "--parent", tree.path("e0"))
+    expect(parent_of(tree.path("e1")) == "../e0", "e1 is not based on e0")
+    tree.restore("e1", state, more=lazy)
+    # One that is damaged further up is found behind the program, which is ended.
+    tree.end()
+    alter(tree.path("d0"))
+    tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d5"), *lazy)
+    for _ in range(1000):
+        reap()
+        if state_of(tree.root) is None:
+            return
+        time.sleep(0.01)
+    raise Failure("it runs on with memory that was altered in a parent")
 
 
 def chain_of_four(tree):
