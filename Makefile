@@ -51,6 +51,7 @@ install: all
 	install -D -m 755 $(BUILD)/src/cli/fermata $(DESTDIR)$(PREFIX)/bin/fermata
 	install -D -m 755 $(BUILD)/src/cli/fermata-daemon $(DESTDIR)$(PREFIX)/libexec/fermata/fermata-daemon
 	install -D -m 644 $(BUILD)/src/cli/fermata.1 $(DESTDIR)$(PREFIX)/share/man/man1/fermata.1
+	$(BUILD)/src/cli/fermata manual --pages $(DESTDIR)$(PREFIX)/share/man/man1
 	install -D -m 644 $(BUILD)/src/cli/fermata.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/fermata
 	install -D -m 644 $(BUILD)/src/cli/cedana.1 $(DESTDIR)$(PREFIX)/share/man/man1/cedana.1
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d

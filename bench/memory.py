@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What memory costs that did not change, is shared, or is not needed yet: an incremental dump, a store of checkpoints, forked workers, a lazy
-restore; each beside its floor, in one run. Needs root.
+restore, many of one checkpoint; each beside its floor, in one run. Needs root.
 
 --json         print one JSON object
 --markdown     print a table, as the README has it
@@ -140,26 +140,71 @@ def until_it_answers(bench, pid, images, *options):
     return time.monotonic() - start
 
 
+def lazy_size(quick):
+    """As much as there is room for twice: the program while it is dumped, and its checkpoint."""
+    sizes = (512,) if quick else (8192, 4096, 2048)
+    return next((mib for mib in sizes if measuring.available_mib() > 2 * mib + 512), sizes[-1])
+
+
 def lazy(bench, quick):
-    """Until the restored program answers a signal."""
-    large = 512 if quick else 4096
-    room(5 * large // 2)
-    times = {}
-    for mib, options in ((1, ()), (large, ("--lazy-pages",))):
-        writer = Writer(bench, mib, 0)
-        images = fresh(bench, "lazy")
-        criu_dump(bench, writer.pid, images)
+    """Until the restored program answers a signal. Small and large take turns, so that both meet the same machine."""
+    large = lazy_size(quick)
+    room(2 * large + 512)
+    times, images, pids = {1: [], large: []}, {}, {}
+    for mib in (1, large):
+        pids[mib] = Writer(bench, mib, 0).pid
+        images[mib] = fresh(bench, f"lazy{mib}")
+        criu_dump(bench, pids[mib], images[mib])
         measuring.sweep(kill=False)
-        times[mib] = []
-        for _ in range(ROUNDS):
-            times[mib].append(until_it_answers(bench, writer.pid, images, *options))
+    for _ in range(3 * ROUNDS):
+        for mib, options in ((1, ()), (large, ("--lazy-pages",))):
+            times[mib].append(until_it_answers(bench, pids[mib], images[mib], *options))
             measuring.sweep()
-        shutil.rmtree(images)
     return [Row(f"lazy restore of {large} MiB, until the program answers", statistics.median(times[large]) * 1e3, statistics.median(times[1]) * 1e3,
                 "ms", 2, "a restore of 1 MiB")]
 
 
-CASES = {"incremental": incremental, "store": store, "forked": forked, "lazy": lazy}
+def within(unshare, pid):
+    """The process that has the number `pid` in a namespace of its own, once it runs."""
+    end = time.monotonic() + measuring.DEADLINE
+    while time.monotonic() < end:
+        for found in measuring.children(unshare.pid):
+            try:
+                with open(f"/proc/{found}/status") as file:
+                    numbers = next(line for line in file if line.startswith("NSpid:")).split()[1:]
+                with open(f"/proc/{found}/comm") as file:
+                    if len(numbers) > 1 and numbers[-1] == str(pid) and file.read() == "bench_writer\n":
+                        return found
+            except OSError:
+                pass
+        time.sleep(0.01)
+    raise measuring.Unsupported("nothing was restored in a pid namespace")
+
+
+def many(bench, quick):
+    """Ten restores of one checkpoint, each in a pid namespace of its own, of a program that touches little: the images, in memory once, and what
+    each has, with the processes behind it."""
+    mib, count = (64 if quick else 512), 10
+    room(6 * mib)
+    fermata = os.path.join(bench.work, "fermata")
+    os.symlink(os.readlink(bench.criu), fermata)
+    pid = Writer(bench, mib, 0).pid
+    images = fresh(bench, "many")
+    criu_dump(bench, pid, images)
+    measuring.sweep(kill=False)
+    runs = [subprocess.Popen(["unshare", "-p", "-f", "--mount-proc", fermata, "restore", "process", "--no-server", "--path", images, "--lazy=touched"],
+                             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) for _ in range(count)]
+    for run in runs:
+        within(run, pid)
+    time.sleep(2)
+    helpers = [found for run in runs for found in measuring.children(run.pid)]  # what waits and what brings pages, too
+    total = pss(helpers) + on_disk(images)
+    for run in runs:
+        run.returncode = 0  # reaped by sweep
+    return [Row(f"{count} restores of one checkpoint of {mib} MiB with --lazy=touched: in memory (PSS and images)", total, mib, "MiB", 1.05, "the memory once")]
+
+
+CASES = {"incremental": incremental, "store": store, "forked": forked, "lazy": lazy, "many": many}
 
 
 def main():

@@ -16,8 +16,9 @@ import tempfile
 
 import bench as measuring
 
-SIZES = (64, 256, 1024, 2048, 4096)  # MiB
-RATES = (0, 25, 50, 100, 200, 400)  # MiB that the program writes a second
+SIZES = (64, 256, 1024, 4096)  # MiB
+COPIED = (64, 256, 1024)
+RATES = (0, 50, 200, 800, 3200)  # MiB that the program writes a second
 RATE_SIZE = 1024
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 36, 92
@@ -161,12 +162,12 @@ def measure(bench, quick):
     sizes, rates = (SIZES[:2], RATES[:3]) if quick else (SIZES, RATES)
     by_size = [(mib, row) for mib, _, row in live_points(bench, [(mib, 50) for mib in sizes], repeat)]
     by_rate = [(rate, row) for _, rate, row in live_points(bench, [(sizes[-1] if quick else RATE_SIZE, rate) for rate in rates], repeat)]
-    return {"by_size": by_size, "by_rate": by_rate, "copies": list(copy_points(bench, sizes[:4], repeat)), "images": image_sizes(bench, 64)}
+    return {"by_size": by_size, "by_rate": by_rate, "copies": list(copy_points(bench, sizes if quick else COPIED, repeat)), "images": image_sizes(bench, 64)}
 
 
 def pictures(found):
     size, rate, copies, images = found["by_size"], found["by_rate"], found["copies"], found["images"]
-    pauses = [("pause", "pause_ms"), ("longest that the program saw", "seen_ms")]
+    pauses = [("pause", "pause_ms"), ("longest that the program saw", "seen_ms"), ("floor: beside a plain copy", "floor_seen_ms")]
     out = {
         "pause-size": chart("Pause of a live dump, 50 MiB/s written meanwhile", "memory, MiB", "ms",
                             {name: [(mib, row[key]) for mib, row in size] for name, key in pauses} |

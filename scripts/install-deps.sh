@@ -3,12 +3,12 @@
 # with "kernels", what `make check-kernels` does.
 # Runs as root on Debian 12 or Ubuntu, and does nothing when all is there.
 set -eu
-packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 liblz4-dev libzstd-dev zlib1g-dev nettle-dev libmicrohttpd-dev libgnutls28-dev libsqlite3-dev python3"
+packages="build-essential meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev libjansson-dev libxxhash-dev libmnl-dev libnftables-dev libnftables1 liblz4-dev libzstd-dev zlib1g-dev nettle-dev libyaml-dev libmicrohttpd-dev libgnutls28-dev libsqlite3-dev python3"
 optional=""
 case "${1:-}" in
   "") ;;
-  check) packages="$packages clang python3-protobuf strace tmux lz4 zstd"
-    optional="criu golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
+  check) packages="$packages clang python3-protobuf strace tcpdump tmux lz4 zstd zsh"
+    optional="criu fish golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql" ;;
   kernels) packages="$packages qemu-system-x86 busybox-static e2fsprogs zstd criu python3-protobuf" ;;
   *) echo "usage: $0 [check|kernels]" >&2; exit 2 ;;
 esac

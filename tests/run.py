@@ -34,12 +34,15 @@ PACKED = ("aio", "anon", "big", "cow", "deep", "file_deleted", "file_sparse", "f
 # With a pre-dump before: what there is to memory, and who shares it or changes it by itself.
 CHAINED = ("aio", "anon", "big", "brk", "cow", "droppable", "fork", "forker", "growsdown", "hugetlb", "io_uring", "ksm", "leader_gone", "madvise", "many_vmas",
            "map_anon_shared", "map_memfd", "map_private", "map_shared", "mlock", "mprotect", "mseal", "shares_memory", "shares_all", "spawner", "sysv_shm",
-           "thread_churn", "threads_many", "wide", "zero_pages")
+           "thread_churn", "threads_many", "userfaultfd", "wide", "zero_pages")
 # As an ordinary user as well.
 USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_uring", "locks", "map_shared", "memfd", "pipe", "proctitle", "pty_ctty",
         "rlimits", "sessions", "shares", "signals", "threads_many", "timers_posix", "tree_threads", "unix_pairs", "unix_rights", "zombies")
 SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
+# As after a boot of the machine: with clocks that are behind what they were. What has to do with time, and with who is whose child.
+BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "itimer", "itimers", "leader_gone", "orphan", "pdeathsig", "restart", "rseq", "seccomp_filter", "sessions", "shares_all",
+          "signals", "sleep", "sleeps", "spawner", "sysv_shm", "tcp_established", "threads_many", "timeouts", "timerfd", "timers_posix", "timers_ticking", "vdso", "zombies")
 KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
@@ -64,6 +67,8 @@ DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established"
 RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
+# What looks at the flags of its memory, which has one more as long as pages come.
+SEES_FLAGS = ("madvise",)
 # What a dump must refuse under kernels older than that, and the words in its reason.
 OLDER = {
     "io_uring": ((6, 0), "Linux 6.0"),
@@ -196,6 +201,9 @@ def criu(binary, work, arguments, mode=None):
     with tempfile.TemporaryFile() as log:
         try:
             before, more = (SETPRIV + RIGHTS, ["--unprivileged"]) if mode == "user" else ([], [])
+            if mode == "boot" and arguments[0] == "restore":
+                behind = -min(1000, int(time.monotonic()) - 1)
+                before = ["unshare", "--time", "--fork", f"--monotonic={behind}", f"--boottime={behind}"]
             status = subprocess.run(before + [binary] + arguments[:1] + more + arguments[1:], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                     timeout=DEADLINE, cwd=work).returncode
         except subprocess.TimeoutExpired:
@@ -265,7 +273,7 @@ def packed_round(name, pid, binary, work, log):
 
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
-    for number in range({"rounds": 3, "again": 2, "lazy": 2}.get(mode, 1)):
+    for number in range({"rounds": 3, "again": 2, "lazy": 2, "boot": 2}.get(mode, 1)):
         images = os.path.join(work, f"images{number}")
         os.mkdir(images)
         os.chmod(images, 0o777)
@@ -303,6 +311,8 @@ def rounds(name, pid, mode, binary, work, log):
             raise Failure("the restore was not refused")
         if state_of(pid) not in ("R", "S", "D"):
             raise Failure(f"after restore the task is in state {state_of(pid)}")
+        if mode == "lazy" and name in SEES_FLAGS:
+            wait_unwatched(pid)
 
 
 def live(path, mode, binary, work):
@@ -344,7 +354,35 @@ def unmount_below(work):
             subprocess.run(["umount", "-l", line.split()[1]], stderr=subprocess.DEVNULL, check=False)
 
 
+class HugePages:
+    """Enough of them for a test, where root may reserve them and the machine has the memory; given back behind it."""
+    PATH, NEEDED = "/proc/sys/vm/nr_hugepages", 16
+
+    def __init__(self, needed):
+        self.before = int(lines_of(self.PATH)[0]) if needed and os.path.exists(self.PATH) and os.access(self.PATH, os.W_OK) else None
+
+    def set(self, number):
+        try:
+            with open(self.PATH, "w") as file:
+                file.write(str(number))
+        except OSError:
+            pass
+
+    def __enter__(self):
+        if self.before is not None and self.before < self.NEEDED:
+            self.set(self.NEEDED)
+
+    def __exit__(self, *_):
+        if self.before is not None and self.before < self.NEEDED:
+            self.set(self.before)
+
+
 def run_live(path, mode, binary):
+    with HugePages(os.path.basename(path) == "live_hugetlb"):
+        run_live_in_folder(path, mode, binary)
+
+
+def run_live_in_folder(path, mode, binary):
     name = f"{os.path.basename(path)} {mode}"
     work = tempfile.mkdtemp(prefix="fermata-live-")
     os.chmod(work, 0o777)
@@ -391,7 +429,7 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
             program = os.path.basename(path).partition("_")[2]
-            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER)) if modes is MODES and program in those]
+            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER), ("boot", BOOTED)) if modes is MODES and program in those]
             for mode in (*modes, *more):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name) or (mode == "again" and program in ONCE):
@@ -407,7 +445,7 @@ def main():
     options = [word for word in sys.argv[1:] if word.startswith("--")]
     chosen = [option.partition("=")[2].split(",") for option in options if option.startswith("--modes=")]
     options = [option for option in options if not option.startswith("--modes=")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user")):
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user", "boot")):
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")

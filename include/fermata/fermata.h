@@ -55,6 +55,7 @@ struct fermata_error {
 #define FERMATA_SIBLING (1ULL << 16)	      /* restore: the root becomes a child of the caller's parent */
 #define FERMATA_TRACK_MEM (1ULL << 18)	      /* dump: watch memory from now on, so that the next dump can have this one as its parent */
 #define FERMATA_PORTABLE (1ULL << 19)	      /* dump: write what CRIU can restore too */
+#define FERMATA_GPU_STAGED (1ULL << 20)	      /* dump: the GPU's driver brings device memory into the processes', also where it could be copied past them */
 #define FERMATA_GPU_FORCE (1ULL << 17)	      /* dump: also what the GPU's driver is known not to bring back */
 
 /* Called at the moments that criu's action scripts know: "pre-dump", "post-dump", "pre-restore", "post-restore", "pre-resume", "post-resume".

@@ -19,6 +19,11 @@ struct workers {
 	struct job *first, **last;
 	pthread_t threads[WORKERS_MAX];
 	size_t count, wanted, busy, waiting;
+	struct pacer pacer; /* once there was another pace than the usual */
+	enum pace pace;
+	bool paced;
+	pid_t owner, tids[WORKERS_MAX]; /* of those that have begun */
+	size_t begun;
 	bool over;
 };
 
@@ -61,6 +66,9 @@ static void *work(void *argument)
 	struct workers *w = argument;
 
 	pthread_mutex_lock(&w->lock);
+	w->tids[w->begun++] = gettid();
+	if (w->paced)
+		pacer_set(&w->pacer, 0, w->pace);
 	while (!w->over) {
 		if (w->first)
 			run_first(w);
@@ -128,11 +136,29 @@ void workers_wait(struct workers *w)
 	pthread_mutex_unlock(&w->lock);
 }
 
+void workers_pace(struct workers *w, enum pace pace)
+{
+	pthread_mutex_lock(&w->lock);
+	if (w->pace != pace) {
+		if (!w->paced) {
+			pacer_begin(&w->pacer);
+			w->owner = gettid();
+		}
+		w->paced = true;
+		w->pace = pace;
+		pacer_set(&w->pacer, w->owner, pace);
+		for (size_t i = 0; i < w->begun; i++)
+			pacer_set(&w->pacer, w->tids[i], pace);
+	}
+	pthread_mutex_unlock(&w->lock);
+}
+
 void workers_free(struct workers *w)
 {
 	if (!w)
 		return;
 	workers_wait(w);
+	workers_pace(w, PACE_USUAL);
 	pthread_mutex_lock(&w->lock);
 	w->over = true;
 	pthread_cond_broadcast(&w->work);

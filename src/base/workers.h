@@ -3,7 +3,7 @@
  */
 #pragma once
 
-#include "base/base.h"
+#include "base/pace.h"
 
 struct workers;
 
@@ -19,5 +19,7 @@ void workers_submit(struct workers *w, void (*fn)(void *), void *argument);
 void workers_submit_large(struct workers *w, void (*fn)(void *), void *argument);
 /* Until every job that was submitted has ended. */
 void workers_wait(struct workers *w);
+/* How soon who first called this and the workers get a processor, those too that are started later. By any of them. */
+void workers_pace(struct workers *w, enum pace pace);
 /* Waits, ends the threads. NULL is fine. */
 void workers_free(struct workers *w);

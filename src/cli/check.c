@@ -104,9 +104,9 @@ static void list_runtime(void *data, const struct finding *f)
 	json_array_append_new(data, one);
 }
 
-static int print_json(json_t *list, json_t *runtimes, const struct tally *tally)
+static int print_json(json_t *list, json_t *gpus, json_t *runtimes, const struct tally *tally)
 {
-	json_t *root = json_pack("{s:b, s:o, s:o*}", "works", tally->required == 0, "features", list, "runtimes", runtimes);
+	json_t *root = json_pack("{s:b, s:o, s:o*, s:o*}", "works", tally->required == 0, "features", list, "gpus", gpus, "runtimes", runtimes);
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 
 	json_decref(root);
@@ -131,14 +131,18 @@ int verb_check(struct command_line *c)
 	json_t *list = c->json ? json_array() : NULL;
 	for (size_t i = 0; i < c->features.count; i++)
 		probe_one(c, probe_find(c->features.data[i]), &tally, list);
-	for (size_t area = 0; area < PROBE_AREAS && !c->features.count; area++)
+	json_t *gpus = c->json && !c->features.count ? json_array() : NULL;
+	for (size_t area = 0; area < PROBE_AREAS && !c->features.count; area++) {
 		probe_area(c, area, &tally, list);
+		if (area == PROBE_GPU)
+			tally.useful += check_gpus(gpus ? list_runtime : print_runtime, gpus);
+	}
 	json_t *runtimes = c->json && !c->features.count ? json_array() : NULL;
 	if (!c->json && !c->features.count)
 		puts("runtimes");
 	if (!c->features.count)
 		tally.useful += check_runtimes(runtimes ? list_runtime : print_runtime, runtimes);
-	if (c->json && print_json(list, runtimes, &tally))
+	if (c->json && print_json(list, gpus, runtimes, &tally))
 		return 1;
 	if (c->features.count)
 		return tally.required || tally.useful;

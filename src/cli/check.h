@@ -1,4 +1,4 @@
-/* What `check` says of container runtimes, see check_runtimes.c. */
+/* What `check` says of container runtimes and GPUs, see check_runtimes.c. */
 #pragma once
 
 #include "cli/cli.h"
@@ -15,3 +15,5 @@ struct finding {
 
 /* Calls `found` for each that is known; gives how many are there and would not find our criu. */
 size_t check_runtimes(void (*found)(void *data, const struct finding *f), void *data);
+/* The same of NVIDIA's driver, each GPU, and the CDI specifications, where there is a driver; gives how many specifications do not fit. check_gpu.c. */
+size_t check_gpus(void (*found)(void *data, const struct finding *f), void *data);

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <fcntl.h>
+#include <limits.h>
 
 #define CONFIG_MAX (1u << 20)
 
@@ -94,5 +95,25 @@ int config_read(const struct program *p, const char *path, bool optional, struct
 			*save++ = '\0';
 		r = read_line(p, line, ++number, path, given, e);
 	}
+	return r;
+}
+
+int config_read_all(const struct program *p, bool defaults, const struct given *named, struct given_options *given, struct option_list *texts,
+		    struct error *e)
+{
+	const char *home = getenv("HOME"), *variable = getenv("CRIU_CONFIG_FILE");
+	char path[PATH_MAX];
+	int r = 0;
+
+	if (defaults) {
+		r = config_read(p, "/etc/criu/default.conf", true, given, texts, e);
+		snprintf(path, sizeof(path), "%s/.criu/default.conf", home ? home : "");
+		if (!r && home)
+			r = config_read(p, path, true, given, texts, e);
+	}
+	if (!r && variable && *variable)
+		r = config_read(p, variable, false, given, texts, e);
+	if (!r && named)
+		r = config_read(p, named->value, false, given, texts, e);
 	return r;
 }

@@ -4,6 +4,7 @@
  */
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/rpc/rpc.h"
 
 enum { DUMP, PRE_DUMP, RESTORE, CHECK, PAGE_SERVER, LAZY_PAGES, SERVICE, SWRK, DEDUP, CPUINFO };
 
@@ -32,13 +33,6 @@ static int run_pre_dump(struct command_line *c)
 	return run_dump(c);
 }
 
-/* criu needs a server for what restore does by itself here. */
-static int run_lazy_pages(struct command_line *c)
-{
-	log_info("restore --lazy-pages brings the pages itself");
-	return 0;
-}
-
 static int run_restore(struct command_line *c)
 {
 	struct error e = {};
@@ -62,11 +56,11 @@ static const struct verb verbs[] = {
 	[RESTORE] = VERB("restore", "", 0, 0, "Start the tree that the images directory holds", run_restore),
 	[CHECK] = VERB("check", "", 0, 0, "Say whether this kernel has what dump and restore need", criu_check),
 	[PAGE_SERVER] = VERB_MISSING("page-server", "", 0, 0, "Receive pages from a dump on another machine", "migration over the network"),
-	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Does nothing: restore --lazy-pages brings the pages itself, from this machine's images", run_lazy_pages),
-	[SERVICE] = VERB_MISSING("service", "", 0, 0, "Answer requests on a socket", "the RPC"),
-	[SWRK] = VERB_MISSING("swrk", "FD", 1, 1, "Answer the requests of the process that started it", "the RPC"),
+	[LAZY_PAGES] = VERB("lazy-pages", "", 0, 0, "Wait for a restore --lazy-pages of this machine's images, and until its pages are there, which it brings itself", run_lazy_pages),
+	[SERVICE] = VERB("service", "", 0, 0, "Answer requests of root's programs (RPC) on a socket", verb_service),
+	[SWRK] = VERB("swrk", "FD", 1, 1, "Answer requests (RPC) of the process that started it, as container runtimes do", verb_swrk),
 	[DEDUP] = VERB("dedup", "", 0, 0, "Take out of the parents of a checkpoint what it does not need of them", run_dedup),
-	[CPUINFO] = VERB_MISSING("cpuinfo", "dump|check", 1, 1, "Save what the processor can do, or compare it", "the comparison of processors"),
+	[CPUINFO] = VERB("cpuinfo", "dump|check", 1, 1, "Save what this processor can do in cpuinfo.img, or compare it with what is there", verb_cpuinfo),
 };
 
 #define ON(verb) (1ULL << (verb))
@@ -75,7 +69,6 @@ static const struct verb verbs[] = {
 #define NO_CGROUPS "control groups"
 #define NO_NAMESPACES "namespaces"
 #define NO_NETWORK "migration over the network"
-#define NO_LAZY "lazy restore"
 #define NO_EXTERNAL "resources from outside the tree"
 #define NO_LSM "security labels"
 
@@ -155,7 +148,8 @@ static const struct option_row rows[] = {
 	/* Not there yet. */
 	OPTION_MISSING("auto-dedup", 0, BOOL, NULL, ON(PAGE_SERVER), "Drop pages that are in the newer checkpoint", NO_NETWORK),
 	OPTION_MISSING("page-server", 0, BOOL, NULL, DUMPS, "Send pages to a page server", NO_NETWORK),
-	OPTION_MISSING("address", 0, STRING, "ADDRESS", ALL_VERBS, "Of the page server or service", NO_NETWORK),
+	OPTION("address", 0, STRING, "PATH", ON(SERVICE), address, "The socket that it listens at; criu_service.socket in the work directory when not given"),
+	OPTION_MISSING("address", 0, STRING, "ADDRESS", ~ON(SERVICE), "Of the page server", NO_NETWORK),
 	OPTION_MISSING("port", 0, INT, "PORT", ALL_VERBS, "Of the page server", NO_NETWORK),
 	OPTION_MISSING("ps-socket", 0, INT, "FD", ALL_VERBS, "A socket that is connected to the page server", NO_NETWORK),
 	OPTION_MISSING("tls", 0, BOOL, NULL, ALL_VERBS, "Encrypt what goes over the network", NO_NETWORK),
@@ -165,9 +159,10 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("tls-key", 0, STRING, "FILE", ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("tls-no-cn-verify", 0, FLAG, NULL, ALL_VERBS, "For --tls", NO_NETWORK),
 	OPTION_MISSING("stream", 0, BOOL, NULL, BOTH, "Images through a streamer", "streamed images"),
-	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself"),
+	OPTION("lazy-pages", 0, BOOL, NULL, ON(RESTORE), lazy_pages, "Bring pages when they are touched; restore does it itself, and tells a lazy-pages that waits"),
 	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
-	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS, "Say there when a server is ready", NO_LAZY),
+	OPTION("status-fd", 0, INT, "FD", ON(LAZY_PAGES), status_fd, "Write a zero byte there when it waits"),
+	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS & ~ON(LAZY_PAGES), "Say there when a server is ready", NO_NETWORK),
 	OPTION_MISSING("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, "Mounts from outside", NO_EXTERNAL),
 	OPTION_MISSING("enable-external-sharing", 0, BOOL, NULL, BOTH, "Mounts shared with the outside", NO_NAMESPACES),
 	OPTION_MISSING("enable-external-masters", 0, BOOL, NULL, BOTH, "Mounts that follow the outside", NO_NAMESPACES),
@@ -190,8 +185,7 @@ static const struct option_row rows[] = {
 	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
 		      "How files are compared at restore: filesize, or buildid (as when not given), which compares the build ids of programs and libraries too",
 		      "filesize buildid"),
-	OPTION_MISSING_BUT("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO),
-	       "What the processor must have", "the comparison of processors", "none"),
+	OPTION("cpu-cap", 0, OPTIONAL, "CAPS", BOTH | ON(CPUINFO), cpu_cap, CPU_CAP_HELP),
 	OPTION("unprivileged", 0, BOOL, NULL, ALL_VERBS, unprivileged,
 	       "Without root, with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE: one's own processes"),
 };

@@ -116,6 +116,8 @@ int verb_config_show(struct command_line *c)
 
 	if (r)
 		return cli_report(c, &e);
+	if (s->unknown[0])
+		fprintf(stderr, "Warning: there is no such setting, it is ignored: %s\n", s->unknown);
 	json_t *list = settings_json(s);
 	if (c->json)
 		return remote_print(list);

@@ -5,6 +5,7 @@
 #include "cli/remote.h"
 #include "image/store/store.h"
 
+#include <fcntl.h>
 #include <jansson.h>
 #include <limits.h>
 #include <signal.h>
@@ -62,6 +63,37 @@ static int make_directory(const char *path, struct error *e)
 	return error_errno(e, -errno, "cannot make the checkpoint %s", path);
 }
 
+int dump_check_result(const struct command_line *c)
+{
+	_cleanup_close_ int fd = c->result_file ? open(c->result_file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) : -1;
+
+	if (!c->result_file || fd >= 0)
+		return 0;
+	fprintf(stderr, "Error: the file %s of --result-file can't be written: %s; nothing was dumped\n", c->result_file, strerror(errno));
+	return 1;
+}
+
+int dump_write_result(const struct command_line *c, const char *path)
+{
+	FILE *f = c->result_file ? fopen(c->result_file, "we") : NULL;
+	bool good = f && fprintf(f, "%s\n", path) > 0;
+
+	if (f && fclose(f))
+		good = false;
+	if (!c->result_file || good)
+		return 0;
+	fprintf(stderr, "Error: the checkpoint %s was made, but the file %s can't be written: %s\n", path, c->result_file, strerror(errno));
+	return 1;
+}
+
+/* Who started us may have been killed before it was written down that there is such a dump: then there must be none. */
+static int pass_gate(const struct command_line *c, struct error *e)
+{
+	char byte;
+
+	return !c->gate || read(STDIN_FILENO, &byte, 1) == 1 ? 0 : error_set(e, -EPIPE, "who asked for it has ended");
+}
+
 static void announce(const struct command_line *c, const char *path)
 {
 	if (c->json) {
@@ -89,9 +121,13 @@ int verb_dump_process(struct command_line *c)
 		r = read_packing(c, &e);
 	if (!r && remote_wanted(c, s))
 		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
+	if (!r && dump_check_result(c))
+		return 1;
 	cli_store_key(c);
 	if (!r)
 		r = choose_path(c, s, path, &e);
+	if (!r)
+		r = pass_gate(c, &e);
 	const bool directory = !r && !store_is_path(path) && (packing->kind == PACKING_NONE || packing->streams);
 	if (directory)
 		r = make_directory(path, &e);
@@ -105,8 +141,10 @@ int verb_dump_process(struct command_line *c)
 	c->request.images_dir = path;
 	c->request.track |= c->request.parent && c->request.leave_running;
 	int status = cli_dump(c);
-	if (!status)
+	if (!status) {
 		announce(c, path);
+		status = dump_write_result(c, path);
+	}
 	else if (directory)
 		rmdir(path);
 	return status;

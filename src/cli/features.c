@@ -91,17 +91,23 @@ static int print_markdown(void)
 	return 0;
 }
 
+static void print_saved(void)
+{
+	printf("Saved:\n");
+	for (size_t i = 0; i < features_count; i++)
+		printf("  %-24s  %s\n", features[i].name, features[i].summary);
+	for (size_t i = 0; i < kinds_count; i++)
+		printf("  %-24s  %s\n", kinds[i]->name, kinds[i]->summary);
+}
+
 int verb_features(struct command_line *c)
 {
 	if (c->json)
 		return print_json();
 	if (c->markdown)
 		return print_markdown();
-	printf("Saved:\n");
-	for (size_t i = 0; i < features_count; i++)
-		printf("  %-24s  %s\n", features[i].name, features[i].summary);
-	for (size_t i = 0; i < kinds_count; i++)
-		printf("  %-24s  %s\n", kinds[i]->name, kinds[i]->summary);
+	if (!c->only_refused)
+		print_saved();
 	printf("Refused, by name:\n");
 	for (size_t i = 0; i < refusals_count; i++)
 		if (is_new(i))

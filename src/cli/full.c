@@ -21,12 +21,13 @@ int client_open_tls(const struct settings *s, struct error *e)
 
 static int level_of(const char *word)
 {
-	static const char *const words[] = { "quiet", "error", "warning", "info", "debug" };
+	static const char *const words[] = { "disabled", "error", "warning", "info", "debug" };
 
 	for (int i = 0; i < (int)ARRAY_SIZE(words); i++)
 		if (!strcmp(words[i], word))
 			return i;
-	return LOG_LEVEL_INFO;
+	/* As others spell them. */
+	return !strcmp(word, "warn") ? LOG_LEVEL_WARNING : !strcmp(word, "trace") ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO;
 }
 
 int verb_daemon_start(struct command_line *c)
@@ -43,6 +44,8 @@ int verb_daemon_start(struct command_line *c)
 		return cli_report(c, &e);
 	if (!given_find(c->given, "verbosity"))
 		log_setup(level_of(settings_text(s, SETTING_LOG_LEVEL)), -1);
+	if (s->unknown[0])
+		log_warning("there is no such setting, it is ignored: %s", s->unknown);
 	return daemon_run(s);
 }
 

@@ -1,5 +1,9 @@
-/* Help, shell completion and manual pages, made from a program's tables. See options.h. */
+/* Help and manual pages, made from a program's tables. See options.h. */
 #include "cli/options.h"
+
+#include <ctype.h>
+
+#define COMMON_VERBS 24
 
 static void put_form(FILE *f, const struct option_row *row, const char *dash)
 {
@@ -10,7 +14,19 @@ static void put_form(FILE *f, const struct option_row *row, const char *dash)
 		fprintf(f, "[=%s]", row->argument);
 }
 
-static void put_option(FILE *f, const struct option_row *row)
+/* Of nearly all verbs: it stands behind those that are a verb's own. */
+static bool is_common(const struct option_row *row)
+{
+	return __builtin_popcountll(row->verbs) > COMMON_VERBS;
+}
+
+/* The letter as this verb has it, which may be another option's elsewhere. */
+static char letter_of(const struct program *p, const struct verb *v, const struct option_row *row)
+{
+	return row->letter && option_find_letter(p, v, row->letter) == row ? row->letter : 0;
+}
+
+static void put_option(FILE *f, const struct program *p, const struct verb *v, const struct option_row *row)
 {
 	char *form = NULL;
 	size_t size = 0;
@@ -20,7 +36,7 @@ static void put_option(FILE *f, const struct option_row *row)
 		return;
 	put_form(text, row, "-");
 	fclose(text);
-	if (row->letter)
+	if (letter_of(p, v, row))
 		fprintf(f, "  -%c, %-30s", row->letter, form);
 	else
 		fprintf(f, "      %-30s", form);
@@ -31,9 +47,13 @@ static void put_option(FILE *f, const struct option_row *row)
 	free(form);
 }
 
+/* What is behind `--` stands last. */
 static void put_usage(FILE *f, const struct program *p, const struct verb *v)
 {
-	fprintf(f, "%s %s%s%s", p->name, v->name, *v->arguments ? " " : "", v->arguments);
+	const bool last = !strncmp(v->arguments, "--", 2);
+
+	fprintf(f, "%s %s%s%s%s%s%s", p->name, v->name, last || !*v->arguments ? "" : " ", last ? "" : v->arguments, " [OPTION…]", last ? " " : "",
+		last ? v->arguments : "");
 }
 
 static void put_verb(FILE *f, const struct verb *v)
@@ -41,7 +61,7 @@ static void put_verb(FILE *f, const struct verb *v)
 	char left[80];
 
 	snprintf(left, sizeof(left), "%s%s%s", v->name, *v->arguments ? " " : "", v->arguments);
-	fprintf(f, "  %-28s %s%s\n", left, v->summary, v->missing ? " (not yet)" : "");
+	fprintf(f, "  %-28s%s%s%s\n", left, strlen(left) > 28 ? "\n                               " : " ", v->summary, v->missing ? " (not yet)" : "");
 }
 
 static bool begins_with(const char *name, const struct words *words)
@@ -73,14 +93,28 @@ bool help_group(FILE *f, const struct program *p, const struct words *words)
 
 static void print_verbs(FILE *f, const struct program *p)
 {
-	fprintf(f, "%s: %s\n\nUsage: %s COMMAND [OPTION…]\n\nCommands:\n", p->name, p->summary, p->name);
+	fprintf(f, "%s: %s\n\nUsage: %s COMMAND [OPTION…]\n\n", p->name, p->summary, p->name);
+	if (p->examples)
+		fprintf(f, "For a start:\n%s\n", p->examples);
+	fprintf(f, "Commands:\n");
 	for (size_t i = 0; i < p->n_verbs; i++)
 		put_verb(f, &p->verbs[i]);
 	fprintf(f, "\nOptions of all commands:\n");
 	for (size_t i = 0; i < p->n_rows; i++)
 		if (p->rows[i].verbs == ALL_VERBS)
-			put_option(f, &p->rows[i]);
+			put_option(f, p, NULL, &p->rows[i]);
 	fprintf(f, "\nOptions of a command: %s COMMAND --help\n", p->name);
+}
+
+static void put_options(FILE *f, const struct program *p, const struct verb *v, bool common, const char *head)
+{
+	for (size_t i = 0; i < p->n_rows; i++) {
+		if (!option_belongs(p, v, &p->rows[i]) || is_common(&p->rows[i]) != common)
+			continue;
+		fputs(head, f);
+		head = "";
+		put_option(f, p, v, &p->rows[i]);
+	}
 }
 
 void help_print(FILE *f, const struct program *p, const struct verb *verb)
@@ -91,136 +125,31 @@ void help_print(FILE *f, const struct program *p, const struct verb *verb)
 	}
 	fprintf(f, "Usage: ");
 	put_usage(f, p, verb);
-	fprintf(f, " [OPTION…]\n%s%s\n\nOptions:\n", verb->summary, verb->missing ? " (not yet)" : "");
-	for (size_t i = 0; i < p->n_rows; i++)
-		if (option_belongs(p, verb, &p->rows[i]))
-			put_option(f, &p->rows[i]);
-}
-
-/* The next words after the words of `prefix` that a verb can go on with. */
-static void put_next_words(FILE *f, const struct program *p, const char *prefix)
-{
-	size_t length = strlen(prefix);
-	const char *last = "";
-
-	for (size_t i = 0; i < p->n_verbs; i++) {
-		const char *name = p->verbs[i].name, *word = name + length + (length > 0);
-		if (strncmp(name, prefix, length) || (length && name[length] != ' '))
-			continue;
-		size_t size = strcspn(word, " ");
-		if (strlen(last) >= size && !strncmp(last, word, size) && (!last[size] || last[size] == ' '))
-			continue;
-		fprintf(f, "%s%.*s", *last ? " " : "", (int)size, word);
-		last = word;
-	}
-}
-
-static void put_option_words(FILE *f, const struct program *p, const struct verb *v)
-{
-	for (size_t i = 0; i < p->n_rows; i++)
-		if (option_belongs(p, v, &p->rows[i]) && !p->rows[i].missing)
-			fprintf(f, " --%s", p->rows[i].name);
-}
-
-/* What a shell calls the parts of the same function: the words in front make `verb`, a case for each gives what may follow. */
-struct shell {
-	const char *name, *head, *pattern, *exact, *end, *tail;
-};
-
-static const struct shell shells[] = {
-	{ "bash",
-	  "_%1$s() {\n\tlocal word=${COMP_WORDS[COMP_CWORD]} verb= words= i\n\tfor ((i = 1; i < COMP_CWORD; i++)); do\n"
-	  "\t\t[[ ${COMP_WORDS[i]} == -* ]] || verb=\"$verb${COMP_WORDS[i]} \"\n\tdone\n\tcase $verb in\n",
-	  "\t'%s '*) words='", "\t'%s') words='", "' ;;\n",
-	  "\tesac\n\tCOMPREPLY=($(compgen -W \"$words\" -- \"$word\"))\n}\ncomplete -o default -F _%1$s %1$s\n" },
-	{ "zsh",
-	  "#compdef %1$s\n_%1$s() {\n\tlocal verb= list= i\n\tfor ((i = 2; i < CURRENT; i++)); do\n"
-	  "\t\t[[ ${words[i]} == -* ]] || verb=\"$verb${words[i]} \"\n\tdone\n\tcase $verb in\n",
-	  "\t'%s '*) list='", "\t'%s') list='", "' ;;\n", "\tesac\n\tcompadd -- ${=list}\n\t_files\n}\ncompdef _%1$s %1$s\n" },
-	{ "fish",
-	  "function __%1$s_words\n\tset -l verb ''\n\tfor word in (commandline -opc)[2..-1]\n\t\tstring match -q -- '-*' $word; or set verb \"$verb$word \"\n"
-	  "\tend\n\tswitch $verb\n",
-	  "\tcase '%s *'\n\t\tstring split ' ' -- '", "\tcase '%s'\n\t\tstring split ' ' -- '", "'\n",
-	  "\tend\nend\ncomplete -c %1$s -a '(__%1$s_words)'\n" },
-};
-
-static size_t count_words(const char *name)
-{
-	size_t n = 1;
-
-	for (; *name; name++)
-		n += *name == ' ';
-	return n;
-}
-
-/* The first `words` words of the name are where another verb's begin too; told once. */
-static void put_beginning(FILE *f, const struct program *p, const struct shell *s, size_t at, size_t words)
-{
-	char beginning[64], exact[66];
-	size_t length = 0;
-
-	for (size_t n = 0; n < words; n++)
-		length += strcspn(p->verbs[at].name + length, " ") + (n > 0);
-	snprintf(beginning, sizeof(beginning), "%.*s", (int)length, p->verbs[at].name);
-	for (size_t i = 0; i < p->n_verbs; i++) {
-		const char *name = p->verbs[i].name;
-		if (!strncmp(name, beginning, length) && ((i < at && name[length] == ' ') || !name[length]))
-			return;
-	}
-	snprintf(exact, sizeof(exact), "%s ", beginning);
-	fprintf(f, s->exact, exact);
-	put_next_words(f, p, beginning);
-	fputs(s->end, f);
-}
-
-static void put_completion(FILE *f, const struct program *p, const struct shell *s)
-{
-	fprintf(f, s->head, p->name);
-	/* Longer names first: `check process` before `check`. */
-	for (size_t words = 3; words >= 1; words--)
-		for (size_t i = 0; i < p->n_verbs; i++) {
-			const struct verb *v = &p->verbs[i];
-			if (count_words(v->name) > words)
-				put_beginning(f, p, s, i, words);
-			if (count_words(v->name) != words)
-				continue;
-			fprintf(f, s->pattern, v->name);
-			put_next_words(f, p, v->name);
-			put_option_words(f, p, v);
-			fputs(s->end, f);
-		}
-	fprintf(f, s->exact, "");
-	put_next_words(f, p, "");
-	put_option_words(f, p, NULL);
-	fputs(s->end, f);
-	fprintf(f, s->tail, p->name);
-}
-
-bool help_completion(FILE *f, const struct program *p, const char *shell)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(shells); i++)
-		if (!strcmp(shells[i].name, shell)) {
-			put_completion(f, p, &shells[i]);
-			return true;
-		}
-	return false;
+	fprintf(f, "\n%s%s\n", verb->summary, verb->missing ? " (not yet)" : "");
+	put_options(f, p, verb, false, "\nOptions:\n");
+	put_options(f, p, verb, true, "\nOptions of most commands:\n");
 }
 
 /* Text for troff: dashes as the shell takes them, no line that begins with a request. */
 static void put_troff(FILE *f, const char *text)
 {
 	for (; *text; text++) {
+		if (!strncmp(text, "…", 3)) { /* in ASCII, which each troff reads */
+			fputs("...", f);
+			text += 2;
+			continue;
+		}
 		if (*text == '-' || *text == '\\')
 			fputc('\\', f);
 		fputc(*text == '\\' ? 'e' : *text, f);
 	}
 }
 
-static void put_troff_option(FILE *f, const struct option_row *row)
+static void put_troff_option(FILE *f, const struct option_row *row, char letter)
 {
 	fprintf(f, ".TP\n\\fB");
-	if (row->letter)
-		fprintf(f, "\\-%c\\fR, \\fB", row->letter);
+	if (letter)
+		fprintf(f, "\\-%c\\fR, \\fB", letter);
 	fprintf(f, "\\-\\-%s", row->kind == OPTION_BOOL && strncmp(row->name, "no-", 3) ? "\\fR[\\fBno\\-\\fR]\\fB" : "");
 	put_troff(f, row->name);
 	fprintf(f, "\\fR");
@@ -263,7 +192,13 @@ void help_manual(FILE *f, const struct program *p)
 {
 	fprintf(f, ".\\\" Made by `fermata manual %s`.\n.TH %s 1 \"\" \"fermata " FERMATA_VERSION "\"\n.SH NAME\n%s \\- ", p->name, p->name, p->name);
 	put_troff(f, p->summary);
-	fprintf(f, "\n.SH SYNOPSIS\n.B %s\n\\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n%s.SH COMMANDS\n", p->name, p->description);
+	fprintf(f, "\n.SH SYNOPSIS\n.B %s\n\\fICOMMAND\\fR [\\fIOPTION\\fR...]\n.SH DESCRIPTION\n%s", p->name, p->description);
+	if (p->examples) {
+		fprintf(f, ".SH EXAMPLES\n.nf\n");
+		put_troff(f, p->examples);
+		fprintf(f, ".fi\n");
+	}
+	fprintf(f, ".SH COMMANDS\n");
 	for (size_t i = 0; i < p->n_verbs; i++) {
 		const struct verb *v = &p->verbs[i];
 		fprintf(f, ".TP\n\\fB");
@@ -281,7 +216,48 @@ void help_manual(FILE *f, const struct program *p)
 	}
 	fprintf(f, ".SH OPTIONS\nLong options may be written with one dash, and as \\fB\\-\\-name=value\\fR. They may stand before or behind the command.\n");
 	for (size_t i = 0; i < p->n_rows; i++) {
-		put_troff_option(f, &p->rows[i]);
+		put_troff_option(f, &p->rows[i], p->rows[i].letter);
 		put_troff_verbs(f, p, &p->rows[i]);
 	}
+}
+
+static void put_troff_options(FILE *f, const struct program *p, const struct verb *v, bool common, const char *head)
+{
+	for (size_t i = 0; i < p->n_rows; i++) {
+		if (!option_belongs(p, v, &p->rows[i]) || is_common(&p->rows[i]) != common)
+			continue;
+		fputs(head, f);
+		head = "";
+		put_troff_option(f, &p->rows[i], letter_of(p, v, &p->rows[i]));
+	}
+}
+
+void help_manual_verb(FILE *f, const struct program *p, const struct verb *v)
+{
+	char page[100];
+	char *usage = NULL;
+	size_t size = 0;
+	FILE *text = open_memstream(&usage, &size);
+
+	if (!text)
+		return;
+	put_usage(text, p, v);
+	fclose(text);
+	snprintf(page, sizeof(page), "%s-%s", p->name, v->name);
+	for (char *at = page; *at; at++)
+		*at = *at == ' ' ? '-' : *at;
+	fprintf(f, ".\\\" Made by `%s manual %s`.\n.TH %s 1 \"\" \"fermata " FERMATA_VERSION "\"\n.SH NAME\n", p->name, v->name, page);
+	put_troff(f, page);
+	fprintf(f, " \\- ");
+	fputc(tolower((unsigned char)v->summary[0]), f);
+	put_troff(f, v->summary + 1);
+	fprintf(f, "\n.SH SYNOPSIS\n");
+	put_troff(f, usage);
+	fprintf(f, "\n.SH DESCRIPTION\n");
+	put_troff(f, v->summary);
+	fprintf(f, ".\n");
+	put_troff_options(f, p, v, false, ".SH OPTIONS\n");
+	put_troff_options(f, p, v, true, ".SH OPTIONS OF MOST COMMANDS\n");
+	fprintf(f, ".SH SEE ALSO\n.BR %s (1)\n", p->name);
+	free(usage);
 }

@@ -32,6 +32,14 @@ static json_t *about(struct command_line *c, const char *method, const char *for
 
 /* ---- lists ---- */
 
+static void text_time(char when[64], json_int_t ns)
+{
+	time_t seconds = (time_t)(ns / 1000000000);
+	struct tm parts;
+
+	strftime(when, 64, "%Y-%m-%dT%H:%M:%S", localtime_r(&seconds, &parts));
+}
+
 static void put_job(struct table *t, const json_t *job)
 {
 	const json_t *last = json_object_get(job, "checkpoint");
@@ -83,14 +91,13 @@ static int print_checkpoints(struct command_line *c, json_t *list)
 	struct table *t = json_array_size(list) ? table_new(heads, ARRAY_SIZE(heads)) : NULL;
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const json_t *one = json_array_get(list, i);
-		char when[64] = "", size[32];
-		time_t seconds = (time_t)(number(one, "time_ns") / 1000000000);
-		struct tm parts;
-		strftime(when, sizeof(when), "%Y-%m-%dT%H:%M:%S", localtime_r(&seconds, &parts));
+		char when[64], size[32];
+		text_time(when, number(one, "time_ns"));
 		text_size(size, (uint64_t)number(one, "size"));
 		table_put(t, "%s", text(one, "id"));
 		table_put(t, "%s", when);
-		table_put(t, "%s", strcmp(text(one, "state"), "whole") ? "writing" : size);
+		table_put(t, "%s", !strcmp(text(one, "state"), "whole") ? size : !strcmp(text(one, "state"), "missing") ? "missing" :
+				   !strcmp(text(one, "state"), "being removed") ? "leaving" : "writing");
 		table_put(t, "%s", text(one, "path"));
 	}
 	if (t)
@@ -115,6 +122,30 @@ int verb_checkpoints(struct command_line *c)
 
 /* ---- one ---- */
 
+/* Times as a clock shows them, and of an object its parts. */
+static void print_value(const char *prefix, const char *key, const json_t *value)
+{
+	const size_t length = strlen(key);
+	const bool is_time = length > 3 && !strcmp(key + length - 3, "_ns") && json_is_integer(value);
+	char when[64] = "", name[64];
+	const char *inner;
+	json_t *part;
+
+	snprintf(name, sizeof(name), "%s%.*s%s", prefix, (int)(is_time ? length - 3 : length), key, is_time && strcmp(key, "time_ns") ? " at" : "");
+	if (is_time && json_integer_value(value))
+		text_time(when, json_integer_value(value));
+	if (json_is_object(value)) {
+		snprintf(name, sizeof(name), "%s%s ", prefix, key);
+		json_object_foreach((json_t *)value, inner, part)
+			print_value(name, inner, part);
+		return;
+	}
+	char *line = is_time || json_is_string(value) || json_is_null(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
+	const char *text = line ? line : json_is_string(value) ? json_string_value(value) : when;
+	printf("%-19s %s\n", name, *text ? text : "-");
+	free(line);
+}
+
 static int print_object(struct command_line *c, json_t *object)
 {
 	const char *key;
@@ -124,11 +155,8 @@ static int print_object(struct command_line *c, json_t *object)
 		return 1;
 	if (c->json)
 		return remote_print(object);
-	json_object_foreach(object, key, value) {
-		char *line = json_is_string(value) ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-		printf("%-17s %s\n", key, line ? line : json_string_value(value));
-		free(line);
-	}
+	json_object_foreach(object, key, value)
+		print_value("", key, value);
 	json_decref(object);
 	return 0;
 }

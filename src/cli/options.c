@@ -36,7 +36,7 @@ const struct given *given_find(const struct given_options *given, const char *na
 }
 
 /* The verb's own before one of all verbs, before another's. */
-static const struct option_row *find_letter(const struct program *p, const struct verb *verb, char letter)
+const struct option_row *option_find_letter(const struct program *p, const struct verb *verb, char letter)
 {
 	const struct option_row *found = NULL;
 
@@ -125,7 +125,7 @@ static int parse_long(const struct program *p, const char *name, bool whole, cha
 static int parse_letters(const struct program *p, const struct verb *verb, const char *letters, char ***args, struct given_options *given, struct error *e)
 {
 	for (const char *c = letters; *c; c++) {
-		struct given one = { .row = find_letter(p, verb, *c) };
+		struct given one = { .row = option_find_letter(p, verb, *c) };
 		bool has_value;
 		if (!one.row && c == letters)
 			return error_set(e, -EINVAL, "there is no option -%s; see %s --help", letters, p->name);
@@ -160,7 +160,7 @@ static int parse_one_dash(const struct program *p, const struct verb *verb, cons
 
 	if (is_name)
 		return parse_long(p, text, true, args, given, e);
-	if (!find_letter(p, verb, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
+	if (!option_find_letter(p, verb, text[0]) && text[1] && find_long(p, text, length, false, &row, &negated) != MATCH_NONE)
 		return parse_long(p, text, false, args, given, e);
 	return parse_letters(p, verb, text, args, given, e);
 }
@@ -336,11 +336,21 @@ static bool is_accepted(const struct given *g)
 	return false;
 }
 
+/* A name may stand in several rows, for different verbs. */
+static const struct option_row *row_of(const struct program *p, const struct verb *verb, const struct option_row *given)
+{
+	for (size_t i = 0; i < p->n_rows; i++)
+		if (!strcmp(p->rows[i].name, given->name) && option_belongs(p, verb, &p->rows[i]))
+			return &p->rows[i];
+	return given;
+}
+
 int options_store(const struct program *p, const struct verb *verb, const struct given_options *given, void *to, struct error *e)
 {
 	for (size_t i = 0; i < given->count; i++) {
-		const struct given *g = &given->data[i];
+		struct given one = given->data[i], *g = &one;
 		int r = 0;
+		g->row = row_of(p, verb, g->row);
 		if (!option_belongs(p, verb, g->row)) {
 			if (p->strict && verb && !g->file)
 				r = error_set(e, -EINVAL, "option --%s is not one of %s %s; see %s %s --help", g->row->name, p->name,

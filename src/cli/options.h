@@ -1,6 +1,6 @@
 /*
  * A program's verbs and options as const tables, and the parser over them. Help, shell completion and the manual page are
- * made from the same tables; see help.c.
+ * made from the same tables; see help.c and completion.c.
  *
  * Forms: --name VALUE, --name=VALUE, the same with one dash, unambiguous beginnings of a name, --no-NAME for what is on or
  * off, letters together (-jR), a letter's value behind it (-t12), `--` before words that are no options. Options may stand
@@ -42,6 +42,7 @@ struct option_row {
 	size_t offset;	      /* in struct command_line */
 	const char *help;     /* one line */
 	const char *missing;  /* what is not there yet: given, the option is refused with this */
+	const char *values;   /* what completion offers, separated by blanks, where others are taken too */
 	const char *accepted; /* the values that there are, separated by blanks; of a missing option those that ask for nothing and are taken */
 };
 
@@ -49,6 +50,8 @@ struct option_row {
 #define OPTION_ROW(n, l, k, a, v, h, ...) \
 	{ .name = n, .letter = l, .kind = OPTION_##k, .argument = a, .verbs = v, .help = h, ##__VA_ARGS__ }
 #define OPTION(n, l, k, a, v, field, h) OPTION_ROW(n, l, k, a, v, h, .offset = offsetof(struct command_line, field))
+#define OPTION_SUCH_AS(n, l, a, v, field, h, some) \
+	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .values = some)
 #define OPTION_ONE_OF(n, l, a, v, field, h, values) \
 	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .accepted = values)
 #define OPTION_IDLE(n, l, k, a, v, h) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE)
@@ -78,6 +81,7 @@ struct program {
 	bool strict;	  /* an option that is not the verb's is an error, not ignored */
 	int usage_status; /* the exit status after wrong usage */
 	const char *description; /* for the manual page; troff */
+	const char *examples;	 /* lines of commands, for who is new to it; or NULL */
 };
 
 /* An option as it was given. */
@@ -114,12 +118,16 @@ int options_store(const struct program *p, const struct verb *verb, const struct
 bool option_belongs(const struct program *p, const struct verb *verb, const struct option_row *row);
 bool option_takes_value(const struct option_row *row);
 const struct option_row *option_find(const struct program *p, const char *name);
+/* What the letter stands for with this verb (or NULL: none yet), its own before those of all. NULL: nothing. */
+const struct option_row *option_find_letter(const struct program *p, const struct verb *verb, char letter);
 const struct given *given_find(const struct given_options *given, const char *name);
 
-/* help.c. `verb` NULL: the program as a whole. */
+/* help.c, completion.c. `verb` NULL: the program as a whole. */
 void help_print(FILE *f, const struct program *p, const struct verb *verb);
 /* The verbs that begin with these words, which are none by themselves; false: there are none. */
 bool help_group(FILE *f, const struct program *p, const struct words *words);
 /* For "bash", "zsh" or "fish"; false: there is none for that shell. */
 bool help_completion(FILE *f, const struct program *p, const char *shell);
 void help_manual(FILE *f, const struct program *p);
+/* The page of one verb. */
+void help_manual_verb(FILE *f, const struct program *p, const struct verb *v);

@@ -8,23 +8,6 @@
 #include <fcntl.h>
 #include <limits.h>
 
-static const char *status_word(char state)
-{
-	switch (state) {
-	case 'R':
-		return "running";
-	case 'T':
-	case 't':
-		return "stopped";
-	case 'Z':
-		return "zombie";
-	case 'D':
-		return "disk";
-	default:
-		return "sleep";
-	}
-}
-
 static json_t *describe(pid_t pid, bool inspect, struct error *e)
 {
 	struct proc_stat stat;
@@ -43,7 +26,7 @@ static json_t *describe(pid_t pid, bool inspect, struct error *e)
 	if (read_file_at(AT_FDCWD, path, 1 << 20, &text, &size) == 0)
 		for (size_t i = 0; i + 1 < size; i++)
 			text[i] = text[i] >= ' ' && text[i] < 0x7f ? text[i] : ' ';
-	json_t *one = json_pack("{s:i, s:i, s:s, s:I, s:I, s:s}", "pid", (int)pid, "parent", (int)stat.ppid, "status", freezer_holds(pid) ? "frozen" : status_word(stat.state), "uid",
+	json_t *one = json_pack("{s:i, s:i, s:s, s:I, s:I, s:s}", "pid", (int)pid, "parent", (int)stat.ppid, "status", freezer_holds(pid) ? "frozen" : proc_state_word(stat.state), "uid",
 				(json_int_t)status.uid[1], "gid", (json_int_t)status.gid[1], "command", size ? text : stat.comm);
 	free(text);
 	if (one && inspect) {

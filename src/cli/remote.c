@@ -81,7 +81,7 @@ bool remote_path(const struct command_line *c, char *to, size_t size, const char
 	for (const char *at = word; *at && good; at++)
 		good = isalnum((unsigned char)*at) || strchr("._-", *at);
 	if (!good) {
-		error_set(&e, -EINVAL, "%.90s is no name of a job or checkpoint: letters, digits, dots and dashes", word);
+		error_set(&e, -EINVAL, "%.90s is no name of a job or checkpoint: letters, digits, dots, dashes and underscores", word);
 		cli_report(c, &e);
 		return false;
 	}
@@ -104,8 +104,8 @@ json_t *remote_absolute(const char *path)
 /* Options of the request that are this side's, or that have a place of their own in it. */
 static bool is_own(const char *name)
 {
-	static const char *const names[] = { "dir", "name", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "verbosity", "log-file", "log-format", "log-level",
+	static const char *const names[] = { "dir", "name", "result-file", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
+					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "verbosity", "log-file", "log-format", "log-level",
 					     "criu-opts" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
@@ -236,6 +236,9 @@ static int follow(struct view *v, const char *path, json_t *body, const char *ot
 int remote_dump(struct command_line *c, const char *path)
 {
 	struct view v = { .c = c };
+
+	if (dump_check_result(c))
+		return 1;
 	json_t *body = json_pack("{s:o}", "options", remote_options(c));
 
 	if (c->dir)
@@ -252,6 +255,8 @@ int remote_dump(struct command_line *c, const char *path)
 		profile_print(c, true);
 		printf("Dumped to %s\n", json_string_value(json_object_get(v.done, "path")));
 	}
+	if (v.done)
+		status |= dump_write_result(c, json_string_value(json_object_get(v.done, "path")));
 	json_decref(v.profile);
 	json_decref(v.done);
 	return status;

@@ -24,6 +24,9 @@ json_t *remote_absolute(const char *path);
 int remote_print(json_t *document); /* consumes it; an exit status */
 int remote_duration(const char *text, long *ret_s, struct error *e); /* "90", "10m", "2h" */
 
+/* dump.c: --result-file. The first, before the dump, says whether it can be written; the second writes. Both give an exit status. */
+int dump_check_result(const struct command_line *c);
+int dump_write_result(const struct command_line *c, const char *path);
 /* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */
 int remote_dump(struct command_line *c, const char *path);
 int remote_restore(struct command_line *c, const char *path, json_t *body);

@@ -169,30 +169,37 @@ static void write_stats(const struct command_line *c, bool restore)
 		log_warning("%s", e.text);
 }
 
-int cli_dump(struct command_line *c)
+int cli_dump_tree(struct command_line *c, struct error *e)
 {
-	struct error e = {};
+	struct error later = {};
 	struct timespec start;
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	if (c->scripts.count)
+	if (c->scripts.count && !c->request.hook.call)
 		c->request.hook = (struct request_hook){ script_call, c };
-	int r = require_rights(c, &e);
+	int r = require_rights(c, e);
 	if (!r)
-		r = cli_gpu_options(c, &e);
+		r = cli_gpu_options(c, e);
 	if (r)
-		error_prefix(&e, r, "cannot dump process %d", c->request.pid);
+		error_prefix(e, r, "cannot dump process %d", c->request.pid);
 	progress_begin(c);
 	if (!r)
-		r = explain(c, engine_dump(&c->request, &e), &e);
+		r = explain(c, engine_dump(&c->request, e), e);
 	progress_end(c);
 	if (r)
-		return cli_report(c, &e);
+		return r;
 	write_stats(c, false);
 	print_time(c, "Dump", &start);
-	if (c->request.dedup && c->request.parent && engine_dedup(c->request.images_dir, &e)) /* the checkpoint stands */
-		log_warning("%s", e.text);
+	if (c->request.dedup && c->request.parent && engine_dedup(c->request.images_dir, &later)) /* the checkpoint stands */
+		log_warning("%s", later.text);
 	return 0;
+}
+
+int cli_dump(struct command_line *c)
+{
+	struct error e = {};
+
+	return cli_dump_tree(c, &e) ? cli_report(c, &e) : 0;
 }
 
 /* --exec-cmd: the command that the caller becomes once the tree runs. */
@@ -222,40 +229,54 @@ static void announce_restored(const struct command_line *c, pid_t pid)
 
 static int lazy_options(struct command_line *c, struct error *e)
 {
-	if (c->lazy && *c->lazy && strcmp(c->lazy, "all"))
-		return error_set(e, -EINVAL, "--lazy takes all, or nothing, not %s", c->lazy);
+	const bool touched = c->lazy && !strcmp(c->lazy, "touched"), all = c->lazy && !strcmp(c->lazy, "all");
+
+	if (c->lazy && *c->lazy && !touched && !all)
+		return error_set(e, -EINVAL, "--lazy takes all, touched, or nothing, not %s", c->lazy);
 	if (c->lazy || c->lazy_pages)
-		c->request.lazy = c->lazy_pages || *c->lazy ? LAZY_ALL : LAZY_WORTH;
+		c->request.lazy = touched ? LAZY_TOUCHED : all || c->lazy_pages ? LAZY_ALL : LAZY_WORTH;
+	return 0;
+}
+
+int cli_restore_tree(struct command_line *c, pid_t *ret_pid, struct error *e)
+{
+	struct timespec start;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	if (c->scripts.count && !c->request.hook.call)
+		c->request.hook = (struct request_hook){ script_call, c };
+	else if (c->for_user)
+		c->request.hook = (struct request_hook){ restrict_call, c };
+	c->request.only_uid = (uid_t)c->for_user;
+	int r = require_rights(c, e);
+	if (!r)
+		r = cli_gpu_options(c, e);
+	if (!r)
+		r = lazy_options(c, e);
+	if (!r && c->lazy_pages)
+		c->request.lazy_waiter = lazy_pages_connect(c);
+	if (r)
+		error_prefix(e, r, "cannot restore from %s", c->request.images_dir);
+	c->request.ends = c->request.detach;
+	progress_begin(c);
+	if (!r)
+		r = explain(c, engine_restore(&c->request, ret_pid, e), e);
+	progress_end(c);
+	if (r)
+		return r;
+	write_stats(c, true);
+	print_time(c, "Restore", &start);
 	return 0;
 }
 
 int cli_restore(struct command_line *c, bool announce)
 {
 	struct error e = {};
-	struct timespec start;
 	pid_t pid;
+	int r = cli_restore_tree(c, &pid, &e);
 
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	if (c->scripts.count)
-		c->request.hook = (struct request_hook){ script_call, c };
-	else if (c->for_user)
-		c->request.hook = (struct request_hook){ restrict_call, c };
-	int r = require_rights(c, &e);
-	if (!r)
-		r = cli_gpu_options(c, &e);
-	if (!r)
-		r = lazy_options(c, &e);
-	if (r)
-		error_prefix(&e, r, "cannot restore from %s", c->request.images_dir);
-	c->request.ends = c->request.detach;
-	progress_begin(c);
-	if (!r)
-		r = explain(c, engine_restore(&c->request, &pid, &e), &e);
-	progress_end(c);
 	if (r)
 		return cli_report(c, &e);
-	write_stats(c, true);
-	print_time(c, "Restore", &start);
 	if (c->request.pidfile)
 		r = write_pidfile(c->request.pidfile, pid, &e);
 	if (r)

@@ -58,10 +58,17 @@ static json_t *any_text(const char *text)
 	return json_string(copy);
 }
 
+static const char *state_of(const struct checkpoint *c)
+{
+	if (c->state == CHECKPOINT_WHOLE)
+		return checkpoint_is_whole(c->path) ? "whole" : "missing";
+	return c->state == CHECKPOINT_LEAVING ? "being removed" : "being written";
+}
+
 static json_t *checkpoint_json(const struct checkpoint *c)
 {
 	return json_pack("{s:s, s:s, s:o, s:s, s:s, s:I, s:I, s:I}", "id", c->id, "job", c->jid, "path", any_text(c->path), "kind", c->type, "state",
-			 c->state == CHECKPOINT_WHOLE ? "whole" : "being written", "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
+			 state_of(c), "pid", (json_int_t)c->pid, "time_ns", (json_int_t)c->time_ns, "size",
 			 (json_int_t)c->size);
 }
 
@@ -69,12 +76,17 @@ json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
 	struct error none = {};
+	const char *status = job_status(j);
+	/* What a dump makes of it for the moment. */
+	if (!strcmp(status, "traced") && busy_is(d, j->jid))
+		status = "dumping";
 	json_t *document = json_pack("{s:s, s:s, s:I, s:s, s:s, s:I, s:I, s:s, s:o, s:o, s:b, s:b}", "job", j->jid, "type", j->type, "pid",
-				     (json_int_t)j->process.pid, "status", job_status(j), "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
+				     (json_int_t)j->process.pid, "status", status, "gpu", job_runs(j) && tree_uses_gpu((pid_t)j->process.pid) ? "yes" : "no", "uid", (json_int_t)j->uid, "gid",
 				     (json_int_t)j->gid, "ended", j->ended, "command", any_text(j->command), "log", any_text(j->log), "attachable",
 				     (int)j->attachable, "own_namespace", (int)j->own_namespace);
-	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
-				 "checkpoint_every", (json_int_t)j->every_s, "keep", (json_int_t)j->keep, "restart", j->restart ? "on-failure" : "no",
+	json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:I}", "created_ns", (json_int_t)j->created_ns, "ended_ns", (json_int_t)j->ended_ns,
+				 "checkpoint_every", (json_int_t)j->every_s, "checkpoint_late_s",
+				 (json_int_t)(job_late_ns(j) / 1000000000), "checkpoints_missed", (json_int_t)j->missed, "keep", (json_int_t)j->keep, "restart", j->restart ? "on-failure" : "no",
 				 "restart_limit", (json_int_t)j->restart_limit, "restarts", (json_int_t)j->restarts);
 
 	json_object_update(document, more);
@@ -387,10 +399,14 @@ static int delete_checkpoint(struct call *c, struct error *e)
 		return r;
 	if (k.state == CHECKPOINT_PENDING && identity_alive(&k.worker))
 		r = error_set(e, -EBUSY, "the checkpoint %s is being written", k.id);
-	if (!r && k.jid[0] && busy_is(c->daemon, k.jid))
-		r = error_set(e, -EBUSY, "job %s is being dumped or restored", k.jid);
+	/* A dump of the job may be about to have it as its parent. */
+	if (!r && k.jid[0])
+		r = busy_begin(c->daemon, k.jid, "has a checkpoint removed", e);
+	const bool held = !r && k.jid[0];
 	if (!r)
 		r = checkpoint_remove(c->daemon, &k, e);
+	if (held)
+		busy_end(c->daemon, k.jid);
 	busy_end(c->daemon, id);
 	if (!r)
 		c->answer = json_pack("{s:s, s:o}", "deleted", k.id, "path", any_text(k.path));

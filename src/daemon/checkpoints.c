@@ -49,8 +49,13 @@ bool checkpoint_is_whole(const char *path)
 	snprintf(file, sizeof(file), "%s/inventory.img", path);
 	if (access(file, F_OK) == 0)
 		return true;
-	snprintf(file, sizeof(file), "%s/img-0", path);
-	return access(file, F_OK) == 0;
+	/* One in streams, whose first is named last; its ending says how it is packed. */
+	bool found = false;
+	for (size_t i = 0; i < ARRAY_SIZE(endings) && !found; i++) {
+		snprintf(file, sizeof(file), "%s/img-0%s", path, endings[i]);
+		found = access(file, F_OK) == 0;
+	}
+	return found;
 }
 
 static uint64_t size_at(int parent, const char *name)
@@ -106,6 +111,14 @@ int remove_tree(const char *path)
 	return remove_at(AT_FDCWD, path);
 }
 
+static bool is_beside(const char *a, const char *b)
+{
+	const char *end = strrchr(a, '/');
+	const size_t length = end ? (size_t)(end - a) + 1 : 0;
+
+	return !strncmp(a, b, length) && !strchr(b + length, '/');
+}
+
 /* Another checkpoint has pages in it. Those that the daemon knows may be anywhere, others are looked for beside it. */
 static int check_needed(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
@@ -114,7 +127,7 @@ static int check_needed(struct daemon *d, const struct checkpoint *c, struct err
 	int r = store_list_checkpoints(d->store, NULL, &list, e);
 
 	for (size_t i = 0; !r && !other[0] && i < list.count; i++)
-		if (strcmp(list.data[i].id, c->id) != 0 && folder_refers(list.data[i].path, "parent", c->path))
+		if (strcmp(list.data[i].id, c->id) != 0 && !is_beside(list.data[i].path, c->path) && folder_refers(list.data[i].path, "parent", c->path))
 			snprintf(other, sizeof(other), "%s", list.data[i].path);
 	VEC_FREE(&list);
 	if (!r && (other[0] || folder_find_referrer(c->path, "parent", NULL, other) == 1))
@@ -125,9 +138,14 @@ static int check_needed(struct daemon *d, const struct checkpoint *c, struct err
 
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e)
 {
+	struct checkpoint leaving = *c;
 	char file[STORE_PATH_MAX + 20];
 	int r = check_needed(d, c, e);
 
+	/* Whoever finds half of it after us must know that it is to go. */
+	leaving.state = CHECKPOINT_LEAVING;
+	if (!r)
+		r = store_put_checkpoint(d->store, &leaving, false, e);
 	if (r)
 		return r;
 	r = remove_tree(on_disk(c->path, file));
@@ -219,11 +237,29 @@ static int recover_one(struct daemon *d, struct checkpoint *c, size_t *pending, 
 	return checkpoint_remove(d, c, e);
 }
 
+void checkpoints_remove_rest(struct daemon *d)
+{
+	struct checkpoint_list list = {};
+	struct error e = {};
+	int r = store_list_unfinished(d->store, &list, &e);
+
+	for (size_t i = 0; !r && i < list.count; i++) {
+		if (list.data[i].state != CHECKPOINT_LEAVING)
+			continue;
+		log_info("the checkpoint %s was being removed, and is now", list.data[i].path);
+		if (checkpoint_remove(d, &list.data[i], &e))
+			log_warning("%s", e.text);
+	}
+	if (r)
+		log_warning("%s", e.text);
+	VEC_FREE(&list);
+}
+
 int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e)
 {
 	*ret_pending = 0;
 	struct checkpoint_list list = {};
-	int r = store_list_checkpoints(d->store, NULL, &list, e);
+	int r = store_list_unfinished(d->store, &list, e);
 
 	for (size_t i = 0; !r && i < list.count; i++) {
 		char key[64];

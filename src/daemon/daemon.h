@@ -21,12 +21,13 @@ struct caller {
 struct counters {
 	atomic_ulong requests, refused, dumps, dumps_failed, restores, restores_failed, started, restarts, checkpoints_removed, bytes_written;
 	atomic_ulong dump_us;
-	atomic_int operations, attached;
+	atomic_int operations, periodic, attached; /* periodic: of the operations */
 };
 
 struct busy {
 	char key[JID_MAX + 16];
 	const char *what;
+	bool yields;
 };
 
 /* Stores that are to be pruned: prune.c. */
@@ -44,12 +45,14 @@ struct daemon {
 	struct store *store;
 	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
 	pthread_mutex_t lock; /* of busy and pruner */
+	pthread_cond_t less_busy;
 	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
 	VEC(struct busy) busy;
 	struct pruner pruner;
 	struct counters counters;
 	int wake;	/* eventfd: the schedule has something new to look at */
 	atomic_bool stopping;
+	int64_t late_told_ns; /* the schedule's */
 	int64_t started_ns;
 };
 
@@ -62,6 +65,8 @@ long long prune_tend(struct daemon *d);
 
 /* Only one at a time dumps, restores or deletes a job or process. -EBUSY says what the other does. */
 int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e);
+/* For what nobody has asked for just now, a periodic checkpoint: busy_begin waits until it is done. */
+int busy_begin_aside(struct daemon *d, const char *key, const char *what, struct error *e);
 void busy_end(struct daemon *d, const char *key);
 bool busy_is(struct daemon *d, const char *key);
 void daemon_wake(struct daemon *d);
@@ -77,10 +82,13 @@ int jobs_recover(struct daemon *d, struct error *e);
 /* The job, looked at afresh, when the caller may reach it. */
 int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
 int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
-/* Compares a job with its folder and /proc, and writes what is new. */
+/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. */
 int job_refresh(struct daemon *d, struct job *j, struct error *e);
 const char *job_status(const struct job *j);
+/* How late its periodic checkpoints are: the one that is due, or else the last one. */
+int64_t job_late_ns(const struct job *j);
 bool job_runs(const struct job *j);
+bool job_has_failed(const struct job *j); /* by itself, and with a status */
 int job_check_name(const char *jid, struct error *e);
 
 int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e);
@@ -106,6 +114,7 @@ int options_words(const struct caller *c, const json_t *options, json_t *ret, st
 bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX]); /* `path` with whichever ending it got */
 bool checkpoint_is_whole(const char *path);
 uint64_t checkpoint_size(const char *path);
+/* Written down before it is begun. */
 int checkpoint_remove(struct daemon *d, const struct checkpoint *c, struct error *e);
 int checkpoint_last(struct daemon *d, const char *jid, struct checkpoint *ret, struct error *e); /* -ENOENT */
 void checkpoint_new_id(char ret[24]);
@@ -114,6 +123,8 @@ void checkpoint_retain(struct daemon *d, const char *jid, int64_t keep);
 /* Pending ones whose worker has gone: whole ones are kept, others removed. How many still have one, of a daemon before this, must be looked at
  * again. */
 int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e);
+/* After a start: those whose removal was begun. */
+void checkpoints_remove_rest(struct daemon *d);
 int remove_tree(const char *path);
 
 /* ---- schedule.c ---- */

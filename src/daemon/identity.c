@@ -5,24 +5,36 @@
 #include "proc/freezer.h"
 #include "proc/proc.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
 #define ROUNDS_MAX 1000
 #define HOLD_MS 10000
+#define REST_MS 2000
 #define MAPS_MAX (64u << 20)
 
-static void read_boot(char boot[40])
+/* It stays while we live, and is asked for each time that anybody is looked at. */
+static char own_boot[40];
+static pthread_once_t boot_once = PTHREAD_ONCE_INIT;
+
+static void read_boot_once(void)
 {
 	char *text = NULL;
 
-	boot[0] = '\0';
 	if (read_file_at(AT_FDCWD, "/proc/sys/kernel/random/boot_id", 100, &text, NULL) == 0) {
 		text[strcspn(text, "\n")] = '\0';
-		snprintf(boot, 40, "%.39s", text);
+		snprintf(own_boot, sizeof(own_boot), "%.39s", text);
 	}
 	free(text);
+}
+
+static const char *read_boot(void)
+{
+	pthread_once(&boot_once, read_boot_once);
+	return own_boot;
 }
 
 int identity_of(pid_t pid, struct identity *ret)
@@ -34,19 +46,17 @@ int identity_of(pid_t pid, struct identity *ret)
 		return r == -ENOENT ? -ESRCH : r;
 	ret->pid = pid;
 	ret->start = (int64_t)stat.start_time;
-	read_boot(ret->boot);
+	snprintf(ret->boot, sizeof(ret->boot), "%s", read_boot());
 	return 0;
 }
 
 int identity_state(const struct identity *who)
 {
 	struct proc_stat stat;
-	char boot[40];
 
 	if (who->pid <= 0)
 		return 0;
-	read_boot(boot);
-	if (strcmp(boot, who->boot) || proc_read_stat((pid_t)who->pid, &stat))
+	if (strcmp(read_boot(), who->boot) || proc_read_stat((pid_t)who->pid, &stat))
 		return 0;
 	return (int64_t)stat.start_time == who->start ? stat.state : -1;
 }
@@ -97,6 +107,74 @@ int tree_list(pid_t root, struct tree *ret)
 		free(threads.data);
 	}
 	return r;
+}
+
+/* What the kernel's page tables say: pages of its own, or shared without a file, here or in swap. */
+static uint64_t memory_of(pid_t pid)
+{
+	static const char *const lines[] = { "\nRssAnon:", "\nRssShmem:", "\nVmSwap:", "\nHugetlbPages:" };
+	char path[40], *text = NULL;
+	uint64_t sum = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL) == 0)
+		for (size_t i = 0; i < ARRAY_SIZE(lines); i++) {
+			const char *line = strstr(text, lines[i]);
+			sum += line ? strtoull(line + strlen(lines[i]), NULL, 10) << 10 : 0;
+		}
+	free(text);
+	return sum;
+}
+
+uint64_t tree_memory(pid_t root)
+{
+	struct tree t = {};
+	uint64_t sum = 0;
+
+	if (tree_list(root, &t))
+		sum = UINT64_MAX;
+	for (size_t i = 0; i < t.count && sum != UINT64_MAX; i++)
+		sum += memory_of(t.data[i]);
+	VEC_FREE(&t);
+	return sum;
+}
+
+/* One round: how many of the session live, each of which gets SIGKILL. */
+static size_t kill_session(const struct identity *leader)
+{
+	DIR *dir = opendir("/proc");
+	size_t found = 0;
+
+	for (struct dirent *entry; dir && (entry = readdir(dir));) {
+		struct proc_stat stat;
+		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (pid <= 0 || proc_read_stat(pid, &stat) || stat.session != (pid_t)leader->pid || (int64_t)stat.start_time < leader->start ||
+		    stat.state == 'Z' || stat.state == 'X')
+			continue;
+		found++;
+		kill(pid, SIGKILL);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+size_t session_end(const struct identity *leader)
+{
+	size_t most = 0;
+
+	/* The number is kept from others while a session has it; of another boot it may be anybody's. */
+	if (leader->pid <= 0 || strcmp(read_boot(), leader->boot))
+		return 0;
+	for (int ms = 0; ms < REST_MS; ms += 10) {
+		int state = identity_state(leader);
+		size_t found = state == 0 || state == 'Z' ? kill_session(leader) : 0;
+		most = MAX(most, found);
+		if (!found)
+			break;
+		usleep(10000);
+	}
+	return most;
 }
 
 bool process_is_dead(pid_t pid)

@@ -31,6 +31,13 @@ int tree_list(pid_t root, struct tree *ret);
  */
 int tree_freeze_all(pid_t root, struct error *e);
 int tree_unfreeze_all(pid_t root, struct error *e);
+/* Bytes of memory that a dump of the tree has to copy, about: what several share counts for each. UINT64_MAX: nobody knows. */
+uint64_t tree_memory(pid_t root);
+/*
+ * Ends who is left of the session that this process led, before it went: they hold ids that a restore of it needs. Waits for them; gives how many there
+ * were.
+ */
+size_t session_end(const struct identity *leader);
 /* Whether one of the tree has loaded CUDA, or mapped one of NVIDIA's devices. */
 bool tree_uses_gpu(pid_t root);
 /* A zombie with no thread left: it has nothing, and nobody's rights. */

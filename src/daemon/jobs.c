@@ -27,7 +27,7 @@ int job_check_name(const char *jid, struct error *e)
 
 	for (size_t i = 0; good && i < length; i++)
 		good = isalnum((unsigned char)jid[i]) || strchr("._-", jid[i]);
-	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots and dashes, up to 64, the first no dot or dash", jid);
+	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", jid);
 }
 
 static void generate_name(char ret[JID_MAX])
@@ -163,8 +163,32 @@ int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *
 	return r;
 }
 
+bool job_has_failed(const struct job *j)
+{
+	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost"));
+}
+
+static void tell_end(struct daemon *d, const struct job *j)
+{
+	struct checkpoint last;
+	struct error none = {};
+
+	if (j->restart && job_has_failed(j) && checkpoint_last(d, j->jid, &last, &none))
+		log_warning("job %s has failed (status %lld) and has no checkpoint that it could be restored from", j->jid, (long long)j->exit_code);
+	else
+		log_info("job %s has ended (%s, status %lld)", j->jid, j->ended, (long long)j->exit_code);
+}
+
+/* Nothing that its folder or /proc could tell would change the row. */
+static bool is_settled(const struct job *j)
+{
+	return j->state == JOB_HALTED || (j->state == JOB_RUNNING && j->process.pid > 0 && identity_alive(&j->process));
+}
+
 int job_refresh(struct daemon *d, struct job *j, struct error *e)
 {
+	if (is_settled(j))
+		return 0;
 	int r = job_lock(d, j, e);
 
 	if (r)
@@ -177,14 +201,23 @@ int job_refresh(struct daemon *d, struct job *j, struct error *e)
 	else if (j->state == JOB_RUNNING && !identity_alive(&j->process))
 		halt(j, identity_state(&j->process) == -1 ? "stale" : "exited", -1);
 	bool changed = memcmp(&before, j, sizeof(before)) != 0;
-	if (changed && j->state == JOB_HALTED)
+	const bool ends = changed && j->state == JOB_HALTED;
+	if (ends)
 		daemon_wake(d);
-	return job_unlock(d, j, changed, e);
+	r = job_unlock(d, j, changed, e);
+	if (!r && ends)
+		tell_end(d, j);
+	return r;
 }
 
 bool job_runs(const struct job *j)
 {
 	return j->state == JOB_RUNNING && identity_alive(&j->process);
+}
+
+int64_t job_late_ns(const struct job *j)
+{
+	return j->every_s && job_runs(j) ? MAX(now_ns() - j->next_ns, j->late_ns) : 0;
 }
 
 const char *job_status(const struct job *j)
@@ -205,17 +238,8 @@ const char *job_status(const struct job *j)
 		return "halted";
 	case -1:
 		return "stale";
-	case 'R':
-		return "running";
-	case 'T':
-	case 't':
-		return "stopped";
-	case 'Z':
-		return "zombie";
-	case 'D':
-		return "disk";
 	default:
-		return "sleep";
+		return proc_state_word((char)state);
 	}
 }
 
@@ -243,7 +267,10 @@ int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, str
 		if (!reaches(c, &ret->data[i]))
 			continue;
 		r = job_refresh(d, &ret->data[i], e);
-		ret->data[kept++] = ret->data[i];
+		if (r == -ENOENT) /* deleted meanwhile */
+			r = 0;
+		else
+			ret->data[kept++] = ret->data[i];
 	}
 	ret->count = r ? ret->count : kept;
 	return r;
@@ -274,6 +301,7 @@ static int read_times(struct job *j, const json_t *body, struct error *e)
 	if (restart)
 		j->restart = !strcmp(restart, "on-failure");
 	j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
+	j->late_ns = j->missed = 0;
 	return 0;
 }
 
@@ -513,5 +541,7 @@ int jobs_recover(struct daemon *d, struct error *e)
 			log_info("job %s is found again: process %lld", list.data[i].jid, (long long)list.data[i].process.pid);
 	}
 	VEC_FREE(&list);
+	if (!r)
+		checkpoints_remove_rest(d);
 	return r ? r : checkpoints_recover(d, &pending, e);
 }

@@ -15,12 +15,15 @@ static void put_jobs(FILE *f, struct daemon *d)
 	struct job_list jobs = {};
 	struct error e = {};
 	size_t counts[ARRAY_SIZE(states)] = {}, whole = 0;
-	double bytes = 0;
+	double bytes = 0, late = 0, missed = 0;
 
 	if (store_list_jobs(d->store, &jobs, &e) == 0)
-		for (size_t i = 0; i < jobs.count; i++)
+		for (size_t i = 0; i < jobs.count; i++) {
 			if ((size_t)jobs.data[i].state < ARRAY_SIZE(states))
 				counts[jobs.data[i].state]++;
+			late = MAX(late, (double)job_late_ns(&jobs.data[i]) / 1e9);
+			missed += (double)jobs.data[i].missed;
+		}
 	fprintf(f, "# HELP fermata_jobs Jobs by state\n# TYPE fermata_jobs gauge\n");
 	for (size_t i = 0; i < ARRAY_SIZE(states); i++)
 		fprintf(f, "fermata_jobs{state=\"%s\"} %zu\n", states[i], counts[i]);
@@ -32,6 +35,8 @@ static void put_jobs(FILE *f, struct daemon *d)
 			}
 	put(f, "checkpoints", "gauge", "Checkpoints that are kept", (double)whole);
 	put(f, "checkpoint_bytes", "gauge", "Their size together", bytes);
+	put(f, "periodic_late_seconds", "gauge", "How late the latest of the periodic checkpoints is", late);
+	put(f, "periodic_missed", "gauge", "Periodic checkpoints of these jobs that were left out, since an earlier one was late", missed);
 	VEC_FREE(&jobs);
 	VEC_FREE(&checkpoints);
 }

@@ -20,15 +20,15 @@ static const struct column job_columns[] = {
 	NUMBER(job, "attachable", attachable), NUMBER(job, "exit_code", exit_code), TEXT(job, "ended", ended), TEXT(job, "log", log),
 	TEXT(job, "command", command), NUMBER(job, "created_ns", created_ns), NUMBER(job, "ended_ns", ended_ns), NUMBER(job, "every_s", every_s),
 	NUMBER(job, "keep", keep), NUMBER(job, "next_ns", next_ns), NUMBER(job, "restart", restart), NUMBER(job, "restart_limit", restart_limit),
-	NUMBER(job, "restarts", restarts),
+	NUMBER(job, "restarts", restarts), NUMBER(job, "late_ns", late_ns), NUMBER(job, "missed", missed),
 };
 static const struct column checkpoint_columns[] = {
 	TEXT(checkpoint, "id", id), TEXT(checkpoint, "jid", jid), TEXT(checkpoint, "path", path), TEXT(checkpoint, "type", type),
 	NUMBER(checkpoint, "state", state), NUMBER(checkpoint, "uid", uid), NUMBER(checkpoint, "pid", pid), NUMBER(checkpoint, "time_ns", time_ns),
 	NUMBER(checkpoint, "size", size), NUMBER(checkpoint, "attachable", attachable), IDENTITY(checkpoint, "worker", worker),
 };
-const struct table table_jobs = { "jobs", sizeof(struct job), ARRAY_SIZE(job_columns), job_columns };
-const struct table table_checkpoints = { "checkpoints", sizeof(struct checkpoint), ARRAY_SIZE(checkpoint_columns), checkpoint_columns };
+const struct table table_jobs = { "jobs", sizeof(struct job), ARRAY_SIZE(job_columns), ARRAY_SIZE(job_columns) - 2, job_columns };
+const struct table table_checkpoints = { "checkpoints", sizeof(struct checkpoint), ARRAY_SIZE(checkpoint_columns), ARRAY_SIZE(checkpoint_columns), checkpoint_columns };
 static const struct table *const tables[] = { &table_jobs, &table_checkpoints };
 
 int notes_open(const char *path)
@@ -54,15 +54,13 @@ static void put_text(FILE *f, const char *text)
 			fputc(*text, f);
 }
 
-static int write_note(int notes, const char *name, const struct table *t, const void *row)
+static char *note_text(const struct table *t, const void *row, size_t *ret_size)
 {
-	char fresh[JID_MAX + 32];
+	char *text = NULL;
+	FILE *f = open_memstream(&text, ret_size);
 
-	snprintf(fresh, sizeof(fresh), ".%s", name);
-	int fd = openat(notes, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-	FILE *f = fd < 0 ? NULL : fdopen(fd, "w");
 	if (!f)
-		return -errno;
+		return NULL;
 	for (size_t i = 0; i < t->n_columns; i++) {
 		const char *at = (const char *)row + t->columns[i].offset;
 		fprintf(f, "%s=", t->columns[i].name);
@@ -72,8 +70,40 @@ static int write_note(int notes, const char *name, const struct table *t, const 
 			fprintf(f, "%lld", (long long)*(const int64_t *)at);
 		fputc('\n', f);
 	}
-	bool bad = ferror(f);
-	return fclose(f) || bad ? -EIO : renameat(notes, fresh, notes, name) < 0 ? -errno : 0;
+	/* No shorter than a page: so it can be written over, see below. */
+	for (long size = ftell(f); size < (long)PAGE_SIZE; size++)
+		fputc('\n', f);
+	if (fclose(f) == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
+/* A page of a file is written as a whole, or not at all, also when we are killed. To make a file anew each time would cost more than all else. */
+static bool write_over(int notes, const char *name, const char *text, size_t size)
+{
+	struct stat st;
+	_cleanup_close_ int fd = size == PAGE_SIZE ? openat(notes, name, O_WRONLY | O_NOFOLLOW | O_CLOEXEC) : -1;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && st.st_size == (off_t)size && pwrite(fd, text, size, 0) == (ssize_t)size;
+}
+
+static int write_note(int notes, const char *name, const struct table *t, const void *row)
+{
+	char fresh[JID_MAX + 32];
+	size_t size = 0;
+	_cleanup_free_ char *text = note_text(t, row, &size);
+
+	if (!text)
+		return -ENOMEM;
+	if (write_over(notes, name, text, size))
+		return 0;
+	snprintf(fresh, sizeof(fresh), ".%s", name);
+	_cleanup_close_ int fd = openat(notes, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return -errno;
+	ssize_t n = write(fd, text, size);
+	return n != (ssize_t)size ? n < 0 ? -errno : -ENOSPC : renameat(notes, fresh, notes, name) < 0 ? -errno : 0;
 }
 
 /* Keys are names of jobs and checkpoints, which have no slash. */
@@ -134,7 +164,7 @@ static bool read_note(char *text, const struct table *t, void *row)
 			known++;
 		}
 	}
-	return known == t->n_columns;
+	return known >= t->n_noted;
 }
 
 /* ---- all ---- */

@@ -16,6 +16,7 @@ struct column {
 struct table {
 	const char *name;
 	size_t size, n_columns;
+	size_t n_noted; /* how many of them each note has; those that came later may be missing in one that is older */
 	const struct column *columns; /* the first is the key */
 };
 

@@ -16,6 +16,9 @@
 #include <time.h>
 
 #define CHAIN_MAX 20 /* periodic checkpoints that hang together */
+/* A tree with less memory is saved whole and in one stop when its checkpoint is periodic: to watch its memory, or to copy it while it runs, takes
+ * twice the processor time, and stops it as long. From some MiB on it would stand still for longer. */
+#define SMALL_BYTES (2UL << 20)
 #define LINE_BYTES 4096
 #define END_MS 5000
 
@@ -24,7 +27,7 @@ struct operation {
 	struct events *events;
 	struct checkpoint checkpoint;
 	char key[JID_MAX + 16], jid[JID_MAX];
-	bool leaves_running, was_frozen;
+	bool leaves_running, was_frozen, periodic;
 	int64_t keep;
 	json_t *words; /* the helper's command line */
 	int64_t start_ns;
@@ -78,29 +81,49 @@ static void read_output(struct operation *o, int fd, struct outcome *out)
 		close(fd);
 }
 
+/* It waits for a byte (--gate) until it stands written down who writes this checkpoint: where we are killed before that, nobody does. */
+static int open_gate(struct operation *o, pid_t pid, int gate, struct error *e)
+{
+	int r = identity_of(pid, &o->checkpoint.worker);
+
+	r = r ? error_errno(e, r, "the dump has ended before it began") : store_put_checkpoint(o->daemon->store, &o->checkpoint, false, e);
+	/* One that has ended already says why by itself. */
+	if (!r && write(gate, "", 1) < 0)
+		log_debug("dump of process %lld: %s", (long long)o->checkpoint.pid, strerror(errno));
+	return r;
+}
+
 /* Starts it, writes down who it is, and waits. */
 static int run_helper(struct operation *o, struct outcome *out, struct error *e)
 {
 	size_t n = json_array_size(o->words);
 	_cleanup_free_ char **argv = calloc(n + 1, sizeof(*argv));
-	int ends[2], status = 0;
+	_cleanup_close_ int in = -1, gate = -1, told = -1;
+	int ends[2], gates[2], status = 0;
 	pid_t pid;
 
-	if (!argv || pipe2(ends, O_CLOEXEC) < 0)
+	if (!argv || pipe2(gates, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
+	in = gates[0];
+	gate = gates[1];
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return error_errno(e, -errno, "cannot make a pipe");
+	told = ends[1];
 	for (size_t i = 0; i < n; i++)
 		argv[i] = (char *)json_string_value(json_array_get(o->words, i));
-	int r = daemon_helper_start(argv, -1, ends[1], ends[1], &pid, e);
-	close(ends[1]);
+	int r = daemon_helper_start(argv, in, told, told, &pid, e);
+	close(TAKE_FD(told));
+	close(TAKE_FD(in));
 	if (r) {
 		close(ends[0]);
 		return r;
 	}
-	if (identity_of(pid, &o->checkpoint.worker) == 0)
-		store_put_checkpoint(o->daemon->store, &o->checkpoint, false, &out->error);
-	out->error = (struct error){};
+	r = open_gate(o, pid, gate, e);
+	close(TAKE_FD(gate));
 	read_output(o, ends[0], out);
 	waitpid(pid, &status, 0);
+	if (r)
+		return r;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && out->path[0])
 		return 0;
 	if (out->error.code)
@@ -125,13 +148,13 @@ static void note_end(struct operation *o)
 		poll(&poller, 1, END_MS);
 		close(pidfd);
 	}
-	int r = job_refresh(d, &j, &e);
-	if (!r)
-		r = job_lock(d, &j, &e);
+	int r = job_lock(d, &j, &e);
 	if (!r) {
 		snprintf(j.ended, sizeof(j.ended), "dumped");
 		r = job_unlock(d, &j, true, &e);
 	}
+	if (!r)
+		r = job_refresh(d, &j, &e);
 	if (r)
 		log_warning("%s", e.text);
 }
@@ -196,6 +219,7 @@ static void *work(void *argument)
 	busy_end(d, id);
 	busy_end(d, o->key);
 	d->counters.operations--;
+	d->counters.periodic -= o->periodic;
 	daemon_wake(d);
 	if (r)
 		events_failed(o->events, r, &e);
@@ -307,6 +331,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	const struct settings *s = &o->daemon->settings;
 	const json_t *options = json_object_get(body, "options");
 	const char *slash = strrchr(o->checkpoint.path, '/');
+	const pid_t outer = pid;
 
 	const bool enters = j && j->own_namespace;
 	if (enters) {
@@ -322,10 +347,13 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 	add(o->words, "%d", pid);
 	add(o->words, "--no-server");
 	add(o->words, "--events");
+	add(o->words, "--gate");
 	add(o->words, "--dir=%.*s", slash == o->checkpoint.path ? 1 : (int)(slash - o->checkpoint.path), o->checkpoint.path);
 	add(o->words, "--name=%s", slash + 1);
 	const bool packed = strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none") || settings_number(s, SETTING_CHECKPOINT_STREAMS);
-	if (periodic && j && !enters && !packed)
+	if (periodic && tree_memory(outer) < SMALL_BYTES)
+		add(o->words, "--no-live");
+	else if (periodic && j && !enters && !packed)
 		add_parent(o, j, pid);
 	if (!json_object_get(options, "compression") && strcmp(settings_text(s, SETTING_CHECKPOINT_COMPRESSION), "none"))
 		add(o->words, "--compression=%s", settings_text(s, SETTING_CHECKPOINT_COMPRESSION));
@@ -374,11 +402,13 @@ static int start_thread(struct operation *o, struct error *e)
 	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attributes, 512UL << 10);
 	d->counters.operations++;
+	d->counters.periodic += o->periodic;
 	int r = pthread_create(&thread, &attributes, work, o);
 	pthread_attr_destroy(&attributes);
 	if (!r)
 		return 0;
 	d->counters.operations--;
+	d->counters.periodic -= o->periodic;
 	store_delete_checkpoint(d->store, o->checkpoint.id, e);
 	return error_errno(e, -r, "cannot start a thread");
 }
@@ -397,6 +427,7 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	}
 	o->events = events_keep(events);
 	o->daemon = d;
+	o->periodic = periodic;
 	o->words = json_array();
 	if (j) {
 		snprintf(o->jid, sizeof(o->jid), "%s", j->jid);
@@ -404,7 +435,9 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	} else {
 		snprintf(o->key, sizeof(o->key), "process %d", pid);
 	}
-	r = j && !job_runs(j) ? error_set(e, -ESRCH, "job %s does not run", j->jid) : busy_begin(d, o->key, "is being dumped", e);
+	r = j && !job_runs(j)	? error_set(e, -ESRCH, "job %s does not run", j->jid) :
+	    periodic		? busy_begin_aside(d, o->key, "is being dumped", e) :
+				  busy_begin(d, o->key, "is being dumped", e);
 	if (r) {
 		operation_free(o);
 		events_release(events);

@@ -147,8 +147,11 @@ static int add_option(json_t *list, const char *name, const json_t *value, struc
 		return add_word(list, name, json_string_value(value), e);
 	if (json_is_true(value))
 		return add_word(list, name, NULL, e);
-	if (json_is_false(value))
-		return 0;
+	if (json_is_false(value)) {
+		char no[70];
+		snprintf(no, sizeof(no), "no-%.60s", name);
+		return add_word(list, no, NULL, e);
+	}
 	if (json_is_integer(value)) {
 		snprintf(number, sizeof(number), "%lld", (long long)json_integer_value(value));
 		return add_word(list, name, number, e);
@@ -200,6 +203,14 @@ static bool was_attachable(struct daemon *d, const char *path)
 	return found;
 }
 
+/* Somebody may have removed it by hand. */
+static int check_there(const struct checkpoint *k, struct error *e)
+{
+	if (checkpoint_is_whole(k->path))
+		return 0;
+	return error_set(e, -ENOENT, "the checkpoint %s is not there any more: %s; fermata checkpoints shows others, for --checkpoint ID", k->id, k->path);
+}
+
 /* The checkpoint that is meant: by its id, its path, or the job's last. */
 static int choose(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct checkpoint *ret, struct error *e)
 {
@@ -214,15 +225,14 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 		ret->attachable = j ? j->attachable : was_attachable(d, path);
 		return 0;
 	}
-	if (id) {
-		int r = store_get_checkpoint(d->store, id, ret, e);
-		if (!r && c->uid && ret->uid != (int64_t)c->uid)
-			return error_set(e, -ENOENT, "there is no checkpoint %.40s of yours", id);
-		if (!r && ret->state != CHECKPOINT_WHOLE)
-			return error_set(e, -EBUSY, "the checkpoint %.40s is still being written", id);
-		return r;
-	}
-	return j ? checkpoint_last(d, j->jid, ret, e) : error_set(e, -EINVAL, "a path or a checkpoint's id is needed");
+	if (!id && !j)
+		return error_set(e, -EINVAL, "a path or a checkpoint's id is needed");
+	int r = id ? store_get_checkpoint(d->store, id, ret, e) : checkpoint_last(d, j->jid, ret, e);
+	if (!r && id && c->uid && ret->uid != (int64_t)c->uid)
+		return error_set(e, -ENOENT, "there is no checkpoint %.40s of yours", id);
+	if (!r && ret->state != CHECKPOINT_WHOLE)
+		return error_set(e, -EBUSY, "the checkpoint %.40s is %s", id, ret->state == CHECKPOINT_LEAVING ? "being removed" : "still being written");
+	return r ? r : check_there(ret, e);
 }
 
 static json_t *restore_spec(const struct daemon *d, const struct caller *c, const struct job *j, const struct checkpoint *from, const json_t *body, struct error *e)
@@ -262,7 +272,7 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 		*ret = (struct job){ .type = "process", .keep = 5, .restart_limit = 3, .uid = c->uid, .gid = c->gid };
 	ret->own_namespace = j && as;
 	ret->created_ns = now_ns();
-	ret->every_s = ret->next_ns = ret->restarts = 0;
+	ret->every_s = ret->next_ns = ret->restarts = ret->late_ns = ret->missed = 0;
 	if (as)
 		snprintf(ret->jid, sizeof(ret->jid), "%.64s", as);
 	else

@@ -14,9 +14,44 @@
 #define WATCHED_MAX 4096
 #define IDLE_MS 30000
 #define SOON_MS 200
+#define REST_MS 25 /* between two rounds: what wakes us meanwhile is looked at together */
 #define RESTART_NS 1000000000LL /* between an end and the restore: one that fails at once shall not spin */
+#define LATE_NS 1000000000LL	/* what is told as being late, */
+#define TELL_NS 60000000000LL	/* and how often */
 
 static pthread_t thread;
+
+/* Who is watched, from one round to the next; the descriptors stand in `polls`, behind the one that wakes us. */
+struct watches {
+	struct pollfd *polls;
+	struct identity *who;
+	size_t count;
+};
+
+/* ---- periodic checkpoints ---- */
+
+/* So many at once that the processors have enough to do; others that are due wait for their turn, and dumps that are asked for find a place. */
+static int periodic_most(void)
+{
+	long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return (int)MIN(MAX(2 * processors, 4), OPERATIONS_MAX - 4);
+}
+
+/* The next is due one period after this one was. One that a slow machine, or one that slept, has no more time for is left out, not caught up with. */
+static void plan_next(struct daemon *d, struct job *j)
+{
+	int64_t every = j->every_s * 1000000000LL, now = now_ns(), left_out = MAX(now - j->next_ns, 0) / every;
+
+	j->late_ns = MAX(now - j->next_ns, 0);
+	j->missed += left_out;
+	j->next_ns += every * (left_out + 1);
+	if (j->late_ns < LATE_NS || now < d->late_told_ns + TELL_NS)
+		return;
+	d->late_told_ns = now;
+	log_warning("periodic checkpoint of job %s: %lld s late, there are more to make than there is time for; fermata job inspect says it of each job", j->jid,
+		    (long long)(j->late_ns / 1000000000));
+}
 
 static void start_periodic(struct daemon *d, struct job *j)
 {
@@ -26,11 +61,10 @@ static void start_periodic(struct daemon *d, struct job *j)
 	json_t *body = json_pack("{s:{s:b}}", "options", "leave-running", 1);
 
 	int r = job_lock(d, j, &e);
-	/* The next is counted from now: a machine that slept, or a slow disk, is not to be caught up with. */
-	if (!r) {
-		j->next_ns = now_ns() + j->every_s * 1000000000LL;
-		r = job_unlock(d, j, true, &e);
-	}
+	if (!r && j->every_s)
+		plan_next(d, j);
+	if (!r)
+		r = job_unlock(d, j, j->every_s != 0, &e);
 	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
 		events_release(told);
 	else if (e.code != -EBUSY)
@@ -38,10 +72,30 @@ static void start_periodic(struct daemon *d, struct job *j)
 	json_decref(body);
 }
 
-static bool is_failure(const struct job *j)
+static int by_time(const void *a, const void *b)
 {
-	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost"));
+	const struct job *const *x = a, *const *y = b;
+
+	return ((*x)->next_ns > (*y)->next_ns) - ((*x)->next_ns < (*y)->next_ns);
 }
+
+/* Those that have waited longest come first. For the others there is a round when one of these is done. */
+static void start_due(struct daemon *d, struct job_list *list)
+{
+	_cleanup_free_ struct job **due = calloc(list->count + 1, sizeof(struct job *));
+	int64_t now = now_ns();
+	size_t n = 0;
+
+	for (size_t i = 0; due && i < list->count; i++)
+		if (list->data[i].every_s && list->data[i].next_ns <= now && job_runs(&list->data[i]) && !busy_is(d, list->data[i].jid))
+			due[n++] = &list->data[i];
+	if (n)
+		qsort(due, n, sizeof(*due), by_time);
+	for (size_t i = 0; i < n && d->counters.periodic < periodic_most(); i++)
+		start_periodic(d, due[i]);
+}
+
+/* ---- restarts ---- */
 
 static bool has_pending(struct daemon *d, const char *jid)
 {
@@ -64,7 +118,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	struct job after;
 	struct checkpoint last;
 
-	if (!j->restart || !is_failure(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
+	if (!j->restart || !job_has_failed(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
 		return false;
 	if (has_pending(d, j->jid) || now_ns() < j->ended_ns + RESTART_NS)
 		return true;
@@ -73,10 +127,16 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	int r = job_lock(d, j, &e);
 	if (r)
 		return false;
-	j->restarts++;
-	r = job_unlock(d, j, true, &e);
+	const bool still = job_has_failed(j); /* somebody may have restored it since we looked */
+	j->restarts += still;
+	r = job_unlock(d, j, still, &e);
+	if (!still)
+		return false;
 	log_warning("job %s ended with status %lld and is restored from %s, try %lld of %lld", j->jid, (long long)j->exit_code, last.path,
 		    (long long)j->restarts, (long long)j->restart_limit);
+	size_t rest = r || j->own_namespace ? 0 : session_end(&j->process);
+	if (rest)
+		log_warning("job %s: %zu processes of the run that failed were still there and are ended: the checkpoint has them too", j->jid, rest);
 	if (!r)
 		r = job_restore(d, &owner, j, NULL, NULL, &after, &e);
 	if (r)
@@ -94,13 +154,40 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	return true;
 }
 
-static int watch(struct pollfd *polls, size_t *count, const struct job *j)
-{
-	int fd = *count < WATCHED_MAX ? identity_open(j->supervisor.pid ? &j->supervisor : &j->process) : -1;
+/* ---- the rounds ---- */
 
-	if (fd >= 0)
-		polls[(*count)++] = (struct pollfd){ .fd = fd, .events = POLLIN };
-	return fd;
+/* `old` are those of the last round, in the same order of jobs: the search begins behind the one that was found last. */
+static int watch_again(struct watches *old, size_t *at, const struct identity *who)
+{
+	for (size_t i = 0; i < old->count; i++) {
+		size_t k = (*at + i) % old->count;
+		if (old->who[k].pid != who->pid || old->who[k].start != who->start)
+			continue;
+		*at = k + 1;
+		return TAKE_FD(old->polls[k + 1].fd);
+	}
+	return -EBADF;
+}
+
+static void watch(struct watches *w, struct watches *old, size_t *at, const struct job *j)
+{
+	const struct identity *who = j->supervisor.pid ? &j->supervisor : &j->process;
+	int fd = w->count < WATCHED_MAX ? watch_again(old, at, who) : -EBADF;
+
+	if (fd < 0 && w->count < WATCHED_MAX)
+		fd = identity_open(who);
+	if (fd < 0)
+		return;
+	w->who[w->count] = *who;
+	w->polls[++w->count] = (struct pollfd){ .fd = fd, .events = POLLIN };
+}
+
+static void watches_end(struct watches *w)
+{
+	for (size_t i = 1; i <= w->count; i++)
+		if (w->polls[i].fd >= 0)
+			close(w->polls[i].fd);
+	w->count = 0;
 }
 
 static long long milliseconds_until(int64_t ns)
@@ -109,12 +196,12 @@ static long long milliseconds_until(int64_t ns)
 }
 
 /* Looks at all; gives how long the next round has time. */
-static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *count)
+static long long round_of_jobs(struct daemon *d, struct watches *w, struct watches *old)
 {
 	struct job_list list = {};
 	struct error e = {};
 	long long pause = IDLE_MS;
-	size_t pending;
+	size_t pending, at = 0;
 	int r = checkpoints_recover(d, &pending, &e);
 
 	gpu_keeper_tend(d);
@@ -129,13 +216,15 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 			pause = MIN(pause, SOON_MS);
 		if (consider_restart(d, j))
 			pause = MIN(pause, SOON_MS);
-		if (j->every_s && job_runs(j) && j->next_ns <= now_ns())
-			start_periodic(d, j);
-		if (j->every_s && job_runs(j))
-			pause = MIN(pause, milliseconds_until(j->next_ns));
 		if (j->state == JOB_RUNNING)
-			watch(polls, count, j);
+			watch(w, old, &at, j);
 	}
+	if (!r)
+		start_due(d, &list);
+	/* What is due still waits for one that is under way, which will wake us. */
+	for (size_t i = 0; !r && i < list.count; i++)
+		if (list.data[i].every_s && list.data[i].state == JOB_RUNNING && list.data[i].next_ns > now_ns())
+			pause = MIN(pause, milliseconds_until(list.data[i].next_ns));
 	VEC_FREE(&list);
 	if (pending) /* by workers of a daemon before us */
 		pause = MIN(pause, SOON_MS);
@@ -144,23 +233,35 @@ static long long round_of_jobs(struct daemon *d, struct pollfd *polls, size_t *c
 	return r ? 1000 : pause;
 }
 
+static bool watches_make(struct watches *w)
+{
+	w->polls = calloc(WATCHED_MAX + 1, sizeof(*w->polls));
+	w->who = calloc(WATCHED_MAX, sizeof(*w->who));
+	return w->polls && w->who;
+}
+
 static void *run(void *argument)
 {
 	struct daemon *d = argument;
-	struct pollfd *polls = calloc(WATCHED_MAX + 1, sizeof(*polls));
+	struct watches two[2] = {};
+	bool made = watches_make(&two[0]) && watches_make(&two[1]);
 	uint64_t drained;
 
-	while (polls && !d->stopping) {
-		size_t count = 1;
-		polls[0] = (struct pollfd){ .fd = d->wake, .events = POLLIN };
-		long long pause = round_of_jobs(d, polls, &count);
-		poll(polls, count, (int)pause);
-		if (polls[0].revents && read(d->wake, &drained, sizeof(drained)) < 0)
+	for (unsigned n = 0; made && !d->stopping; n++) {
+		struct watches *w = &two[n % 2], *old = &two[(n + 1) % 2];
+		w->polls[0] = (struct pollfd){ .fd = d->wake, .events = POLLIN };
+		long long pause = round_of_jobs(d, w, old);
+		watches_end(old);
+		usleep(REST_MS * 1000);
+		poll(w->polls, w->count + 1, (int)MAX(pause - REST_MS, 0));
+		if (w->polls[0].revents && read(d->wake, &drained, sizeof(drained)) < 0)
 			log_debug("nothing to read");
-		for (size_t i = 1; i < count; i++)
-			close(polls[i].fd);
 	}
-	free(polls);
+	for (size_t i = 0; i < ARRAY_SIZE(two); i++) {
+		watches_end(&two[i]);
+		free(two[i].polls);
+		free(two[i].who);
+	}
 	return NULL;
 }
 

@@ -32,6 +32,7 @@
 #define BODY_MAX (8u << 20)
 #define HEADERS_MAX (64u << 10)
 #define IDLE_S 60u
+#define PERIODIC_S 50 /* how long a request waits for a periodic checkpoint of its job */
 
 int64_t now_ns(void)
 {
@@ -41,23 +42,45 @@ int64_t now_ns(void)
 	return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e)
+static const struct busy *busy_find(struct daemon *d, const char *key)
 {
-	int r = 0;
-
-	pthread_mutex_lock(&d->lock);
-	for (size_t i = 0; i < d->busy.count && !r; i++)
+	for (size_t i = 0; i < d->busy.count; i++)
 		if (!strcmp(d->busy.data[i].key, key))
-			r = error_set(e, -EBUSY, "%s %s just now; try again when that is done", key, d->busy.data[i].what);
+			return &d->busy.data[i];
+	return NULL;
+}
+
+static int busy_enter(struct daemon *d, const char *key, const char *what, bool aside, struct error *e)
+{
+	struct timespec until;
+	const struct busy *other;
+	int waited = 0;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += PERIODIC_S;
+	pthread_mutex_lock(&d->lock);
+	while ((other = busy_find(d, key)) && other->yields && !aside && !waited)
+		waited = pthread_cond_timedwait(&d->less_busy, &d->lock, &until);
+	int r = other ? error_set(e, -EBUSY, "%s %s just now; try again when that is done", key, other->what) : 0;
 	struct busy *slot = r ? NULL : VEC_PUSH(&d->busy);
-	if (slot) {
+	if (slot)
+		*slot = (struct busy){ .what = what, .yields = aside };
+	if (slot)
 		snprintf(slot->key, sizeof(slot->key), "%s", key);
-		slot->what = what;
-	} else if (!r) {
+	else if (!r)
 		r = error_set(e, -ENOMEM, "out of memory");
-	}
 	pthread_mutex_unlock(&d->lock);
 	return r;
+}
+
+int busy_begin(struct daemon *d, const char *key, const char *what, struct error *e)
+{
+	return busy_enter(d, key, what, false, e);
+}
+
+int busy_begin_aside(struct daemon *d, const char *key, const char *what, struct error *e)
+{
+	return busy_enter(d, key, what, true, e);
 }
 
 void busy_end(struct daemon *d, const char *key)
@@ -68,16 +91,14 @@ void busy_end(struct daemon *d, const char *key)
 			d->busy.data[i] = d->busy.data[--d->busy.count];
 			break;
 		}
+	pthread_cond_broadcast(&d->less_busy);
 	pthread_mutex_unlock(&d->lock);
 }
 
 bool busy_is(struct daemon *d, const char *key)
 {
-	bool found = false;
-
 	pthread_mutex_lock(&d->lock);
-	for (size_t i = 0; i < d->busy.count; i++)
-		found |= !strcmp(d->busy.data[i].key, key);
+	bool found = busy_find(d, key) != NULL;
 	pthread_mutex_unlock(&d->lock);
 	return found;
 }
@@ -468,6 +489,7 @@ static int open_state(struct daemon *d, struct error *e)
 	pthread_mutexattr_t recursive;
 
 	pthread_mutex_init(&d->lock, NULL);
+	pthread_cond_init(&d->less_busy, NULL);
 	pthread_mutexattr_init(&recursive);
 	pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
 	pthread_mutex_init(&d->jobs_lock, &recursive);
@@ -501,6 +523,17 @@ static void raise_limits(void)
 	}
 }
 
+/* A socket that was handed over has a name of its own. */
+static void tell_place(const struct daemon *d, int listener, bool activated)
+{
+	struct sockaddr_un own = {};
+	socklen_t size = sizeof(own) - 1;
+	bool named = activated && getsockname(listener, (struct sockaddr *)&own, &size) == 0 && own.sun_family == AF_UNIX && own.sun_path[0];
+
+	log_info("fermata " FERMATA_VERSION " listens on %s%s", named ? own.sun_path : activated ? "" : settings_text(&d->settings, SETTING_ADDRESS),
+		 activated ? named ? ", which was handed over" : "a socket that was handed over" : "");
+}
+
 static int serve(struct daemon *d, int listener, bool tcp, bool activated, struct error *e)
 {
 	struct MHD_Daemon *http = NULL;
@@ -520,7 +553,7 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 	if (r)
 		return r;
 	notify_tell("READY=1");
-	log_info("fermata " FERMATA_VERSION " listens on %s", settings_text(&d->settings, SETTING_ADDRESS));
+	tell_place(d, listener, activated);
 	sigwait(&ends, &signal);
 	notify_tell("STOPPING=1");
 	log_info("told to end by signal %d; jobs run on", signal);
@@ -558,7 +591,7 @@ int daemon_run(const struct settings *settings)
 	if (r >= 0)
 		r = serve(d, listener, tcp, activated, &e);
 	if (r >= 0) {
-		store_close(d->store);
+		store_end(d->store);
 		fflush(NULL);
 		if (__lsan_do_leak_check)
 			__lsan_do_leak_check();

@@ -7,32 +7,35 @@
 #include <sys/stat.h>
 
 #define CONFIG_MAX (1u << 20)
+#define STREAMS_MAX 64 /* as the option --streams has it */
 
 enum kind { KIND_TEXT, KIND_NUMBER, KIND_BOOL };
 
 static const struct row {
 	const char *key, *standard, *help;
 	enum kind kind;
+	const char *choices; /* separated by blanks; behind a colon a value may have more */
 } rows[SETTINGS] = {
-	[SETTING_ADDRESS] = { "address", "/run/fermata.sock", "The daemon's socket; with protocol tcp HOST:PORT", KIND_TEXT },
-	[SETTING_PROTOCOL] = { "protocol", "unix", "unix, or tcp with mutual TLS", KIND_TEXT },
-	[SETTING_GROUP] = { "group", "", "The group whose members may use the socket; empty: root only", KIND_TEXT },
-	[SETTING_TLS_CERT] = { "tls.cert", "", "With tcp: the certificate, PEM", KIND_TEXT },
-	[SETTING_TLS_KEY] = { "tls.key", "", "With tcp: its private key, PEM", KIND_TEXT },
-	[SETTING_TLS_CA] = { "tls.ca", "", "With tcp: who signs the peers' certificates, PEM", KIND_TEXT },
-	[SETTING_TLS_NAME] = { "tls.name", "", "With tcp, for who speaks with a daemon: the name in its certificate, where that is not the address's", KIND_TEXT },
-	[SETTING_LOG_LEVEL] = { "log_level", "info", "The daemon's log: error, warning, info, debug", KIND_TEXT },
-	[SETTING_METRICS] = { "metrics", "true", "Whether /metrics answers", KIND_BOOL },
-	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT },
-	[SETTING_LOG_DIR] = { "log_dir", "/var/log", "Where the output of jobs goes", KIND_TEXT },
-	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go: a folder, or a store (store:DIR)", KIND_TEXT },
-	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT },
-	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER },
-	[SETTING_CHECKPOINT_STORE_KEY] = { "checkpoint.store_key", "", "The file with the key of stores, which are encrypted then", KIND_TEXT },
-	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER },
-	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL },
-	[SETTING_GPU_HELPER] = { "gpu.helper", "auto", "A process that has the GPU's driver loaded: auto (where there is one), on, off", KIND_TEXT },
-	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Has no effect: programs need nothing started beforehand for their GPU; see gpu.helper", KIND_NUMBER },
+	[SETTING_ADDRESS] = { "address", "/run/fermata.sock", "The daemon's socket; with protocol tcp HOST:PORT", KIND_TEXT, NULL },
+	[SETTING_PROTOCOL] = { "protocol", "unix", "unix, or tcp with mutual TLS", KIND_TEXT, "unix tcp" },
+	[SETTING_GROUP] = { "group", "", "The group whose members may use the socket; empty: root only", KIND_TEXT, NULL },
+	[SETTING_TLS_CERT] = { "tls.cert", "", "With tcp: the certificate, PEM", KIND_TEXT, NULL },
+	[SETTING_TLS_KEY] = { "tls.key", "", "With tcp: its private key, PEM", KIND_TEXT, NULL },
+	[SETTING_TLS_CA] = { "tls.ca", "", "With tcp: who signs the peers' certificates, PEM", KIND_TEXT, NULL },
+	[SETTING_TLS_NAME] = { "tls.name", "", "With tcp, for who speaks with a daemon: the name in its certificate, where that is not the address's", KIND_TEXT, NULL },
+	[SETTING_LOG_LEVEL] = { "log_level", "info", "The daemon's log: disabled, error, warning, info, debug", KIND_TEXT,
+				"disabled error warning warn info debug trace" },
+	[SETTING_METRICS] = { "metrics", "true", "Whether /metrics answers", KIND_BOOL, NULL },
+	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT, NULL },
+	[SETTING_LOG_DIR] = { "log_dir", "/var/log", "Where the output of jobs goes", KIND_TEXT, NULL },
+	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go: a folder, or a store (store:DIR)", KIND_TEXT, NULL },
+	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT, "none tar gzip lz4 zlib zstd" },
+	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER, NULL },
+	[SETTING_CHECKPOINT_STORE_KEY] = { "checkpoint.store_key", "", "The file with the key of stores, which are encrypted then", KIND_TEXT, NULL },
+	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER, NULL },
+	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL, NULL },
+	[SETTING_GPU_HELPER] = { "gpu.helper", "auto", "A process that has the GPU's driver loaded: auto (where there is one), on, off", KIND_TEXT, "auto on off" },
+	[SETTING_GPU_POOL] = { "gpu.pool_size", "0", "Has no effect: programs need nothing started beforehand for their GPU; see gpu.helper", KIND_NUMBER, NULL },
 };
 
 static int find_key(const char *key)
@@ -41,6 +44,19 @@ static int find_key(const char *key)
 		if (!strcmp(rows[i].key, key))
 			return i;
 	return -1;
+}
+
+static bool is_choice(const char *choices, const char *text)
+{
+	const size_t length = strcspn(text, ":");
+
+	while (*choices) {
+		size_t n = strcspn(choices, " ");
+		if (n == length && !strncmp(choices, text, n))
+			return true;
+		choices += n + (choices[n] == ' ');
+	}
+	return false;
 }
 
 int settings_set(struct settings *s, enum setting which, const char *text, const char *origin, struct error *e)
@@ -55,14 +71,23 @@ int settings_set(struct settings *s, enum setting which, const char *text, const
 		return error_set(e, -EINVAL, "%s: %s is %s, which is no number from 0 on", origin, row->key, text);
 	if (row->kind == KIND_BOOL && strcmp(text, "true") && strcmp(text, "false") && strcmp(text, "1") && strcmp(text, "0"))
 		return error_set(e, -EINVAL, "%s: %s is %s; write true or false", origin, row->key, text);
-	if (which == SETTING_PROTOCOL && strcmp(text, "unix") && strcmp(text, "tcp"))
-		return error_set(e, -EINVAL, "%s: protocol is %s; there are unix and tcp", origin, text);
+	if (row->choices && !is_choice(row->choices, text))
+		return error_set(e, -EINVAL, "%s: %s is %s; choose one of: %s", origin, row->key, text, row->choices);
+	if (which == SETTING_CHECKPOINT_STREAMS && (strtol(text, NULL, 10) == 1 || strtol(text, NULL, 10) > STREAMS_MAX))
+		return error_set(e, -EINVAL, "%s: %s is %s; there can be 2 to %d, or 0 for one file", origin, row->key, text, STREAMS_MAX);
 	snprintf(s->value[which].text, sizeof(s->value[which].text), "%s", text);
 	snprintf(s->value[which].origin, sizeof(s->value[which].origin), "%s", origin);
 	return 0;
 }
 
-/* Objects within the document make keys with dots. Keys that are unknown are left alone: another program's, or a newer one's. */
+static void note_unknown(struct settings *s, const char *origin, const char *key)
+{
+	size_t used = strlen(s->unknown);
+
+	snprintf(s->unknown + used, sizeof(s->unknown) - used, "%s%s in %s", used ? ", " : "", key, origin);
+}
+
+/* Objects within the document make keys with dots. Keys that are unknown are left alone, since they may be another program's or a newer one's, and named. */
 static int take_object(struct settings *s, json_t *object, const char *prefix, const char *origin, struct error *e)
 {
 	const char *name;
@@ -73,7 +98,9 @@ static int take_object(struct settings *s, json_t *object, const char *prefix, c
 		char key[200], number[32];
 		snprintf(key, sizeof(key), "%s%s%s", prefix, *prefix ? "." : "", name);
 		int which = find_key(key);
-		if (json_is_object(value)) {
+		if (which < 0 && !json_is_object(value)) {
+			note_unknown(s, origin, key);
+		} else if (which < 0) {
 			r = take_object(s, value, key, origin, e);
 		} else if (which >= 0 && json_is_string(value)) {
 			r = settings_set(s, (enum setting)which, json_string_value(value), origin, e);
@@ -151,6 +178,7 @@ int settings_read(struct settings *s, const char *program, const char *dir, cons
 		snprintf(s->dir, sizeof(s->dir), "%s", dir ? dir : variable);
 	else
 		snprintf(s->dir, sizeof(s->dir), "/etc/%s", program);
+	s->unknown[0] = '\0';
 	for (int i = 0; !r && i < SETTINGS; i++)
 		r = settings_set(s, (enum setting)i, rows[i].standard, "default", e);
 	if (!r)

@@ -20,6 +20,7 @@ struct settings {
 		char origin[300];
 	} value[SETTINGS];
 	char dir[300]; /* of config.json */
+	char unknown[512]; /* keys that there are none of, each with where it stands; for people */
 };
 
 /* `dir` NULL: that of the environment or /etc/PROGRAM. `json` may be NULL. */

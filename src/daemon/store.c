@@ -11,8 +11,15 @@
 
 #define BUSY_MS 5000
 
+/* Statements that are ready, and free to be used, each with its text. There are as many as the code has. */
+struct statement {
+	char *sql;
+	sqlite3_stmt *ready;
+};
+
 struct store {
 	sqlite3 *db;
+	VEC(struct statement) statements;
 	int notes; /* the folder of notes */
 	pthread_mutex_t lock;
 };
@@ -26,6 +33,7 @@ static const char *const migrations[] = {
 	"CREATE TABLE checkpoints (id TEXT PRIMARY KEY, jid TEXT, path TEXT NOT NULL, type TEXT, state INTEGER, uid INTEGER, pid INTEGER,"
 	" time_ns INTEGER, size INTEGER, attachable INTEGER, worker_pid INTEGER, worker_start INTEGER, worker_boot TEXT) WITHOUT ROWID;",
 	"CREATE INDEX checkpoints_of_jobs ON checkpoints (jid, time_ns);",
+	"ALTER TABLE jobs ADD COLUMN late_ns INTEGER DEFAULT 0; ALTER TABLE jobs ADD COLUMN missed INTEGER DEFAULT 0;",
 };
 
 static int to_errno(int code)
@@ -110,6 +118,42 @@ static int open_once(const char *path, struct store *s, struct error *e)
 	return r ? r : migrate(s, e);
 }
 
+static void forget_statements(struct store *s)
+{
+	VEC_FOREACH(&s->statements, one) {
+		sqlite3_finalize(one->ready);
+		free(one->sql);
+	}
+	VEC_FREE(&s->statements);
+}
+
+/* With the lock held. To be given back by `done`. */
+static int statement(struct store *s, const char *sql, sqlite3_stmt **ret)
+{
+	VEC_FOREACH(&s->statements, one)
+		if (!strcmp(one->sql, sql)) {
+			*ret = one->ready;
+			return SQLITE_OK;
+		}
+	int code = sqlite3_prepare_v3(s->db, sql, -1, SQLITE_PREPARE_PERSISTENT, ret, NULL);
+	char *copy = code ? NULL : strdup(sql);
+	struct statement *slot = copy ? VEC_PUSH(&s->statements) : NULL;
+	if (!slot) {
+		free(copy);
+		sqlite3_finalize(*ret);
+		return code ? code : SQLITE_NOMEM;
+	}
+	*slot = (struct statement){ copy, *ret };
+	return SQLITE_OK;
+}
+
+/* Ends what it was doing, which may be a read that would keep the journal from being emptied. */
+static void done(sqlite3_stmt *q)
+{
+	sqlite3_reset(q);
+	sqlite3_clear_bindings(q);
+}
+
 /* With its journal, so that nothing of it is taken for the new one's. */
 static int move_aside(const char *path, struct error *e)
 {
@@ -130,11 +174,19 @@ void store_close(struct store *s)
 {
 	if (!s)
 		return;
+	forget_statements(s);
 	sqlite3_close_v2(s->db);
 	if (s->notes >= 0)
 		close(s->notes);
 	pthread_mutex_destroy(&s->lock);
 	free(s);
+}
+
+void store_end(struct store *s)
+{
+	pthread_mutex_lock(&s->lock);
+	forget_statements(s);
+	sqlite3_close_v2(TAKE_PTR(s->db));
 }
 
 static void bind_row(sqlite3_stmt *q, const struct table *t, const void *row)
@@ -165,7 +217,7 @@ static int run_statement(struct store *s, sqlite3_stmt *q, struct error *e)
 	int code = sqlite3_step(q);
 	int r = code == SQLITE_DONE || code == SQLITE_ROW ? 0 : failed(s, code, "write to", e);
 
-	sqlite3_finalize(q);
+	done(q);
 	return r;
 }
 
@@ -190,7 +242,7 @@ static int put(struct store *s, const struct table *t, const void *row, bool is_
 		fprintf(text, " WHERE %s = ?1", t->columns[0].name);
 	fclose(text);
 	pthread_mutex_lock(&s->lock);
-	int code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL), r;
+	int code = statement(s, sql, &q), r;
 	if (code) {
 		r = failed(s, code, "write to", e);
 	} else {
@@ -210,7 +262,7 @@ static int query(struct store *s, const struct table *t, const char *where, cons
 	_cleanup_free_ char *sql = NULL;
 	size_t size = 0;
 	FILE *text = open_memstream(&sql, &size);
-	sqlite3_stmt *q;
+	sqlite3_stmt *q = NULL;
 	int r = 0;
 
 	if (!text)
@@ -220,7 +272,7 @@ static int query(struct store *s, const struct table *t, const char *where, cons
 	fprintf(text, " FROM %s %s", t->name, where);
 	fclose(text);
 	pthread_mutex_lock(&s->lock);
-	int code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL);
+	int code = statement(s, sql, &q);
 	if (!code && key)
 		sqlite3_bind_text(q, 1, key, -1, SQLITE_STATIC);
 	while (!code && !r && (code = sqlite3_step(q)) == SQLITE_ROW) {
@@ -233,7 +285,8 @@ static int query(struct store *s, const struct table *t, const char *where, cons
 	}
 	if (!r && code && code != SQLITE_DONE)
 		r = failed(s, code, "read", e);
-	sqlite3_finalize(q);
+	if (q)
+		done(q);
 	pthread_mutex_unlock(&s->lock);
 	return r;
 }
@@ -245,7 +298,7 @@ static int delete_row(struct store *s, const struct table *t, const char *key, s
 
 	snprintf(sql, sizeof(sql), "DELETE FROM %s WHERE %s = ?1", t->name, t->columns[0].name);
 	pthread_mutex_lock(&s->lock);
-	int code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL), r;
+	int code = statement(s, sql, &q), r;
 	if (code) {
 		r = failed(s, code, "write to", e);
 	} else {
@@ -272,7 +325,7 @@ int store_put_job(struct store *s, const struct job *j, bool is_new, struct erro
 {
 	int r = put(s, &table_jobs, j, is_new, e);
 
-	return r == -EEXIST ? error_set(e, r, "there is a job %s already; choose another --jid", j->jid) : r;
+	return r == -EEXIST ? error_set(e, r, "there is a job %s already; choose another name", j->jid) : r;
 }
 
 int store_get_job(struct store *s, const char *jid, struct job *ret, struct error *e)
@@ -319,6 +372,11 @@ int store_get_checkpoint(struct store *s, const char *id, struct checkpoint *ret
 int store_delete_checkpoint(struct store *s, const char *id, struct error *e)
 {
 	return delete_row(s, &table_checkpoints, id, e);
+}
+
+int store_list_unfinished(struct store *s, struct checkpoint_list *ret, struct error *e)
+{
+	return query(s, &table_checkpoints, "WHERE state <> 1", NULL, take_checkpoint, ret, e);
 }
 
 int store_list_checkpoints(struct store *s, const char *jid, struct checkpoint_list *ret, struct error *e)
@@ -375,6 +433,7 @@ int store_open(const char *path, struct store **ret, struct error *e)
 	s->notes = notes_open(path);
 	int r = s->notes < 0 ? error_errno(e, s->notes, "cannot make the folder of notes beside %s", path) : open_once(path, s, e);
 	if (r == -EBADMSG) {
+		forget_statements(s);
 		sqlite3_close_v2(TAKE_PTR(s->db));
 		log_warning("%s; it is moved aside", e->text);
 		fresh = true;

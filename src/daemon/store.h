@@ -27,9 +27,10 @@ struct job {
 	int64_t created_ns, ended_ns;
 	int64_t every_s, keep, next_ns; /* periodic checkpoints; 0: none */
 	int64_t restart, restart_limit, restarts;
+	int64_t late_ns, missed; /* how late the last periodic checkpoint was begun; how many were left out because an earlier one was late */
 };
 
-enum checkpoint_state { CHECKPOINT_PENDING, CHECKPOINT_WHOLE };
+enum checkpoint_state { CHECKPOINT_PENDING, CHECKPOINT_WHOLE, CHECKPOINT_LEAVING }; /* numbers that stand in the database */
 
 struct checkpoint {
 	char id[24], jid[JID_MAX], path[STORE_PATH_MAX], type[16];
@@ -49,6 +50,8 @@ struct checkpoint_list {
 struct store;
 int store_open(const char *path, struct store **ret, struct error *e);
 void store_close(struct store *s);
+/* For a process that ends while threads may still ask for something: the database is closed, and they wait for ever. */
+void store_end(struct store *s);
 
 int store_put_job(struct store *s, const struct job *j, bool is_new, struct error *e); /* -EEXIST when new and taken */
 int store_get_job(struct store *s, const char *jid, struct job *ret, struct error *e); /* -ENOENT */
@@ -58,5 +61,7 @@ int store_list_jobs(struct store *s, struct job_list *ret, struct error *e);
 int store_put_checkpoint(struct store *s, const struct checkpoint *c, bool is_new, struct error *e);
 int store_get_checkpoint(struct store *s, const char *id, struct checkpoint *ret, struct error *e);
 int store_delete_checkpoint(struct store *s, const char *id, struct error *e);
+/* Those that are being written, or removed. */
+int store_list_unfinished(struct store *s, struct checkpoint_list *ret, struct error *e);
 /* The newest first; `jid` NULL: all. */
 int store_list_checkpoints(struct store *s, const char *jid, struct checkpoint_list *ret, struct error *e);

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/arch/x86_64/processor.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kernel.h"
@@ -24,6 +25,7 @@
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
 #include "image/store/store.h"
+#include "engine/task/clocks.h"
 #include "inventory.pb-c.h"
 
 #include <fcntl.h>
@@ -129,27 +131,41 @@ static bool has_other(const struct thread *th, const struct task *t, int what)
 	return its && leaders ? its != leaders : syscall(__NR_kcmp, t->proc, th->tid, what, 0, 0) > 0;
 }
 
+/* What a thread has of its own (unshare), it alone. */
+static int find_own(struct dump *d, struct task *t, size_t i, bool *ret_any)
+{
+	struct thread *th = t->threads.data[i];
+
+	th->own_files = has_other(th, t, KCMP_FILES);
+	th->own_fs = has_other(th, t, KCMP_FS);
+	*ret_any |= th->own_files || th->own_fs;
+	for (size_t k = 1; (th->own_files || th->own_fs) && k < i; k++) {
+		const struct thread *other = t->threads.data[k];
+		bool fs = th->own_fs && other->own_fs && syscall(__NR_kcmp, th->tid, other->tid, KCMP_FS, 0, 0) == 0;
+		bool files = th->own_files && other->own_files && syscall(__NR_kcmp, th->tid, other->tid, KCMP_FILES, 0, 0) == 0;
+		if (fs || files)
+			return task_error(d, t, -ENOTSUP, "its threads %d and %d share a %s that is not the process's, which is not saved", other->tid, th->tid,
+					  fs ? "current directory" : "descriptor table");
+	}
+	return 0;
+}
+
 /* What tasks share. Threads have their leader's descriptor table and directories. */
 static int find_shared(struct dump *d, struct task *t)
 {
 	struct task *p = t->parent;
-	bool own_fs = false;
+	bool own = false;
 
 	t->files_id = t->fs_id = t->sighand_id = t->id;
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct thread *th = t->threads.data[i];
-		if (has_other(th, t, KCMP_FILES))
-			return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which is not saved", th->tid);
-		th->own_fs = has_other(th, t, KCMP_FS);
-		for (size_t k = 1; th->own_fs && k < i; k++)
-			if (t->threads.data[k]->own_fs && syscall(__NR_kcmp, th->tid, t->threads.data[k]->tid, KCMP_FS, 0, 0) == 0)
-				return task_error(d, t, -ENOTSUP, "its threads %d and %d share a current directory that is not the process's, which is not saved",
-						  t->threads.data[k]->tid, th->tid);
+		int r = find_own(d, t, i, &own);
+		if (r)
+			return r;
 		/* Of its umask only the status tells. */
-		int r = th->own_fs && !th->status_read ? thread_read_status(th) : 0;
+		r = th->own_fs && !th->status_read ? thread_read_status(th) : 0;
 		if (r)
 			return task_errno(d, t, r, "cannot read the status of its thread %d", th->tid);
-		own_fs |= th->own_fs;
 	}
 	if (!p || p->state == TASK_DEAD)
 		return 0;
@@ -162,8 +178,8 @@ static int find_shared(struct dump *d, struct task *t)
 		return task_error(d, t, -ENOTSUP, "it shares its memory with process %d, and a main thread of them has ended, which is not saved", p->pid);
 	if (vm)
 		t->vm_owner = p->vm_owner ? p->vm_owner : p;
-	if (files && own_fs)
-		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory of its own, which is not saved",
+	if (files && own)
+		return task_error(d, t, -ENOTSUP, "it shares its descriptor table with process %d, and a thread has a current directory or table of its own, which is not saved",
 				  p->pid);
 	t->sighand_id = vm && same(p, t, KCMP_SIGHAND) ? p->sighand_id : t->id;
 	t->files_id = files ? p->files_id : t->id;
@@ -241,7 +257,15 @@ static int write_inventory(struct dump *d)
 {
 	InventoryEntry inventory = INVENTORY_ENTRY__INIT;
 	TaskKobjIdsEntry ids = TASK_KOBJ_IDS_ENTRY__INIT;
+	FermataClocksEntry clocks;
+	uint32_t processor[PROCESSOR_WORDS];
+	char boot[BOOT_ID_SIZE];
 
+	clocks_capture(d, &clocks, boot);
+	inventory.clocks = d->request->pre_dump ? NULL : &clocks;
+	processor_read(processor);
+	inventory.n_processor = PROCESSOR_WORDS;
+	inventory.processor = processor;
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
 	inventory.root_ids = &ids;
@@ -463,6 +487,8 @@ static double ms_since(const struct timespec *start)
 static int dump_stopped(struct dump *d)
 {
 	enter(d, STAGE_FREEZE);
+	if (d->live && !cuda_used(d))
+		workers_pace(d->workers, PACE_URGENT);
 	watch_frozen(d->watch);
 	clock_gettime(CLOCK_MONOTONIC, &d->stopped);
 	int r = stop_tree(d);
@@ -501,14 +527,17 @@ static int pre_dump(struct dump *d)
 static int dump_go_on(struct dump *d)
 {
 	if (!d->live)
-		return 0;
+		return cuda_images(d);
 	tcp_release(d);
-	if (!cuda_used(d)) { /* whose threads are still needed */
-		tree_let_go(d);
-		watch_thawed(d->watch);
-	}
+	struct error why = {}, *outer = d->e;
+	d->e = &why; /* a checkpoint without its GPU stands: who ends the dump says so (let_gpus_go_on) */
+	cuda_resume(d);
+	d->e = outer;
+	tree_let_go(d);
+	watch_thawed(d->watch);
 	log_info("It stood still for %.2f ms", ms_since(&d->stopped));
-	return live_settle(d);
+	int r = live_settle(d);
+	return r ? r : cuda_images(d);
 }
 
 static int dump_again(struct dump *d)
@@ -647,7 +676,7 @@ static int dump_traced(const struct request *request, struct error *e)
 		r = dump_run(&d);
 	if (d.live)
 		tcp_release(&d);
-	if (d.live && !cuda_used(&d))
+	if (d.live && !cuda_used(&d)) /* whose threads are still needed, where it has failed */
 		tree_let_go(&d);
 	live_end(&d);
 	VEC_FREE(&d.calls);

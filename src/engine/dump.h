@@ -60,7 +60,7 @@ struct dump {
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;
-	char own_namespaces[8][64]; /* the coordinator's; task/look.c */
+	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time; task/look.c */
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;
 	struct hidden *hidden; /* task/hidden.c */

@@ -1,6 +1,7 @@
 /* See load.h. */
 #include "engine/load.h"
 
+#include "engine/arch/x86_64/processor.h"
 #include "engine/foreign.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
@@ -69,6 +70,17 @@ static int take_fd(struct restore *s, void *to, ProtobufCMessage *m)
 {
 	struct rtask *t = to;
 	FdinfoEntry *e = (FdinfoEntry *)m, **slot = e->fd < FD_MAX ? VEC_PUSH(&t->fds) : NULL;
+
+	if (!slot)
+		return e->fd < FD_MAX ? -ENOMEM : -EBADMSG;
+	*slot = e;
+	return 0;
+}
+
+static int take_thread_fd(struct restore *s, void *to, ProtobufCMessage *m)
+{
+	struct rthread *th = to;
+	FdinfoEntry *e = (FdinfoEntry *)m, **slot = e->fd < FD_MAX ? VEC_PUSH(&th->fds) : NULL;
 
 	if (!slot)
 		return e->fd < FD_MAX ? -ENOMEM : -EBADMSG;
@@ -175,6 +187,31 @@ static int load_pages(struct restore *s, struct rtask *t)
 	return r;
 }
 
+static int by_number(const void *a, const void *b)
+{
+	const uint32_t *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Each number once, and no more than a process can have. */
+static int check_table(struct restore *s, FdinfoEntry *const *fds, size_t count, const char *name)
+{
+	_cleanup_free_ uint32_t *numbers = calloc(count + 1, sizeof(*numbers));
+
+	if (!numbers)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	if (count > FD_MAX)
+		return error_set(s->e, -EBADMSG, "%s has %zu descriptors, more than a process can have", name, count);
+	for (size_t i = 0; i < count; i++)
+		numbers[i] = fds[i]->fd;
+	qsort(numbers, count, sizeof(*numbers), by_number);
+	for (size_t i = 1; i < count; i++)
+		if (numbers[i] == numbers[i - 1])
+			return error_set(s->e, -EBADMSG, "%s has descriptor %u twice", name, numbers[i]);
+	return 0;
+}
+
 static int load_cores(struct restore *s, struct rtask *t)
 {
 	char name[40];
@@ -206,6 +243,12 @@ static int load_cores(struct restore *s, struct rtask *t)
 		struct rthread *th = &t->threads.data[i];
 		snprintf(name, sizeof(name), "fs-%d.img", th->tid);
 		int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+		snprintf(name, sizeof(name), "fdinfo-thread-%d.img", th->tid);
+		th->own_files = th->core->thread_core->own_files;
+		if (!r && th->own_files)
+			r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_thread_fd, th);
+		if (!r)
+			r = check_table(s, th->fds.data, th->fds.count, name);
 		if (r)
 			return r;
 	}
@@ -217,31 +260,6 @@ static int load_cores(struct restore *s, struct rtask *t)
 	t->leader_gone = !t->dead && t->core->tc->has_leader_exit_code;
 	if (t->leader_gone && t->threads.count < 2)
 		return error_set(s->e, -EBADMSG, "core-%d.img is of a leader that has ended, and there is no other thread", t->pid);
-	return 0;
-}
-
-static int by_number(const void *a, const void *b)
-{
-	const uint32_t *x = a, *y = b;
-
-	return *x < *y ? -1 : *x > *y;
-}
-
-/* Each number once, and no more than a process can have. */
-static int check_table(struct restore *s, const struct rtask *t, const char *name)
-{
-	_cleanup_free_ uint32_t *numbers = calloc(t->fds.count + 1, sizeof(*numbers));
-
-	if (!numbers)
-		return error_set(s->e, -ENOMEM, "out of memory");
-	if (t->fds.count > FD_MAX)
-		return error_set(s->e, -EBADMSG, "%s has %zu descriptors, more than a process can have", name, t->fds.count);
-	for (size_t i = 0; i < t->fds.count; i++)
-		numbers[i] = t->fds.data[i]->fd;
-	qsort(numbers, t->fds.count, sizeof(*numbers), by_number);
-	for (size_t i = 1; i < t->fds.count; i++)
-		if (numbers[i] == numbers[i - 1])
-			return error_set(s->e, -EBADMSG, "%s has descriptor %u twice", name, numbers[i]);
 	return 0;
 }
 
@@ -272,7 +290,7 @@ static int load_task(struct restore *s, struct rtask *t)
 	if (!r && t->vm_owner)
 		return 0;
 	if (!r)
-		r = check_table(s, t, name);
+		r = check_table(s, t->fds.data, t->fds.count, name);
 	if (!r)
 		r = load_pages(s, t);
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
@@ -333,7 +351,7 @@ int restore_open(const char *path, const char *key, struct image_dir **ret, stru
 static int read_all(struct restore *s)
 {
 	struct image_lineage lineage;
-	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, &s->verification, s->e);
+	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, s->request->lazy != LAZY_NOT, &s->verification, s->e);
 
 	if (r < 0)
 		return r;
@@ -370,10 +388,25 @@ int restore_verified(struct restore *s, int r)
 	return parents_verified(s, v < 0 ? v : r);
 }
 
+static int check_processor(struct restore *s)
+{
+	uint32_t now[PROCESSOR_WORDS];
+	char names[512];
+
+	if (s->request->any_processor || !s->inventory->n_processor)
+		return 0;
+	processor_read(now);
+	if (!processor_lacks(s->inventory->processor, s->inventory->n_processor, now, names, sizeof(names)))
+		return 0;
+	return error_set(s->e, -ENOTSUP, "the processor lacks what that of the dump had, and programs may rely on: %s; restore it on a machine that has it, or use --cpu-cap none", names);
+}
+
 int restore_load(struct restore *s)
 {
 	int r = read_all(s);
 
+	if (!r)
+		r = check_processor(s);
 	VEC_FOREACH(&s->files, f)
 		if (!r && !f->kind)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
@@ -403,6 +436,7 @@ static void task_free(struct rtask *t)
 			core_entry__free_unpacked(t->threads.data[i].core, NULL);
 		if (t->threads.data[i].fs)
 			fs_entry__free_unpacked(t->threads.data[i].fs, NULL);
+		FREE_LIST(&t->threads.data[i].fds, fdinfo_entry);
 		batch_free(&t->threads.data[i].batch);
 	}
 	VEC_FREE(&t->threads);

@@ -52,8 +52,9 @@ struct profile {
 	uint64_t pages_restored, bytes; /* bytes: in the files of the checkpoint */
 };
 
-/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little. */
-enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_ALL };
+/* --lazy: restore lets it run at once, and its memory comes when it is touched. LAZY_WORTH: of processes that have more than a little.
+ * LAZY_TOUCHED: and what is not touched does not come: it stays in the checkpoint, where all that was restored from it has it in common. */
+enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_TOUCHED, LAZY_ALL };
 
 struct request {
 	pid_t pid;
@@ -78,6 +79,7 @@ struct request {
 	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
 	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
 	bool skip_file_rwx_check;
+	uid_t only_uid; /* restore: whose shared memory alone may be written to (kinds/shmfile.h); 0: anybody's */
 	bool host_ipc; /* message queues and semaphores of the host that the tree uses are saved with it */
 	struct request_hook hook; /* .call NULL: none */
 	bool tcp_established; /* TCP connections are saved and restored */
@@ -90,11 +92,14 @@ struct request {
 	const char *gpu_helper; /* the socket of the daemon's resident helper (gpu/gpu.h); NULL: there is none */
 	uint32_t gpu_timeout_ms; /* how long work on a GPU may take to end; 0: 10 s */
 	uint32_t gpu_deadline_ms; /* how long any call of its driver may take; 0: 600 s */
+	bool gpu_staged;	 /* the driver brings device memory into the processes', also where it could be copied past them */
 	bool gpu_force;		 /* also what the driver is known not to restore */
 	const struct request_gpu_pair *gpu_map; /* restore: GPUs that take the place of others; the caller's */
 	size_t n_gpu_map;
 	struct request_watcher progress; /* .call NULL: none */
 	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
+	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
+	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

@@ -28,6 +28,7 @@
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/calls.h"
+#include "engine/task/clocks.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 #include "engine/watch.h"
@@ -62,9 +63,14 @@ static int choose_fd_base(struct restore *s)
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		sources += s->tasks.data[i]->sources.count;
-	for (size_t i = 0; i < s->tasks.count; i++)
-		for (size_t k = 0; k < s->tasks.data[i]->fds.count; k++)
-			highest = MAX(highest, (int)s->tasks.data[i]->fds.data[k]->fd);
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; k < t->fds.count; k++)
+			highest = MAX(highest, (int)t->fds.data[k]->fd);
+		for (size_t k = 0; k < t->threads.count; k++)
+			VEC_FOREACH(&t->threads.data[k].fds, e)
+				highest = MAX(highest, (int)(*e)->fd);
+	}
 	/* Numbers under which epoll sets know what has another by now. */
 	VEC_FOREACH(&s->files, f)
 		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
@@ -170,6 +176,8 @@ int restore_prepare(struct restore *s)
 	enter(s, STAGE_PLAN);
 	if (!r)
 		r = tell(s, "pre-restore");
+	if (!r)
+		r = clocks_prepare(s);
 	return r ? r : make_plan(s);
 }
 
@@ -221,8 +229,9 @@ static int look_for_dead(struct restore *s)
 		if (r && !t->seen)
 			continue;
 		if (r || stat.state == 'Z' || stat.state == 'X')
-			return error_set(s->e, -ECHILD, "process %d died while it was built, after operation %u", t->pid,
-					 t->threads.data[0].batch.final->done);
+			return error_set(s->e, -ECHILD, "process %d died while it was built (it was to %s); was it killed, because memory or the limit "
+					 "of its control group did not suffice?", t->pid,
+					 batch_name(&t->threads.data[0].batch, t->threads.data[0].batch.final->done));
 		t->seen = true;
 	}
 	return 0;
@@ -238,8 +247,10 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 		if (__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
 			return failure(s);
 		int fed = feed_failure(s);
-		if (fed)
-			return fed;
+		if (fed) {
+			int dead = fed == -ESRCH ? look_for_dead(s) : 0;
+			return dead ? dead : fed;
+		}
 		if (syscall(__NR_futex, &s->status->change, FUTEX_WAIT, change, &look, NULL, 0) < 0 && errno == ETIMEDOUT) {
 			int r = look_for_dead(s);
 			if (r && !__atomic_load_n(&s->status->failed, __ATOMIC_SEQ_CST))
@@ -248,7 +259,7 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 	}
 }
 
-static int birth(struct restore *s)
+static int make_root(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
 	const bool sibling = s->request->sibling; /* then the signal is our own's */
@@ -366,7 +377,7 @@ static int restore_build(struct restore *s)
 	int r = own(s);
 
 	if (!r)
-		r = birth(s);
+		r = clocks_birth(s, make_root);
 
 	rest_remove(s);
 	if (!r)
@@ -616,6 +627,7 @@ void restore_finish(struct restore *s)
 	sysv_release(s);
 	sysv_ipc_release(s);
 	vdso_release(s);
+	clocks_release(s);
 	aio_release(s);
 	if (s->succeeded && s->request->ends)
 		return;

@@ -49,8 +49,12 @@ struct rthread {
 	struct batch batch;
 	uint64_t stack; /* its end, in the arena */
 	FsEntry *fs;	/* directories of its own (unshare); or NULL */
+	bool own_files; /* it has a descriptor table of its own (unshare): */
+	VEC(FdinfoEntry *) fds;
 	struct tracee tracee;
 };
+
+#define CLOCKS 2 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME */
 
 /* Something that was made and is held in the coordinator, under a number of the images. */
 struct held {
@@ -62,6 +66,9 @@ struct held {
 struct held_queue {
 	uint32_t id;
 	int fd;
+	pid_t notify_pid; /* whom it is to tell of a message; or 0 */
+	uint32_t notify, notify_signal;
+	uint64_t notify_value;
 	char *made; /* its name, where the restore made it; or NULL */
 };
 
@@ -147,6 +154,13 @@ struct restore {
 	VEC(RemapFilePathEntry *) remaps;
 	VEC(FileLockEntry *) locks;
 	VEC(struct held) ghosts, memfds;
+	struct {
+		bool prepared;
+		VEC(struct shmfile_made {
+			const char *name; /* the image's */
+		}) made;
+		VEC(uint32_t) done;
+	} shmfiles; /* kinds/shmfile.c */
 	VEC(struct held_queue) mqueues; /* kinds/mqueue.c */
 	struct pipes *pipes; /* kinds/pipe.c */
 	struct unix_table *unix_sockets; /* kinds/unix_restore.c */
@@ -155,6 +169,11 @@ struct restore {
 	uint64_t network_lock_id; /* of the lock that the dump left; 0: none */
 	VEC(TtyInfoEntry *) ttys;
 	struct tty_table *terminals; /* kinds/tty_restore.c */
+	struct {
+		bool moved; /* the tree has a time namespace of its own */
+		int64_t offset[CLOCKS], behind[CLOCKS]; /* of that one; what ours are behind those at the dump, ns */
+		struct clocks_parent *parent;
+	} clocks; /* task/clocks.h */
 	bool succeeded;
 	int fd_base, tty;
 	int aio_fd; /* memory/aio.c; 0: not open */
@@ -213,8 +232,10 @@ int restore_hold(struct restore *s, int fd);
 /* kinds/install.c */
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
-int files_plan_thread(struct restore *s, struct rthread *th);
+int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* What stands above the numbers that tasks use; with `keep`, but for what threads still need. */
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
+/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+int mqueues_plan(struct restore *s, struct rtask *t);

@@ -5,6 +5,7 @@
  */
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 
 /* CUresult; the values that mean something to us. */
@@ -40,8 +41,20 @@ struct cuda_lock_args {
 	uint32_t reserved0;
 	uint64_t reserved1[7];
 };
+/* Custom storage (CUDA 13.4): device memory of another process, mapped into ours as one region a GPU until the operation is completed. The driver allocates all of it. */
+struct cuda_region {
+	uint64_t at;
+	size_t size;
+	void *stream; /* of the primary context of its GPU */
+};
+struct cuda_storage {
+	void *handle;
+	struct cuda_region *regions;
+	uint32_t n_regions;
+};
 struct cuda_checkpoint_args {
-	uint64_t reserved[8];
+	struct cuda_storage **storage; /* CUDA 13.4 */
+	uint64_t reserved[7];
 };
 struct cuda_uuid {
 	unsigned char bytes[16];
@@ -52,13 +65,14 @@ struct cuda_gpu_pair {
 struct cuda_restore_args {
 	struct cuda_gpu_pair *pairs; /* CUDA 13.0 */
 	uint32_t n_pairs;
-	char reserved0[44];
-	uint64_t reserved1;
+	uint32_t padding;
+	struct cuda_storage **storage; /* CUDA 13.4 */
+	uint64_t reserved[5];
 };
 struct cuda_unlock_args {
 	uint64_t reserved[8];
 };
-_Static_assert(sizeof(struct cuda_lock_args) == 64 && sizeof(struct cuda_restore_args) == 64, "as the driver has them");
+_Static_assert(sizeof(struct cuda_lock_args) == 64 && sizeof(struct cuda_checkpoint_args) == 64 && sizeof(struct cuda_restore_args) == 64, "as the driver has them");
 
 /* NVML. */
 struct nvml_memory {

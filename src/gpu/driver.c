@@ -1,15 +1,16 @@
 /* See driver.h. */
 #include "gpu/driver.h"
 
+#include "gpu/storage.h"
 #include "gpu/tool.h"
 
 #include <dlfcn.h>
-#include <pthread.h>
 
 #define LIBCUDA "libcuda.so.1"
 #define LIBNVML "libnvidia-ml.so.1"
 #define CUDA_WITH_CHECKPOINTS 12080 /* the version of the interface that is asked for: 12.8, driver 570 */
 #define CUDA_WITH_PAIRS 13000	    /* 13.0, driver 580 */
+#define CUDA_WITH_STORAGE 13040	    /* 13.4, driver 615 */
 
 /* dlsym gives the oldest form of a function; the driver itself has the one that a version of the interface means. */
 static void *entry_point(const struct driver *d, const char *name, int version)
@@ -23,7 +24,7 @@ static void *entry_point(const struct driver *d, const char *name, int version)
 	return dlsym(d->cuda, name);
 }
 
-static const char *result_name(const struct driver *d, int result)
+const char *driver_error_name(const struct driver *d, int result)
 {
 	const char *name = NULL;
 
@@ -31,7 +32,7 @@ static const char *result_name(const struct driver *d, int result)
 }
 
 /* The first -errno that fits. */
-static int errno_of(int result)
+int driver_errno(int result)
 {
 	switch (result) {
 	case CUDA_SUCCESS:
@@ -56,6 +57,43 @@ static int errno_of(int result)
 	}
 }
 
+/*
+ * By symbol, not by version: a library of another version may come with the compatibility package. cuGetProcAddress alone is asked, since the
+ * arguments of the calls that begin an operation have changed with it.
+ */
+static void load_custom(struct driver *d)
+{
+	struct driver_custom *c = &d->custom;
+	const struct {
+		const char *name;
+		void *at;
+	} calls[] = {
+		{ "cuDeviceGetCount", &c->device_count }, { "cuDeviceGet", &c->device_get }, { "cuDeviceGetUuid_v2", &c->device_uuid },
+		{ "cuDevicePrimaryCtxRetain", &c->retain }, { "cuCtxSetCurrent", &c->set_current }, { "cuStreamGetCtx", &c->stream_context },
+		{ "cuStreamCreate", &c->stream_create }, { "cuStreamDestroy_v2", &c->stream_destroy }, { "cuStreamSynchronize", &c->stream_wait },
+		{ "cuMemHostAlloc", &c->host_alloc }, { "cuMemFreeHost", &c->host_free }, { "cuMemcpyDtoHAsync_v2", &c->copy_out },
+		{ "cuMemcpyHtoDAsync_v2", &c->copy_in }, { "cuMemsetD8Async", &c->set },
+	};
+	int (*get)(const char *name, void **ret, int version, uint64_t flags, int *status) = dlsym(d->cuda, "cuGetProcAddress_v2");
+	void *complete = NULL;
+	int status;
+
+	pthread_mutex_init(&c->lock, NULL);
+	if (!get || get("cuCheckpointOperationComplete", &complete, CUDA_WITH_STORAGE, 0, &status) != CUDA_SUCCESS || !complete)
+		return;
+	c->complete = complete;
+	c->found = true;
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+		void *f = dlsym(d->cuda, calls[i].name);
+		memcpy(calls[i].at, &f, sizeof(f));
+		c->found &= f != NULL;
+	}
+	if (!c->found)
+		return;
+	d->checkpoint = entry_point(d, "cuCheckpointProcessCheckpoint", CUDA_WITH_STORAGE);
+	d->restore = entry_point(d, "cuCheckpointProcessRestore", CUDA_WITH_STORAGE);
+}
+
 int driver_load(struct driver *d, const char *library, struct error *e)
 {
 	const char *name = library ? library : LIBCUDA;
@@ -71,7 +109,7 @@ int driver_load(struct driver *d, const char *library, struct error *e)
 		return error_set(e, -ENOENT, "%s is not the library of a CUDA driver", name);
 	r = init(0);
 	if (r)
-		return error_set(e, errno_of(r) ? errno_of(r) : -EIO, "the CUDA driver does not start: %s; see nvidia-smi", result_name(d, r));
+		return error_set(e, driver_errno(r) ? driver_errno(r) : -EIO, "the CUDA driver does not start: %s; see nvidia-smi", driver_error_name(d, r));
 	if (d->driver_version)
 		d->driver_version(&d->version);
 	d->get_state = entry_point(d, "cuCheckpointProcessGetState", CUDA_WITH_CHECKPOINTS);
@@ -80,6 +118,7 @@ int driver_load(struct driver *d, const char *library, struct error *e)
 	d->checkpoint = entry_point(d, "cuCheckpointProcessCheckpoint", CUDA_WITH_CHECKPOINTS);
 	d->restore = entry_point(d, "cuCheckpointProcessRestore", d->version >= CUDA_WITH_PAIRS ? CUDA_WITH_PAIRS : CUDA_WITH_CHECKPOINTS);
 	d->unlock = entry_point(d, "cuCheckpointProcessUnlock", CUDA_WITH_CHECKPOINTS);
+	load_custom(d);
 	d->by_tool = !d->get_state && tool_found();
 	if (d->by_tool)
 		return 0;
@@ -89,7 +128,7 @@ int driver_load(struct driver *d, const char *library, struct error *e)
 	return 0;
 }
 
-static bool read_uuid(const char *text, struct cuda_uuid *ret)
+bool driver_read_uuid(const char *text, struct cuda_uuid *ret)
 {
 	size_t n = 0;
 
@@ -105,7 +144,15 @@ static bool read_uuid(const char *text, struct cuda_uuid *ret)
 	return n == sizeof(ret->bytes) && !*text;
 }
 
-static int restore(const struct driver *d, const struct gpu_call *call, char *why, size_t room)
+void driver_write_uuid(const struct cuda_uuid *uuid, char ret[GPU_UUID_MAX])
+{
+	const unsigned char *b = uuid->bytes;
+
+	snprintf(ret, GPU_UUID_MAX, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8],
+		 b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+}
+
+static int restore(struct driver *d, struct gpu_call *call, char *why, size_t room)
 {
 	struct cuda_gpu_pair pairs[GPU_DEVICES_MAX] = {};
 	struct cuda_restore_args args = {};
@@ -113,7 +160,7 @@ static int restore(const struct driver *d, const struct gpu_call *call, char *wh
 	if (call->n_pairs > GPU_DEVICES_MAX)
 		return CUDA_ERROR_INVALID_VALUE;
 	for (size_t i = 0; i < call->n_pairs; i++)
-		if (!read_uuid(call->pairs[i].from, &pairs[i].from) || !read_uuid(call->pairs[i].to, &pairs[i].to)) {
+		if (!driver_read_uuid(call->pairs[i].from, &pairs[i].from) || !driver_read_uuid(call->pairs[i].to, &pairs[i].to)) {
 			snprintf(why, room, "%s or %s is no GPU's id", call->pairs[i].from, call->pairs[i].to);
 			return CUDA_ERROR_INVALID_VALUE;
 		}
@@ -123,10 +170,10 @@ static int restore(const struct driver *d, const struct gpu_call *call, char *wh
 	}
 	args.pairs = call->n_pairs ? pairs : NULL;
 	args.n_pairs = (uint32_t)call->n_pairs;
-	return d->restore(call->pid, &args);
+	return call->own ? storage_load(d, call, &args) : d->restore(call->pid, &args);
 }
 
-void driver_call(const struct driver *d, struct gpu_call *call)
+void driver_call(struct driver *d, struct gpu_call *call)
 {
 	struct cuda_lock_args lock = { .timeout_ms = call->timeout_ms };
 	struct cuda_checkpoint_args checkpoint = {};
@@ -146,10 +193,11 @@ void driver_call(const struct driver *d, struct gpu_call *call)
 		r = d->get_restore_thread(call->pid, &value);
 		break;
 	case GPU_LOCK:
-		r = d->lock(call->pid, &lock);
+		r = call->own ? storage_prepare(d, call->regions, call->n_regions) : 0;
+		r = r ? r : d->lock(call->pid, &lock);
 		break;
 	case GPU_CHECKPOINT:
-		r = d->checkpoint(call->pid, &checkpoint);
+		r = call->own ? storage_save(d, call) : d->checkpoint(call->pid, &checkpoint);
 		break;
 	case GPU_RESTORE:
 		r = restore(d, call, call->why, sizeof(call->why));
@@ -161,9 +209,9 @@ void driver_call(const struct driver *d, struct gpu_call *call)
 		break;
 	}
 	call->value = (uint32_t)value;
-	call->result = errno_of(r);
-	if (r && !call->why[0])
-		snprintf(call->why, sizeof(call->why), "%s", result_name(d, r));
+	call->result = r < 0 ? r : driver_errno(r); /* storage_ gives those of the system too */
+	if (r > 0 && !call->why[0])
+		snprintf(call->why, sizeof(call->why), "%s", driver_error_name(d, r));
 }
 
 /* ---- NVML ---- */
@@ -205,12 +253,16 @@ static void read_device(void *nvml, void *device, struct gpu_machine *m)
 
 void driver_machine(struct driver *d, struct gpu_machine *ret)
 {
-	*ret = (struct gpu_machine){ .cuda = (uint32_t)d->version, .maps = d->version >= CUDA_WITH_PAIRS };
+	*ret = (struct gpu_machine){ .cuda = (uint32_t)d->version, .maps = d->version >= CUDA_WITH_PAIRS, .own = d->custom.found && !d->by_tool };
 	if (!d->nvml) {
 		d->nvml = dlopen(LIBNVML, RTLD_NOW | RTLD_LOCAL);
 		int (*init)(void) = d->nvml ? (int (*)(void))dlsym(d->nvml, "nvmlInit_v2") : NULL;
-		if (!init || init() != NVML_SUCCESS)
+		if (!init || init() != NVML_SUCCESS) {
+			if (d->nvml)
+				dlclose(TAKE_PTR(d->nvml));
+			tool_machine(ret);
 			return;
+		}
 	}
 	int (*get_version)(char *ret, unsigned int size) = dlsym(d->nvml, "nvmlSystemGetDriverVersion");
 	int (*get_count)(unsigned int *ret) = dlsym(d->nvml, "nvmlDeviceGetCount_v2");

@@ -35,6 +35,10 @@ const char *gpu_state_name(enum gpu_state s)
 
 bool gpu_present(void)
 {
+	const char *said = getenv("FERMATA_GPU");
+
+	if (said && (!strcmp(said, "on") || !strcmp(said, "off")))
+		return said[1] == 'n';
 	return access("/proc/driver/nvidia/version", F_OK) == 0;
 }
 
@@ -138,6 +142,25 @@ void gpu_close(struct gpu *g)
 		;
 }
 
+static bool send_with(int sock, void *data, size_t size, const int *fds, size_t n_fds)
+{
+	struct iovec part = { data, size };
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(2 * sizeof(int))];
+	} control = {};
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	if (n_fds) {
+		message.msg_control = &control;
+		message.msg_controllen = CMSG_SPACE(n_fds * sizeof(int));
+		struct cmsghdr *c = CMSG_FIRSTHDR(&message);
+		*c = (struct cmsghdr){ .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(n_fds * sizeof(int)) };
+		memcpy(CMSG_DATA(c), fds, n_fds * sizeof(int));
+	}
+	return sendmsg(sock, &message, MSG_NOSIGNAL) == (ssize_t)size;
+}
+
 static int send_request(struct gpu *g, uint32_t id, uint32_t op, const struct gpu_call *call, struct error *e)
 {
 	const size_t size = sizeof(struct helper_request) + (call ? call->n_pairs : 0) * sizeof(struct gpu_pair);
@@ -150,10 +173,17 @@ static int send_request(struct gpu *g, uint32_t id, uint32_t op, const struct gp
 		request->pid = call->pid;
 		request->timeout_ms = call->timeout_ms;
 		request->n_pairs = (uint32_t)call->n_pairs;
+		request->own = call->own;
+		request->in_memory = call->in_memory;
+		request->offset = call->offset;
+		request->n_regions = (uint32_t)call->n_regions;
+		memcpy(request->regions, call->regions, sizeof(request->regions));
 		if (call->n_pairs)
 			memcpy(request->pairs, call->pairs, call->n_pairs * sizeof(struct gpu_pair));
 	}
-	return send(g->sock, request, size, MSG_NOSIGNAL) == (ssize_t)size ? 0 : has_died(e);
+	const bool moves = call && call->own && (op == GPU_CHECKPOINT || op == GPU_RESTORE);
+	const int fds[] = { moves ? call->fd : -1, moves ? call->digests : -1 };
+	return send_with(g->sock, request, size, fds, !moves ? 0 : call->digests < 0 ? 1 : 2) ? 0 : has_died(e);
 }
 
 int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e)
@@ -191,10 +221,19 @@ int gpu_collect(struct gpu *g, struct error *e)
 		call->done = true;
 		call->result = reply.result;
 		call->value = reply.value;
+		call->n_regions = MIN(reply.n_regions, GPU_DEVICES_MAX);
+		memcpy(call->regions, reply.regions, sizeof(call->regions));
 		snprintf(call->why, sizeof(call->why), "%.*s", (int)sizeof(reply.why) - 1, reply.why);
 		g->waiting--;
 	}
 	return !g->waiting || errno == EAGAIN || errno == EINTR ? 0 : has_died(e);
+}
+
+bool gpu_has_died(const struct gpu *g)
+{
+	char one;
+
+	return recv(g->sock, &one, sizeof(one), MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 static int64_t now_ms(void)

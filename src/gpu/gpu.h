@@ -36,9 +36,27 @@ struct gpu_pair {
 	char from[GPU_UUID_MAX], to[GPU_UUID_MAX];
 };
 
+/*
+ * Device memory of a process on one GPU, where the helper moves it (`own` below, driver 615 and later: custom storage), and its place in the file. They stand
+ * one behind the other, each at a round GPU_BLOCK.
+ */
+#define GPU_BLOCK (4UL << 20)
+struct gpu_region {
+	char uuid[GPU_UUID_MAX];
+	uint64_t offset, size; /* bytes */
+};
+
+/*
+ * GPU_CHECKPOINT and GPU_RESTORE move device memory in one of two ways. The driver brings it into the process's own memory and back; or, with `own`, the
+ * helper copies it to a file and back, past the process. The helper keeps a descriptor of that file until GPU_FORGET, so that it can put the process back.
+ */
 struct gpu_call {
 	enum gpu_op op;
 	pid_t pid;
+	bool own;		      /* GPU_LOCK: it will be */
+	bool in_memory;		      /* the file is a memfd */
+	int fd, digests;	      /* own; of each GPU_BLOCK of the file, XXH3-128 (16 bytes, high word first) is written to the second */
+	uint64_t offset;	      /* GPU_RESTORE: where in `fd` the file begins */
 	uint32_t timeout_ms;	      /* GPU_LOCK: 0 waits for ever */
 	const struct gpu_pair *pairs; /* GPU_RESTORE */
 	size_t n_pairs;
@@ -46,6 +64,9 @@ struct gpu_call {
 	bool done;
 	int result;	/* 0 or a negative errno: -ESRCH it is no CUDA process, -ETIMEDOUT the lock, -ENOTSUP, -EBUSY its state is another … */
 	uint32_t value; /* of the first two */
+	struct gpu_region regions[GPU_DEVICES_MAX]; /* own: given by GPU_CHECKPOINT, and by the caller to GPU_RESTORE; to lock and
+						     * checkpoint the caller gives the GPUs alone, or none where it does not know */
+	size_t n_regions;
 	char why[160];	/* the driver's words where it failed */
 };
 
@@ -65,13 +86,14 @@ struct gpu_device {
 struct gpu_machine {
 	char driver[80]; /* "580.65.06" */
 	uint32_t cuda;	 /* 13000: 13.0 */
+	bool own;	 /* the helper can move device memory itself (gpu_call) */
 	bool maps;	 /* restore takes another GPU in place of one (580) */
 	uint32_t n_devices, n_users;
 	struct gpu_device devices[GPU_DEVICES_MAX];
 	struct gpu_user users[GPU_USERS_MAX];
 };
 
-/* Does this machine have NVIDIA's driver? Costs one look at /proc. */
+/* Does this machine have NVIDIA's driver? Costs one look at /proc; FERMATA_GPU in the environment, on or off, is believed instead: /proc/driver may be hidden. */
 bool gpu_present(void);
 
 /*
@@ -93,6 +115,8 @@ int gpu_start(struct gpu *g, struct gpu_call *calls, size_t n, struct error *e);
 int gpu_fd(const struct gpu *g);
 /* Takes what has ended, without waiting. -EPIPE: the helper has died. */
 int gpu_collect(struct gpu *g, struct error *e);
+/* Has the helper gone, while nobody waited for it? */
+bool gpu_has_died(const struct gpu *g);
 /* gpu_start, and waits for all; for calls that need nobody's help. -ETIMEDOUT: not all have ended by then; the helper is killed, or puts
  * nothing back. */
 int gpu_run(struct gpu *g, struct gpu_call *calls, size_t n, int deadline_ms, struct error *e);

@@ -21,6 +21,11 @@
 struct entry {
 	pid_t pid;
 	enum gpu_state state;
+	/* Checkpointed with storage.h: where its device memory is. */
+	bool own, in_memory;
+	int fd;
+	size_t n_regions;
+	struct gpu_region *regions;
 };
 
 /* A caller. */
@@ -37,7 +42,28 @@ struct session {
 struct job {
 	struct session *session;
 	struct helper_request *request;
+	int fds[2]; /* that came with it, or -1 */
 };
+
+static void release_entry(struct entry *entry)
+{
+	if (entry->own && entry->fd >= 0)
+		close(entry->fd);
+	free(entry->regions);
+	*entry = (struct entry){ .pid = entry->pid, .fd = -1 };
+}
+
+/* What the call has put away. */
+static void keep_memory(struct entry *entry, const struct gpu_call *call)
+{
+	entry->own = call->own;
+	entry->in_memory = call->in_memory;
+	entry->fd = call->own ? fcntl(call->fd, F_DUPFD_CLOEXEC, 3) : -1;
+	entry->n_regions = call->n_regions;
+	entry->regions = call->n_regions ? malloc(call->n_regions * sizeof(*entry->regions)) : NULL;
+	if (entry->regions)
+		memcpy(entry->regions, call->regions, call->n_regions * sizeof(*entry->regions));
+}
 
 /* Under the lock. */
 static void note(struct session *h, const struct gpu_call *call)
@@ -50,13 +76,19 @@ static void note(struct session *h, const struct gpu_call *call)
 		if (entry->pid == call->pid)
 			found = entry;
 	if (call->op == GPU_UNLOCK || call->op == GPU_FORGET) {
-		if (found)
+		if (found) {
+			release_entry(found);
 			*found = h->ledger.data[--h->ledger.count];
+		}
 		return;
 	}
-	if (!found && !(found = VEC_PUSH(&h->ledger)))
+	if (found)
+		release_entry(found);
+	else if (!(found = VEC_PUSH(&h->ledger)))
 		return;
-	*found = (struct entry){ call->pid, call->op == GPU_CHECKPOINT ? GPU_CHECKPOINTED : GPU_LOCKED };
+	*found = (struct entry){ .pid = call->pid, .state = call->op == GPU_CHECKPOINT ? GPU_CHECKPOINTED : GPU_LOCKED, .fd = -1 };
+	if (call->op == GPU_CHECKPOINT)
+		keep_memory(found, call);
 }
 
 static void tell_machine(struct session *h, uint32_t id)
@@ -74,14 +106,24 @@ static void tell_machine(struct session *h, uint32_t id)
 	free(m);
 }
 
+static void close_both(const int fds[2])
+{
+	for (int i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+}
+
 static void *serve(void *argument)
 {
 	struct job *job = argument;
 	struct session *h = job->session;
 	struct helper_request *request = job->request;
 	struct gpu_call call = { .op = request->op, .pid = request->pid, .timeout_ms = request->timeout_ms, .pairs = request->pairs,
-				 .n_pairs = request->n_pairs };
+				 .n_pairs = request->n_pairs, .own = request->own, .in_memory = request->in_memory, .fd = job->fds[0],
+				 .digests = job->fds[1], .offset = request->offset, .n_regions = request->n_regions };
 	struct helper_reply reply = { .id = request->id };
+
+	memcpy(call.regions, request->regions, sizeof(call.regions));
 
 	if (request->op == HELPER_MACHINE) {
 		tell_machine(h, request->id);
@@ -90,6 +132,8 @@ static void *serve(void *argument)
 		reply.result = call.result;
 		reply.value = call.value;
 		memcpy(reply.why, call.why, sizeof(reply.why));
+		memcpy(reply.regions, call.regions, sizeof(reply.regions));
+		reply.n_regions = (uint32_t)call.n_regions;
 	}
 	pthread_mutex_lock(&h->lock);
 	if (!call.result && call.op >= GPU_LOCK && call.op < GPU_OPS)
@@ -99,18 +143,19 @@ static void *serve(void *argument)
 	pthread_mutex_unlock(&h->lock);
 	if (request->op != HELPER_MACHINE)
 		send(h->sock, &reply, sizeof(reply), MSG_NOSIGNAL);
+	close_both(job->fds);
 	free(request);
 	free(job);
 	return NULL;
 }
 
-static void take(struct session *h, struct helper_request *request)
+static void take(struct session *h, struct helper_request *request, const int fds[2])
 {
 	struct job *job = malloc(sizeof(*job));
 	pthread_t thread;
 
 	if (job)
-		*job = (struct job){ h, request };
+		*job = (struct job){ h, request, { fds[0], fds[1] } };
 	pthread_mutex_lock(&h->lock);
 	h->running++;
 	pthread_mutex_unlock(&h->lock);
@@ -123,23 +168,53 @@ static void take(struct session *h, struct helper_request *request)
 	h->running--;
 	pthread_mutex_unlock(&h->lock);
 	send(h->sock, &reply, sizeof(reply), MSG_NOSIGNAL);
+	close_both(fds);
 	free(request);
 	free(job);
 }
 
-static struct helper_request *receive(int sock)
+/* Descriptors come with some: fds[…] -1 where not. */
+static struct helper_request *receive(int sock, int fds[2])
 {
 	const size_t room = sizeof(struct helper_request) + GPU_DEVICES_MAX * sizeof(struct gpu_pair);
 	struct helper_request *request = calloc(1, room);
+	struct iovec part = { request, room };
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(2 * sizeof(int))];
+	} control;
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
 	ssize_t n = -1;
 
+	fds[0] = fds[1] = -1;
 	do
-		n = request ? recv(sock, request, room, 0) : -1;
+		n = request ? recvmsg(sock, &message, MSG_CMSG_CLOEXEC) : -1;
 	while (n < 0 && request && errno == EINTR);
-	if (n >= (ssize_t)sizeof(*request) && (size_t)n == sizeof(*request) + request->n_pairs * sizeof(struct gpu_pair))
+	const struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len <= CMSG_LEN(2 * sizeof(int)))
+		memcpy(fds, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+	if (n >= (ssize_t)sizeof(*request) && (size_t)n == sizeof(*request) + request->n_pairs * sizeof(struct gpu_pair) &&
+	    request->n_regions <= GPU_DEVICES_MAX && (!request->own || request->op == GPU_LOCK || fds[0] >= 0))
 		return request;
+	close_both(fds);
 	free(request);
 	return NULL;
+}
+
+static void undo(struct session *h, struct entry *entry, enum gpu_op op)
+{
+	struct gpu_call call = { .op = op, .pid = entry->pid };
+
+	if (op == GPU_RESTORE && entry->own) {
+		call.own = true;
+		call.in_memory = entry->in_memory;
+		call.fd = entry->fd;
+		call.digests = -1;
+		call.n_regions = entry->regions ? entry->n_regions : 0;
+		if (entry->regions)
+			memcpy(call.regions, entry->regions, entry->n_regions * sizeof(*entry->regions));
+	}
+	driver_call(h->driver, &call);
 }
 
 /* Nobody waits for these processes any more: they are to run as if nothing had been. */
@@ -153,11 +228,12 @@ static void put_back(struct session *h)
 	while (h->running && pthread_cond_timedwait(&h->quiet, &h->lock, &end) == 0)
 		;
 	for (int unlock = 0; unlock < 2 && !h->abandoned; unlock++) /* all come back before one runs */
-		VEC_FOREACH(&h->ledger, entry) {
-			struct gpu_call call = { .op = unlock ? GPU_UNLOCK : GPU_RESTORE, .pid = entry->pid };
+		VEC_FOREACH(&h->ledger, entry)
 			if (unlock || entry->state == GPU_CHECKPOINTED)
-				driver_call(h->driver, &call);
-		}
+				undo(h, entry, unlock ? GPU_UNLOCK : GPU_RESTORE);
+	VEC_FOREACH(&h->ledger, entry)
+		release_entry(entry);
+	h->ledger.count = 0;
 	pthread_mutex_unlock(&h->lock);
 }
 
@@ -193,15 +269,17 @@ static void greet(int sock, int result, const struct error *e)
 static void attend(struct session *h)
 {
 	struct helper_request *request;
+	int fds[2];
 
-	while ((request = receive(h->sock)))
+	while ((request = receive(h->sock, fds)))
 		if (request->op == HELPER_ABANDON) {
 			pthread_mutex_lock(&h->lock);
 			h->abandoned = true;
 			pthread_mutex_unlock(&h->lock);
+			close_both(fds);
 			free(request);
 		} else {
-			take(h, request);
+			take(h, request, fds);
 		}
 	put_back(h);
 }

@@ -10,6 +10,10 @@ struct helper_request {
 	uint32_t id, op;
 	int32_t pid;
 	uint32_t timeout_ms, n_pairs;
+	bool own, in_memory; /* own: two descriptors come with it, where the call moves memory */
+	uint64_t offset;
+	uint32_t n_regions;
+	struct gpu_region regions[GPU_DEVICES_MAX];
 	struct gpu_pair pairs[]; /* n_pairs */
 };
 
@@ -18,6 +22,8 @@ struct helper_reply {
 	int32_t result;
 	uint32_t value;
 	char why[160];
+	uint32_t n_regions;
+	struct gpu_region regions[GPU_DEVICES_MAX];
 };
 
 /* First of all, once the driver is loaded. */

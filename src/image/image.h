@@ -41,6 +41,7 @@
 #define IMAGE_MAGIC_IPCNS_MSG 0x55453737u
 #define IMAGE_MAGIC_MQUEUE 0x46524d51u /* ours */
 #define IMAGE_MAGIC_TCP_WAITING 0x46524d57u /* ours */
+#define IMAGE_MAGIC_PACKET_RING 0x46524d52u /* ours */
 
 /* Larger records than this are taken for damage. */
 #define IMAGE_RECORD_MAX (16u << 20)
@@ -98,9 +99,12 @@ void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
 int image_dir_verify(struct image_dir *dir, struct error *e);
 /* The same in two steps. The first compares small files, with the same results, and sets *ret when it gave 0. The
- * second waits until the others are compared too and releases it; NULL is as written. */
+ * second waits until the others are compared too and releases it; NULL is as written. With `later` nothing is done between the two before
+ * image_dir_verify_start. */
 struct image_verification;
-int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e);
+int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e);
+/* Does nothing where it has begun, nor with NULL. */
+void image_dir_verify_start(struct image_verification *v);
 int image_dir_verified(struct image_verification *v, struct error *e);
 /* In place of the second: nobody wants to know. Takes NULL. */
 void image_dir_verify_cancel(struct image_verification *v);
@@ -117,6 +121,8 @@ struct image_raw;
 bool image_dir_verify_leave(struct image_verification *v, const char *name, struct image_digest *ret);
 /* -EBADMSG: the file is another. -EIO, -ENOMEM. `raw`: one that is packed, in place of `fd`. */
 int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest);
+/* The same for one that somebody else has read: of each of its blocks (one, where it has none) the XXH3-128, 16 bytes, high word first. */
+bool image_digest_is(const struct image_digest *digest, const unsigned char *blocks, size_t count);
 /* Keeps what was read of a file for the next image_open of it. True: `data` is the directory's. */
 bool image_dir_keep(struct image_dir *dir, const char *name, unsigned char *data, size_t size);
 
@@ -141,6 +147,7 @@ struct image_block {
 	size_t index; /* it begins at index * IMAGE_BLOCK */
 	uint64_t position;
 	struct XXH3_state_s *hash;
+	const unsigned char *digest; /* in place of what `hash` gives, or NULL */
 	struct sink_piece *piece;
 };
 /* Called in any thread: `fill` for each block that has bytes, to write all of them; `filled` for each, with what became of it. */
@@ -155,6 +162,8 @@ int image_blocks_fill(struct image_file *file, uint64_t size, const struct image
 int image_block_write(struct image_block *b, const void *data, size_t size);
 /* The same for what stands in the file already. */
 void image_block_known(struct image_block *b, const void *data, size_t size);
+/* For what stands there and was read by somebody else: its XXH3-128, high word first. */
+void image_block_digest(struct image_block *b, const unsigned char digest[16], size_t size);
 /* A file without a name in the directory, to be filled in any order; the caller's. image_take_fd: that is what a raw file holds, from now on
  * its own; before image_blocks_fill. -EOPNOTSUPP where no file can be taken as it is: write it in blocks. */
 int image_scratch(struct image_dir *dir);
@@ -190,6 +199,8 @@ int image_raw_fd(const struct image_raw *raw, uint64_t *ret_offset);
 struct image_reader;
 int image_reader_new(struct image_dir *dir, struct image_reader **ret);
 int image_raw_reader_new(const struct image_raw *raw, struct image_reader **ret);
+/* Whether a reader of one serves the other. */
+bool image_raw_is_beside(const struct image_raw *a, const struct image_raw *b);
 void image_reader_free(struct image_reader *reader);
 /* Exactly `size` bytes. -EBADMSG: there are fewer, or they are damaged. */
 int image_raw_read(const struct image_raw *raw, struct image_reader *reader, void *to, size_t size, uint64_t at);

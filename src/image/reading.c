@@ -111,6 +111,11 @@ int image_raw_reader_new(const struct image_raw *raw, struct image_reader **ret)
 	return image_reader_new(raw->dir, ret);
 }
 
+bool image_raw_is_beside(const struct image_raw *a, const struct image_raw *b)
+{
+	return a->dir == b->dir;
+}
+
 void image_reader_free(struct image_reader *reader)
 {
 	if (!reader)

@@ -241,7 +241,7 @@ json_t *image_manifest_read(struct image_dir *dir, int *ret)
 	return r ? NULL : json_loadb((char *)text, size, 0, NULL);
 }
 
-int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e)
+int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e)
 {
 	struct image_verification *v = calloc(1, sizeof(*v));
 	size_t i, kept = 0;
@@ -280,8 +280,8 @@ int image_dir_verify_begin(struct image_dir *dir, struct image_verification **re
 		image_dir_verified(v, e);
 		return r;
 	}
-	if (!image_is_packed(dir))
-		start_workers(v);
+	if (!later)
+		image_dir_verify_start(v);
 	*ret = v;
 	return 0;
 }
@@ -294,6 +294,12 @@ static bool is_left(const struct image_verification *v)
 			if (!v->items[i].known[k] && !v->items[i].left)
 				return true;
 	return false;
+}
+
+void image_dir_verify_start(struct image_verification *v)
+{
+	if (v && !v->n_workers && !image_is_packed(v->dir) && is_left(v))
+		start_workers(v);
 }
 
 static struct item *find_item(struct image_verification *v, const char *name)
@@ -372,6 +378,14 @@ bool image_dir_verify_leave(struct image_verification *v, const char *name, stru
 	return false;
 }
 
+bool image_digest_is(const struct image_digest *digest, const unsigned char *blocks, size_t count)
+{
+	XXH128_canonical_t one;
+
+	memcpy(&one, blocks, sizeof(one));
+	return digest_is(count == 1 ? XXH128_hashFromCanonical(&one) : XXH3_128bits(blocks, count * sizeof(one)), digest->text);
+}
+
 int image_digest_check(int fd, const struct image_raw *raw, const struct image_digest *digest)
 {
 	struct image_verification v = {};
@@ -408,7 +422,7 @@ void image_dir_verify_cancel(struct image_verification *v)
 int image_dir_verify(struct image_dir *dir, struct error *e)
 {
 	struct image_verification *v;
-	int r = image_dir_verify_begin(dir, &v, e);
+	int r = image_dir_verify_begin(dir, false, &v, e);
 
 	return r ? r : image_dir_verified(v, e);
 }

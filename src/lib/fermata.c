@@ -7,7 +7,7 @@
 
 #include <limits.h>
 
-#define FLAGS_KNOWN ((FERMATA_PORTABLE << 1) - 1)
+#define FLAGS_KNOWN ((FERMATA_GPU_STAGED << 1) - 1)
 
 _Static_assert(sizeof(((struct fermata_error *)0)->text) == sizeof(((struct error *)0)->text), "a text must fit");
 
@@ -127,6 +127,7 @@ static int begin(struct call *c, const char *dir, const struct fermata_options *
 		.ext_unix_sk = flags & FERMATA_EXT_UNIX_SK,
 		.sibling = flags & FERMATA_SIBLING,
 		.gpu_force = flags & FERMATA_GPU_FORCE,
+		.gpu_staged = flags & FERMATA_GPU_STAGED,
 		.track = flags & FERMATA_TRACK_MEM,
 		.portable = flags & FERMATA_PORTABLE,
 		.parent = c->options.parent,

@@ -1,45 +1,73 @@
-/* Lists of threads, children and timers; see proc.h. */
+/* Lists of threads, descriptors, children and timers; see proc.h. */
 #include "proc/proc.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 
-static int by_pid(const void *a, const void *b)
+/* What a folder whose names are numbers holds. */
+struct numbers {
+	int *data;
+	size_t count, capacity;
+};
+
+static int by_number(const void *a, const void *b)
 {
-	return *(const pid_t *)a - *(const pid_t *)b;
+	return *(const int *)a - *(const int *)b;
 }
 
-int proc_list_threads(pid_t pid, struct proc_pids *ret)
+/* In their order. */
+static int list_numbers(pid_t pid, const char *what, struct numbers *ret)
 {
-	struct proc_pids tids = {};
+	struct numbers numbers = {};
 	char path[64];
 
-	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, what);
 	DIR *dir = opendir(path);
 	if (!dir)
 		return -errno;
 	for (struct dirent *entry; (entry = readdir(dir));) {
 		if (entry->d_name[0] == '.')
 			continue;
-		pid_t *tid = VEC_PUSH(&tids);
-		if (!tid) {
+		int *number = VEC_PUSH(&numbers);
+		if (!number) {
 			closedir(dir);
-			VEC_FREE(&tids);
+			VEC_FREE(&numbers);
 			return -ENOMEM;
 		}
-		*tid = atoi(entry->d_name);
+		*number = atoi(entry->d_name);
 	}
 	closedir(dir);
-	if (tids.count)
-		qsort(tids.data, tids.count, sizeof(pid_t), by_pid);
+	if (numbers.count)
+		qsort(numbers.data, numbers.count, sizeof(int), by_number);
+	*ret = numbers;
+	return 0;
+}
+
+int proc_list_fds(pid_t pid, struct proc_fds *ret)
+{
+	struct numbers fds;
+	int r = list_numbers(pid, "fd", &fds);
+
+	if (!r)
+		*ret = (struct proc_fds){ fds.data, fds.count, fds.capacity };
+	return r;
+}
+
+int proc_list_threads(pid_t pid, struct proc_pids *ret)
+{
+	struct numbers tids;
+	int r = list_numbers(pid, "task", &tids);
+
+	if (r)
+		return r;
 	/* The leader first, whatever its number: ids may have wrapped. */
 	for (size_t i = 1; i < tids.count; i++)
 		if (tids.data[i] == pid) {
 			memmove(&tids.data[1], &tids.data[0], i * sizeof(pid_t));
 			tids.data[0] = pid;
 		}
-	*ret = tids;
+	*ret = (struct proc_pids){ tids.data, tids.count, tids.capacity };
 	return 0;
 }
 

@@ -1,12 +1,29 @@
 /* See proc.h. */
 #include "proc/proc.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/mman.h>
 
 #define TEXT_MAX (1UL << 30) /* smaps has some 700 bytes for each area */
+
+const char *proc_state_word(char state)
+{
+	switch (state) {
+	case 'R':
+		return "running";
+	case 'T':
+		return "stopped";
+	case 't':
+		return "traced";
+	case 'Z':
+		return "zombie";
+	case 'D':
+		return "disk";
+	default:
+		return "sleep";
+	}
+}
 
 int proc_parse_stat(const char *text, struct proc_stat *ret)
 {
@@ -369,36 +386,4 @@ int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret)
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
 	int r = read_small_at(AT_FDCWD, path, 64UL << 20, &text, NULL);
 	return r ? r : proc_parse_fdinfo(text, ret);
-}
-
-static int compare(const void *a, const void *b)
-{
-	return *(const int *)a - *(const int *)b;
-}
-
-int proc_list_fds(pid_t pid, struct proc_fds *ret)
-{
-	struct proc_fds fds = {};
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/fd", pid);
-	DIR *dir = opendir(path);
-	if (!dir)
-		return -errno;
-	for (struct dirent *entry; (entry = readdir(dir));) {
-		if (entry->d_name[0] == '.')
-			continue;
-		int *fd = VEC_PUSH(&fds);
-		if (!fd) {
-			closedir(dir);
-			VEC_FREE(&fds);
-			return -ENOMEM;
-		}
-		*fd = atoi(entry->d_name);
-	}
-	closedir(dir);
-	if (fds.count)
-		qsort(fds.data, fds.count, sizeof(int), compare);
-	*ret = fds;
-	return 0;
 }

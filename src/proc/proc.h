@@ -46,7 +46,7 @@ struct proc_maps {
 	X(RD, "rd") X(WR, "wr") X(EX, "ex") X(SH, "sh") X(MR, "mr") X(MW, "mw") X(ME, "me") X(MS, "ms") X(GD, "gd") X(PF, "pf") \
 	X(LO, "lo") X(IO, "io") X(SR, "sr") X(RR, "rr") X(DC, "dc") X(DE, "de") X(AC, "ac") X(NR, "nr") X(HT, "ht") X(SF, "sf") \
 	X(AR, "ar") X(WF, "wf") X(DD, "dd") X(SD, "sd") X(MM, "mm") X(HG, "hg") X(NH, "nh") X(MG, "mg") X(UM, "um") X(UW, "uw") \
-	X(LF, "lf") X(SS, "ss") X(SL, "sl") X(DP, "dp")
+	X(LF, "lf") X(SS, "ss") X(SL, "sl") X(DP, "dp") X(UI, "ui")
 enum {
 #define X(name, letters) PROC_VMF_BIT_##name,
 	PROC_VMF_ROWS
@@ -83,6 +83,8 @@ struct proc_lock {
 /* -ENOTSUP for a kind that is none of these. */
 int proc_parse_lock(const char *line, struct proc_lock *ret);
 
+/* What users read for a state of proc_stat that is alive. */
+const char *proc_state_word(char state);
 int proc_parse_stat(const char *text, struct proc_stat *ret);
 int proc_parse_status(const char *text, struct proc_status *ret);
 int proc_parse_maps(const char *text, struct proc_maps *ret);

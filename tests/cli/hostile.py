@@ -262,6 +262,46 @@ def change_inside(images, kind, changer):
     expect(seen, f"no file of kind {kind}")
 
 
+def test_hostile_memory_of_descriptors(w):
+    """Rings of packet sockets and userfaultfds: sizes, places and areas that can't be."""
+    w.known, pack = [], packer()
+    packet, uffd = 6, 1007
+    images, target = w.checkpoint("import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\ns = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)\n"
+                                  "s.setsockopt(263, 10, 1)\ns.setsockopt(263, 5, struct.pack('IIII', 8192, 2, 512, 32))\ns.bind(('lo', 0x88b7))\n"
+                                  "for i in range(3): s.sendto(b'x', ('lo', 0x88b7))\nring = mmap.mmap(s.fileno(), 16384)\n"
+                                  "memory = mmap.mmap(-1, 65536)\nat = ctypes.addressof(ctypes.c_char.from_buffer(memory))\nwatch = libc.syscall(323, 1)\n"
+                                  "api = ctypes.create_string_buffer(struct.pack('QQQ', 0xaa, 0, 0))\nassert libc.ioctl(watch, 0xc018aa3f, api) == 0\n"
+                                  "area = ctypes.create_string_buffer(struct.pack('QQQQ', at, 65536, 1, 0))\nassert libc.ioctl(watch, 0xc020aa00, area) == 0\n")
+
+    def inside(kind, outer, number, value):
+        def lie(entry):
+            for part in entry:
+                if part[0] == outer:
+                    inner = [field for field in pack.fields(part[2]) if field[0] != number]
+                    part[2] = pack.message(inner + [[number, 0, value]])
+        return lambda copy: change_inside(copy, kind, lie)
+    for number, value in ((1, 0), (1, 8191), (1, (1 << 32) - 4096), (2, 0), (2, (1 << 32) - 1), (3, 0), (3, 16384), (4, 1 << 20), (4, 31)):
+        refused_copy(w, images, inside(packet, 18, number, value), "with a ring that can't be")
+    for value in (32, (1 << 32) - 1):
+        refused_copy(w, images, inside(packet, 1001, 1, value), "with a ring that can't be")
+
+    def piece(entry):
+        for part in entry:
+            if part[0] == 1:
+                part[2] = 1 << 40
+    refused_copy(w, images, lambda copy: change(copy, os.path.basename(glob.glob(os.path.join(copy, "packet-ring-*.img"))[0]), piece), "cannot fill the ring")
+    for number, value in ((1, 1), (2, 4096), (3, 0), (3, 8)):
+        refused_copy(w, images, inside(uffd, 5, number, value), "a userfaultfd that can't be")
+
+    def other(entry):
+        for part in entry:
+            if part[0] == 3:
+                part[2] = 1
+    refused_copy(w, images, lambda copy: change_inside(copy, uffd, other), "which does not hold it")
+    w.criu("restore", "-d", "-D", images).good()
+    Target.wait(target)
+
+
 def test_hostile_watches(w):
     w.known, pack = [], packer()
     os.mkdir(os.path.join(w.work, "dir"))

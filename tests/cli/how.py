@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 
@@ -100,6 +101,127 @@ def test_exec_cmd(w):
     w.criu("restore", "-D", images, "--exec-cmd").error("--exec-cmd needs the command")
     w.criu("restore", "-D", images, "--", "true").error("needs --exec-cmd")
     expect(cli.state_of(target.pid) is None, "something was restored")
+
+
+def huge_kib(pid):
+    return sum(int(line.split()[1]) for line in cli.read(f"/proc/{pid}/smaps").splitlines() if line.startswith("AnonHugePages:"))
+
+
+def test_huge_pages(w):
+    """An area that has asked for huge pages has them when it is filled, and not when the kernel gets round to it."""
+    images, target = w.checkpoint("m = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\nm.madvise(mmap.MADV_HUGEPAGE)\n"
+                                  "for i in range(0, 64 << 20, 4096):\n    m[i:i + 8] = b'somewhat'\n", leave=True)
+    before = huge_kib(target.pid)
+    if before < 32 << 10:
+        raise cli.Skip(f"the kernel had {before} KiB of huge pages for a program that asked for 64 MiB")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("restore", "-d", "-D", images).good()
+    target.unharmed()
+    expect(huge_kib(target.pid) >= before / 2, f"{huge_kib(target.pid)} KiB are in huge pages, where {before} were")
+
+
+def pss_kib(pid):
+    return int(next(line for line in cli.read(f"/proc/{pid}/smaps_rollup").splitlines() if line.startswith("Pss:")).split()[1])
+
+
+def inner(unshare, pid):
+    """The process that has the number `pid` in the namespace."""
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        for found in cli.children_of(unshare.pid):
+            words = [line.split() for line in cli.read(f"/proc/{found}/status").splitlines() if line.startswith("NSpid:")]
+            if words and words[0][-1] == str(pid) and len(words[0]) > 2:
+                return found
+        time.sleep(0.01)
+    raise cli.Failure("nothing was restored in the namespace")
+
+
+# It says how far it is, of each namespace in a file of its own; the end of its memory is looked at seldom.
+MANY = """
+size = %d
+m = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for i in range(0, size, 4096):
+    m[i:i + 8] = i.to_bytes(8, "little")
+count = tick
+def tick():
+    count()
+    assert m[:8] == bytes(8) and (ticks %% 8 or m[size - 4096:size - 4088] == (size - 4096).to_bytes(8, "little"))
+    with open("state." + os.readlink("/proc/self/ns/pid")[5:-1], "w") as file:
+        file.write(str(ticks))
+"""
+
+
+def restore_many(w, target, images, count, *options):
+    """Gives the commands, which wait for what they have restored, and the restored processes, which run."""
+    runs = [subprocess.Popen(["unshare", "-p", "-f", "--kill-child", "--mount-proc", cli.BINARY, "restore", "process", "--no-server", "--path", images,
+                              *options], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=target.log, start_new_session=True)
+            for _ in range(count)]
+    pids = [inner(run, target.pid) for run in runs]
+    states = [os.path.join(w.work, "state." + os.readlink(f"/proc/{pid}/ns/pid")[5:-1]) for pid in pids]
+    end = time.monotonic() + DEADLINE
+    while not all(os.path.exists(path) and cli.read(path) for path in states):
+        expect(time.monotonic() < end, "they do not all go on")
+        time.sleep(0.01)
+    time.sleep(2)
+    for pid in pids:
+        expect(cli.state_of(pid) in ("S", "R", "D"), "one of them has ended")
+    return runs, pids
+
+
+def test_many_from_one(w):
+    """Ten of one checkpoint, each in a pid namespace of its own: what they do not touch none of them has. One of them is dumped, with all of it."""
+    size, count, sums = 64 << 20, 10, []
+    images, target = w.checkpoint(MANY % size)
+    for lazy in ("--lazy=all", "--lazy=touched"):
+        runs, pids = restore_many(w, target, images, count, lazy)
+        sums.append(sum(map(pss_kib, pids)))
+        if lazy == "--lazy=touched":
+            kept, others = w.make_dir("again"), sum(map(pss_kib, pids[1:]))
+            cli.run("nsenter", ["-t", pids[0], "-p", "-m", cli.BINARY, "dump", "process", target.pid, "--no-server", "--dir", kept, "--name", "one",
+                                "--leave-running"]).good()
+            saved = sum(entry.stat().st_size for entry in os.scandir(os.path.join(kept, "one")) if entry.name.startswith("pages-"))
+            expect(saved >= size, f"the dump has {saved} bytes of its memory")
+            expect(sum(map(pss_kib, pids[1:])) < others + 4096, "the dump of one has brought the memory of the others")
+        for run in runs:
+            run.kill()
+            run.wait()
+    print(f"# ten restores of {size >> 20} MiB have {sums[0] >> 10} MiB together, with what they touch alone {sums[1] >> 10} MiB", flush=True)
+    expect(sums[1] < sums[0] / 4, sums)
+
+
+def test_lazy_pages(w):
+    """criu's two commands: one waits for the restore and its pages, the other restores. What goes wrong with either the first tells."""
+    images, target = w.checkpoint("m = bytearray(os.urandom(32 << 20))\n")
+    socket_path = os.path.join(images, "lazy-pages.socket")
+
+    def wait_for_pages():
+        ready, theirs = os.pipe()
+        waits = subprocess.Popen([w.criu_path, "lazy-pages", "-D", images, "--status-fd", str(theirs)], pass_fds=[theirs], stdin=subprocess.DEVNULL,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        expect(os.read(ready, 2) == b"\0" and os.path.exists(socket_path), "it is not ready")
+        os.close(ready)
+        return waits
+
+    waits = wait_for_pages()
+    w.criu("lazy-pages", "-D", images).error("another lazy-pages waits")
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").good()
+    expect(waits.wait(DEADLINE) == 0, "it has not seen that all pages came")
+    expect(not os.path.exists(socket_path), "its socket stays")
+    target.unharmed()
+    waits = wait_for_pages()
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").error("is taken by another process")
+    expect(waits.wait(DEADLINE) == 1, "it has not seen that the restore failed")
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    w.criu("lazy-pages", "-D", images, "-d").good()
+    w.criu("restore", "-d", "-D", images, "--lazy-pages").good()
+    target.unharmed()
+    end = time.monotonic() + DEADLINE
+    while os.path.exists(socket_path):
+        expect(time.monotonic() < end, "the one in the background does not end")
+        time.sleep(0.01)
 
 
 def test_action_script(w):
@@ -205,6 +327,76 @@ def test_connections_without_repair(w):
                             "c = socket.create_connection(l.getsockname())\n")
     w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "SO_REUSEPORT", "--skip-in-flight")
     target.unharmed()
+
+
+def test_port_in_time_wait(w):
+    """The program was killed, and a connection that it had closed keeps its port for a minute: a restore does not wait for that."""
+    target = Target(w.work, "l = socket.socket()\nl.bind(('127.0.0.1', 0))\nl.listen(5)\nopen('port', 'w').write(str(l.getsockname()[1]))\n"
+                            "def serve():\n    while True:\n        c, _ = l.accept()\n        c.close()\n"
+                            "threading.Thread(target=serve, daemon=True).start()\n")
+    port, images = int(cli.read(os.path.join(w.work, "port"))), w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images, "-R").good()
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.recv(1)
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    with socket.socket() as other:
+        try:
+            other.bind(("127.0.0.1", port))
+            raise cli.Skip("a port can be bound while connections of it are in TIME-WAIT")
+        except OSError:
+            pass
+    w.criu("restore", "-d", "-D", images).good()
+    target.unharmed()
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.recv(1)
+
+
+def set_processor(path, tag, word):
+    """Of the words of CPUID behind that tag, four bytes each, one that has everything."""
+    with open(path, "rb") as file:
+        data = bytearray(file.read())
+    at = -1
+    for _ in range(word + 1):
+        at = data.index(tag, at + 1)
+    data[at + len(tag):at + len(tag) + 4] = b"\xff" * 4
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def test_processor(w):
+    """One that lacks instructions which programs have chosen when they began: refused before anything runs, unless the user knows better."""
+    images, target = w.checkpoint()
+    os.unlink(os.path.join(images, "fermata.json"))
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=all").good()
+    target.unharmed()
+    os.kill(target.pid, signal.SIGKILL)
+    wait_gone(target.pid)
+    set_processor(os.path.join(images, "inventory.img"), b"\xdd\x3e", 4)  # field 1003; no processor has all that stands there
+    cli.restore_refused(w, images, "the processor lacks", "avx512_4vnniw", "--cpu-cap none")
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=ins").error("the processor lacks")
+    w.criu("restore", "-d", "-D", images, "--cpu-cap=sse").error("there is no sse")
+    fermata("inspect", images).good()
+    for option in ("--cpu-cap=none", "--cpu-cap=fpu", "--cpu-cap=all,^all"):
+        w.criu("restore", "-d", "-D", images, option).good()
+        target.unharmed()
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
+def test_cpuinfo(w):
+    images = w.make_dir()
+    w.criu("cpuinfo", "check", "-D", images).error("cannot read", "cpuinfo.img")
+    w.criu("cpuinfo", "dump", "-D", images).good()
+    w.criu("cpuinfo", "check", "-D", images).good()
+    w.criu("cpuinfo", "compare", "-D", images).error("takes dump or check")
+    path = os.path.join(images, "cpuinfo.img")
+    with open(path, "rb") as file:
+        data = file.read()
+    with open(path, "wb") as file:
+        file.write(data[:-3])
+    w.criu("cpuinfo", "check", "-D", images).error("is damaged")
 
 
 def test_sem_undo(w):

@@ -152,7 +152,7 @@ def test_install(w):
     for target in ("install-criu", "install"):
         run("make", ["-C", ROOT, "-o", "all", target, f"DESTDIR={dest}", f"PREFIX={prefix}"], env={"MAKEFLAGS": ""}).good()
     root = dest + prefix
-    for name in ("bin/fermata", "bin/criu", "share/man/man1/fermata.1", "share/man/man1/criu.1", "include/fermata/fermata.h",
+    for name in ("bin/fermata", "bin/criu", "share/man/man1/fermata.1", "share/man/man1/criu.1", "share/man/man1/fermata-dump-job.1", "include/fermata/fermata.h",
                  "share/bash-completion/completions/fermata"):
         expect(os.path.getsize(os.path.join(root, name)) > 100, name)
     expect("dump process" in run(os.path.join(root, "bin/fermata"), ["--help"]).good().out, "fermata")
@@ -294,7 +294,8 @@ gone = os.open("gone", os.O_RDONLY)
 os.rmdir("gone")
 if not os.fork():
     inner = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    inner.setsockopt(263, 5, b''.join(n.to_bytes(4, 'little') for n in (4096, 1, 2048, 2)))
+    inner.bind(("lo", 0x88b7))
+    inner.setsockopt(263, 18, os.getpid() & 0xffff | 6 << 16)
     while True:
         time.sleep(1)
 time.sleep(0.2)

@@ -32,6 +32,11 @@ def test_busy(w):
     expect(good and all("is being dumped" in result.err for result in results if result.status), [str(result) for result in results])
     expect(len(good) < 3, "none was refused")
     pid = w.job("large")["pid"]
+    thread = threading.Thread(target=lambda: w.fermata("dump", "job", "large", "--leave-running", "--no-live", "--compression", "zstd:3", deadline=150).good())
+    thread.start()
+    until(lambda: w.status("large") == "dumping", lambda: w.job("large"))
+    thread.join()
+    expect(w.status("large") in ("sleep", "running", "disk"), w.job("large"))
     thread = threading.Thread(target=lambda: results.append(w.fermata("dump", "job", "large")))
     thread.start()
     time.sleep(0.05)
@@ -315,7 +320,7 @@ def test_api_tells(w):
         short, long = w.fermata("job", "checkpoint", "inspect", ids[path]).good().out, w.fermata("job", "checkpoint", "inspect", ids[path], "-v").good().out
         expect(path in short and str(pid) in short and len(long) > 2 * len(short), long)
         expect(get(f"checkpoints/{ids[path]}/verify")[1]["files"] > 5, path)
-    expect(any(row["file"] == f"core-{pid}.img" for row in get(f"checkpoints/{ids[one]}/diff/{ids[two]}")[1]), "diff")
+    expect(any(row["file"] == f"core-{pid}.img" or row["file"].startswith("pages-") for row in get(f"checkpoints/{ids[one]}/diff/{ids[two]}")[1]), "diff")
     expect(get(f"checkpoints/{ids[one]}/diff/{ids[one]}") == (200, []), "no difference")
     expect(get(f"checkpoints/{ids[one]}/diff/none")[0] == get("checkpoints/none/inspect")[0] == 404, "no such checkpoint")
     with open(one + f"/core-{pid}.img", "ab") as file:
@@ -344,6 +349,7 @@ def test_systemd(w):
               str(listener.fileno())]
     w.start(before=helper, env={"NOTIFY_SOCKET": w.work + "/ready"}, pass_fds=[listener.fileno()])
     expect(ready.recv(100) == b"READY=1", "ready")
+    expect(f"listens on {w.socket}, which was handed over" in w.said(), w.said())
     pid = w.run("counter")
     expect(not [path for path in glob.glob(f"/proc/{pid}/fd/*") if "socket" in os.readlink(path)], "the socket is not inherited")
     w.stop()

@@ -24,7 +24,7 @@ def test_periodic(w):
     until(lambda: not first & {one["id"] for one in w.request("GET", "/v1/jobs/often/checkpoints")[1]}, "both to be replaced")
     kept = [one for one in w.request("GET", "/v1/jobs/often/checkpoints")[1] if one["state"] == "whole"]
     expect(len(kept) <= 4 and len(os.listdir(w.dir)) <= 5, kept)
-    until(lambda: any(os.path.islink(os.path.join(w.dir, one, "parent")) for one in os.listdir(w.dir)), "one that has only what was written since the last")
+    expect(not parents(w), "one of a small program is whole")
     w.counts_on("often")
     out = w.fermata("job", "set", "often", "--checkpoint-every", "0").good().out
     expect("no periodic checkpoints" in out, out)
@@ -34,6 +34,53 @@ def test_periodic(w):
     time.sleep(1.5)
     expect(sorted(os.listdir(w.dir)) == before, "none are made any more")
     w.fermata("job", "set", "often", "--checkpoint-every", "soon").error("soon is no time")
+
+
+def parents(w):
+    return [one for one in os.listdir(w.dir) if os.path.islink(os.path.join(w.dir, one, "parent"))]
+
+
+# Memory that a first argument gives in MiB, for as many numbers as the second says; a number every 50 ms.
+LARGE = ["perl", "-e", """
+$| = 1;
+my $memory = "x" x ($ARGV[0] << 20);
+for (my $number = 0; ; $number++) {
+    undef $memory if $number == ($ARGV[1] // -1);
+    print "$number\\n";
+    select undef, undef, undef, 0.05;
+}
+"""]
+
+
+def test_periodic_large(w):
+    """Of one with much memory each has only what was written since the last. It restores; and one that has become small has whole ones again."""
+    w.start()
+    w.run("large", *LARGE, "64", options=["--checkpoint-every", "1", "--keep", "3"])
+    until(lambda: parents(w), "one that has only what was written since the last")
+    sizes = [one["size"] for one in w.request("GET", "/v1/jobs/large/checkpoints")[1] if one["state"] == "whole"]
+    until(lambda: any(one["size"] < 16 << 20 for one in w.request("GET", "/v1/jobs/large/checkpoints")[1] if one["state"] == "whole"), sizes)
+    # Those by hand in between are no part of the chain, and wait for one that is under way.
+    for _ in range(6):
+        w.fermata("freeze", "job", "large").good()
+        w.fermata("unfreeze", "job", "large").good()
+        w.dump("large", "--leave-running")
+    kept = w.request("GET", "/v1/jobs/large/checkpoints")[1]
+    by_hand = [one for one in kept if one["kind"] == "process"]
+    w.fermata("job", "checkpoint", "delete", by_hand[0]["id"]).good()
+    count = len(w.numbers("large"))
+    w.fermata("job", "kill", "large").good()
+    w.fermata("restore", "job", "large").good()
+    until(lambda: len(w.numbers("large")) > count + 2, "it to count on from its last checkpoint")
+    w.fermata("job", "kill", "large").good()
+    w.run("shrinks", *LARGE, "64", "40", options=["--checkpoint-every", "1", "--keep", "2"])
+    until(lambda: len(w.numbers("shrinks")) > 50, "it to have become small")
+    until(lambda: (found := whole_of(w, "shrinks")) and found[0]["size"] < 4 << 20 and
+          not any(os.path.islink(one["path"] + "/parent") for one in found), lambda: f"whole ones: {whole_of(w, 'shrinks')}")
+    w.counts_on("shrinks")
+
+
+def whole_of(w, jid):
+    return [one for one in w.request("GET", f"/v1/jobs/{jid}/checkpoints")[1] if one["state"] == "whole"]
 
 
 def test_chain(w):
@@ -65,6 +112,17 @@ def of_session(pid):
     return [line for line in text.splitlines() if str(pid) in line.split()[:4]]
 
 
+def test_restart_without_checkpoint(w):
+    """One that fails before it has a checkpoint stays ended, and that is told once."""
+    w.start()
+    w.fermata("run", "process", "--jid", "early", "--restart", "on-failure", "--", "sh", "-c", "exit 3").good()
+    until(lambda: w.status("early") == "halted", "its end")
+    time.sleep(1.5)
+    expect(w.said().count("job early has failed (status 3) and has no checkpoint") == 1, w.said())
+    job = w.job("early")
+    expect(job["restarts"] == 0 and job["exit_code"] == 3, job)
+
+
 def test_restart(w):
     w.start()
     pid = w.run("weak", *COUNT, options=["--restart", "on-failure", "--restart-limit", "2"])
@@ -87,6 +145,21 @@ def test_restart(w):
     w.dump("dumped")
     time.sleep(2)
     expect(not alive(pid), "nor one that was dumped")
+
+
+def test_restart_with_rest(w):
+    """What a failed run has left holds ids that the checkpoint has: it is ended before the restart, which needs one try. Nobody else is."""
+    w.start()
+    pid = w.run("parent", "sh", "-c", "sleep 1000 & echo $!; i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done",
+                options=["--restart", "on-failure"])
+    other = w.run("other", "sleep", "1000")
+    until(lambda: len(w.numbers("parent")) > 3, "it to count")
+    child = w.numbers("parent")[0]
+    w.dump("parent", "--leave-running")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.job("parent")["restarts"] == 1 and alive(pid) and alive(child), lambda: [w.job("parent"), of_session(pid), w.said()])
+    expect("processes of the run that failed were still there" in w.said() and "cannot restore" not in w.said(), w.said())
+    expect(alive(other), "the other job")
 
 
 def test_side_by_side(w):
@@ -167,6 +240,32 @@ def test_late_supervisor(w):
     expect(os.path.exists(w.state + "/jobs/counter/wanted"), "the token")
     w.start()
     expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
+
+
+def test_half_removed(w):
+    """A daemon that was killed while it removed a checkpoint goes on with that."""
+    w.start()
+    w.run("counter")
+    kept, leaving = w.dump("counter", "--leave-running"), w.dump("counter", "--leave-running")
+    w.kill()
+    os.unlink(leaving + "/inventory.img")
+    database = sqlite3.connect(w.state + "/fermata.db")
+    database.execute("UPDATE checkpoints SET state = 2 WHERE path = ?", (leaving,))
+    database.commit()
+    database.close()
+    w.start()
+    expect([one["path"] for one in w.request("GET", "/v1/checkpoints")[1]] == [kept], w.request("GET", "/v1/checkpoints"))
+    expect(os.listdir(w.dir) == [os.path.basename(kept)], os.listdir(w.dir))
+
+
+def test_gate(w):
+    """A dump whose daemon was killed before it had written down who makes it does not begin."""
+    w.start()
+    pid = w.run("counter")
+    result = w.fermata("dump", "process", pid, "--no-server", "--gate", "--leave-running", stdin=b"").error("has ended")
+    expect(not os.listdir(w.dir), result)
+    w.fermata("dump", "process", pid, "--no-server", "--gate", "--leave-running", stdin=b"x").good()
+    expect(len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
 
 
 def test_half_written(w):

@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def test_run(w):
     expect(read(f"/proc/{pid}/environ").count("LISTEN_") == 0, "the daemon's variables")
     descriptors = {os.readlink(path) for path in glob.glob(f"/proc/{pid}/fd/*")}
     expect(descriptors == {"/dev/null", f"{w.logs}/fermata-output-counter.log"}, descriptors)
-    w.fermata("run", "process", "--jid", "counter", "--", "true").error("counter already", "--jid")
+    w.fermata("run", "process", "--jid", "counter", "--", "true").error("counter already", "another name")
     w.fermata("run", "process", "--jid", "../x", "--", "true").error("no name for a job")
     w.fermata("run", "process", "--", "/no/such/program").error("/no/such/program", "cannot run")
     w.fermata("run", "process").error("needs the program", status=2)
@@ -373,6 +374,41 @@ def test_without_daemon(w):
     w.fermata("freeze", "process", 1, "--no-server").error("this command runs below it")
 
 
+def test_result_file(w):
+    """--result-file has the path of the checkpoint; one that can't be written ends the dump before the target is touched."""
+    w.start()
+    pid = w.run("counter")
+    w.fermata("dump", "job", "counter", "--result-file", w.work + "/none/file").error("nothing was dumped", "none/file")
+    w.fermata("dump", "process", pid, "--no-server", "--result-file", w.work + "/none/file").error("nothing was dumped")
+    expect(w.status("counter") != "halted" and not os.listdir(w.dir), os.listdir(w.dir))
+    for more in (["job", "counter"], ["process", pid], ["process", pid, "--no-server"]):
+        out = w.fermata("dump", *more, "--leave-running", "--result-file", w.work + "/result").good().out
+        expect(read(w.work + "/result") == out.split()[-1] + "\n", out)
+    text = w.fermata("job", "inspect", "counter").good().out
+    expect(re.search(r"^created at +\d{4}-\d\d-\d\dT[\d:]{8}$", text, re.M) and re.search(rf"^checkpoint path +{w.dir}/", text, re.M), text)
+
+
+def test_gone(w):
+    """A checkpoint that somebody has removed by hand is told as such."""
+    w.start()
+    w.run("counter")
+    kept, gone = w.dump("counter", "--leave-running"), w.dump("counter")
+    shutil.rmtree(gone)
+    rows = w.fermata("job", "checkpoints", "counter").good().out.splitlines()
+    expect(any("missing" in row and gone in row for row in rows) and any("missing" not in row and kept in row for row in rows), rows)
+    w.fermata("restore", "job", "counter").error("is not there any more", gone, "--checkpoint ID")
+    expect(w.status("counter") == "halted", w.job("counter"))
+    ids = {one["path"]: one["id"] for one in w.request("GET", "/v1/checkpoints")[1]}
+    count = len(w.numbers("counter"))
+    w.fermata("restore", "job", "counter", "--checkpoint", ids[kept]).good()
+    until(lambda: len(w.numbers("counter")) > count + 1, "it to count on, from the earlier one")
+    w.fermata("job", "checkpoint", "delete", ids[gone]).good()
+    for kind in ("tar", "gzip", "lz4", "zlib", "zstd"):
+        for more in ([], ["--streams", "2"]):
+            w.fermata("dump", "job", "counter", "--leave-running", "--compression", kind, *more).good()
+    expect("missing" not in w.fermata("checkpoints").good().out, w.fermata("checkpoints").out)
+
+
 def test_verify_diff(w):
     w.start()
     w.run("counter")
@@ -380,7 +416,7 @@ def test_verify_diff(w):
     w.fermata("verify", one).good()
     expect(w.fermata("diff", one, one).good().out == "No differences.\n", "no difference")
     result = w.fermata("diff", one, two)
-    expect(result.status == 1 and re.search(r"core-\d+\.img +changed", result.out), result)
+    expect(result.status == 1 and re.search(r"(core|pages)-\d+\.img +changed", result.out), result)
     with open(one + "/core-%d.img" % w.job("counter")["pid"], "ab") as file:
         file.write(b"x")
     w.fermata("verify", one).error("core-")
@@ -389,9 +425,9 @@ def test_verify_diff(w):
         packed = w.fermata("dump", "job", "counter", "--leave-running", "--compression", kind).good().out.split()[-1]
         expect(w.fermata("diff", packed, packed).good().out == "No differences.\n", packed)
         result = w.fermata("diff", two, packed)
-        expect(result.status == 1 and re.search(r"core-\d+\.img +changed", result.out), result)
+        expect(result.status == 1 and re.search(r"(core|pages)-\d+\.img +changed", result.out), result)
         document = json.loads(w.fermata("diff", two, packed, "--json").out)
-        expect(any(row["file"].startswith("core-") and row["difference"] == "changed" for row in document), document)
+        expect(any(row["file"].startswith(("core-", "pages-")) and row["difference"] == "changed" for row in document), document)
     streams = w.fermata("dump", "job", "counter", "--leave-running", "--compression", "lz4", "--streams", "2").good().out.split()[-1]
     expect(w.fermata("diff", streams, packed).status == 1, "an archive in parts")
     w.fermata("diff", one, w.work + "/none").error("none", status=2)

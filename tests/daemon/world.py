@@ -26,7 +26,11 @@ COUNT = ["sh", "-c", "i=0; while true; do echo $i; i=$((i+1)); sleep 0.05; done"
 def reap_orphans():
     """Children of jobs that ended are ours now, and keep the ids of their groups and sessions in use. What this program has started itself is left alone."""
     for path in glob.glob("/proc/self/task/*/children"):
-        for pid in map(int, read(path).split()):
+        try:
+            children = read(path).split()
+        except OSError:  # a thread that has ended
+            continue
+        for pid in map(int, children):
             try:
                 if state_of(pid) == "Z" and os.getsid(pid) not in (pid, os.getsid(0)):
                     os.waitpid(pid, os.WNOHANG)
@@ -120,12 +124,12 @@ class World:
     def helper(self, verb):
         """The pid of a program that the daemon has started for this, or None."""
         for path in glob.glob(f"/proc/{self.daemon.pid}/task/*/children"):
-            for pid in map(int, read(path).split()):
-                try:
-                    if read(f"/proc/{pid}/cmdline").split("\0")[1] == verb:
+            try:
+                for pid in map(int, read(path).split()):
+                    if read(f"/proc/{pid}/cmdline").split("\0")[1:2] == [verb]:
                         return pid
-                except (OSError, IndexError):
-                    pass
+            except OSError:  # who has ended meanwhile
+                pass
         return None
 
     def connection(self):

@@ -13,7 +13,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, expect, read, reap, reporter, verdict  # noqa: E402
 
 report = reporter("lazy_")
 
@@ -35,6 +35,70 @@ while True:
             os._exit(3)
     os.write(1, b"%d\\n" % step)
     time.sleep(0.01)
+"""
+
+# It waits for a file that says go. Then its memory is moved, cut, emptied, mapped anew and inherited, and all of it is compared: none of it was
+# touched before. What is to be where is kept as a list of (address, pages, number of the first page or -1 for zeroes).
+CHANGER = f"""
+import ctypes, mmap, os, random, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_size_t]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+libc.munmap.argtypes, libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t], [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+PAGE, PART, PARTS = 4096, 1024, {MIB} // 4 - 8
+def word(at):
+    return ctypes.c_uint64.from_address(at)
+def fresh(at=None, pages=PART):
+    got = libc.mmap(at, pages * PAGE, 3, 0x22 | (0x10 if at else 0), -1, 0)
+    assert got != ctypes.c_void_p(-1).value
+    return got
+def check(parts, step):
+    for at, pages, number in parts:
+        for i in range(0, pages, step):
+            assert word(at + i * PAGE).value == (0 if number < 0 else number + i + 1), (hex(at), i, number)
+whole = fresh(pages=PART * PARTS)
+for i in range(PART * PARTS):
+    word(whole + i * PAGE).value = i + 1
+parts = [(whole + n * PART * PAGE, PART, n * PART) for n in range(PARTS)]
+os.write(1, b"ready\\n")
+os.write(1, b"ready\\n")
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.002)
+dice = random.Random(7)
+try:
+    for turn in range(60):
+        i = dice.randrange(len(parts))
+        (at, pages, number), what, half = parts.pop(i), dice.randrange(6), PART // 2
+        size = pages * PAGE
+        if what == 0:
+            to = libc.mremap(at, size, size, 3, fresh(pages=pages))
+            assert to != ctypes.c_void_p(-1).value
+            parts.append((to, pages, number))
+        elif what == 1 and pages > 1:
+            cut = pages // 2
+            libc.munmap(at + cut * PAGE, size - cut * PAGE)
+            parts.append((at, cut, number))
+        elif what == 2:
+            libc.madvise(at, size, 4)
+            parts.append((at, pages, -1))
+        elif what == 3:
+            parts.append((fresh(at, pages), pages, -1))
+        elif what == 4:
+            libc.munmap(at, size)
+        else:
+            parts.append((at, pages, number))
+            child = os.fork()
+            if child == 0:
+                check(parts, 5 + turn)
+                os.execv("/bin/true", ["true"]) if turn % 2 else os._exit(0)
+            check(dice.sample(parts, 3), 11)
+            assert os.waitpid(child, 0)[1] == 0, "the child has another memory"
+    check(parts, 1)
+    os.write(1, b"right\\n")
+except BaseException as why:
+    os.write(2, repr(why).encode())
+time.sleep(1000)
 """
 
 
@@ -64,7 +128,7 @@ def named(name):
 
 
 class Program:
-    def __init__(self, work, kind):
+    def __init__(self, work, kind, program=PROGRAM):
         self.out, self.log, self.kind = work + "/out", work + "/log", kind
         self.images, self.order, options = {
             "directory": (work + "/one", work + "/one/fermata-order", ["--dir", work]),
@@ -72,17 +136,17 @@ class Program:
             "store": (f"store:{work}/store/one", work + "/store/orders/one", ["--dir", f"store:{work}/store"]),
         }[kind]
         with open(self.out, "wb") as out, open(work + "/err", "wb") as err:
-            task = subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+            task = subprocess.Popen([sys.executable, "-c", program, work + "/go"], stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
         task.returncode = 0
         self.work, self.pid = work, task.pid
         wait_for(lambda: self.steps() > 1, "it does not start")
         self.run("dump", "process", str(self.pid), "--name", "one", *options)
         wait_for(lambda: gone(self.pid), "it does not end")
 
-    def run(self, *arguments):
+    def run(self, *arguments, fails=False, first=None):
         with open(self.log, "wb") as log:
-            status = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE).returncode
-        expect(status == 0, f"{arguments}: {status} {self.said()}")
+            status = subprocess.run([BINARY, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=DEADLINE, preexec_fn=first).returncode
+        expect((status != 0) == fails, f"{arguments}: {status} {self.said()}")
 
     def said(self):
         with open(self.log) as log:
@@ -92,12 +156,13 @@ class Program:
         with open(self.out, "rb") as file:
             return file.read().count(b"\n")
 
-    def restore(self, *more):
-        self.run("restore", "process", "--path", self.images, "--lazy", "--detach", *more)
+    def restore(self, *more, lazy="--lazy", **how):
+        self.run("restore", "process", "--path", self.images, lazy, "--detach", *more, **how)
 
     def right(self):
         with open(self.work + "/err") as file:
-            expect(not file.read(), "the program has found memory that is not its own")
+            wrong = file.read()
+        expect(not wrong, f"the program has found memory that is not its own: {wrong}")
 
     def end(self):
         try:
@@ -126,6 +191,75 @@ def test_order(p):
     before = p.steps()
     wait_for(lambda: p.steps() > before + 2, "it does not go on")
     p.right()
+
+
+def test_changes(p):
+    """Moves, cuts, drops, forks and execs while pages lack: the program and its children have what they had."""
+    before, size = p.steps(), os.path.getsize(p.out)
+    for lazy in ("--lazy=touched", "--lazy=all"):
+        if os.path.exists(p.work + "/go"):
+            os.unlink(p.work + "/go")
+        os.truncate(p.out, size)  # it goes on writing where it was
+        p.restore(lazy=lazy)
+        open(p.work + "/go", "w").close()
+        wait_for(lambda: p.steps() > before or os.path.getsize(p.work + "/err"), "it does not come to an end")
+        p.right()
+        p.end()
+
+
+test_changes.program = CHANGER
+
+
+def test_touched(p):
+    """What is not touched does not come; behind a program that has ended, or become another by exec, nothing stays."""
+    before = p.steps()
+    p.restore(lazy="--lazy=touched")
+    wait_for(lambda: p.steps() > before + 2, "it does not go on")
+    time.sleep(3)
+    with open(f"/proc/{p.pid}/status") as file:
+        has = int(next(line for line in file if line.startswith("VmRSS:")).split()[1]) >> 10
+    expect(has < MIB / 2, f"it has {has} MiB, and touches about a sixth of {MIB}")
+    p.right()
+
+
+def limited_group(mib):
+    """A memory control group; of either version."""
+    for base, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        path = f"{base}/fermata-lazy-{os.getpid()}"
+        try:
+            os.mkdir(path)
+        except OSError:
+            continue
+        try:
+            with open(f"{path}/{limit}", "w") as file:
+                file.write(str(mib << 20))
+            return path
+        except OSError:
+            os.rmdir(path)
+    raise Skip("there are no control groups for memory")
+
+
+def test_limit(p):
+    """In a control group that half of it would fit in: what is touched alone does; all of it does not: it is refused, and nothing stays."""
+    group = limited_group(MIB // 2)
+
+    def enter():
+        with open(group + "/cgroup.procs", "w") as file:
+            file.write(str(os.getpid()))
+
+    try:
+        before = p.steps()
+        p.restore(lazy="--lazy=touched", first=enter)
+        wait_for(lambda: p.steps() > before + 2, "it does not go on")
+        p.right()
+        p.end()
+        p.run("restore", "process", "--path", p.images, "--detach", first=enter, fails=True)
+        expect("limit of its control group" in p.said() or not p.said(), p.said())  # or the kernel has killed the command as well
+        expect(gone(p.pid), "a part of it stays")
+    finally:
+        p.end()
+        wait_for(lambda: not open(group + "/cgroup.procs").read(), "something stays in the group")
+        os.rmdir(group)
 
 
 def killed(p, name):
@@ -185,12 +319,12 @@ def main():
         with tempfile.TemporaryDirectory(prefix="fermata-lazy-") as work:
             program = None
             try:
-                program = Program(work, kind)
+                program = Program(work, kind, getattr(test, "program", PROGRAM))
                 test(program)
                 program.end()
                 result, why = "passed", ""
-            except (Failure, OSError, subprocess.TimeoutExpired) as failure:
-                result, why = "failed", str(failure)
+            except (Failure, Skip, OSError, subprocess.TimeoutExpired) as failure:
+                result, why = "skipped" if isinstance(failure, Skip) else "failed", str(failure)
                 if program:
                     try:
                         program.end()

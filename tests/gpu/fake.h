@@ -4,11 +4,16 @@
  *
  * - device memory lies outside of the process, in a file of $FAKE_GPU_DIR, and is lost when the process ends;
  * - a process that uses it holds a character device that can't be saved;
+ *   ($FAKE_DEVICE, where that is another than the usual);
  * - state, lock, checkpoint, restore and unlock are done by a thread of the process, and hang while that is stopped; its id is told without it;
  * - lock blocks further calls and waits for work under way; checkpoint moves device memory into new anonymous memory and closes the device.
  *
- * $FAKE_GPU_DIR/fail makes a call go wrong: lines "CALL HOW [PID]", with CALL init, state, lock, checkpoint, restore or unlock, and HOW a CUresult,
- * or `hang`, or `die` (the thread that does it exits its process).
+ * With $FAKE_CUSTOM it has custom storage: a checkpointer with a context on the device maps what a process has there, and completes the operation; what a restore
+ * maps holds rubbish at first.
+ *
+ * $FAKE_GPU_DIR/fail makes a call go wrong: lines "CALL HOW [PID]", with CALL init, state, lock, checkpoint, restore, complete or unlock, or, of the checkpointer,
+ * retain, host (pinned memory) or copy; and HOW a CUresult, or `hang`, or `die` (the thread that does it exits its process).
+ * "N*TIMES" is a CUresult so many times, then nothing.
  */
 #pragma once
 

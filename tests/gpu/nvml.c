@@ -91,8 +91,9 @@ int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned int *count, s
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", dir, entry->d_name);
 		FILE *f = fopen(path, "re");
-		if (f && fscanf(f, "%d %zu", &on, &used) == 2 && on == number(device) && *count < room)
-			ret[(*count)++] = (struct process){ (unsigned int)pid, used, 0, 0 };
+		while (f && fscanf(f, "%d %zu", &on, &used) == 2)
+			if (on == number(device) + setting("FAKE_GPU_FIRST", 0) && *count < room)
+				ret[(*count)++] = (struct process){ (unsigned int)pid, getenv("FAKE_NO_AMOUNTS") ? ~0ULL : used, 0, 0 };
 		if (f)
 			fclose(f);
 	}

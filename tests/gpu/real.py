@@ -141,6 +141,26 @@ def test_graph(work):
     job.end()
 
 
+def test_cublas(work):
+    """Products of matrices, exact in doubles."""
+    try:
+        job = device(work, "-w", "cublas")
+    except Failure as why:
+        raise Skip(f"needs libcublas: {why}") if "libcublas" in str(why) else why
+    job.through("cuBLAS, 64 MiB")
+    job.end()
+
+
+def test_staged(work):
+    """The driver's own way, also where the helper would copy."""
+    job = device(work)
+    job.dump("--gpu-staged")
+    wait_for(job.gone, "it does not end")
+    job.restore()
+    job.goes_on()
+    job.end()
+
+
 def sized(work, gib):
     room = min(available() // 2, shutil.disk_usage(work).free)
     if room < (gib << 30) * 11 // 10:

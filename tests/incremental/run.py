@@ -523,6 +523,17 @@ def hostile_chains(tree):
 
 
 @test
+def live_between(tree):
+    """A live dump that is no part of the chain takes the watch from the holder once, and does not wait for it a second time while the tree stands still."""
+    tree.dump("a", "--leave-running", "--track-mem")
+    start = time.time()
+    tree.dump("b", "--leave-running")
+    took = time.time() - start
+    expect(took < 2.5, f"it took {took:.1f} s")
+    expect(holder_of(tree.root) is None, "it is still watched, though that dump was no part of the chain")
+
+
+@test
 def packed_parent(tree):
     """What CRIU's format allows, and a dump does not make: a parent that is an archive, below one that is a directory."""
     tree.ask(tree.root, "big 16")
@@ -540,7 +551,58 @@ def packed_parent(tree):
         os.unlink(link)
         os.symlink(f"../d0.tar.{kind}", link)
         tree.restore("d1", state)
+        tree.restore("d1", state, more=("--lazy=all",))
         tree.call(FERMATA, "verify", tree.path("d1"))
+
+
+def is_watched(pid):
+    return any(line.startswith("VmFlags:") and " um " in line for line in read(f"/proc/{pid}/smaps").splitlines())
+
+
+def alter(path):
+    """A byte in the middle of the pages."""
+    pages = max((os.path.join(path, name) for name in os.listdir(path) if name.startswith("pages-")), key=os.path.getsize)
+    with open(pages, "r+b") as file:
+        file.seek(os.path.getsize(pages) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+@test
+def lazily(tree):
+    """Pages of a chain come when they are touched; what then runs is dumped and brought back again, while they come, and becomes a chain of its own."""
+    tree.ask(tree.root, "big 64")
+    states = []
+    for i in range(6):
+        tree.step(100 * i, 60)
+        tree.ask(tree.root, f"touch 10 {i}")
+        states.append(tree.state())
+        tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
+    lazy = ("--lazy=all",)
+    for i in (5, 0, 3, 5):
+        tree.restore(f"d{i}", states[i], more=lazy)
+    tree.end()
+    tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d5"), *lazy)
+    tree.pids = list(states[5])
+    expect(is_watched(tree.root), "its memory was there at once")
+    tree.dump("e0", "--leave-running", "--track-mem")
+    expect(tree.state() == states[5], "a dump while pages came has changed the tree")
+    tree.step(1000, 60)
+    state = tree.state()
+    tree.dump("e1", "--leave-running", "--parent", tree.path("e0"))
+    expect(parent_of(tree.path("e1")) == "../e0", "e1 is not based on e0")
+    tree.restore("e1", state, more=lazy)
+    # One that is damaged further up is found behind the program, which is ended.
+    tree.end()
+    alter(tree.path("d0"))
+    tree.call(FERMATA, "restore", "process", "--no-server", "--detach", "--path", tree.path("d5"), *lazy)
+    for _ in range(1000):
+        reap()
+        if state_of(tree.root) is None:
+            return
+        time.sleep(0.01)
+    raise Failure("it runs on with memory that was altered in a parent")
 
 
 def chain_of_four(tree):
@@ -554,6 +616,34 @@ def chain_of_four(tree):
         states.append(tree.state())
         tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
     return states
+
+
+@test
+def shared_memory(tree):
+    """Shared memory that was not written is not saved again, whoever has written to the rest, and has ended since."""
+    states, sizes = [], []
+    tree.ask(tree.root, "share")
+    child = tree.fork(tree.root)
+    for i in range(4):
+        if i == 2:
+            tree.ask(child, "step 7 100")
+            os.kill(child, signal.SIGKILL)
+            tree.pids.remove(child)
+            reap()
+        tree.step(100 * i, 10)
+        states.append(tree.state())
+        tree.dump(f"d{i}", "--leave-running", *(("--parent", tree.path(f"d{i - 1}")) if i else ("--track-mem",)))
+        sizes.append(sum(os.path.getsize(os.path.join(tree.path(f"d{i}"), name)) for name in os.listdir(tree.path(f"d{i}")) if name.startswith("pages-")))
+    expect(sizes[0] > 4 << 20 and max(sizes[1:]) < 3 << 20, f"the parts have {sizes} bytes of memory")
+    tree.end()
+    tree.call(FERMATA, "verify", tree.path("d3"))
+    for i in range(4):
+        tree.restore(f"d{i}", states[i])
+    tree.end()
+    tree.call(FERMATA, "checkpoint", "flatten", tree.path("d3"))
+    for i in range(3):
+        shutil.rmtree(tree.path(f"d{i}"))
+    tree.restore("d3", states[3])
 
 
 @test

@@ -2,7 +2,7 @@
  * A program whose memory changes in every way that a chain of checkpoints must follow, when it is told to, and that can say at any moment what all
  * of it holds: a checksum over the addresses and the bytes. It has no descriptors for that; commands and answers are files in its directory:
  *
- *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "end"
+ *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "share", "end"
  *	reply.PID	the answer
  *
  * With "run" a child of it goes on writing sequence numbers by itself, and says "digest" whether they are all as they must be.
@@ -20,7 +20,7 @@
 
 #define PAGE 4096UL
 #define AREAS 48
-#define SHARED (64 * PAGE)
+#define SHARED (1024 * PAGE)
 #define RUN_PAGES 3000UL
 
 struct area {
@@ -217,7 +217,7 @@ static void step(void)
 	case 5: protect_one(a); break;
 	case 6: read_into(a); break;
 	case 10: fill(statics + below(96) * PAGE); break;
-	case 11: fill(shared + below(64) * PAGE); break;
+	case 11: fill(shared + below(SHARED / PAGE) * PAGE); break;
 	case 12: fill(private_file + below(64) * PAGE); break;
 	case 13: grow_heap(); break;
 	default: write_some(a);
@@ -304,6 +304,9 @@ static void obey(char *line)
 	} else if (!strcmp(word, "touch")) {
 		state = b + 1;
 		touch(a);
+	} else if (!strcmp(word, "share")) {
+		for (size_t i = 0; i < SHARED; i += PAGE)
+			fill(shared + i);
 	} else if (!strcmp(word, "big")) {
 		state = 1;
 		make_big(a);

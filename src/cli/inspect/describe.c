@@ -26,6 +26,7 @@ static const struct {
 	{ FD_TYPES__EXT, "external" },	    { FD_TYPES__TIMERFD, "timerfd" },	{ FD_TYPES__MEMFD, "memfd" },
 	{ FD_TYPES__BPFMAP, "BPF map" },    { FD_TYPES__CTL_TTY, "terminal" },
 	{ FD_TYPES__FERMATA_PIDFD, "pidfd" },
+	{ FD_TYPES__FERMATA_UFFD, "userfaultfd" },
 	{ FD_TYPES__FERMATA_URING, "io_uring" },
 	{ FD_TYPES__FERMATA_MQUEUE, "mqueue" },
 	{ FD_TYPES__FERMATA_VSOCK, "vsock socket" },

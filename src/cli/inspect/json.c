@@ -111,13 +111,21 @@ static json_t *make_gpu(const FermataGpuEntry *gpu)
 							 "memory", (json_int_t)gpu->devices[i]->memory));
 	for (size_t i = 0; i < gpu->n_processes; i++) {
 		const FermataGpuProcess *p = gpu->processes[i];
-		json_t *used = json_array();
+		json_t *used = json_array(), *regions = json_array();
 		for (size_t k = 0; k < p->n_devices && k < p->n_used; k++)
 			json_array_append_new(used, json_pack("{s:i, s:I}", "device", (int)p->devices[k], "bytes", (json_int_t)p->used[k]));
-		json_array_append_new(processes, json_pack("{s:i, s:i, s:b, s:o}", "pid", (int)p->pid, "restore_thread", (int)p->restore_tid,
-							   "stays_checkpointed", (int)p->stays, "used", used));
+		for (size_t k = 0; k < p->n_regions; k++)
+			json_array_append_new(regions, json_pack("{s:i, s:I, s:I}", "device", (int)p->regions[k]->device, "offset", (json_int_t)p->regions[k]->offset,
+								 "bytes", (json_int_t)p->regions[k]->size));
+		json_array_append_new(processes, json_pack("{s:i, s:i, s:b, s:o, s:o}", "pid", (int)p->pid, "restore_thread", (int)p->restore_tid,
+							   "stays_checkpointed", (int)p->stays, "used", used, "image_regions", regions));
 	}
-	return json_pack("{s:o, s:i, s:o, s:o}", "driver", text(gpu->driver), "cuda", (int)gpu->cuda, "devices", devices, "processes", processes);
+	json_t *externals = json_array();
+	for (size_t i = 0; i < gpu->n_externals; i++)
+		json_array_append_new(externals, json_pack("{s:o, s:o*}", "path", text(gpu->externals[i]->path), "build_id",
+							   gpu->externals[i]->build_id ? text(gpu->externals[i]->build_id) : NULL));
+	return json_pack("{s:o, s:i, s:o, s:o, s:o}", "driver", text(gpu->driver), "cuda", (int)gpu->cuda, "devices", devices, "processes", processes, "externals",
+			 externals);
 }
 
 int view_print_json(struct view *v)

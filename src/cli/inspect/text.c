@@ -198,7 +198,15 @@ static void print_gpus(struct view *v)
 		for (size_t k = 0; k < p->n_devices && k < p->n_used; k++)
 			if (p->devices[k] < gpu->n_devices)
 				printf("%8s  %s on GPU %s (%s)\n", "", AMOUNT(p->used[k]), gpu->devices[p->devices[k]]->uuid, gpu->devices[p->devices[k]]->name);
+		for (size_t k = 0; k < p->n_regions; k++)
+			if (p->regions[k]->device < gpu->n_devices)
+				printf("%8s  %s of it in gpu-%u.img, from GPU %s\n", "", AMOUNT(p->regions[k]->size), p->pid, gpu->devices[p->regions[k]->device]->uuid);
+		if (!p->n_regions && !p->stays)
+			printf("%8s  in the process's own memory, where the driver has put it\n", "");
 	}
+	for (size_t i = 0; i < gpu->n_externals; i++)
+		printf("%8s  %s%s%s, of the driver or the container's runtime: not saved\n", "", gpu->externals[i]->path, gpu->externals[i]->build_id ? ", build id " : "",
+		       gpu->externals[i]->build_id ? gpu->externals[i]->build_id : "");
 }
 
 void view_print(struct view *v, bool detailed)

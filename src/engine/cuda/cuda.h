@@ -24,7 +24,10 @@ struct tracee;
 int cuda_lock(struct dump *d);
 /* The tree is stopped. 1: there is a CUDA process that was not locked: let the tree run, and begin again with cuda_lock. */
 int cuda_checkpoint(struct dump *d);
-/* For a tree that is to run on, and still stands: what the driver has checkpointed comes back and is unlocked. */
+/* What the processes had on GPUs, where it does not lie in their own memory (images.h): has it written, waits, gives what became of it. */
+int cuda_images(struct dump *d);
+/* For a tree that is to run on, and still stands: what the driver has checkpointed comes back and is unlocked. When that
+ * has failed, it fails with the same words again. */
 int cuda_resume(struct dump *d);
 /* For one that has ended: nothing is to be put back. */
 void cuda_forget(struct dump *d);
@@ -32,6 +35,8 @@ void cuda_forget(struct dump *d);
 void cuda_finish(struct dump *d);
 /* In place of cuda_lock, of a check: adds what stands against it to the obstacles, and touches nothing. */
 int cuda_check(struct dump *d);
+/* Whether this is one that was found. */
+bool cuda_has(const struct dump *d, pid_t pid);
 /* Whether there are processes that cuda_resume is for. */
 bool cuda_used(const struct dump *d);
 /* Will the driver take its descriptors and mappings out of this process before it is captured? For a check, where it does not. */
@@ -52,6 +57,9 @@ void cuda_release(struct restore *s);
 
 /* How long a call may take, in ms. */
 int cuda_deadline(const struct request *request);
+
+/* Bytes of the host's memory that may be had; UINT64_MAX: not known. */
+uint64_t cuda_memory_available(void);
 
 /* A thread of the driver's, which runs while a call is made. */
 struct cuda_thread {

@@ -1,37 +1,16 @@
 /* CUDA processes in a dump. See cuda.h. */
 #include "base/log.h"
-#include "engine/cuda/cuda.h"
-#include "engine/task/task.h"
+#include "engine/cuda/parts.h"
+#include "engine/memory/live.h"
 
 #include <fcntl.h>
 #include <signal.h>
+#include <time.h>
 
 #define LOCK_TIMEOUT_MS 10000
 #define ROUNDS_MAX 20
+#define BEGINNING_NS 1000000
 #define MAPS_MAX (256UL << 20)
-
-struct cuda_process {
-	pid_t pid;
-	enum gpu_state before, now; /* as it was found; as it is */
-	uint64_t memory;	    /* bytes on the devices, as far as NVML tells */
-	struct cuda_thread thread;
-	bool stalled; /* a call has neither ended nor failed */
-};
-
-struct cuda_dump {
-	struct gpu *gpu;
-	struct gpu_machine *machine;
-	VEC(struct cuda_process) processes;
-	bool threads_known; /* `thread` is set in each */
-};
-
-static const char *comm_of(pid_t pid, struct proc_stat *room)
-{
-	return proc_read_stat(pid, room) ? "?" : room->comm;
-}
-
-#define cuda_error(d, pid, code, format, ...) \
-	error_set((d)->e, code, "process %d (%s): " format, pid, comm_of(pid, &(struct proc_stat){}), ##__VA_ARGS__)
 
 /* ---- finding them ---- */
 
@@ -45,21 +24,7 @@ static bool may_use_cuda(pid_t pid)
 	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libcuda.so") || strstr(text, " /dev/nvidia"));
 }
 
-static bool has_collective_library(pid_t pid)
-{
-	_cleanup_free_ char *text = NULL;
-	char path[40];
-
-	snprintf(path, sizeof(path), "/proc/%d/maps", pid);
-	return !read_file_at(AT_FDCWD, path, MAPS_MAX, &text, NULL) && (strstr(text, "/libnccl") || strstr(text, "/libnvshmem"));
-}
-
-struct pids {
-	VEC(pid_t) list;
-};
-
-/* The tree as it is now; it may grow meanwhile, which the next look will see. */
-static int list_tree(struct pids *tree, pid_t root)
+int cuda_list_tree(struct pids *tree, pid_t root)
 {
 	pid_t *slot = VEC_PUSH(&tree->list);
 
@@ -84,7 +49,7 @@ static int list_tree(struct pids *tree, pid_t root)
 	return 0;
 }
 
-static struct cuda_process *find_process(const struct dump *d, pid_t pid)
+struct cuda_process *cuda_find(const struct dump *d, pid_t pid)
 {
 	if (d->cuda)
 		VEC_FOREACH(&d->cuda->processes, p)
@@ -99,11 +64,14 @@ static int open_gpu(struct dump *d, pid_t pid)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	if (d->cuda->gpu)
 		return 0;
+	log_info("Asking the GPU's driver of process %d", pid);
 	int r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_ready(d->cuda->gpu, d->e);
 	if (!r)
 		r = gpu_machine_read(d->cuda->gpu, &d->cuda->machine, d->e);
+	if (!r)
+		d->cuda->own = d->cuda->machine->own && !d->request->gpu_staged;
 	return r ? error_prefix(d->e, r, "process %d (%s) uses CUDA, and its GPU state can't be saved", pid, comm_of(pid, &(struct proc_stat){})) : 0;
 }
 
@@ -137,79 +105,27 @@ static int add_process(struct dump *d, pid_t pid)
 	if (!p)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	*p = (struct cuda_process){ .pid = pid, .before = call.value, .now = call.value, .memory = memory_of(d->cuda->machine, pid) };
-	return 1;
+	r = cuda_software_add(&d->cuda->software, pid);
+	return r ? error_set(d->e, r, "out of memory") : 1;
 }
 
 /* Adds those that are not known. Gives how many. */
 static int find_processes(struct dump *d)
 {
 	struct pids tree = {};
-	int found = 0, r = list_tree(&tree, d->request->pid);
+	int found = 0, r = cuda_list_tree(&tree, d->request->pid);
 
 	if (r)
 		error_set(d->e, r, "out of memory");
 	for (size_t i = 0; r >= 0 && i < tree.list.count; i++) {
 		pid_t pid = tree.list.data[i];
-		if (find_process(d, pid) || !may_use_cuda(pid))
+		if (cuda_find(d, pid) || !may_use_cuda(pid))
 			continue;
 		r = add_process(d, pid);
 		found += r > 0;
 	}
 	VEC_FREE(&tree.list);
 	return r < 0 ? r : found;
-}
-
-/* ---- what stands against it ---- */
-
-static uint64_t available_memory(void)
-{
-	_cleanup_free_ char *text = NULL;
-	unsigned long long kib;
-	const char *line;
-
-	if (read_file_at(AT_FDCWD, "/proc/meminfo", 1 << 20, &text, NULL))
-		return UINT64_MAX;
-	line = strstr(text, "MemAvailable:");
-	return line && sscanf(line, "MemAvailable: %llu", &kib) == 1 ? kib << 10 : UINT64_MAX;
-}
-
-static int check_collectives(struct dump *d)
-{
-	size_t users = 0;
-	pid_t one = 0;
-
-	VEC_FOREACH(&d->cuda->processes, p)
-		if (has_collective_library(p->pid) && p->before == GPU_RUNNING) {
-			users++;
-			one = p->pid;
-		}
-	if (users < 2 || d->request->gpu_force)
-		return 0;
-	return cuda_error(d, one, -ENOTSUP, "it shares GPU memory with others through NCCL or NVSHMEM, perhaps, which can be saved but not restored; start it with "
-			  "NCCL_P2P_DISABLE=1 NCCL_NVLS_ENABLE=0 NCCL_SHM_DISABLE=1 and use --gpu-force");
-}
-
-static int check_machine(struct dump *d)
-{
-	const struct gpu_machine *m = d->cuda->machine;
-	uint64_t need = 0, free = available_memory();
-
-	for (uint32_t i = 0; i < m->n_devices; i++)
-		if (m->devices[i].mig)
-			return error_set(d->e, -ENOTSUP, "GPU %s is divided (MIG), which its driver can't save; see nvidia-smi -mig 0", m->devices[i].uuid);
-	VEC_FOREACH(&d->cuda->processes, p)
-		need += p->before == GPU_RUNNING ? p->memory : 0;
-	if (need > free)
-		return error_set(d->e, -ENOMEM, "the tree has %llu MiB on GPUs, which go into memory first, and %llu MiB of memory are available",
-				 (unsigned long long)need >> 20, (unsigned long long)free >> 20);
-	return 0;
-}
-
-static int check_obstacles(struct dump *d)
-{
-	int r = dump_part(d, check_machine(d));
-
-	return r ? r : dump_part(d, check_collectives(d));
 }
 
 /* ---- the calls ---- */
@@ -227,6 +143,43 @@ static int call_failed(struct dump *d, const struct gpu_call *call)
 	if (call->result == -ENOMEM)
 		return cuda_error(d, call->pid, -ENOMEM, "its GPU state can't be saved (%s: %s): too little memory, or a divided GPU (MIG)", name, call->why);
 	return cuda_error(d, call->pid, call->result, "the GPU's driver failed to %s it: %s", name, call->why);
+}
+
+/* Where its device memory goes, or is. */
+static void name_memory(struct gpu_call *call, const struct cuda_process *p)
+{
+	call->own = true;
+	call->fd = p->image->fd;
+	call->digests = call->op == GPU_CHECKPOINT ? p->image->digests : -1;
+	call->in_memory = p->image->in_memory;
+	if (call->op != GPU_RESTORE)
+		return;
+	call->n_regions = p->n_regions;
+	if (p->n_regions)
+		memcpy(call->regions, p->regions, p->n_regions * sizeof(*p->regions));
+}
+
+/* On which GPUs it is, as far as NVML tells. */
+static void name_gpus(struct gpu_call *call, const struct gpu_machine *m)
+{
+	for (uint32_t i = 0; i < m->n_users && call->n_regions < GPU_DEVICES_MAX; i++)
+		if (m->users[i].pid == (uint32_t)call->pid && m->users[i].device < m->n_devices)
+			memcpy(call->regions[call->n_regions++].uuid, m->devices[m->users[i].device].uuid, GPU_UUID_MAX);
+}
+
+static bool note_regions(struct cuda_process *p, const struct gpu_call *call)
+{
+	free(TAKE_PTR(p->regions));
+	p->n_regions = 0;
+	if (!call->own || !call->n_regions)
+		return true;
+	p->regions = malloc(call->n_regions * sizeof(*p->regions));
+	if (!p->regions)
+		return false;
+	memcpy(p->regions, call->regions, call->n_regions * sizeof(*p->regions));
+	p->n_regions = call->n_regions;
+	p->image->size = p->regions[p->n_regions - 1].offset + p->regions[p->n_regions - 1].size;
+	return true;
 }
 
 /*
@@ -249,7 +202,12 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 			continue;
 		uint32_t timeout = d->request->gpu_timeout_ms ? d->request->gpu_timeout_ms : LOCK_TIMEOUT_MS;
 		of[count] = p;
-		calls[count++] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0 };
+		calls[count] = (struct gpu_call){ .op = op, .pid = p->pid, .timeout_ms = op == GPU_LOCK ? timeout : 0, .own = op == GPU_LOCK && d->cuda->own };
+		if (p->image && (op == GPU_CHECKPOINT || op == GPU_RESTORE))
+			name_memory(&calls[count], p);
+		if (d->cuda->own && (op == GPU_LOCK || op == GPU_CHECKPOINT))
+			name_gpus(&calls[count], d->cuda->machine);
+		count++;
 		if (threads)
 			running[n_running++] = p->thread;
 	}
@@ -262,6 +220,8 @@ static int call_all(struct dump *d, enum gpu_op op, enum gpu_state from, enum gp
 		of[i]->stalled = !calls[i].done;
 		if (calls[i].done && !calls[i].result)
 			of[i]->now = to;
+		if (calls[i].done && !calls[i].result && op == GPU_CHECKPOINT && !note_regions(of[i], &calls[i]))
+			r = error_set(d->e, -ENOMEM, "out of memory");
 	}
 	for (size_t i = 0; !r && i < count; i++)
 		if (calls[i].result)
@@ -274,19 +234,55 @@ static bool is_off(const struct dump *d)
 	return d->request->gpu == GPU_NEVER || (d->request->gpu == GPU_AUTO && !gpu_present());
 }
 
+static uint64_t resident(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned long long pages;
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/statm", pid);
+	return !read_small_at(AT_FDCWD, path, 256, &text, NULL) && sscanf(text, "%*u %llu", &pages) == 1 ? pages * PAGE_SIZE : 0;
+}
+
+/* Room for what is copied in the pause of a live dump: all that the processes have, as long as that leaves as much. */
+static void reserve(struct dump *d)
+{
+	uint64_t size = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p) {
+		if (p->now == GPU_RUNNING)
+			size += resident(p->pid) + (d->cuda->own ? 0 : p->memory);
+	}
+	if (size < cuda_memory_available() / 2)
+		live_reserve(d, size);
+}
+
+/* New ones, and those of a live dump that is made once more. */
+static bool has_unlocked(const struct dump *d)
+{
+	if (d->cuda)
+		VEC_FOREACH(&d->cuda->processes, p)
+			if (p->now == GPU_RUNNING)
+				return true;
+	return false;
+}
+
 int cuda_lock(struct dump *d)
 {
 	if (is_off(d))
 		return 0;
 	for (int rounds = 0; rounds < ROUNDS_MAX; rounds++) {
 		int r = find_processes(d);
-		if (r <= 0)
+		if (r < 0 || (!r && !has_unlocked(d)))
 			return r;
-		r = check_obstacles(d);
+		r = cuda_check_obstacles(d);
+		if (!r && d->live)
+			reserve(d);
 		if (!r)
 			r = call_all(d, GPU_LOCK, GPU_RUNNING, GPU_LOCKED, false);
 		if (r)
 			return r;
+		log_info("Locked %zu CUDA processes", d->cuda->processes.count);
 	}
 	return error_set(d->e, -EAGAIN, "it keeps starting CUDA processes; try again");
 }
@@ -297,7 +293,12 @@ int cuda_check(struct dump *d)
 		return 0;
 	int r = find_processes(d);
 
-	return r <= 0 ? dump_part(d, r) : check_obstacles(d);
+	return r <= 0 ? dump_part(d, r) : cuda_check_obstacles(d);
+}
+
+bool cuda_has(const struct dump *d, pid_t pid)
+{
+	return cuda_find(d, pid) != NULL;
 }
 
 bool cuda_used(const struct dump *d)
@@ -307,7 +308,7 @@ bool cuda_used(const struct dump *d)
 
 bool cuda_releases(const struct dump *d, pid_t pid)
 {
-	const struct cuda_process *p = find_process(d, pid);
+	const struct cuda_process *p = cuda_find(d, pid);
 
 	return d->obstacles && p && p->now == GPU_RUNNING;
 }
@@ -367,7 +368,7 @@ static bool has_newcomers(struct dump *d)
 {
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
-		if (t->state != TASK_DEAD && !find_process(d, t->pid) && may_use_cuda(t->proc))
+		if (t->state != TASK_DEAD && !cuda_find(d, t->pid) && may_use_cuda(t->proc))
 			return true;
 	}
 	return false;
@@ -379,15 +380,48 @@ static int ask_newcomers(struct dump *d)
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
 		struct gpu_call call = { .op = GPU_RESTORE_THREAD, .pid = t->pid };
-		if (t->state == TASK_DEAD || find_process(d, t->pid) || !may_use_cuda(t->proc))
+		char device[64];
+		if (t->state == TASK_DEAD || cuda_find(d, t->pid) || !may_use_cuda(t->proc))
 			continue;
 		int r = open_gpu(d, t->pid);
 		if (!r)
 			r = gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), d->e);
 		if (r || !call.result)
 			return r ? r : 1;
+		if (cuda_holds_device(t->pid, "/dev/nvidia", device)) { /* it is just beginning */
+			nanosleep(&(struct timespec){ 0, BEGINNING_NS }, NULL);
+			return 1;
+		}
 	}
 	return 0;
+}
+
+/* Those of an earlier pause have gone with what was dumped then. */
+static int open_images(struct dump *d)
+{
+	int r = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p) {
+		if (r || !d->cuda->own || p->now != GPU_LOCKED || p->before != GPU_RUNNING)
+			continue;
+		if (p->image)
+			cuda_image_close(p->image);
+		else if (!(p->image = calloc(1, sizeof(*p->image))))
+			return error_set(d->e, -ENOMEM, "out of memory");
+		r = cuda_image_open(d, p->image, p->pid);
+	}
+	return r;
+}
+
+/* The workers write them meanwhile. */
+static int write_images(struct dump *d)
+{
+	int r = 0;
+
+	VEC_FOREACH(&d->cuda->processes, p)
+		if (!r && p->image)
+			r = cuda_image_write(d, p->image);
+	return r;
 }
 
 int cuda_checkpoint(struct dump *d)
@@ -398,13 +432,29 @@ int cuda_checkpoint(struct dump *d)
 		return r;
 	r = find_restore_threads(d);
 	if (!r)
+		r = open_images(d);
+	if (!r)
 		r = call_all(d, GPU_CHECKPOINT, GPU_LOCKED, GPU_CHECKPOINTED, true);
 	if (!r)
 		VEC_FOREACH(&d->cuda->processes, p)
 			if (!r && p->thread.runs)
 				r = look_again(d, p);
 	if (!r)
-		log_info("The state of %zu CUDA processes is in their memory", d->cuda->processes.count);
+		log_info("The GPU state of %zu processes is in %s", d->cuda->processes.count, d->cuda->own ? "files" : "their memory");
+	return r || d->live ? r : write_images(d);
+}
+
+int cuda_images(struct dump *d)
+{
+	int r = 0;
+
+	if (d->cuda && d->live)
+		r = write_images(d);
+	if (d->cuda)
+		VEC_FOREACH(&d->cuda->processes, p) {
+			int s = p->image ? cuda_image_finish(d, p->image) : 0;
+			r = r ? r : s;
+		}
 	return r;
 }
 
@@ -424,8 +474,9 @@ static int recover(struct dump *d)
 	struct error ignored;
 	int r;
 
-	if (!gpu_collect(d->cuda->gpu, &ignored))
+	if (!gpu_collect(d->cuda->gpu, &ignored) && !gpu_has_died(d->cuda->gpu))
 		return 0;
+	log_warning("The GPU helper has died; another one goes on");
 	gpu_close(TAKE_PTR(d->cuda->gpu));
 	r = gpu_open(NULL, d->request->gpu_helper, &d->cuda->gpu, d->e);
 	if (!r)
@@ -445,10 +496,21 @@ static int recover(struct dump *d)
 	return r;
 }
 
+/* In the middle of an operation of a helper that has died: the driver knows of no way back. */
+static int find_stranded(struct dump *d)
+{
+	VEC_FOREACH(&d->cuda->processes, p)
+		if (p->before == GPU_RUNNING && !p->stalled && p->now != GPU_RUNNING && p->now != GPU_LOCKED && p->now != GPU_CHECKPOINTED)
+			return cuda_error(d, p->pid, -EIO, "its GPU state is %s, in the hands of a helper that has died, and can't be put back", gpu_state_name(p->now));
+	return 0;
+}
+
 int cuda_resume(struct dump *d)
 {
 	struct error why = {}, *outer = d->e;
 
+	if (d->cuda && d->cuda->resumed)
+		return error_set(d->e, d->cuda->resumed, "%s", d->cuda->why.text);
 	if (!d->cuda || !d->cuda->threads_known) /* then none is more than locked, which cuda_finish ends */
 		return 0;
 	d->e = &why;
@@ -457,6 +519,8 @@ int cuda_resume(struct dump *d)
 		r = call_all(d, GPU_RESTORE, GPU_CHECKPOINTED, GPU_LOCKED, true);
 	if (!r)
 		r = call_all(d, GPU_UNLOCK, GPU_LOCKED, GPU_RUNNING, true);
+	if (!r)
+		r = find_stranded(d);
 	/* They are let go with the others; a thread that runs can't be. */
 	VEC_FOREACH(&d->cuda->processes, p) {
 		struct error ignored;
@@ -464,9 +528,23 @@ int cuda_resume(struct dump *d)
 	}
 	d->cuda->threads_known = false;
 	d->e = outer;
+	if (!r)
+		log_info("%zu CUDA processes have their GPUs again", d->cuda->processes.count);
+	d->cuda->resumed = r;
 	if (r)
-		return error_set(d->e, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);
-	return 0;
+		error_set(&d->cuda->why, r, "the tree runs on, but not its work on the GPU: %s; see cuda-checkpoint --toggle --pid", why.text);
+	return r ? error_set(d->e, r, "%s", d->cuda->why.text) : 0;
+}
+
+static void release_processes(struct cuda_dump *c)
+{
+	VEC_FOREACH(&c->processes, p) {
+		if (p->image)
+			cuda_image_close(p->image);
+		free(p->image);
+		free(p->regions);
+	}
+	c->processes.count = 0;
 }
 
 void cuda_forget(struct dump *d)
@@ -479,7 +557,7 @@ void cuda_forget(struct dump *d)
 		struct gpu_call call = { .op = GPU_FORGET, .pid = p->pid };
 		gpu_run(d->cuda->gpu, &call, 1, cuda_deadline(d->request), &ignored);
 	}
-	d->cuda->processes.count = 0;
+	release_processes(d->cuda);
 }
 
 void cuda_finish(struct dump *d)
@@ -498,83 +576,9 @@ void cuda_finish(struct dump *d)
 	else
 		gpu_close(d->cuda->gpu);
 	free(d->cuda->machine);
+	release_processes(d->cuda);
+	cuda_software_release(&d->cuda->software);
 	VEC_FREE(&d->cuda->processes);
 	free(TAKE_PTR(d->cuda));
 }
 
-/* ---- the image ---- */
-
-static int add_devices(const struct gpu_machine *m, FermataGpuEntry *entry)
-{
-	entry->devices = calloc(m->n_devices + 1, sizeof(*entry->devices));
-	for (uint32_t i = 0; entry->devices && i < m->n_devices; i++) {
-		FermataGpuDevice *device = calloc(1, sizeof(*device));
-		if (!device)
-			return -ENOMEM;
-		fermata_gpu_device__init(device);
-		entry->devices[entry->n_devices++] = device;
-		device->uuid = strdup(m->devices[i].uuid);
-		device->name = strdup(m->devices[i].name);
-		device->memory = m->devices[i].total;
-		if (!device->uuid || !device->name)
-			return -ENOMEM;
-	}
-	return entry->devices ? 0 : -ENOMEM;
-}
-
-static int add_used(const struct gpu_machine *m, const struct cuda_process *p, FermataGpuProcess *process)
-{
-	process->devices = calloc(m->n_users + 1, sizeof(*process->devices));
-	process->used = calloc(m->n_users + 1, sizeof(*process->used));
-	if (!process->devices || !process->used)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < m->n_users; i++)
-		if (m->users[i].pid == (uint32_t)p->pid) {
-			process->devices[process->n_devices++] = m->users[i].device;
-			process->used[process->n_used++] = m->users[i].used == UINT64_MAX ? 0 : m->users[i].used;
-		}
-	return 0;
-}
-
-int cuda_entry(struct dump *d, FermataGpuEntry **ret)
-{
-	FermataGpuEntry *entry;
-	int r;
-
-	*ret = NULL;
-	if (!d->cuda || !d->cuda->processes.count)
-		return 0;
-	entry = calloc(1, sizeof(*entry));
-	if (!entry)
-		return -ENOMEM;
-	fermata_gpu_entry__init(entry);
-	entry->driver = strdup(d->cuda->machine->driver);
-	entry->cuda = d->cuda->machine->cuda;
-	entry->processes = calloc(d->cuda->processes.count, sizeof(*entry->processes));
-	r = entry->driver && entry->processes ? add_devices(d->cuda->machine, entry) : -ENOMEM;
-	for (size_t i = 0; !r && i < d->cuda->processes.count; i++) {
-		const struct cuda_process *p = &d->cuda->processes.data[i];
-		FermataGpuProcess *process = calloc(1, sizeof(*process));
-		if (!process) {
-			r = -ENOMEM;
-			break;
-		}
-		fermata_gpu_process__init(process);
-		entry->processes[entry->n_processes++] = process;
-		process->pid = (uint32_t)p->pid;
-		process->restore_tid = (uint32_t)p->thread.tid;
-		process->stays = p->before == GPU_CHECKPOINTED;
-		r = add_used(d->cuda->machine, p, process);
-	}
-	if (r)
-		cuda_entry_free(entry);
-	else
-		*ret = entry;
-	return r;
-}
-
-void cuda_entry_free(FermataGpuEntry *entry)
-{
-	if (entry)
-		fermata_gpu_entry__free_unpacked(entry, NULL);
-}

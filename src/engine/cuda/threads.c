@@ -5,6 +5,7 @@
 #include "engine/cuda/cuda.h"
 #include "engine/tracee.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -26,6 +27,18 @@ static int64_t now_ms(void)
 int cuda_deadline(const struct request *request)
 {
 	return request->gpu_deadline_ms ? (int)MIN(request->gpu_deadline_ms, (uint32_t)INT32_MAX) : CALL_DEADLINE_MS;
+}
+
+uint64_t cuda_memory_available(void)
+{
+	_cleanup_free_ char *text = NULL;
+	unsigned long long kib;
+	const char *line;
+
+	if (read_file_at(AT_FDCWD, "/proc/meminfo", 1 << 20, &text, NULL))
+		return UINT64_MAX;
+	line = strstr(text, "MemAvailable:");
+	return line && sscanf(line, "MemAvailable: %llu", &kib) == 1 ? (uint64_t)kib << 10 : UINT64_MAX;
 }
 
 int cuda_thread_run(struct cuda_thread *t, struct error *e)

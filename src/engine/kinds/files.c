@@ -37,6 +37,9 @@ struct by_name {
 	struct by_name *next;
 };
 
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
+#endif
 #define BUCKETS 4096
 struct file_table {
 	struct description *bucket[BUCKETS];
@@ -261,6 +264,8 @@ static int capture_fd(struct dump *d, struct task *t, size_t index, struct image
 		if (!r)
 			x->unlocked = !info.locked && d->tasks.count > 1 && is_unlocked(own);
 	}
+	if (!r && info.locked && t->table_of)
+		r = fd_error(d, &f, -ENOTSUP, "of the table that thread %d has of its own holds a file lock, which is not saved", t->table_of);
 	if (!r && info.locked) {
 		f.id = x->id;
 		r = locks_capture(d, &f);
@@ -422,21 +427,15 @@ static int capture_fs(struct dump *d, struct task *t)
 	return r;
 }
 
-int files_capture(struct dump *d, struct task *t)
+static int capture_table(struct dump *d, struct task *t, const char *name)
 {
 	struct image_file *table;
-	char name[32];
 
-	if (!table_of(d))
-		return error_set(d->e, -ENOMEM, "out of memory");
-	if (t->files_id != t->id) /* its parent's */
-		return capture_fs(d, t);
 	if (t->view.fds_result)
 		return task_errno(d, t, t->view.fds_result, "cannot list its descriptors");
 	t->descriptions = calloc(t->view.fds.count + 1, sizeof(*t->descriptions));
 	if (!t->descriptions)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	snprintf(name, sizeof(name), "fdinfo-%u.img", t->files_id);
 	int r = image_create(d->dir, name, IMAGE_MAGIC_FDINFO, &table);
 	if (r)
 		return error_errno(d->e, r, "cannot create %s", name);
@@ -445,6 +444,76 @@ int files_capture(struct dump *d, struct task *t)
 	int closed = image_close(table);
 	if (!r && closed)
 		r = error_errno(d->e, closed, "cannot write %s", name);
+	return r;
+}
+
+/* What a task must make for itself, or what refers to numbers of its table: a thread can't. */
+static bool is_for_processes(const struct task *x, size_t i, uint32_t first_id)
+{
+	static const uint32_t types[] = { FD_TYPES__EVENTPOLL, FD_TYPES__FERMATA_PIDFD, FD_TYPES__FERMATA_UFFD, FD_TYPES__FERMATA_URING };
+	char path[64], link[8] = "";
+
+	if (!x->descriptions[i] || x->descriptions[i]->id <= first_id)
+		return false;
+	for (size_t k = 0; k < ARRAY_SIZE(types); k++)
+		if (x->descriptions[i]->type == types[k])
+			return true;
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", x->proc, x->view.fds.data[i]);
+	return readlink(path, link, 6) == 6 && !memcmp(link, "/proc/", 6);
+}
+
+/* A thread with a table of its own: as a task that has this table. */
+static int capture_thread_table(struct dump *d, struct task *t, struct thread *th)
+{
+	const uint32_t first_id = d->next_file_id;
+	struct task *x = th->table = malloc(sizeof(*x));
+	char name[40];
+
+	if (!x)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*x = *t;
+	x->proc = x->table_of = th->tid;
+	x->descriptions = NULL;
+	x->view = (struct task_view){};
+	x->pidfd = (int)syscall(__NR_pidfd_open, th->tid, PIDFD_THREAD);
+	if (x->pidfd < 0)
+		return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which can't be saved before Linux 6.9", th->tid);
+	if (t->urings.count)
+		return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), and there is a ring of io_uring, which is not saved", th->tid);
+	x->view.fds_result = proc_list_fds(th->tid, &x->view.fds);
+	snprintf(name, sizeof(name), "fdinfo-thread-%d.img", th->tid);
+	int r = capture_table(d, x, name);
+	for (size_t i = 0; !r && i < x->view.fds.count; i++)
+		if (is_for_processes(x, i, first_id))
+			r = dump_part(d, task_error(d, t, -ENOTSUP, "descriptor %d, of the table that thread %d has of its own (unshare), is of a kind that is "
+						    "saved only where the process has it too", x->view.fds.data[i], th->tid));
+	return r;
+}
+
+void files_table_free(struct task *x)
+{
+	if (!x)
+		return;
+	free(x->descriptions);
+	VEC_FREE(&x->view.fds);
+	if (x->pidfd >= 0)
+		close(x->pidfd);
+	free(x);
+}
+
+int files_capture(struct dump *d, struct task *t)
+{
+	char name[32];
+	int r = 0;
+
+	if (!table_of(d))
+		return error_set(d->e, -ENOMEM, "out of memory");
+	snprintf(name, sizeof(name), "fdinfo-%u.img", t->files_id);
+	if (t->files_id == t->id) /* not its parent's */
+		r = capture_table(d, t, name);
+	for (size_t i = 0; !r && i < t->threads.count; i++)
+		if (t->threads.data[i]->own_files)
+			r = dump_part(d, capture_thread_table(d, t, t->threads.data[i]));
 	return r ? r : capture_fs(d, t);
 }
 

@@ -2,6 +2,7 @@
  * Internet sockets: TCP, whose connections are in tcp.c; Multipath TCP without connections; UDP and UDP-Lite, with what waits in them (udp.c); raw sockets, and those that send
  * pings (icmp(7)), which have no SO_PEEK_OFF, so that only the first packet that waits can be looked at: refused, or dropped as the user wants. See ip(7), tcp(7), udp(7), raw(7).
  */
+#include "engine/kinds/inet_diag.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/multicast.h"
 #include "engine/kinds/sock.h"
@@ -188,7 +189,8 @@ int inet_bind(struct restore *s, const InetSkEntry *e, int fd)
 		return 0;
 	if (e->address_gone)
 		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &yes, sizeof(yes));
-	if (bind(fd, &at.any, size) < 0)
+	if (bind(fd, &at.any, size) < 0 && (errno != EADDRINUSE || e->proto != IPPROTO_TCP || !inet_diag_forget_closed(IPPROTO_TCP, (uint16_t)e->src_port) ||
+					    bind(fd, &at.any, size) < 0))
 		r = inet_failed(s, e, -errno, "bind a socket to", &at, e->src_port);
 	if (e->address_gone && free >= 0)
 		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &free, sizeof(free));

@@ -146,6 +146,19 @@ int inet_diag_destroy(int protocol, const struct connection *c)
 	return r ? r : found ? 0 : -ENOENT;
 }
 
+int inet_diag_forget_closed(int protocol, uint16_t port)
+{
+	struct inet_diags all = {};
+	int forgotten = 0;
+
+	/* FIN-WAIT2 without a descriptor is a stage of TIME-WAIT, in the kernel. */
+	if (!read_states(protocol, 1U << TCP_TIME_WAIT | 1U << TCP_FIN_WAIT2, &all))
+		VEC_FOREACH(&all.list, x)
+			forgotten += !x->ino && x->connection.local_port == port && !destroy(protocol, x);
+	inet_diag_free(&all);
+	return forgotten;
+}
+
 void inet_diag_free(struct inet_diags *d)
 {
 	VEC_FREE(&d->list);

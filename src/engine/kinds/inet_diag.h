@@ -31,4 +31,7 @@ const struct inet_diag *inet_diag_find_connection(const struct inet_diags *d, co
 /* Ends that connection, if no process has it: the rest of one that was closed, or TIME-WAIT. -EBUSY: somebody has it. -ENOENT: there is
  * none. Linux 4.5 with CONFIG_INET_DIAG_DESTROY; what the kernel sends then is the caller's to hold back. */
 int inet_diag_destroy(int protocol, const struct connection *c);
+/* Forgets what is left of closed connections of that local port, for the minute in which a port that no process has can't be bound (TIME-WAIT). Nothing is sent.
+ * Gives how many there were. */
+int inet_diag_forget_closed(int protocol, uint16_t port);
 void inet_diag_free(struct inet_diags *d);

@@ -5,6 +5,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/ghost.h"
+#include "engine/kinds/shmfile.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
@@ -107,6 +108,19 @@ int file_fd_early(struct restore *s, uint32_t id)
 	return error_set(s->e, -ENOTSUP, "file %u (%s) belongs to a process that is restored, and is needed before that", id, e->reg ? e->reg->name : "?");
 }
 
+static int make_table(struct restore *s, struct rtask *t, FdinfoEntry *const *fds, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		struct file *f = file_find(s, fds[i]->id);
+		if (f && !f->owner)
+			f->owner = t;
+		int fd = file_fd(s, fds[i]->id);
+		if (fd < 0 && fd != FILE_IN_TASK)
+			return fd;
+	}
+	return 0;
+}
+
 int files_make(struct restore *s)
 {
 	int r = tty_prepare_external(s);
@@ -114,13 +128,9 @@ int files_make(struct restore *s)
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
-		for (size_t k = 0; !r && k < t->fds.count; k++) {
-			struct file *f = file_find(s, t->fds.data[k]->id);
-			if (f && !f->owner)
-				f->owner = t;
-			int fd = file_fd(s, t->fds.data[k]->id);
-			r = fd == FILE_IN_TASK || fd >= 0 ? 0 : fd;
-		}
+		r = make_table(s, t, t->fds.data, t->fds.count);
+		for (size_t k = 0; !r && k < t->threads.count; k++)
+			r = make_table(s, t, t->threads.data[k].fds.data, t->threads.data[k].fds.count);
 	}
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->connect)
@@ -132,10 +142,9 @@ int files_make(struct restore *s)
 }
 
 /* The owner of F_SETOWN, and O_ASYNC, which tells it: once all processes are there. */
-static void plan_owner(struct restore *s, struct rtask *t, struct file *f, int fd)
+static void plan_owner(struct restore *s, struct rtask *t, struct batch *b, struct file *f, int fd)
 {
 	const FownEntry *own = owner_of(f->entry);
-	struct batch *b = &t->threads.data[0].batch;
 
 	if (!own || !own->pid)
 		return;
@@ -164,7 +173,7 @@ static int plan_late(struct restore *s, struct rtask *t, bool made_here)
 		if (!f || (f->fd >= 0 && (f->owner != t || f->planned == t)))
 			continue;
 		f->planned = t;
-		plan_owner(s, t, f, (int)t->fds.data[i]->fd);
+		plan_owner(s, t, &t->threads.data[0].batch, f, (int)t->fds.data[i]->fd);
 		if (!f->kind->late)
 			continue;
 		int r = f->kind->late(s, f, t, (int)t->fds.data[i]->fd);
@@ -239,10 +248,60 @@ static int plan_directories(struct restore *s, struct rtask *t, struct batch *b,
 	return 0;
 }
 
-int files_plan_thread(struct restore *s, struct rthread *th)
+/* Where the process has the description; -1: it has not. */
+static int number_in(const struct rtask *t, uint32_t id)
 {
-	OP(&th->batch, __NR_unshare, CLONE_FS);
-	return plan_directories(s, NULL, &th->batch, th->fs, th->tid);
+	for (size_t i = 0; i < t->fds.count; i++)
+		if (t->fds.data[i]->id == id)
+			return (int)t->fds.data[i]->fd;
+	return -1;
+}
+
+/* A table of the thread's own begins as a copy of the process's, with what is held above. What the process has made for itself is put aside in it. */
+static int plan_thread_table(struct restore *s, struct rtask *t, struct rthread *th)
+{
+	struct batch *b = &th->batch;
+	_cleanup_free_ uint64_t *aside = calloc(th->fds.count + 1, sizeof(*aside));
+
+	if (!aside)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	batch_what(b, "take the descriptors of thread %d", th->tid);
+	OP(b, __NR_unshare, CLONE_FILES);
+	for (size_t i = 0; i < th->fds.count; i++) {
+		const FdinfoEntry *e = th->fds.data[i];
+		if (file_fd(s, e->id) != FILE_IN_TASK)
+			continue;
+		int number = number_in(t, e->id);
+		if (number < 0)
+			return error_set(s->e, -EBADMSG, "fdinfo-thread-%d.img has file %u, which its process lacks", th->tid, e->id);
+		aside[i] = (uint64_t)(OP(b, __NR_fcntl, number, F_DUPFD_CLOEXEC, s->fd_base) - b->ops.data);
+	}
+	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
+	for (size_t i = 0; i < th->fds.count; i++) {
+		const FdinfoEntry *e = th->fds.data[i];
+		struct file *f = file_find(s, e->id);
+		const int cloexec = e->flags & FD_CLOEXEC ? O_CLOEXEC : 0;
+		batch_what(b, "take descriptor %u of thread %d", e->fd, th->tid);
+		if (f->fd == FILE_IN_TASK)
+			OP(b, __NR_dup3, aside[i], e->fd, cloexec)->flags |= AGENT_OP_REF_ARG0;
+		else
+			OP(b, __NR_dup3, f->fd, e->fd, cloexec);
+		if (f->owner == t && f->fd >= 0 && number_in(t, e->id) < 0)
+			plan_owner(s, t, b, f, (int)e->fd);
+	}
+	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+	return 0;
+}
+
+int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
+{
+	int r = 0;
+
+	if (th->fs) {
+		OP(&th->batch, __NR_unshare, CLONE_FS);
+		r = plan_directories(s, NULL, &th->batch, th->fs, th->tid);
+	}
+	return r || !th->own_files ? r : plan_thread_table(s, t, th);
 }
 
 static int by_number(const void *a, const void *b)
@@ -253,15 +312,20 @@ static int by_number(const void *a, const void *b)
 void files_plan_close(struct restore *s, struct rtask *t, bool keep)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	_cleanup_free_ int *kept = calloc(2 * t->threads.count, sizeof(*kept));
-	size_t count = 0;
+	size_t count = 0, room = 2 * t->threads.count;
 	int from = s->fd_base;
 
+	for (size_t i = 0; i < t->threads.count; i++)
+		room += t->threads.data[i].fds.count;
+	_cleanup_free_ int *kept = calloc(room, sizeof(*kept));
 	b->failed |= !kept;
 	for (size_t i = 0; kept && keep && i < t->threads.count; i++) {
-		const FsEntry *fs = t->threads.data[i].fs;
-		for (int k = 0; fs && k < 2; k++)
-			if ((kept[count] = file_fd_early(s, k ? fs->root_id : fs->cwd_id)) >= 0)
+		const struct rthread *th = &t->threads.data[i];
+		for (int k = 0; th->fs && k < 2; k++)
+			if ((kept[count] = file_fd_early(s, k ? th->fs->root_id : th->fs->cwd_id)) >= 0)
+				count++;
+		VEC_FOREACH(&th->fds, e)
+			if ((kept[count] = file_fd(s, (*e)->id)) >= 0)
 				count++;
 	}
 	qsort(kept, count, sizeof(*kept), by_number);
@@ -278,7 +342,6 @@ int files_plan(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	int r = plan_table(s, t);
-
 	batch_what(b, "wait for those who share with process %d", t->pid);
 	if (t->fs_owner)
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->fs_owner->sharers_done);
@@ -311,6 +374,7 @@ void files_release(struct restore *s)
 			close(f->fd);
 	}
 	ghosts_release(s);
+	shmfile_release(s);
 	tty_release(s, NULL); /* of a terminal that only sessions have */
 	VEC_FOREACH(&s->memfds, m)
 		close(m->fd);

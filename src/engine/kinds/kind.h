@@ -82,6 +82,7 @@ const char *unknown_kind_name(const struct descriptor *f); /* kinds/unknown.c */
 
 /* Capturing, kinds/files.c. */
 int files_capture(struct dump *d, struct task *t);	 /* descriptor table, cwd, root: fdinfo-N.img and fs-N.img */
+void files_table_free(struct task *table);		 /* of a thread that has its own */
 int files_finish(struct dump *d, bool success);		 /* after the last task */
 /* The id of the file that is mapped at vma, captured when first seen. */
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id);

@@ -3,16 +3,21 @@
  * opened again as it is found, unless --host-ipc asks for it to be saved with its messages. One that was unlinked always is.
  *
  * Messages can only be read by taking them: a process apart takes them and puts them back at once, in their order. Attributes are those
- * of mq_getattr(3). Refused: a notification (mq_notify(3)), of which the kernel does not tell the value that it is to bring. Left out: times.
+ * of mq_getattr(3). What a notification (mq_notify(3)) is to bring stands in the kernel's own memory (kernel.h). Refused: one of a thread, and one of a queue that has messages,
+ * since putting them back would set it off. Left out: times.
  */
 #include "base/apart.h"
+#include "engine/kernel.h"
 #include "engine/kinds/kind.h"
+#include "engine/task/inside.h"
 #include "engine/task/task.h"
 #include "mqueue.pb-c.h"
 
 #include <fcntl.h>
 #include <mqueue.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 
 #define MQUEUE_MAGIC 0x19800202
@@ -100,17 +105,61 @@ static int take_apart(void *argument)
 
 /* ---- dump ---- */
 
-/* "QSIZE:0 NOTIFY:0 SIGNO:0 NOTIFY_PID:0" */
-static int check_notification(struct dump *d, struct descriptor *f, int fd)
+/* What it is to bring only the kernel's own memory tells. */
+static int read_value(struct dump *d, const struct descriptor *f, uint32_t notify, uint32_t number, uint64_t *ret)
+{
+	struct kernel *k = dump_kernel(d);
+	int inode = k ? kernel_offset(k, "mqueue_inode_info", "vfs_inode") : -1, event = k ? kernel_offset(k, "mqueue_inode_info", "notify") : -1;
+	struct {
+		uint64_t value;
+		uint32_t signal, notify;
+	} found;
+	uint64_t at;
+	int r = inode < 0 || event < 0 ? -ENOTSUP : kernel_file(k, f->own_fd, &at);
+
+	if (!r)
+		r = inside_follow(d, &at, "file", "f_inode");
+	if (!r)
+		r = kernel_read(k, at - (uint64_t)inode + (uint64_t)event, &found, sizeof(found));
+	*ret = r ? 0 : found.value;
+	return r ? r : found.signal == number && found.notify == notify ? 0 : -EBADMSG;
+}
+
+static bool in_tree(const struct dump *d, pid_t pid)
+{
+	for (size_t i = 0; i < d->tasks.count; i++)
+		if (d->tasks.data[i]->pid == pid)
+			return true;
+	return false;
+}
+
+/* "QSIZE:0 NOTIFY:0 SIGNO:0 NOTIFY_PID:0". Messages can't be put back without a word to who waits for the first. */
+static int take_notification(struct dump *d, struct descriptor *f, int fd, MqueueEntry *e, const struct mq_attr *attr)
 {
 	char text[128] = "";
-	const char *pid = pread(fd, text, sizeof(text) - 1, 0) > 0 ? strstr(text, "NOTIFY_PID:") : NULL;
+	unsigned long size;
+	unsigned int notify, number;
+	int pid;
 
-	if (!pid)
+	if (pread(fd, text, sizeof(text) - 1, 0) <= 0 || sscanf(text, "QSIZE:%lu NOTIFY:%u SIGNO:%u NOTIFY_PID:%d", &size, &notify, &number, &pid) != 4)
 		return fd_error(d, f, -ENOTSUP, "is a message queue that does not tell its state");
-	if (atoi(pid + strlen("NOTIFY_PID:")))
-		return fd_error(d, f, -ENOTSUP, "is a message queue that process %d is to be notified of (mq_notify), which can't be read; let the "
-				"program withdraw that first", atoi(pid + strlen("NOTIFY_PID:")));
+	if (!pid)
+		return 0;
+	if (!in_tree(d, pid))
+		return e->content ? fd_error(d, f, -ENOTSUP, "is a message queue that process %d outside the tree is to be notified of (mq_notify); let it withdraw "
+					     "that first", pid) : 0;
+	if (notify == SIGEV_THREAD)
+		return fd_error(d, f, -ENOTSUP, "is a message queue with a thread that is to be notified (mq_notify with SIGEV_THREAD), which is not saved; let the "
+				"program withdraw that first");
+	if (e->content && attr->mq_curmsgs)
+		return fd_error(d, f, -EAGAIN, "is a message queue with messages, that a process is to be notified of (mq_notify); try again when it is empty");
+	if (notify == SIGEV_SIGNAL && read_value(d, f, notify, number, &e->notify_value))
+		return fd_error(d, f, -ENOTSUP, "is a message queue that process %d is to be notified of (mq_notify), and with what stands in the kernel's memory, which "
+				"can't be read here (BTF, BPF); let the program withdraw that first", pid);
+	e->has_notify_pid = e->has_notify = e->has_notify_signal = e->has_notify_value = 1;
+	e->notify_pid = (uint32_t)pid;
+	e->notify = notify;
+	e->notify_signal = number;
 	return 0;
 }
 
@@ -140,9 +189,6 @@ static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, 
 	_cleanup_close_ int fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	if (fd < 0 || mq_getattr(fd, &attr) < 0)
 		return fd_errno(d, f, -errno, "is a message queue that can't be opened");
-	int r = check_notification(d, f, fd);
-	if (r)
-		return r;
 	size_t length = strlen(name), suffix = strlen(" (deleted)");
 	e.deleted = f->st.st_nlink == 0;
 	_cleanup_free_ char *plain = strndup(name, e.deleted && length > suffix ? length - suffix : length);
@@ -156,6 +202,9 @@ static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, 
 	e.msgsize = (uint32_t)attr.mq_msgsize;
 	if (!plain)
 		return error_set(d->e, -ENOMEM, "out of memory");
+	int r = take_notification(d, f, fd, &e, &attr);
+	if (r)
+		return r;
 	if (e.content && !d->obstacles) {
 		r = content_init(&c, fd, &attr);
 		c.keep = true;
@@ -296,6 +345,14 @@ static int fill_queue(struct restore *s, const MqueueEntry *e, int fd, struct im
 	return 0;
 }
 
+static bool is_task(const struct restore *s, pid_t pid)
+{
+	for (size_t i = 0; i < s->tasks.count; i++)
+		if (s->tasks.data[i]->pid == pid)
+			return true;
+	return false;
+}
+
 static int open_queue(struct restore *s, const MqueueEntry *e, struct image_file *file, struct held_queue *ret)
 {
 	bool made = false;
@@ -303,6 +360,12 @@ static int open_queue(struct restore *s, const MqueueEntry *e, struct image_file
 
 	if (e->maxmsg > MESSAGES_MAX || e->msgsize > SIZE_MAX_OF_MESSAGE || e->messages > e->maxmsg)
 		return error_set(s->e, -EBADMSG, IMAGE " has a queue that can't be");
+	if (e->has_notify_pid && (!is_task(s, (pid_t)e->notify_pid) || e->notify > SIGEV_NONE || e->notify_signal > 64))
+		return error_set(s->e, -EBADMSG, IMAGE " has a queue that tells process %u, which can't be", e->notify_pid);
+	ret->notify_pid = (pid_t)e->notify_pid;
+	ret->notify = e->notify;
+	ret->notify_signal = e->notify_signal;
+	ret->notify_value = e->notify_value;
 	if (e->content) {
 		fd = make_queue(s, e, &made);
 		if (made && !(ret->made = strdup(queue_name(e)))) {
@@ -371,6 +434,34 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 	return 0;
 }
 
+static const FdinfoEntry *holds(struct restore *s, const struct rtask *t, uint32_t queue)
+{
+	for (size_t i = 0; i < t->fds.count; i++) {
+		const struct file *f = file_find(s, t->fds.data[i]->id);
+		if (f && f->kind == &kind_mqueue && f->entry->mqueue->queue == queue)
+			return t->fds.data[i];
+	}
+	return NULL;
+}
+
+int mqueues_plan(struct restore *s, struct rtask *t)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	VEC_FOREACH(&s->mqueues, q) {
+		if (!q->notify_pid || q->notify_pid != t->pid)
+			continue;
+		const FdinfoEntry *e = holds(s, t, q->id);
+		struct sigevent event = { .sigev_signo = (int)q->notify_signal, .sigev_notify = (int)q->notify };
+		memcpy(&event.sigev_value, &q->notify_value, sizeof(event.sigev_value));
+		if (!e)
+			return error_set(s->e, -EBADMSG, IMAGE " has a queue that tells process %d, which does not hold it", t->pid);
+		batch_what(b, "be told of messages in descriptor %u of process %d (mq_notify)", e->fd, t->pid);
+		OP(b, __NR_mq_notify, e->fd, arena_place(&s->arena, &event, sizeof(event)));
+	}
+	return 0;
+}
+
 /* With the first of its files: those that were made for a restore that failed go again. */
 static void release(struct restore *s, struct file *f)
 {
@@ -386,7 +477,7 @@ static void release(struct restore *s, struct file *f)
 
 const struct kind kind_mqueue = {
 	.name = "a message queue",
-	.summary = "POSIX message queues: opened again; with --host-ipc, and unlinked ones, made again with their messages",
+	.summary = "POSIX message queues: opened again; with --host-ipc, and unlinked ones, made again with their messages; whom they notify",
 	.type = FD_TYPES__FERMATA_MQUEUE,
 	.recognise = recognise,
 	.capture = capture,

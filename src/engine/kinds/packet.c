@@ -3,8 +3,10 @@
  * linux/packet_diag.h for what getsockopt(2) does not tell.
  *
  * Packets that wait are copies of what went by, of which only the first can be looked at (there is no SO_PEEK_OFF): refused, or dropped as the
- * user wants. Refused too: rings, whose place the kernel keeps to itself, and groups whose members are chosen by a program.
+ * user wants. What is in a ring is kept (packet_ring.h). Refused too: groups whose members are chosen by a program. Left out: PACKET_STATISTICS, which
+ * begins anew.
  */
+#include "engine/kinds/packet_ring.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/sock_diag.h"
 #include "engine/task/task.h"
@@ -19,11 +21,13 @@
 
 #define MEMBERSHIPS_MAX 1024
 #define ADDRESS_MAX 8 /* of packet_mreq */
+#define VNET_HDR_SZ 24 /* PACKET_VNET_HDR_SZ, Linux 6.4 */
 #define FANOUT_TYPE(value) ((value) >> 16 & 0xff)
 
 struct facts {
 	uint32_t ino;
-	bool found, ring;
+	bool found;
+	struct packet_rings rings;
 	VEC(struct packet_diag_mclist) list;
 };
 
@@ -49,7 +53,13 @@ static int take_attribute(const struct nlattr *a, void *to)
 
 	switch (mnl_attr_get_type(a)) {
 	case PACKET_DIAG_RX_RING:
-	case PACKET_DIAG_TX_RING: x->ring = true; break;
+		x->rings.has_rx = size >= sizeof(x->rings.rx);
+		memcpy(&x->rings.rx, mnl_attr_get_payload(a), MIN(size, sizeof(x->rings.rx)));
+		break;
+	case PACKET_DIAG_TX_RING:
+		x->rings.has_tx = size >= sizeof(x->rings.tx);
+		memcpy(&x->rings.tx, mnl_attr_get_payload(a), MIN(size, sizeof(x->rings.tx)));
+		break;
 	case PACKET_DIAG_MCLIST:
 		for (size_t i = 0; (i + 1) * sizeof(struct packet_diag_mclist) <= size; i++) {
 			struct packet_diag_mclist *m = VEC_PUSH(&x->list);
@@ -112,10 +122,8 @@ static int take_memberships(const struct facts *x, struct pool *pool, PacketSock
 	return 0;
 }
 
-static int refuse(struct dump *d, struct descriptor *f, const struct facts *x, uint32_t fanout)
+static int refuse(struct dump *d, struct descriptor *f, uint32_t fanout)
 {
-	if (x->ring)
-		return fd_error(d, f, -ENOTSUP, "is a packet socket with a ring, which is not saved; close it first");
 	if (FANOUT_TYPE(fanout) == PACKET_FANOUT_CBPF || FANOUT_TYPE(fanout) == PACKET_FANOUT_EBPF)
 		return fd_error(d, f, -ENOTSUP, "is a packet socket in a fanout group with a program, which the kernel does not give; close it first");
 	return 0;
@@ -139,6 +147,9 @@ static void take_state(const struct descriptor *f, PacketSockEntry *e, char devi
 	e->loss = option_of(f->own_fd, SOL_PACKET, PACKET_LOSS) != 0;
 	e->timestamp = (uint32_t)option_of(f->own_fd, SOL_PACKET, PACKET_TIMESTAMP);
 	e->copy_thresh = (uint32_t)option_of(f->own_fd, SOL_PACKET, PACKET_COPY_THRESH);
+	e->has_tx_has_off = e->tx_has_off = option_of(f->own_fd, SOL_PACKET, PACKET_TX_HAS_OFF) != 0;
+	e->vnet_hdr_size = (uint32_t)option_of(f->own_fd, SOL_PACKET, VNET_HDR_SZ);
+	e->has_vnet_hdr_size = e->vnet_hdr_size != 0;
 	uint32_t fanout = (uint32_t)option_of(f->own_fd, SOL_PACKET, PACKET_FANOUT);
 	e->has_fanout = fanout != 0;
 	e->fanout = fanout;
@@ -162,9 +173,11 @@ static int capture(struct dump *d, struct descriptor *f)
 	if (r)
 		r = fd_errno(d, f, r, "does not tell its state (a kernel with CONFIG_PACKET_DIAG is needed)");
 	if (!r)
-		r = refuse(d, f, &facts, e.has_fanout ? e.fanout : 0);
-	if (!r)
+		r = refuse(d, f, e.has_fanout ? e.fanout : 0);
+	if (!r && !facts.rings.has_rx) /* with a ring it is that which poll(2) tells of */
 		r = sock_refuse_waiting(d, f);
+	if (!r)
+		r = packet_ring_capture(d, f, &facts.rings, &pool, &e);
 	if (!r && (r = take_memberships(&facts, &pool, &e)))
 		r = error_set(d->e, r, "out of memory");
 	if (!r)
@@ -200,28 +213,48 @@ static int join(struct restore *s, const PacketSockEntry *e, int fd)
 	return 0;
 }
 
+/* A ring stands in the way of changing most of them, and copies of what does not fit into it come after it. */
 static int set_all(struct restore *s, const PacketSockEntry *e, int fd)
 {
 	const int values[][2] = {
 		{ PACKET_VERSION, (int)e->version }, { PACKET_RESERVE, (int)e->reserve }, { PACKET_AUXDATA, e->aux_data }, { PACKET_ORIGDEV, e->orig_dev },
-		{ PACKET_VNET_HDR, e->vnet_hdr }, { PACKET_LOSS, e->loss }, { PACKET_TIMESTAMP, (int)e->timestamp }, { PACKET_COPY_THRESH, (int)e->copy_thresh },
+		{ e->vnet_hdr_size ? VNET_HDR_SZ : PACKET_VNET_HDR, e->vnet_hdr_size ? (int)e->vnet_hdr_size : e->vnet_hdr }, { PACKET_LOSS, e->loss },
+		{ PACKET_TIMESTAMP, (int)e->timestamp }, { PACKET_TX_HAS_OFF, e->tx_has_off },
 	};
 	int r = 0;
 
 	for (size_t i = 0; !r && i < ARRAY_SIZE(values); i++)
 		r = set(s, fd, values[i][0], values[i][1]);
-	return r ? r : sock_set_options(s, fd, e->opts);
+	if (!r && (e->rx_ring || e->tx_ring))
+		r = packet_ring_restore(s, e, fd);
+	return r ? r : set(s, fd, PACKET_COPY_THRESH, (int)e->copy_thresh);
 }
 
-static int build(struct restore *s, const PacketSockEntry *e, int fd)
+static int bind_it(struct restore *s, const PacketSockEntry *e, int fd)
 {
 	struct sockaddr_ll at = { .sll_family = AF_PACKET, .sll_protocol = htons((uint16_t)e->protocol), .sll_ifindex = (int)e->ifindex };
-	int r = set_all(s, e, fd);
 
 	if (e->device && !(at.sll_ifindex = (int)if_nametoindex(e->device)))
 		return error_set(s->e, -ENODEV, "this machine has no network device %s, which a packet socket listens to; make one", e->device);
-	if (!r && (e->protocol || e->ifindex) && bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
-		r = error_errno(s->e, -errno, "cannot bind a packet socket to device %u", e->ifindex);
+	if ((e->protocol || e->ifindex || e->rx_ring || e->tx_ring) && bind(fd, (struct sockaddr *)&at, sizeof(at)) < 0)
+		return error_errno(s->e, -errno, "cannot bind a packet socket to device %u", e->ifindex);
+	return 0;
+}
+
+/* Its filter is there before a packet comes; with a ring there is one meanwhile that lets nothing pass. */
+static int build(struct restore *s, const PacketSockEntry *e, int fd)
+{
+	const bool ring = e->rx_ring || e->tx_ring;
+	int r = set_all(s, e, fd), none = 0;
+
+	if (!r && !ring)
+		r = sock_set_options(s, fd, e->opts);
+	if (!r)
+		r = bind_it(s, e, fd);
+	if (!r && ring && e->opts && !e->opts->n_so_filter && setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof(none)) < 0)
+		r = error_errno(s->e, -errno, "cannot take a filter from a packet socket");
+	if (!r && ring)
+		r = sock_set_options(s, fd, e->opts);
 	if (!r)
 		r = join(s, e, fd);
 	if (!r && e->has_fanout)
@@ -237,8 +270,6 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (!e || e->protocol > 0xffff || e->n_mclist > MEMBERSHIPS_MAX || (e->type != SOCK_RAW && e->type != SOCK_DGRAM))
 		return error_set(s->e, -EBADMSG, "file %u is a packet socket that can't be", f->id);
-	if (e->rx_ring || e->tx_ring)
-		return error_set(s->e, -ENOTSUP, "file %u is a packet socket with a ring, which is not restored", f->id);
 	int fd = socket(AF_PACKET, (int)e->type | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return error_errno(s->e, -errno, "cannot make a packet socket");
@@ -251,11 +282,18 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 	return 0;
 }
 
+static int finish(struct dump *d, void **state, bool success)
+{
+	packet_ring_finish(state);
+	return 0;
+}
+
 const struct kind kind_packet = {
 	.name = "a packet socket",
-	.summary = "Packet sockets with their device, memberships, filter and fanout group, without packets that wait (--skip-in-flight)",
+	.summary = "Packet sockets with their device, memberships, filter, fanout group and rings with what is in them, without packets that wait beside (--skip-in-flight)",
 	.type = FD_TYPES__PACKETSK,
 	.recognise = recognise,
 	.capture = capture,
+	.finish = finish,
 	.create = create,
 };

@@ -11,6 +11,7 @@
 
 #include "engine/kinds/ghost.h"
 #include "engine/kinds/procfile.h"
+#include "engine/kinds/shmfile.h"
 #include "engine/kinds/validate.h"
 #include "engine/path.h"
 #include "engine/kinds/external.h"
@@ -42,6 +43,7 @@ struct state {
 	struct image_file *remap; /* remap-fpath.img */
 	uint32_t next_ghost;
 	VEC(char *) links; /* made by --link-remap, to be removed should the dump fail */
+	struct shmfiles shmfiles;
 };
 
 static bool recognise(const struct descriptor *f)
@@ -212,7 +214,7 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.mode = f->st.st_mode;
 	if (lstat(f->target, &there) < 0 || there.st_ino != f->st.st_ino || there.st_dev != f->st.st_dev)
 		r = capture_nameless(d, s, f, &reg);
-	else
+	else if (!(r = shmfile_capture(d, &s->shmfiles, f, &reg)))
 		reg.n_build_id = validate_read_build_id(d, f, build_id);
 	reg.build_id = build_id;
 	reg.id = f->id;
@@ -276,6 +278,7 @@ static int finish(struct dump *d, void **at, bool success)
 		free(s->links.data[i]);
 	}
 	VEC_FREE(&s->links);
+	VEC_FREE(&s->shmfiles.seen);
 	VEC_FREE(&s->ghosts);
 	free(s);
 	*at = NULL;
@@ -418,8 +421,11 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 		*ret_fd = -1;
 		return procfile_prepare(s, reg);
 	}
+	int r = reg->ext ? 0 : shmfile_prepare(s, reg);
+	if (r)
+		return r;
 	int fd = regfile_open(s, f, flags);
-	int r = fd < 0 ? fd : validate_unchanged(s, reg, fd);
+	r = fd < 0 ? fd : validate_unchanged(s, reg, fd);
 	if (!r && reg->pos && !(flags & O_PATH) && lseek(fd, (off_t)reg->pos, SEEK_SET) < 0 && reg->has_mode && S_ISREG(reg->mode))
 		r = error_errno(s->e, -errno, "cannot seek in %s", reg->name);
 	if (r) {

@@ -20,7 +20,6 @@ static const struct row families[] = {
 static const struct {
 	const char *target, *name;
 } inodes[] = {
-	{ "anon_inode:[userfaultfd]", "a userfaultfd" },
 	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf", "a BPF object" },
 	{ "anon_inode:kvm", "a KVM virtual machine" },
 	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },

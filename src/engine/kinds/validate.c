@@ -68,6 +68,13 @@ static size_t read_build_id(const struct source *s, uint32_t id[BUILD_ID_WORDS])
 	return n;
 }
 
+size_t validate_file_build_id(int fd, uint32_t id[BUILD_ID_WORDS])
+{
+	const struct source s = { .fd = fd };
+
+	return read_build_id(&s, id);
+}
+
 static bool wanted(const struct request *r)
 {
 	return !r->file_validation || strcmp(r->file_validation, "filesize");

@@ -144,15 +144,13 @@ int feed_plan_source(struct restore *s, struct rtask *t, const struct page_sourc
 {
 	struct feed *f = feed_new(s, t, source->parent->dir, source->stored);
 
-	for (size_t i = 0; f && i < source->spans.count; i++) {
-		struct page_span *run = VEC_PUSH(&f->runs);
-		if (!run)
-			return error_set(s->e, -ENOMEM, "out of memory");
-		*run = source->spans.data[i];
-		f->size = run->offset + run->size;
-		f->wanted += run->size;
-	}
-	return f ? plan_feed(s, f) : error_set(s->e, -ENOMEM, "out of memory");
+	int r = f ? 0 : -ENOMEM;
+
+	for (size_t i = 0, vma = 0; !r && i < source->spans.count; i++)
+		r = add_runs(t, &source->spans.data[i], f, &vma);
+	if (r)
+		return error_set(s->e, r, "out of memory");
+	return f->size ? plan_feed(s, f) : 0;
 }
 
 /* ---- work ---- */

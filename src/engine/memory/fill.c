@@ -27,7 +27,7 @@ struct cutter {
 	struct agent_range *ranges;
 	struct agent_piece *pieces;
 	size_t n_ranges, n_pieces, room;
-	uint64_t offset;
+	uint64_t offset, wanted; /* in the file; bytes of the ranges */
 	bool open; /* the last piece may take more */
 };
 
@@ -44,6 +44,7 @@ static void add_range(struct cutter *c, uint64_t address, uint64_t size)
 	last->count++;
 	last->size += size;
 	c->offset += size;
+	c->wanted += size;
 }
 
 static bool is_stored(const PagemapEntry *p)
@@ -51,16 +52,10 @@ static bool is_stored(const PagemapEntry *p)
 	return pages_place(p) == PAGES_HERE && p->nr_pages;
 }
 
-static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutter *c, size_t *vma)
+/* Those of [start, end) that do not come later. */
+static void cut_span(const struct rtask *t, uint64_t start, uint64_t end, struct cutter *c, size_t *vma)
 {
-	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
-
-	if (pages_are_passed_over(p)) {
-		c->offset += end - p->vaddr;
-		c->open = false;
-		return;
-	}
-	for (uint64_t at = p->vaddr, next; at < end; at = next) {
+	for (uint64_t at = start, next; at < end; at = next) {
 		bool later;
 		next = MIN(at + PIECE_SIZE, lazy_stretch(t, at, end, vma, &later));
 		if (!later) {
@@ -70,6 +65,18 @@ static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutte
 		c->offset += next - at;
 		c->open = false;
 	}
+}
+
+static void cut_entry(const struct rtask *t, const PagemapEntry *p, struct cutter *c, size_t *vma)
+{
+	const uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
+
+	if (!pages_are_passed_over(p)) {
+		cut_span(t, p->vaddr, end, c, vma);
+		return;
+	}
+	c->offset += end - p->vaddr;
+	c->open = false;
 }
 
 static int make_room(struct restore *s, struct rtask *t, struct cutter *c)
@@ -97,20 +104,18 @@ static int cut(struct restore *s, struct rtask *t, struct cutter *c)
 /* The same for what a parent checkpoint has: a file with more in it than is wanted. */
 static int cut_source(struct restore *s, struct rtask *t, const struct page_source *source, struct cutter *c)
 {
-	const uint64_t from = c->offset;
+	size_t vma = 0;
 
 	VEC_FOREACH(&source->spans, x)
 		c->room += x->size / PIECE_SIZE + 1;
+	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
 	int r = make_room(s, t, c);
 	VEC_FOREACH(&source->spans, x) {
 		if (r)
 			break;
-		c->open &= c->offset == from + x->offset;
-		c->offset = from + x->offset;
-		for (uint64_t done = 0, step; done < x->size; done += step) {
-			step = MIN(PIECE_SIZE, x->size - done);
-			add_range(c, x->address + done, step);
-		}
+		c->open &= c->offset == source->offset + x->offset;
+		c->offset = source->offset + x->offset;
+		cut_span(t, x->address, x->address + x->size, c, &vma);
 	}
 	return r;
 }
@@ -183,10 +188,10 @@ static int plan_time(struct restore *s, struct rtask *t, struct timespec **ret)
 }
 
 /* All pieces of one file. */
-static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *c, int fd, uint64_t size)
+static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *c, int fd)
 {
 	struct batch *b = &t->threads.data[0].batch;
-	const size_t helpers = helpers_wanted(size);
+	const size_t helpers = helpers_wanted(c->wanted);
 	struct agent_fill *fill = arena_take(&s->arena, sizeof(*fill));
 	uint32_t *ids = arena_take(&s->arena, (helpers + 1) * sizeof(*ids));
 	struct filling *filling = VEC_PUSH(&s->fillings);
@@ -194,8 +199,8 @@ static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *
 
 	if (!fill || !ids || !filling)
 		return error_set(s->e, -ENOMEM, "out of memory");
-	*filling = (struct filling){ fill, size };
-	s->pages_total += size;
+	*filling = (struct filling){ fill, c->wanted };
+	s->pages_total += c->wanted;
 	*fill = (struct agent_fill){ .count = (uint32_t)c->n_pieces, .pieces = (uint64_t)c->pieces };
 	batch_what(b, "read the memory of process %d", t->pid);
 	for (size_t i = 0; !r && i < helpers; i++)
@@ -226,21 +231,19 @@ static int plan_reading(struct restore *s, struct rtask *t)
 	if (!r && c.offset - from > image_raw_size(t->stored))
 		r = error_set(s->e, -EBADMSG, "cannot read the memory of process %d: the image has too few pages", t->pid);
 	image_raw_close(TAKE_PTR(t->stored));
-	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, t->pages_fd, c.offset - from);
+	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, t->pages_fd);
 }
 
 static int plan_source(struct restore *s, struct rtask *t, struct page_source *source)
 {
 	struct cutter c = {};
-	uint64_t size = 0;
 
-	source->fd = hold_pages(s, t, source->stored, &c.offset);
+	source->fd = hold_pages(s, t, source->stored, &source->offset);
 	if (source->fd < 0)
 		return source->fd;
-	VEC_FOREACH(&source->spans, x)
-		size += x->size;
+	c.offset = source->offset;
 	int r = cut_source(s, t, source, &c);
-	return r ? r : plan_pieces(s, t, &c, source->fd, size);
+	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, source->fd);
 }
 
 int fill_plan(struct restore *s, struct rtask *t)

@@ -19,13 +19,13 @@
 #include <time.h>
 
 #define DIRECTORY "/run/fermata-track"
-#define MAGIC 0x31545246u
+#define MAGIC 0x32545246u
 #define AT_ONCE 200 /* descriptors in a message; the kernel's limit is 253 */
 #define PATIENCE_MS 3000
 #define PROCESSES_MAX 100000
 #define YOUNG_S 10
 
-enum command { ASK = 'a', TAKE = 't', TAKEN = 'd', UNTOUCHED = 'u' };
+enum command { ASK = 'a', TAKE = 't', TAKEN = 'd', UNTOUCHED = 'u', RENEW = 'r' };
 
 struct head {
 	uint32_t magic, count;
@@ -197,6 +197,19 @@ void holder_leave(struct holding *h, enum holder_end end)
 	holding_free(h);
 }
 
+int holder_renew(struct holding *h, const char id[IMAGE_ID_SIZE])
+{
+	char answer = 0;
+	int r = send_command(h->connection, RENEW);
+
+	if (!r && send(h->connection, id, IMAGE_ID_SIZE, MSG_NOSIGNAL) != IMAGE_ID_SIZE)
+		r = -errno;
+	if (!r && (recv(h->connection, &answer, 1, 0) != 1 || answer != RENEW))
+		r = -EPROTO;
+	holding_free(h);
+	return r;
+}
+
 /* ---- the process ---- */
 
 struct holder {
@@ -224,10 +237,9 @@ static _Noreturn void end(const struct holder *h)
 	_exit(0);
 }
 
-/* In pieces, since the kernel holds the address space while it takes the protection away. */
+/* In pieces, since the kernel holds the address space while it takes the protection away. Who finds the name meanwhile waits for our end. */
 static _Noreturn void let_go(const struct holder *h)
 {
-	remove_names(h);
 	for (size_t i = 0; i < h->processes.count; i++) {
 		const struct held_process *p = &h->processes.data[i];
 		struct proc_maps maps = {};
@@ -235,6 +247,7 @@ static _Noreturn void let_go(const struct holder *h)
 			track_unwatch_all(p->uffd, &maps);
 		proc_maps_finish(&maps);
 	}
+	remove_names(h);
 	_exit(0);
 }
 
@@ -272,7 +285,18 @@ static int give(const struct holder *h, int fd)
 	return r;
 }
 
-static void answer(const struct holder *h)
+/* Of the checkpoint that is there now. */
+static bool renew(struct holder *h, int fd)
+{
+	char id[IMAGE_ID_SIZE];
+
+	if (recv(fd, id, sizeof(id), 0) != sizeof(id) || id[IMAGE_ID_SIZE - 1])
+		return false;
+	memcpy(h->id, id, sizeof(h->id));
+	return send_command(fd, RENEW) == 0;
+}
+
+static void answer(struct holder *h)
 {
 	int fd = accept4(h->listening, NULL, NULL, SOCK_CLOEXEC);
 	bool given = false;
@@ -287,6 +311,9 @@ static void answer(const struct holder *h)
 				break;
 		} else if (command == TAKEN && given) {
 			end(h);
+		} else if (command == RENEW && given && renew(h, fd)) {
+			given = false;
+			break;
 		} else if (command == UNTOUCHED && given) {
 			given = false;
 			break;

@@ -31,6 +31,8 @@ int holder_start(const struct holding *h, struct error *e);
 int holder_take(pid_t pid, uint64_t start_time, struct holding **ret);
 /* Whether there is one. */
 bool holder_has(pid_t pid, uint64_t start_time);
+/* It goes on with the descriptors that it has, from this checkpoint on, and is left. A negative errno: what it does is not known. Releases all. */
+int holder_renew(struct holding *h, const char id[IMAGE_ID_SIZE]);
 /* HOLDER_TAKEN: it ends, and we have the descriptors. HOLDER_UNTOUCHED: nothing was protected meanwhile, it goes on. HOLDER_LOST: what it was watching for
  * is not known any more; as when we die. Releases all, also the descriptors. */
 enum holder_end { HOLDER_TAKEN, HOLDER_UNTOUCHED, HOLDER_LOST };

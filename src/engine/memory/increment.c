@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <time.h>
 
+#define SINGLY 256 /* so many parts of an area are protected one by one, more together with what is between them */
 #define SETTLE_NS 1000000 /* what others write through pages that they hold for a moment has arrived (process_vm_writev) */
 
 /* A process that is watched. */
@@ -21,6 +22,7 @@ struct tracked {
 	uint64_t start_time;
 	int uffd;
 	bool since_parent;	  /* what was not written is as the parent checkpoint has it */
+	bool from_holder;	  /* of the last dump */
 	bool broken;		  /* someone may write to it unseen: not to be watched any longer */
 	struct page_spans before; /* what the parent checkpoint has, itself or in its own parents */
 	struct extents held;	  /* areas that were watched when the tree was stopped */
@@ -154,10 +156,11 @@ int increment_uffd(const struct dump *d, const struct task *t)
 	return tr ? tr->uffd : -1;
 }
 
+/* Its descriptor may have been taken already: there is no other, and the holder, which waits for what becomes of it, is not to be asked again. */
 static struct held_process *find_held(struct holding *h, const struct task *t)
 {
 	VEC_FOREACH(&h->processes, p)
-		if (p->pid == t->pid && p->start_time == t->stat.start_time && p->uffd >= 0)
+		if (p->pid == t->pid && p->start_time == t->stat.start_time)
 			return p;
 	return NULL;
 }
@@ -276,6 +279,7 @@ static int open_held(struct dump *d, struct task *t, int uffd, const char *id)
 
 	if (r)
 		return r;
+	tr->from_holder = true;
 	if (of_parent && !t->shares_memory)
 		r = read_before(d, tr);
 	/* Another program since (exec): the descriptor is of an address space that has gone, or is another's. */
@@ -313,7 +317,7 @@ int increment_open(struct dump *d, struct task *t)
 	int fd = take_held(d, t, &id);
 	if (fd >= 0)
 		r = open_held(d, t, fd, id);
-	if (r || !n->track || find(d, t) || t->shares_memory)
+	if (r || !n->track || find(d, t) || t->shares_memory || pinned_is_watched(t->proc))
 		return r;
 	fd = track_open(d, t);
 	return fd < 0 ? fd : tracked_new(d, t, fd) ? 0 : -ENOMEM;
@@ -347,6 +351,11 @@ void increment_break(struct dump *d, pid_t pid, uint64_t start_time)
 	}
 }
 
+struct image_dir *increment_parent(const struct dump *d)
+{
+	return d->increment && d->increment->any ? d->increment->parent : NULL;
+}
+
 void increment_used(struct dump *d)
 {
 	__atomic_store_n(&d->increment->used, true, __ATOMIC_RELAXED);
@@ -370,11 +379,16 @@ void increment_look(struct task *t)
 
 /* ---- which pages ---- */
 
+static bool lies_in(const struct extents *areas, const struct proc_vma *v)
+{
+	size_t i = extents_find(areas, v->start);
+
+	return i < areas->count && areas->data[i].start <= v->start && areas->data[i].end >= v->end;
+}
+
 static bool is_held(const struct tracked *tr, const struct proc_vma *v)
 {
-	size_t i = extents_find(&tr->held, v->start);
-
-	return i < tr->held.count && tr->held.data[i].start <= v->start && tr->held.data[i].end >= v->end;
+	return lies_in(&tr->held, v);
 }
 
 static int note_written(const struct track_runs *runs, struct extents *written)
@@ -504,14 +518,46 @@ int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 	return r;
 }
 
-int increment_arm(struct dump *d, struct task *t)
+/* An area that was looked at while nothing could change. */
+static int arm_looked(struct task *t, const struct proc_vma *v, const struct track_runs *changes, size_t *next)
+{
+	struct track_runs ignored = {};
+	size_t first;
+	int r = 0;
+
+	while (*next < changes->count && changes->data[*next].end <= v->start)
+		++*next;
+	for (first = *next; *next < changes->count && changes->data[*next].start < v->end;)
+		++*next;
+	if (*next - first > SINGLY)
+		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, false, &ignored);
+	for (size_t i = first; !r && *next - first <= SINGLY && i < *next; i++)
+		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, false, &ignored);
+	VEC_FREE(&ignored);
+	return r;
+}
+
+int increment_arm(struct dump *d, struct task *t, const struct extents *looked, const struct track_runs *changes)
 {
 	struct tracked *tr = d->increment->track ? find(d, t) : NULL;
 	struct extents unknown = {};
-	int r = tr ? look_at_all(d, tr, t, &unknown) : 0;
+	size_t next = 0;
+	int r = 0;
 
+	if (!tr)
+		return 0;
+	increment_touch(d);
+	for (size_t i = 0; !r && i < t->maps.count; i++) {
+		const struct proc_vma *v = &t->maps.data[i];
+		if (lies_in(looked, v))
+			r = arm_looked(t, v, changes, &next);
+		else
+			r = look_at_area(d, tr, t, v, &unknown);
+	}
+	if (!r && pinned_by(t->proc, &t->maps))
+		tr->broken = true;
 	VEC_FREE(&unknown);
-	return r;
+	return r ? task_errno(d, t, r, "cannot tell what it has written") : 0;
 }
 
 /* ---- the end ---- */
@@ -525,9 +571,31 @@ static void unwatch(const struct tracked *tr)
 	proc_maps_finish(&maps);
 }
 
+/* One holder has all that are to be watched. */
+static bool has_all(const struct increment *n)
+{
+	const struct holding *h = n->holdings.count == 1 ? n->holdings.data[0] : NULL;
+	bool all = h != NULL;
+
+	for (size_t i = 0; all && i < n->tasks.count; i++) {
+		bool has = false;
+		for (size_t k = 0; k < h->processes.count; k++)
+			has |= h->processes.data[k].pid == n->tasks.data[i]->pid && h->processes.data[k].start_time == n->tasks.data[i]->start_time;
+		all = has && n->tasks.data[i]->from_holder && !n->tasks.data[i]->broken;
+	}
+	return all && n->tasks.count;
+}
+
 /* Those that go on being watched. */
 static bool keep(struct increment *n)
 {
+	if (has_all(n)) {
+		int s = holder_renew(n->holdings.data[0], n->id);
+		n->holdings.count = 0;
+		if (s)
+			log_warning("The process that watches memory does not answer: the next dump is a whole one");
+		return s == 0;
+	}
 	struct holding h = { .connection = -1 };
 	struct error why = {};
 

@@ -15,6 +15,7 @@
 #include "engine/memory/parents.h"
 #include "engine/memory/scan.h"
 #include "engine/memory/slots.h"
+#include "engine/memory/track.h"
 
 struct task;
 
@@ -32,10 +33,12 @@ int increment_take(struct dump *d, const struct task *t, struct extents *since, 
 void increment_touch(struct dump *d);
 /* Someone may write to it unseen: it is not watched any longer. */
 void increment_break(struct dump *d, pid_t pid, uint64_t start_time);
+/* The parent checkpoint, which stays ours; NULL: there is none, or nothing was watched since. */
+struct image_dir *increment_parent(const struct dump *d);
 /* A page is the parent's. */
 void increment_used(struct dump *d);
-/* In the pause of a live dump: all that was written is protected again. */
-int increment_arm(struct dump *d, struct task *t);
+/* In the pause of a live dump: all that was written is protected again. `changes`: of the areas `looked`, what was written, in order. */
+int increment_arm(struct dump *d, struct task *t, const struct extents *looked, const struct track_runs *changes);
 /* In any thread: which pages are as the parent checkpoint has them (`previous`), and all are protected from now on. */
 int increment_cut(struct dump *d, struct task *t, struct page_runs *runs);
 /* Tells the checkpoint what its parent is; before the commit. */

@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "engine/foreign.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/pager.h"
 #include "engine/memory/parents.h"
@@ -15,6 +16,7 @@
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #define WORTH_PAGES 1024 /* fewer are read at once in less time than it takes to arrange for them */
@@ -36,10 +38,10 @@ static bool shares_pages(const struct restore *s, const struct rtask *t)
 	return false;
 }
 
-/* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on. */
+/* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on; or it watches its memory itself. */
 static bool is_needed_early(struct restore *s, const struct rtask *t)
 {
-	bool needed = t->vm_owner || uring_has_buffers(s, t);
+	bool needed = t->vm_owner || uring_has_buffers(s, t) || uffd_watches(s, t);
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		needed |= s->tasks.data[i]->vm_owner == t;
@@ -75,21 +77,39 @@ static uint64_t stored_pages(const PagemapEntry *p)
 	return pages_place(p) == PAGES_HERE ? p->nr_pages : 0;
 }
 
+/* Its own, and those that parent checkpoints have. */
 static uint64_t pages_in(const struct rtask *t)
 {
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < t->pages.count; i++)
-		sum += stored_pages(t->pages.data[i]);
+		sum += pages_place(t->pages.data[i]) == PAGES_FORKED ? 0 : t->pages.data[i]->nr_pages;
 	return sum;
 }
 
-/* The pager knows of no pages that are in the file and not wanted. */
-static bool passes_over_pages(const struct rtask *t)
+static bool is_sequential(const struct restore *s)
 {
-	for (size_t i = 0; i < t->pages.count; i++)
-		if (pages_are_passed_over(t->pages.data[i]))
-			return true;
+	bool sequential = image_is_sequential(s->dir);
+
+	for (size_t i = 0; i < s->parents.count; i++)
+		sequential |= image_is_sequential(s->parents.data[i]->dir);
+	return sequential;
+}
+
+static void verify_rest(struct restore *s)
+{
+	image_dir_verify_start(s->verification);
+	parents_verify(s);
+}
+
+static bool can_wait(const struct restore *s)
+{
+	if (is_sequential(s))
+		log_warning("The checkpoint is an archive without an index, which is read from its beginning on: all memory is read before it runs");
+	else if (!kernel_can())
+		log_warning("This kernel has no userfaultfd that can follow a process (Linux 4.11): all memory is read before it runs");
+	else
+		return true;
 	return false;
 }
 
@@ -99,20 +119,15 @@ int lazy_choose(struct restore *s)
 
 	if (s->request->lazy == LAZY_NOT)
 		return 0;
-	if (image_is_sequential(s->dir)) {
-		log_warning("The checkpoint is an archive without an index, which is read from its beginning on: all memory is read before it runs");
-		return 0;
-	}
-	if (!kernel_can()) {
-		log_warning("This kernel has no userfaultfd that can follow a process (Linux 4.11): all memory is read before it runs");
-		return 0;
-	}
-	for (size_t i = 0; i < s->tasks.count; i++) {
+	const bool able = can_wait(s);
+	for (size_t i = 0; able && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t) &&
-			  !is_needed_early(s, t) && !t->sources.count && !passes_over_pages(t);
+			  !is_needed_early(s, t);
 		count += t->lazy;
 	}
+	if (!count)
+		verify_rest(s);
 	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);
 	return 0;
 }
@@ -154,78 +169,151 @@ int lazy_settle(struct dump *d, struct task *t)
 	if (!is_watched(&t->maps))
 		return 0;
 	/* Its pager may also have ended, by itself or for another task, since the maps were read. */
-	pager_finish_all();
+	pager_finish(t->pid);
 	proc_maps_finish(&t->maps);
 	int r = proc_read_smaps(t->proc, &t->maps);
 	return r ? task_errno(d, t, r, "cannot read its maps") : 0;
 }
 
-/* Pages of a pagemap entry that lie in areas whose pages come later. */
-static int add_extents(struct rtask *t, const PagemapEntry *p, uint64_t offset, struct pager_space *space, size_t *capacity)
+/* The pages of [start, end) that come later; `vma` goes along. */
+static int add_extents(struct rtask *t, uint64_t start, uint64_t end, uint64_t offset, size_t source, struct pager_space *space, size_t *capacity,
+		       size_t *vma)
 {
-	const uint64_t end = p->vaddr + stored_pages(p) * PAGE_SIZE;
-
-	for (size_t i = 0; i < t->mm->n_vmas; i++) {
-		const VmaEntry *v = t->mm->vmas[i];
-		uint64_t from = MAX(v->start, p->vaddr), to = MIN(v->end, end);
-		if (from >= to || !lazy_covers(t, v))
+	for (uint64_t at = start, next; at < end; at = next) {
+		bool later;
+		next = lazy_stretch(t, at, end, vma, &later);
+		if (!later)
 			continue;
 		if (!vec_reserve((void **)&space->extents, capacity, space->count + 1, sizeof(*space->extents)))
 			return -ENOMEM;
-		space->extents[space->count++] = (struct pager_extent){ from, to, offset + (from - p->vaddr) };
+		space->extents[space->count++] = (struct pager_extent){ at, next, offset + (at - start), source };
 	}
 	return 0;
 }
 
-static int make_space(struct restore *s, struct rtask *t, struct pager_space *space)
+static int add_own(struct rtask *t, size_t source, struct pager_space *space, size_t *capacity)
+{
+	uint64_t offset = t->pages_offset;
+	size_t vma = 0;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < t->pages.count; i++) {
+		const PagemapEntry *p = t->pages.data[i];
+		const uint64_t size = stored_pages(p) * PAGE_SIZE;
+		if (!pages_are_passed_over(p))
+			r = add_extents(t, p->vaddr, p->vaddr + size, offset, source, space, capacity, &vma);
+		offset += size;
+	}
+	return r;
+}
+
+static int add_of_parent(struct rtask *t, const struct page_source *from, size_t source, struct pager_space *space, size_t *capacity)
+{
+	size_t vma = 0;
+	int r = 0;
+
+	VEC_FOREACH(&from->spans, x)
+		r = r ? r : add_extents(t, x->address, x->address + x->size, from->offset + x->offset, source, space, capacity, &vma);
+	return r;
+}
+
+static int by_address(const void *a, const void *b)
+{
+	const struct pager_extent *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Where its pages are: first in its own file, then in those of parents. */
+static int find_extents(struct restore *s, struct rtask *t, struct pager_lot *lot, struct pager_space *space)
+{
+	size_t capacity = 0, source = lot->n_sources++;
+	struct pager_source *own = &lot->sources[source];
+	int r = add_own(t, source, space, &capacity);
+
+	*own = (struct pager_source){ .fd = t->pages_fd, .packed = t->pages_fd < 0 ? t->stored : NULL };
+	if (t->pages_name)
+		image_dir_verify_leave(s->verification, t->pages_name, &own->digest);
+	VEC_FOREACH(&t->sources, x) {
+		struct pager_source *to = &lot->sources[lot->n_sources];
+		*to = (struct pager_source){ .fd = x->fd, .packed = x->fd < 0 ? x->stored : NULL };
+		image_dir_verify_leave(x->parent->verification, image_raw_name(x->stored), &to->digest);
+		r = r ? r : add_of_parent(t, x, lot->n_sources, space, &capacity);
+		lot->n_sources++;
+	}
+	if (t->sources.count && space->count) /* each file's are in order */
+		qsort(space->extents, space->count, sizeof(*space->extents), by_address);
+	return r ? error_set(s->e, r, "out of memory") : 0;
+}
+
+static int make_space(struct restore *s, struct rtask *t, struct pager_lot *lot)
 {
 	const struct agent_op *op = &agent_batch_ops(t->threads.data[0].batch.final)[t->uffd_op];
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, t->pid, 0);
-	size_t capacity = 0;
-	uint64_t offset = t->pages_offset;
-	int r = 0;
+	struct pager_space *space = &lot->spaces[lot->n_spaces++];
 
-	*space = (struct pager_space){ .uffd = -1, .pages_fd = t->pages_fd, .pages = t->pages_fd < 0 ? t->stored : NULL, .pid = t->pid };
+	*space = (struct pager_space){ .uffd = -1, .pid = t->pid };
 	space->uffd = pidfd < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, pidfd, (int)op->result, 0);
 	if (space->uffd < 0)
 		return error_errno(s->e, -errno, "cannot fetch the userfaultfd of process %d", t->pid);
-	for (size_t i = 0; !r && i < t->pages.count; i++) {
-		r = add_extents(t, t->pages.data[i], offset, space, &capacity);
-		offset += stored_pages(t->pages.data[i]) * PAGE_SIZE;
+	return find_extents(s, t, lot, space);
+}
+
+static int lot_make(struct restore *s, size_t spaces, struct pager_lot *lot)
+{
+	size_t sources = 0;
+
+	for (size_t i = 0; i < s->tasks.count; i++)
+		sources += 1 + s->tasks.data[i]->sources.count;
+	lot->spaces = calloc(spaces, sizeof(*lot->spaces));
+	lot->sources = calloc(sources, sizeof(*lot->sources));
+	return lot->spaces && lot->sources ? 0 : error_set(s->e, -ENOMEM, "out of memory");
+}
+
+static void lot_free(struct pager_lot *lot)
+{
+	for (size_t i = 0; i < lot->n_spaces; i++) {
+		if (lot->spaces[i].uffd >= 0)
+			close(lot->spaces[i].uffd);
+		free(lot->spaces[i].extents);
 	}
-	if (!r && t->pages_name)
-		image_dir_verify_leave(s->verification, t->pages_name, &space->digest);
-	return r ? error_set(s->e, r, "out of memory") : 0;
+	free(lot->spaces);
+	free(lot->sources);
+}
+
+/* All is there from the beginning. */
+static void tell_waiter(const struct restore *s)
+{
+	if (s->request->lazy_waiter && send(s->request->lazy_waiter, "", 1, MSG_NOSIGNAL) != 1)
+		log_debug("nobody waits for the pages any more: %s", strerror(errno));
 }
 
 int lazy_start(struct restore *s)
 {
-	_cleanup_free_ struct pager_space *spaces = calloc(s->tasks.count, sizeof(*spaces));
 	_cleanup_close_ int dir = -1;
+	struct pager_lot lot = { .touched = s->request->lazy == LAZY_TOUCHED, .waiter = s->request->lazy_waiter };
 	char name[256];
 	size_t count = 0;
-	int r = 0;
 
-	if (!spaces)
-		return error_set(s->e, -ENOMEM, "out of memory");
 	for (size_t i = 0; i < s->tasks.count; i++)
 		count += s->tasks.data[i]->lazy;
-	if (!count)
+	if (!count) {
+		tell_waiter(s);
 		return 0;
-	r = restore_wait(s, &s->words->watched, (uint32_t)count);
-	count = 0;
+	}
+	int r = lot_make(s, count, &lot);
+	if (!r)
+		r = restore_wait(s, &s->words->watched, (uint32_t)count);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		if (s->tasks.data[i]->lazy)
-			r = make_space(s, s->tasks.data[i], &spaces[count++]);
+			r = make_space(s, s->tasks.data[i], &lot);
 	if (!r) {
-		dir = image_order_place(s->request->images_dir, name);
-		r = pager_start(spaces, count, dir, name, s->e);
+		verify_rest(s);
+		lot.dir_fd = dir = image_order_place(s->request->images_dir, name);
+		lot.name = name;
+		r = pager_start(&lot, s->e);
 	}
-	for (size_t i = 0; i < count; i++) {
-		if (spaces[i].uffd >= 0)
-			close(spaces[i].uffd);
-		free(spaces[i].extents);
-	}
+	lot_free(&lot);
 	__atomic_store_n(&s->words->taken, 1, __ATOMIC_SEQ_CST);
 	syscall(__NR_futex, &s->words->taken, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 	return r;

@@ -4,6 +4,7 @@
 #include "engine/memory/lazy.h"
 #include "engine/memory/live_task.h"
 #include "engine/memory/pages.h"
+#include "engine/cuda/cuda.h"
 #include "engine/memory/pinned.h"
 #include "engine/memory/vmflags.h"
 #include "engine/task/insight.h"
@@ -16,6 +17,10 @@
 #define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
 #define LATE_SHARE 256
+#define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
+#define LATE_TIMES 4
+#define COW_MIN (32UL << 20) /* more is not copied in the pause where the program can be made to wait for it */
+#define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
 #define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
 #define SETTLE_NS 1000000
 
@@ -37,7 +42,7 @@ static struct live_task *find_live(const struct dump *d, pid_t pid, uint64_t sta
 	return NULL;
 }
 
-static struct live_task *usable(const struct dump *d, const struct task *t)
+struct live_task *live_usable(const struct dump *d, const struct task *t)
 {
 	struct live_task *lt = find_live(d, t->pid, t->stat.start_time);
 
@@ -99,13 +104,15 @@ static int watch_tree(struct dump *d)
 		r = task_look(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
+		d->live->told = d->live->told && !r && !vmbits_read(d->kernel, &d->live->bits, t->pid, t->stat.comm, &t->maps);
 		if (!r)
 			r = increment_open(d, t);
-		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : track_open(d, t);
+		const bool watched = !r && pinned_is_watched(t->proc);
+		int kept = r ? -1 : increment_uffd(d, t), fd = r ? r : kept >= 0 ? fcntl(kept, F_DUPFD_CLOEXEC, 3) : watched ? -1 : track_open(d, t);
 		if (kept >= 0 && fd < 0)
 			r = error_errno(d->e, -errno, "cannot watch process %d", t->pid);
 		else
-			r = fd < 0 ? fd : add_task(d, t);
+			r = fd < 0 && !watched ? fd : add_task(d, t);
 		if (r && fd >= 0)
 			close(fd);
 		if (r)
@@ -113,6 +120,8 @@ static int watch_tree(struct dump *d)
 		struct live_task *lt = d->live->tasks.data[d->live->tasks.count - 1];
 		lt->uffd = fd;
 		lt->kept = kept >= 0;
+		if (watched)
+			lt->given_up = "a userfaultfd of its own";
 		if ((r = increment_take(d, t, &lt->since, &lt->before)))
 			break;
 		watch_areas(d, lt, &t->maps);
@@ -169,35 +178,65 @@ static int cut_clean(struct live_task *lt, uint64_t start, uint64_t end, size_t 
 	return r;
 }
 
+/* Of what the parent lacks: memory that was only read is not to be saved now either. */
+static int add_lacking(struct live_task *lt, const struct extents *lacking, struct extents *changed)
+{
+	struct page_runs there = {};
+	struct extents found = {};
+	int r = 0;
+
+	for (size_t i = 0; !r && i < lacking->count; i++)
+		r = scan_pages(lt->pagemap_fd, lacking->data[i].start, lacking->data[i].end, false, false, &there);
+	for (size_t i = 0; !r && i < there.count; i++)
+		r = add_run(&found, there.data[i].start, there.data[i].end);
+	if (!r)
+		r = extents_join(changed, &found);
+	VEC_FREE(&there);
+	VEC_FREE(&found);
+	return r;
+}
+
+/* Stretches of an area that are in neither list, of which the second has what came after the first. */
+static int find_clean(struct live_task *lt, const struct proc_vma *v, const struct track_runs *changes, const struct track_runs *written,
+		      struct extents *lacking, struct extents *previous)
+{
+	size_t c = 0, w = 0, b = 0;
+	int r = 0;
+
+	for (uint64_t at = v->start, next; !r && at < v->end; at = next) {
+		while (c < changes->count && (changes->data[c].end <= at || (changes->data[c].what & (TRACK_SWAPPED | TRACK_WRITTEN)) == TRACK_SWAPPED))
+			c++;
+		while (w < written->count && written->data[w].end <= at)
+			w++;
+		const struct track_run *x = c < changes->count ? &changes->data[c] : NULL, *y = w < written->count ? &written->data[w] : NULL;
+		if (y && (!x || y->start < x->start))
+			x = y;
+		next = x ? MIN(MAX(x->start, at), v->end) : v->end;
+		r = cut_clean(lt, at, next, &b, lacking, previous);
+		next = x ? MIN(MAX(x->end, next), v->end) : v->end;
+	}
+	return r;
+}
+
 /* An area that has been watched since the parent checkpoint, in the first round. What comes between both looks is listed as written. */
 static int collect_since(struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
 {
-	struct page_runs there = {};
-	struct track_runs written = {};
+	struct track_runs changes = {}, written = {};
 	struct extents changed = {}, lacking = {};
-	size_t w = 0, b = 0;
-	int r = scan_pages(lt->pagemap_fd, v->start, v->end, false, false, &there);
+	int r = track_changes(lt->pagemap_fd, v->start, v->end, &changes);
 
 	if (!r)
 		r = track_collect(lt->pagemap_fd, v->start, v->end, false, &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		if (!(written.data[i].what & TRACK_ZERO))
 			r = add_run(&changed, written.data[i].start, written.data[i].end);
-	for (size_t i = 0; !r && i < there.count; i++) {
-		uint64_t at = there.data[i].start, end = there.data[i].end;
-		while (!r && at < end) {
-			while (w < written.count && written.data[w].end <= at)
-				w++;
-			const struct track_run *x = w < written.count ? &written.data[w] : NULL;
-			r = cut_clean(lt, at, x ? MIN(MAX(x->start, at), end) : end, &b, &lacking, previous);
-			at = x ? MIN(x->end, end) : end;
-		}
-	}
 	if (!r)
-		r = extents_join(&changed, &lacking);
+		r = find_clean(lt, v, &changes, &written, &lacking, previous);
+	if (!r)
+		r = add_lacking(lt, &lacking, &changed);
 	for (size_t i = 0; !r && i < changed.count; i++)
 		r = add_run(runs, changed.data[i].start, changed.data[i].end);
-	VEC_FREE(&there);
+	VEC_FREE(&changes);
 	VEC_FREE(&written);
 	VEC_FREE(&changed);
 	VEC_FREE(&lacking);
@@ -408,20 +447,28 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 {
 	struct live *l = d->live;
 	_cleanup_free_ struct found *found = calloc(l->tasks.count + 1, sizeof(*found));
+	uint64_t size = 0;
 	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 
 	*ret = 0;
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
 		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
 			r = collect(d, l->tasks.data[i], first, &found[i]);
+	for (size_t i = 0; !r && i < l->tasks.count; i++)
+		for (size_t k = 0; k < found[i].runs.count; k++)
+			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
+	live_gently(d, size);
 	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-	nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
+	if (size)
+		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
 	for (size_t i = 0; !r && i < l->tasks.count; i++) {
 		r = copy_found(d, l->tasks.data[i], first, &found[i]);
 		*ret += l->tasks.data[i]->copied;
 	}
+	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; found && i < l->tasks.count; i++) {
-		VEC_FREE(&found[i].runs);
+		VEC_FREE(&l->tasks.data[i]->last);
+		l->tasks.data[i]->last = found[i].runs;
 		VEC_FREE(&found[i].places);
 		VEC_FREE(&found[i].previous);
 	}
@@ -431,7 +478,7 @@ static int run_round(struct dump *d, bool first, uint64_t *ret)
 /* The last that is not done in the pause: it takes a while, during which the program writes; rounds follow. */
 static int read_flags(struct dump *d)
 {
-	for (size_t i = 0; i < d->live->tasks.count; i++) {
+	for (size_t i = 0; !d->live->told && i < d->live->tasks.count; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		if (lt->given_up || lt->gone)
 			continue;
@@ -440,6 +487,15 @@ static int read_flags(struct dump *d)
 			lt->gone = true;
 	}
 	return 0;
+}
+
+/* Memory that is there already when the pause begins. `last`: bytes of the last round. */
+static void populate_late(struct live *l, uint64_t last)
+{
+	uint64_t size = MIN(l->late_room, ALIGN_UP(MAX(LATE_AT_ONCE, last * LATE_TIMES), PAGE_SIZE));
+
+	if (madvise(l->late, size, MADV_POPULATE_WRITE) < 0)
+		log_debug("Memory for the pause is made in it: %s", strerror(errno));
 }
 
 static int run_rounds(struct dump *d)
@@ -456,14 +512,14 @@ static int run_rounds(struct dump *d)
 		}
 		r = run_round(d, false, &now);
 		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
-		/* The third at least, so that the flags are known. */
-		if (n >= 3 && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
+		/* The third at least, where the flags must be known. */
+		if (n >= (d->live->told ? 2 : 3) && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
 			break;
 	}
-	return r;
+	populate_late(d->live, now);
+	return r || now < COW_MIN ? r : live_cow_prepare(d);
 }
 
-/* Memory that is there already when the pause begins. */
 static int make_late(struct dump *d)
 {
 	struct live *l = d->live;
@@ -472,7 +528,7 @@ static int make_late(struct dump *d)
 	for (size_t i = 0; i < l->tasks.count; i++)
 		size += l->tasks.data[i]->slots.size;
 	l->late_room = ALIGN_UP(MAX(LATE_MIN, size / LATE_SHARE), PAGE_SIZE);
-	l->late = mmap(NULL, l->late_room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	l->late = mmap(NULL, l->late_room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (l->late == MAP_FAILED) {
 		l->late = NULL;
 		return error_set(d->e, -ENOMEM, "out of memory");
@@ -495,8 +551,11 @@ static int begin(struct dump *d)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	pthread_mutex_init(&d->live->lock, NULL);
 	d->live->spill_fd = -1;
+	d->live->told = dump_kernel(d) && !vmbits_learn(d->kernel, &d->live->bits);
 	clock_gettime(CLOCK_MONOTONIC, &start);
+	workers_pace(d->workers, PACE_URGENT);
 	int r = watch_tree(d);
+	workers_pace(d->workers, PACE_USUAL);
 	log_info("Stopped for %llu ms to watch its memory", (unsigned long long)ms_since(&start));
 	return r;
 }
@@ -562,9 +621,9 @@ int live_pre_dump(struct dump *d)
 
 bool live_has(const struct dump *d, const struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = d->live ? find_live(d, t->pid, t->stat.start_time) : NULL;
 
-	return lt && lt->t == t;
+	return lt && lt->t == t && !lt->gone;
 }
 
 /* Areas that are watched by us are not seen to be watched. */
@@ -575,6 +634,10 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 
 	for (size_t i = 0; !r && i < maps->count; i++) {
 		struct proc_vma *v = &maps->data[i];
+		if (live_cow_has(lt->cow, v)) {
+			v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
+			continue;
+		}
 		int s = track_can_watch(v) && track_is_watched(t->pagemap_fd, v->start, v->end) ? track_watch(lt->uffd, v->start, v->end) : 0;
 		if (s == -ESRCH) {
 			lt->gone = true; /* another program: exec */
@@ -599,14 +662,14 @@ static bool seems_watched(const struct proc_maps *maps)
 
 int live_read_maps(const struct dump *d, struct task *t)
 {
-	const struct live_task *lt = usable(d, t);
+	const struct live_task *lt = live_usable(d, t);
 	int r;
 
 	/* The first stop needs no flags. */
 	if (!d->live || d->live->slowly || (!lt && d->live->watching))
 		return insight_read_maps(t);
 	r = proc_read_maps(t->proc, &t->maps);
-	if (!r && lt && d->live->watching)
+	if (!r && lt && d->live->watching && !d->live->told)
 		vmflags_borrow(&t->maps, &lt->flags);
 	return r;
 }
@@ -619,13 +682,41 @@ static int read_all_of_maps(struct dump *d, struct task *t)
 	return r ? task_errno(d, t, r, "cannot read its maps") : lazy_settle(d, t);
 }
 
+/*
+ * One with a GPU can't be watched, but what it has must not be written in the pause: all of it is copied then, to memory (live_reserve). Its device is not there now.
+ * Rings of asynchronous i/o are for pages_capture alone.
+ */
+static bool take_plain(struct dump *d, struct task *t)
+{
+	struct live_task *lt = d->live ? find_live(d, t->pid, t->stat.start_time) : NULL;
+
+	if (!lt || !lt->given_up || lt->gone || !cuda_has(d, t->pid))
+		return false;
+	for (size_t i = 0; i < t->maps.count; i++)
+		if (vma_status(&t->maps.data[i]) & VMA_AIORING)
+			return false;
+	if (lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
+		return false;
+	lt->plain = true;
+	lt->t = t;
+	return true;
+}
+
 int live_hold(struct dump *d, struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = live_usable(d, t);
 	int r;
 
+	if (!lt && take_plain(d, t))
+		return 0;
 	if (!lt)
 		return lazy_settle(d, t);
+	if (d->live->told && vmbits_read(dump_kernel(d), &d->live->bits, t->pid, t->stat.comm, &t->maps)) {
+		log_info("Process %d (%s): smaps tells the flags of its areas, in the pause", t->pid, t->stat.comm);
+		r = read_all_of_maps(d, t);
+		if (r)
+			return r;
+	}
 	r = hold_areas(d, lt, t);
 	/* Watched by another: its pages are still being brought, by a lazy restore. */
 	if (!r && !lt->gone && seems_watched(&t->maps)) {
@@ -642,9 +733,29 @@ int live_hold(struct dump *d, struct task *t)
 
 int live_capture(struct dump *d, struct task *t)
 {
-	struct live_task *lt = usable(d, t);
+	struct live_task *lt = find_live(d, t->pid, t->stat.start_time);
 
 	return pages_create(d, t, &lt->map, &lt->data);
+}
+
+/* What is protected already stays so. */
+static int arm_again(struct dump *d, struct live_task *lt)
+{
+	struct track_runs changes = {};
+	int r = 0;
+
+	VEC_FOREACH(&lt->looks, look)
+		for (size_t i = 0; !r && lt->kept && i < look->changes.count; i++) {
+			struct track_run *x = look->changes.data[i].what & TRACK_WRITTEN ? VEC_PUSH(&changes) : NULL;
+			if (x)
+				*x = look->changes.data[i];
+			else if (look->changes.data[i].what & TRACK_WRITTEN)
+				r = error_set(d->e, -ENOMEM, "out of memory");
+		}
+	if (!r)
+		r = increment_arm(d, lt->t, &lt->held, &changes);
+	VEC_FREE(&changes);
+	return r;
 }
 
 int live_paused(struct dump *d, int r)
@@ -664,7 +775,11 @@ int live_paused(struct dump *d, int r)
 		if (!r)
 			r = live_find_pieces(d, lt);
 		if (!r)
-			r = increment_arm(d, lt->t);
+			r = arm_again(d, lt);
+		if (!r && d->live->late_size > COW_MIN && !d->live->slowly && !d->cuda)
+			r = live_cow_arm(d, lt);
+		if (d->live->late_size > URGENT_MAX && !lt->cow)
+			workers_pace(d->workers, PACE_USUAL);
 		if (!r)
 			live_copy_late(d, lt);
 	}
@@ -682,10 +797,10 @@ static bool flags_held(struct dump *d)
 {
 	bool held = true;
 
-	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly; i++) {
+	for (size_t i = 0; i < d->live->tasks.count && !d->live->slowly && !d->live->told; i++) {
 		struct live_task *lt = d->live->tasks.data[i];
 		struct proc_maps later = {};
-		if (!lt->map)
+		if (!lt->map || lt->plain)
 			continue;
 		/* One that has ended since: nothing more can be known of it. */
 		if (proc_read_smaps(lt->proc, &later) || !vmflags_confirm(&lt->t->maps, &later, PROC_VMF_UW | PROC_VMF_UM))
@@ -697,23 +812,36 @@ static bool flags_held(struct dump *d)
 
 int live_settle(struct dump *d)
 {
+	uint64_t size = 0;
 	int r = 0;
 
 	if (!d->live)
 		return 0;
+	workers_pace(d->workers, PACE_USUAL);
 	if (!flags_held(d)) {
 		log_info("Areas of memory were changed at the moment of the pause: it is repeated, and takes longer");
 		return 1;
 	}
+	if ((r = live_cow_finish(d))) {
+		if (r > 0)
+			log_info("Memory went before it was copied: the pause is repeated, and takes longer");
+		return r;
+	}
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		size += d->live->tasks.data[i]->pieces.size;
+	live_gently(d, size);
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (d->live->tasks.data[i]->map)
 			r = live_settle_task(d, d->live->tasks.data[i]);
+	workers_pace(d->workers, PACE_USUAL);
 	return r;
 }
 
 /* Images that were begun. */
 static void drop_images(struct live_task *lt)
 {
+	live_cow_free(lt->cow);
+	lt->cow = NULL;
 	if (lt->map && !lt->settled) {
 		image_close(lt->map);
 		image_close(lt->data);
@@ -734,6 +862,22 @@ void live_slowly(struct dump *d)
 		drop_images(d->live->tasks.data[i]);
 }
 
+void live_reserve(struct dump *d, uint64_t size)
+{
+	struct live *l = d->live;
+	const uint64_t room = ALIGN_UP(l ? l->late_room + size : 0, PAGE_SIZE);
+	unsigned char *more;
+
+	if (!l || !l->late || l->late_size || !size)
+		return;
+	more = mmap(NULL, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (more == MAP_FAILED) /* then it goes to the file */
+		return;
+	munmap(l->late, l->late_room);
+	l->late = more;
+	l->late_room = room;
+}
+
 static void live_task_free(struct live_task *lt)
 {
 	drop_images(lt);
@@ -746,6 +890,7 @@ static void live_task_free(struct live_task *lt)
 	proc_maps_finish(&lt->maps);
 	proc_maps_finish(&lt->flags);
 	VEC_FREE(&lt->slots.known);
+	VEC_FREE(&lt->last);
 	VEC_FREE(&lt->touched);
 	VEC_FREE(&lt->since);
 	VEC_FREE(&lt->before);
@@ -762,6 +907,7 @@ void live_end(struct dump *d)
 
 	if (!l)
 		return;
+	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; i < l->tasks.count; i++)
 		live_task_free(l->tasks.data[i]);
 	VEC_FREE(&l->tasks);

@@ -4,7 +4,7 @@
  *
  *	live_begin	the tree is stopped for a moment, to be watched; then rounds, while it runs
  *	live_read_maps, live_hold, live_capture, live_paused	in the pause, in place of smaps and of pages_capture
- *	live_settle	behind the pause: the pages images
+ *	live_settle	behind the pause: what is still to be copied (live_cow.c), then the pages images
  *	live_end	at any moment: nothing is watched any more
  *
  * What can't be watched is copied in the pause: private mappings of files, huge pages of hugetlb, memory that is shared (shmem.h), processes that are
@@ -35,6 +35,8 @@ int live_capture(struct dump *d, struct task *t);
 int live_paused(struct dump *d, int r);
 /* 1: what was read before the pause did not hold in it: dump again, and read all in the pause (`live_slowly`). */
 int live_settle(struct dump *d);
+/* Before the pause: memory for so many bytes more that will be copied in it. What it turns out not to be enough for goes to a file. */
+void live_reserve(struct dump *d, uint64_t size);
 /* Forgets the last pause. */
 void live_slowly(struct dump *d);
 void live_end(struct dump *d);

@@ -18,11 +18,20 @@ static bool is_interrupted(const struct user_regs_struct *regs)
 	return (long long)regs->rax == -ERESTART_RESTARTBLOCK && (long long)regs->orig_rax >= 0;
 }
 
+/* Noted by an earlier stop, which has seen what it was. */
+static bool is_noted(const struct dump *d, pid_t tid, const struct user_regs_struct *regs)
+{
+	VEC_FOREACH(&d->calls, c)
+		if (regs->orig_rax == __NR_restart_syscall && c->tid == tid && c->rip == regs->rip && c->rsp == regs->rsp && c->rdi == regs->rdi)
+			return true;
+	return false;
+}
+
 int live_note_calls(struct dump *d, struct task *t)
 {
 	for (size_t i = 0; i < t->threads.count; i++) {
 		const struct user_regs_struct *regs = &t->threads.data[i]->tracee.regs;
-		if (!is_interrupted(regs))
+		if (!is_interrupted(regs) || is_noted(d, t->threads.data[i]->tid, regs))
 			continue;
 		struct live_call *c = VEC_PUSH(&d->calls);
 		if (!c)

@@ -3,11 +3,16 @@
 #include "engine/memory/live_task.h"
 #include "engine/memory/pages.h"
 
+#include "engine/watch.h"
+
 #include <sys/uio.h>
 
 #define CHUNK_SIZE (4UL << 20)
 #define COPY_SIZE (256UL << 10) /* stays in the cache of a processor */
 #define SEGMENTS 64
+#define GENTLE_MIN (64UL << 20) /* less is soon done */
+#define GENTLE_NS 500000000UL
+#define GENTLE_NS_PER_MIB 4000000UL /* a fifth of what a quiet machine does */
 
 struct chunk {
 	struct dump *d;
@@ -31,6 +36,24 @@ void live_note(struct live *l, int r, const struct error *why)
 		l->why = *why;
 	}
 	pthread_mutex_unlock(&l->lock);
+}
+
+void live_gently(struct dump *d, uint64_t size)
+{
+	const bool much = size > GENTLE_MIN;
+	uint64_t until = much ? watch_now() + GENTLE_NS + (size >> 20) * GENTLE_NS_PER_MIB : 0;
+
+	__atomic_store_n(&d->live->gentle_until, until, __ATOMIC_SEQ_CST);
+	if (much)
+		workers_pace(d->workers, PACE_GENTLE);
+}
+
+void live_hurry(struct dump *d)
+{
+	uint64_t until = __atomic_load_n(&d->live->gentle_until, __ATOMIC_SEQ_CST);
+
+	if (until && watch_now() > until && __atomic_compare_exchange_n(&d->live->gentle_until, &until, 0, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		workers_pace(d->workers, PACE_USUAL);
 }
 
 /* The next parts of a chunk, as many as are copied at once. */
@@ -131,6 +154,7 @@ static int copy_running(struct chunk *c, unsigned char *buffer, struct error *wh
 	int r = 0;
 
 	while (!r && c->size && !c->d->live->result) {
+		live_hurry(c->d);
 		gather(c, &b);
 		r = read_running(c->d, c->lt, buffer, &b);
 		if (!r)
@@ -229,6 +253,18 @@ int live_copy(struct dump *d, struct live_task *lt, const struct extents *copies
 void live_copy_late(struct dump *d, struct live_task *lt)
 {
 	submit(d, lt, &lt->late, true);
+}
+
+int live_late_copy(struct dump *d, struct live_task *lt, uint64_t from, size_t size, bool several, uint64_t slot, unsigned char *buffer)
+{
+	struct live *l = d->live;
+	const bool in_memory = slot < l->late_room;
+	unsigned char *to = in_memory ? l->late + slot : buffer;
+	struct iovec local = { to, size }, remote = { (void *)from, size };
+
+	if ((several || process_vm_readv(lt->proc, &local, 1, &remote, 1, 0) != (ssize_t)size) && pread(lt->mem_fd, to, size, (off_t)from) != (ssize_t)size)
+		return -ESTALE;
+	return in_memory ? 0 : write_all(l->spill_fd, buffer, size, slot - l->late_room);
 }
 
 int live_late_read(const struct live *l, uint64_t from, unsigned char *to, size_t size)

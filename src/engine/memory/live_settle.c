@@ -109,6 +109,7 @@ static int fill_block(void *owner, struct image_block *b)
 		return -ENOMEM;
 	if (job->d->live->result)
 		return 0;
+	live_hurry(job->d);
 	return job->taken ? check_block(job, b, buffer) : write_block(job, b, buffer);
 }
 

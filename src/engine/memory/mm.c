@@ -3,15 +3,20 @@
  * madvise(2) and mlock(2) stands only there), stat and auxv.
  */
 #include "engine/cuda/cuda.h"
+#include "engine/kernel.h"
+#include "engine/kinds/packet_ring.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/policy.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
+#include "engine/task/inside.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/membarrier.h>
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -48,15 +53,16 @@ static int refuse_vma(struct dump *d, struct task *t, const struct proc_vma *vma
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is secret (memfd_secret): nobody but the process can read it", at);
 	if (vma->pkey)
 		return task_error(d, t, -ENOTSUP, "its memory at %lx has the protection key %u (pkey_mprotect), which is not saved", at, vma->pkey);
-	if (!strncmp(name, "socket:", 7))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is a packet socket's ring, which is not saved yet", at);
+	if (!strncmp(name, "socket:", 7) && !packet_ring_find(d, vma))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is of a socket that it has closed, or a part of it, or of a TCP connection (TCP_ZEROCOPY_RECEIVE), "
+				  "which is not saved", at);
 	if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx belongs to the device %s, which has no way to be saved; let the program close it first", at, name);
 	if (vma->vmflags & PROC_VMF_HT && strcmp(name, "/anon_hugepage") && strncmp(name, "/memfd:", 7))
 		return task_error(d, t, -ENOTSUP, "its memory at %lx is of huge pages of %s, which is not saved yet; let the program use mmap(2) "
 				  "with MAP_ANONYMOUS | MAP_HUGETLB instead", at, name);
-	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))
-		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by its own userfaultfd, which is not saved yet", at);
+	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW | PROC_VMF_UI) && !uffd_covers(d, t, vma))
+		return task_error(d, t, -ENOTSUP, "its memory at %lx is watched by a userfaultfd that it does not hold, which is not saved", at);
 	return 0;
 }
 
@@ -126,12 +132,38 @@ static int capture_vma(struct dump *d, struct task *t, const struct proc_vma *vm
 	if (vma->name && !strncmp(vma->name, "/memfd:", 7) && vma->deleted)
 		entry->status |= VMA_MEMFD;
 	id = uring_find(d, vma);
+	if (!id)
+		id = packet_ring_find(d, vma);
 	r = id ? 0 : files_capture_mapping(d, t, vma, &id);
 	entry->pgoff = vma->pgoff;
 	entry->shmid = id;
 	entry->has_fdflags = 1;
 	entry->fdflags = vma->shared && vma->prot & PROT_WRITE ? O_RDWR : O_RDONLY;
 	return r;
+}
+
+/* What it has registered for with membarrier(2). Before Linux 6.3 that stands in the kernel's own memory alone; where it can't be read, it is not known. */
+static uint32_t membarriers(struct dump *d, struct task *t)
+{
+	static const struct {
+		uint32_t state, command;
+	} rows[] = {
+		{ 1 << 0, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED }, { 1 << 3, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED },
+		{ 1 << 4, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE }, { 1 << 6, 1 << 8 /* …_RSEQ, Linux 5.10 */ },
+	};
+	uint32_t state = 0, commands = 0;
+	uint64_t mm;
+
+	if (t->answers.membarrier >= 0)
+		return (uint32_t)t->answers.membarrier;
+	struct kernel *k = dump_kernel(d);
+	int at = k ? kernel_offset(k, "mm_struct", "membarrier_state") : -1;
+	if (at < 0 || inside_thread(d, t->threads.data[0], "mm", &mm, sizeof(mm)) || kernel_read(k, mm + (uint64_t)at, &state, sizeof(state)))
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		if (state & rows[i].state)
+			commands |= rows[i].command;
+	return commands;
 }
 
 static void fill_fields(struct task *t, MmEntry *mm)
@@ -208,6 +240,8 @@ int mm_capture(struct dump *d, struct task *t)
 	mm.mm_saved_auxv = (uint64_t *)t->view.auxv;
 	mm.n_mm_saved_auxv = t->view.auxv_size / 8;
 	fill_fields(t, &mm);
+	mm.membarrier = membarriers(d, t);
+	mm.has_membarrier = mm.membarrier != 0;
 	if (t->view.coredump_filter) {
 		mm.has_coredump_filter = 1;
 		mm.coredump_filter = (uint32_t)strtoul(t->view.coredump_filter, NULL, 16);

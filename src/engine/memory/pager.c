@@ -3,41 +3,59 @@
 
 #include "base/log.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/ioprio.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <time.h>
 
-#define WINDOW (64UL << 10)  /* what a touched page brings along */
+#define WINDOW (64UL << 10)  /* what a touched page brings along, */
+#define AHEAD_MAX (1UL << 20) /* and twice as much each time that the program goes on right behind it */
 #define STEP (512UL << 10)   /* what is brought at a time when nobody waits */
+#define AT_ONCE 1024	     /* windows of the last time's order that do not wait */
+#define BEGIN_MS 50	     /* the program has the processors to itself: until it has been there for so long, */
+#define QUIET_MS 5	     /* and has not waited for a page for so long; */
+#define QUIET_MAX_MS 1000    /* but it is not waited for longer than so, */
+#define LITTLE_PAGES 4096    /* nor where so few are left */
+#define LOOK_MS 2000	     /* how often it is seen whether they have ended */
+#define FEW_SPACES 16
+#define EVENTS_AT_ONCE 64
+#define TRIES_AT_ONCE 200
+#define NAP_MAX_NS 40000
 #define ORDER_MAX (64UL << 10) /* windows that are noted */
 #define SPACES_MAX 4096
-#define GUARD_NICE 5
+#define LAST_PAGE 0x7fffffffe000ULL
+#define CHECK_NICE 10
 #define NAME_PREFIX "fermata-lazy-"
 
 /* A range of addresses whose pages come from one place; pieces are ascending and do not overlap. `page`: the number of its first page, in the
  * space's count of them, which stays when mremap(2) moves it. */
 struct piece {
 	uint64_t start, end, offset;
-	size_t page;
+	size_t page, source;
 };
 
 struct space {
-	int uffd, fd;
-	const struct image_raw *raw; /* in place of `fd` */
+	int uffd;
 	pid_t pid;
 	VEC(struct piece) pieces;
+	struct piece *given; /* as they were at first, by which windows of an order are found; or NULL */
+	size_t n_given;
 	unsigned char *done; /* a bit a page */
 	size_t pages, left, cursor; /* cursor: a piece */
 	uint64_t at;		    /* where in that piece */
+	uint64_t next, ahead;	    /* where the last touch's window ended, and how much it was */
 	bool first;		    /* of those that were given, not a child's */
 	bool over;
 };
@@ -52,7 +70,16 @@ struct pager {
 	unsigned char *buffer;
 	VEC(struct window) order, wanted; /* as it is now; as it was the last time */
 	size_t next_wanted;
-	struct image_reader *reader; /* of what is packed */
+	const struct pager_source *sources;
+	struct image_reader **readers; /* of sources that are packed, once one is read; sources of one archive have the same */
+	size_t n_sources;
+	int listener; /* who connects waits for the end */
+	bool hurry;   /* somebody does */
+	bool touched; /* nothing else is brought, unless somebody is in a hurry */
+	uint64_t begun, touched_at, looked_at; /* in ms */
+	size_t looked_count;
+	uint64_t filled; /* how often the buffer was */
+	uint64_t nap_ns;
 	int dir_fd;
 	const char *name;
 };
@@ -99,6 +126,7 @@ static void end_space(struct space *s)
 	s->left = 0;
 	close(s->uffd);
 	VEC_FREE(&s->pieces);
+	free(TAKE_PTR(s->given));
 	free(TAKE_PTR(s->done));
 }
 
@@ -186,6 +214,7 @@ static void add_child(struct pager *p, const struct space *parent, int uffd)
 	*slot = s;
 	s->uffd = uffd;
 	s->first = false;
+	s->given = NULL;
 	s->pieces.data = NULL;
 	s->pieces.count = s->pieces.capacity = 0;
 	s->done = malloc(s->pages / 8 + 1);
@@ -198,7 +227,7 @@ static void add_child(struct pager *p, const struct space *parent, int uffd)
 
 /* ---- pages ---- */
 
-static void handle_events(struct pager *p, struct space *s);
+static bool handle_one(struct pager *p, struct space *s);
 
 /* Nobody has the memory any more. */
 static bool is_over(int error)
@@ -206,14 +235,27 @@ static bool is_over(int error)
 	return error == ESRCH || error == EBADF;
 }
 
+/* The kernel brings no page as long as a thread is within mremap(2) and the like: from the call until it runs on after we were told. One that does
+ * nothing else leaves moments only, which are met by trying again at once, and where it has the same processor by waking up while it runs. */
+static void wait_for_change(struct pager *p, struct space *s, unsigned tries)
+{
+	if (tries >= TRIES_AT_ONCE) {
+		p->nap_ns = (p->nap_ns * 5 + 7919) % NAP_MAX_NS;
+		nanosleep(&(struct timespec){ 0, (long)p->nap_ns }, NULL);
+	}
+	if (!s->over)
+		handle_one(p, s);
+}
+
 /* Zeroes where nothing was saved. */
 static void serve_zero(struct pager *p, struct space *s, uint64_t address)
 {
 	struct uffdio_zeropage zero = { .range = { address & PAGE_MASK, PAGE_SIZE } };
+	unsigned tries = 0;
 
 	while (!s->over && ioctl(s->uffd, UFFDIO_ZEROPAGE, &zero) < 0) {
 		if (errno == EAGAIN) {
-			handle_events(p, s);
+			wait_for_change(p, s, tries++);
 			zero.zeropage = 0;
 		} else if (errno == EEXIST) {
 			ioctl(s->uffd, UFFDIO_WAKE, &zero.range);
@@ -226,20 +268,37 @@ static void serve_zero(struct pager *p, struct space *s, uint64_t address)
 	}
 }
 
-/* Gives the number of bytes that are settled: there, or not wanted any more. 0: the memory has changed, look again. */
-static size_t put(struct pager *p, struct space *s, uint64_t address, size_t size)
+/* Whether the pages from `first` on still belong at an address, and the buffer has them. */
+static bool is_still(const struct pager *p, const struct space *s, uint64_t address, size_t size, size_t first, uint64_t filled)
+{
+	size_t i = s->over || p->filled != filled ? SIZE_MAX : find_piece(s, address);
+	const struct piece *piece = i < s->pieces.count ? &s->pieces.data[i] : NULL;
+
+	return piece && piece->start <= address && address + size <= piece->end && piece->page + (address - piece->start) / PAGE_SIZE == first;
+}
+
+/* The pages from `first` on, from the buffer. Gives the number of bytes that are settled: there, or not wanted any more. 0: the memory has changed,
+ * look again. */
+static size_t put(struct pager *p, struct space *s, uint64_t address, size_t size, size_t first)
 {
 	struct uffdio_copy copy = { .dst = address, .src = (uint64_t)p->buffer, .len = size };
+	const uint64_t filled = p->filled;
+	int error = 0;
 
-	if (ioctl(s->uffd, UFFDIO_COPY, &copy) == 0)
-		return size;
-	int error = errno;
-	if (copy.copy > 0)
-		return (size_t)copy.copy;
-	if (error == EAGAIN) {
-		handle_events(p, s);
-		return 0;
+	for (unsigned tries = 0; ioctl(s->uffd, UFFDIO_COPY, &copy) < 0; tries++) {
+		error = errno;
+		if (copy.copy > 0)
+			return (size_t)copy.copy;
+		if (error != EAGAIN)
+			break;
+		wait_for_change(p, s, tries);
+		if (!is_still(p, s, address, size, first, filled))
+			return 0;
+		error = 0;
+		copy.copy = 0;
 	}
+	if (!error)
+		return size;
 	if (error == EEXIST) {
 		struct uffdio_range range = { address, PAGE_SIZE };
 		ioctl(s->uffd, UFFDIO_WAKE, &range);
@@ -254,15 +313,30 @@ static size_t put(struct pager *p, struct space *s, uint64_t address, size_t siz
 	give_up(strerror(error));
 }
 
-static void read_pages(struct pager *p, const struct space *s, uint64_t at, size_t size)
+static struct image_reader *reader_of(struct pager *p, size_t source)
 {
-	if (s->raw) {
-		if (image_raw_read(s->raw, p->reader, p->buffer, size, at))
+	const struct image_raw *packed = p->sources[source].packed;
+
+	for (size_t i = 0; i < p->n_sources && !p->readers[source]; i++)
+		if (p->readers[i] && image_raw_is_beside(p->sources[i].packed, packed))
+			p->readers[source] = p->readers[i];
+	if (!p->readers[source] && image_raw_reader_new(packed, &p->readers[source]))
+		give_up("out of memory");
+	return p->readers[source];
+}
+
+static void read_pages(struct pager *p, size_t source, uint64_t at, size_t size)
+{
+	const struct pager_source *from = &p->sources[source];
+
+	p->filled++;
+	if (from->packed) {
+		if (image_raw_read(from->packed, reader_of(p, source), p->buffer, size, at))
 			give_up("the checkpoint is damaged, or can't be read any more");
 		return;
 	}
 	for (size_t done = 0; done < size;) {
-		ssize_t n = pread(s->fd, p->buffer + done, size - done, (off_t)(at + done));
+		ssize_t n = pread(from->fd, p->buffer + done, size - done, (off_t)(at + done));
 		if (n <= 0)
 			give_up("the checkpoint can't be read any more");
 		done += (size_t)n;
@@ -278,8 +352,8 @@ static void bring_run(struct pager *p, struct space *s, uint64_t address, uint64
 
 	while (address + size < end && size < STEP && !is_done(s, first + size / PAGE_SIZE))
 		size += PAGE_SIZE;
-	read_pages(p, s, piece->offset + (address - piece->start), size);
-	size_t n = put(p, s, address, size);
+	read_pages(p, piece->source, piece->offset + (address - piece->start), size);
+	size_t n = put(p, s, address, size, first);
 	for (size_t k = 0; !s->over && k < n / PAGE_SIZE; k++)
 		set_done(s, first + k);
 }
@@ -301,18 +375,32 @@ static void bring(struct pager *p, struct space *s, uint64_t start, uint64_t end
 	}
 }
 
-static void note_order(struct pager *p, const struct space *s, size_t page)
+static uint64_t now_ms(void)
 {
-	struct window *w = s->first && p->order.count < ORDER_MAX ? VEC_PUSH(&p->order) : NULL;
+	struct timespec t;
 
-	for (size_t i = 0; w && i < p->given; i++)
-		if (p->spaces.data[i] == s)
-			*w = (struct window){ (uint32_t)i, (uint32_t)page };
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+/* `pages` from one on: all windows of them. */
+static void note_order(struct pager *p, const struct space *s, size_t page, size_t pages)
+{
+	size_t space = 0;
+
+	while (space < p->given && p->spaces.data[space] != s)
+		space++;
+	for (size_t i = 0; s->first && i < pages && p->order.count < ORDER_MAX; i += WINDOW / PAGE_SIZE) {
+		struct window *w = VEC_PUSH(&p->order);
+		if (w)
+			*w = (struct window){ (uint32_t)space, (uint32_t)(page + i) };
+	}
 }
 
 static void serve_fault(struct pager *p, struct space *s, uint64_t address)
 {
 	const uint64_t page = address & PAGE_MASK, window = address & ~(WINDOW - 1);
+	uint64_t end;
 	size_t i = find_piece(s, page);
 	const struct piece *piece = i < s->pieces.count ? &s->pieces.data[i] : NULL;
 
@@ -326,13 +414,16 @@ static void serve_fault(struct pager *p, struct space *s, uint64_t address)
 		serve_zero(p, s, page);
 		return;
 	}
-	note_order(p, s, number);
+	p->touched_at = now_ms();
+	s->ahead = page == s->next ? MIN(2 * s->ahead, AHEAD_MAX) : WINDOW;
+	s->next = end = window + s->ahead;
+	note_order(p, s, number, (MIN(end, piece->end) - page) / PAGE_SIZE);
 	/* From here on, when nobody waits: programs go on upwards. */
 	s->cursor = i;
-	s->at = window + WINDOW > piece->start ? window + WINDOW - piece->start : 0;
+	s->at = end > piece->start ? end - piece->start : 0;
 	bring(p, s, page, page + PAGE_SIZE);
 	if (!s->over)
-		bring(p, s, window, window + WINDOW);
+		bring(p, s, window, end);
 }
 
 static void handle_event(struct pager *p, struct space *s, const struct uffd_msg *m)
@@ -356,23 +447,41 @@ static void handle_event(struct pager *p, struct space *s, const struct uffd_msg
 	}
 }
 
-static void handle_events(struct pager *p, struct space *s)
+static bool handle_one(struct pager *p, struct space *s)
 {
 	struct uffd_msg m;
 
-	while (!s->over && read(s->uffd, &m, sizeof(m)) == sizeof(m))
-		handle_event(p, s, &m);
+	if (s->over || read(s->uffd, &m, sizeof(m)) != sizeof(m))
+		return false;
+	handle_event(p, s, &m);
+	return true;
+}
+
+/* Not all that there may be: they can come as fast as they are read. */
+static void handle_events(struct pager *p, struct space *s)
+{
+	for (int i = 0; i < EVENTS_AT_ONCE && handle_one(p, s); i++)
+		;
 }
 
 /* ---- when nobody waits ---- */
 
-/* Where a page is now. 0: nowhere. */
+/* Where a page is, if it is still where it was. Otherwise 0. */
 static uint64_t address_of(const struct space *s, size_t page)
 {
-	VEC_FOREACH(&s->pieces, piece)
-		if (page >= piece->page && page < piece->page + (piece->end - piece->start) / PAGE_SIZE)
-			return piece->start + (page - piece->page) * PAGE_SIZE;
-	return 0;
+	size_t low = 0, high = s->n_given;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (s->given[middle].page + (s->given[middle].end - s->given[middle].start) / PAGE_SIZE <= page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	uint64_t address = low < s->n_given ? s->given[low].start + (page - s->given[low].page) * PAGE_SIZE : 0;
+	size_t i = address ? find_piece(s, address) : 0;
+	const struct piece *now = address && i < s->pieces.count ? &s->pieces.data[i] : NULL;
+	return now && now->start <= address && now->page + (address - now->start) / PAGE_SIZE == page ? address : 0;
 }
 
 /* What was touched the last time comes first, in that order. */
@@ -414,22 +523,44 @@ static bool bring_next(struct pager *p, struct space *s)
 	return true;
 }
 
-static bool bring_some(struct pager *p)
+static void bring_some(struct pager *p)
 {
 	bool any = bring_wanted(p);
 
 	for (size_t i = 0; !any && i < p->spaces.count; i++)
 		any = bring_next(p, p->spaces.data[i]);
-	return any;
+}
+
+/* For how many ms the processors are still the program's. */
+static int quiet_for(const struct pager *p)
+{
+	if (p->touched && !p->hurry)
+		return LOOK_MS;
+	const uint64_t now = now_ms(), until = MIN(MAX(p->begun + BEGIN_MS, p->touched_at + QUIET_MS), p->begun + QUIET_MAX_MS);
+	size_t left = 0;
+
+	for (size_t i = 0; i < p->spaces.count; i++)
+		left += p->spaces.data[i]->left;
+	if (p->hurry || left < LITTLE_PAGES || p->next_wanted < MIN(p->wanted.count, AT_ONCE) || now >= until)
+		return 0;
+	return (int)(until - now);
 }
 
 /* ---- others that ask ---- */
+
+/* Numbers of processes are those of a namespace. */
+static unsigned long own_namespace(void)
+{
+	struct stat st;
+
+	return stat("/proc/self/ns/pid", &st) < 0 ? 0 : (unsigned long)st.st_ino;
+}
 
 /* Whoever connects waits for the end of pager and guard, and nothing else: nobody accepts. */
 static int listen_for_others(void)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, NAME_PREFIX "%d", (int)getpid());
+	int n = snprintf(name.sun_path + 1, sizeof(name.sun_path) - 1, NAME_PREFIX "%lu-%d", own_namespace(), (int)getpid());
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 
 	if (fd >= 0 && (bind(fd, (struct sockaddr *)&name, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n)) < 0 || listen(fd, 8) < 0)) {
@@ -459,7 +590,32 @@ static int finish_one(const char *name, size_t length)
 	return 1;
 }
 
-int pager_finish_all(void)
+/* Whether a guard, by the rest of its name, is of our namespace and holds a descriptor of a process. */
+static bool is_of(const char *guard, pid_t pid)
+{
+	char path[64], line[64], wanted[32];
+	struct dirent *entry;
+	bool found = false;
+	char *end;
+
+	if (strtoul(guard, &end, 10) != own_namespace() || *end != '-')
+		return false;
+	snprintf(path, sizeof(path), "/proc/%ld/fdinfo", strtol(end + 1, NULL, 10));
+	snprintf(wanted, sizeof(wanted), "Pid:\t%d\n", (int)pid);
+	DIR *dir = opendir(path);
+	while (dir && !found && (entry = readdir(dir))) {
+		_cleanup_close_ int fd = openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC);
+		_cleanup_fclose_ FILE *f = fd < 0 ? NULL : fdopen(dup(fd), "r");
+		while (f && !found && fgets(line, sizeof(line), f))
+			found = !strcmp(line, wanted);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
+
+/* All, or those of one process. */
+static int finish(pid_t pid)
 {
 	_cleanup_fclose_ FILE *f = fopen("/proc/net/unix", "re");
 	char line[400];
@@ -467,10 +623,17 @@ int pager_finish_all(void)
 
 	while (f && fgets(line, sizeof(line), f)) {
 		const char *name = strstr(line, " @" NAME_PREFIX);
-		if (name)
+		if (name && (!pid || is_of(name + 2 + strlen(NAME_PREFIX), pid)))
 			found += finish_one(name + 2, strcspn(name + 2, " \n"));
 	}
 	return found;
+}
+
+int pager_finish(pid_t pid)
+{
+	int found = finish(pid);
+
+	return found ? found : finish(0);
 }
 
 /* ---- the process ---- */
@@ -512,16 +675,19 @@ static size_t alive(const struct pager *p)
 	return n;
 }
 
-static void look_around(struct pager *p)
+/* Whether anything happened within `ms`. */
+static bool look_around(struct pager *p, int ms)
 {
-	struct pollfd *fds = calloc(p->spaces.count, sizeof(*fds));
 	size_t n = p->spaces.count;
+	struct pollfd *fds = calloc(n + 1, sizeof(*fds));
 
 	if (!fds)
 		give_up("out of memory");
+	fds[n] = (struct pollfd){ .fd = p->hurry ? -1 : p->listener, .events = POLLIN };
 	for (size_t i = 0; i < n; i++)
 		fds[i] = (struct pollfd){ .fd = p->spaces.data[i]->over ? -1 : p->spaces.data[i]->uffd, .events = POLLIN };
-	int ready = poll(fds, n, 0);
+	int ready = poll(fds, n + 1, ms);
+	p->hurry |= ready > 0 && fds[n].revents;
 	for (size_t i = 0; ready > 0 && i < n; i++) {
 		if (fds[i].revents & POLLIN)
 			handle_events(p, p->spaces.data[i]);
@@ -529,18 +695,54 @@ static void look_around(struct pager *p)
 			end_space(p->spaces.data[i]);
 	}
 	free(fds);
+	return ready > 0;
+}
+
+/* Nothing tells that a process has ended, or has another address space by exec; any call does. From time to time, and when there are twice as many. */
+static void look_for_ended(struct pager *p)
+{
+	if (now_ms() < p->looked_at + LOOK_MS && p->spaces.count < 2 * p->looked_count + FEW_SPACES)
+		return;
+	for (size_t i = 0; i < p->spaces.count; i++) {
+		struct space *s = p->spaces.data[i];
+		struct uffdio_zeropage none = { .range = { LAST_PAGE, PAGE_SIZE } }; /* nothing of theirs can be there */
+		if (!s->over && ioctl(s->uffd, UFFDIO_ZEROPAGE, &none) < 0 && is_over(errno))
+			end_space(s);
+	}
+	p->looked_at = now_ms();
+	p->looked_count = alive(p);
+}
+
+/* Those of children, who come and go; the others have their numbers in the order. */
+static void forget_ended(struct pager *p)
+{
+	size_t kept = p->given;
+
+	for (size_t i = p->given; i < p->spaces.count; i++) {
+		if (p->spaces.data[i]->over)
+			free(p->spaces.data[i]);
+		else
+			p->spaces.data[kept++] = p->spaces.data[i];
+	}
+	p->spaces.count = kept;
 }
 
 static _Noreturn void serve(struct pager *p)
 {
 	prctl(PR_SET_NAME, "fermata-lazy");
+	prctl(PR_SET_TIMERSLACK, 1);
 	read_order(p);
+	p->begun = now_ms();
 	while (alive(p)) {
-		look_around(p);
-		bring_some(p);
+		int quiet = quiet_for(p);
+		bool quieter = !look_around(p, quiet);
+		look_for_ended(p);
+		if (!quiet || (quieter && !p->touched))
+			bring_some(p);
 		for (size_t i = 0; i < p->spaces.count; i++)
 			if (!p->spaces.data[i]->left)
 				end_space(p->spaces.data[i]);
+		forget_ended(p);
 	}
 	write_order(p);
 	_exit(0);
@@ -553,20 +755,24 @@ static struct space *make_space(const struct pager_space *from)
 	if (!s)
 		return NULL;
 	s->uffd = from->uffd;
-	s->fd = from->pages_fd;
-	s->raw = from->pages;
 	s->pid = from->pid;
 	s->first = true;
 	for (size_t i = 0; i < from->count; i++) {
 		struct piece *piece = VEC_PUSH(&s->pieces);
 		if (!piece)
 			return NULL;
-		*piece = (struct piece){ from->extents[i].start, from->extents[i].end, from->extents[i].offset, s->pages };
+		*piece = (struct piece){ from->extents[i].start, from->extents[i].end, from->extents[i].offset, s->pages, from->extents[i].source };
 		s->pages += (piece->end - piece->start) / PAGE_SIZE;
 	}
 	s->left = s->pages;
 	s->done = calloc(1, s->pages / 8 + 1);
-	return s->done ? s : NULL;
+	s->n_given = s->pieces.count;
+	s->given = malloc((s->n_given + 1) * sizeof(*s->given));
+	if (!s->done || !s->given)
+		return NULL;
+	for (size_t i = 0; i < s->n_given; i++)
+		s->given[i] = s->pieces.data[i];
+	return s;
 }
 
 static int next_kept(const int *kept, size_t count, int from)
@@ -617,16 +823,35 @@ static void end_processes(const struct pager_space *spaces, size_t count, const 
 	}
 }
 
-static bool is_damaged(const struct pager_space *spaces, size_t count)
+static bool is_damaged(const struct pager_source *sources, size_t count)
 {
 	for (size_t i = 0; i < count; i++)
-		if (spaces[i].digest.size && image_digest_check(spaces[i].pages_fd, spaces[i].pages, &spaces[i].digest))
+		if (sources[i].digest.size && image_digest_check(sources[i].fd, sources[i].packed, &sources[i].digest))
 			return true;
 	return false;
 }
 
+/* For the processors, which the kernel may share out between sessions first (autogroup), and for the disk. */
+static void set_priority(pid_t pid, int nice)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/autogroup", (int)pid);
+	_cleanup_close_ int group = open(path, O_WRONLY | O_CLOEXEC);
+	if ((group >= 0 && dprintf(group, "%d", nice) < 0) || setpriority(PRIO_PROCESS, (id_t)pid, nice) < 0 ||
+	    syscall(__NR_ioprio_set, IOPRIO_WHO_PROCESS, pid, IOPRIO_PRIO_VALUE(nice ? IOPRIO_CLASS_IDLE : IOPRIO_CLASS_NONE, 0)) < 0)
+		log_debug("the priority of process %d can't be set: %s", (int)pid, strerror(errno));
+}
+
+/* As long as one has them, the memory is watched; the program may see that. */
+static void close_watched(const struct pager_lot *all)
+{
+	for (size_t i = 0; i < all->n_spaces; i++)
+		close(all->spaces[i].uffd);
+}
+
 /* A process of its own, since the guard must see at once when the pager dies. */
-static pid_t start_check(const struct pager_space *spaces, size_t count)
+static pid_t start_check(const struct pager_lot *all)
 {
 	pid_t guard = getpid(), pid = fork();
 
@@ -636,22 +861,20 @@ static pid_t start_check(const struct pager_space *spaces, size_t count)
 	prctl(PR_SET_NAME, "fermata-check");
 	if (getppid() != guard)
 		_exit(0);
-	/* As long as somebody has them, the memory is watched. */
-	for (size_t i = 0; i < count; i++)
-		close(spaces[i].uffd);
-	if (nice(GUARD_NICE) < 0)
-		errno = 0;
-	_exit(is_damaged(spaces, count) ? 2 : 0);
+	close_watched(all);
+	setsid();
+	set_priority(getpid(), CHECK_NICE);
+	_exit(is_damaged(all->sources, all->n_sources) ? 2 : 0);
 }
 
-static _Noreturn void guard(const struct pager_space *spaces, size_t count, const int *pidfds, pid_t pager)
+static _Noreturn void guard(const struct pager_lot *all, const int *pidfds, pid_t pager)
 {
 	const char *why = NULL;
 	int status;
 
 	prctl(PR_SET_NAME, "fermata-guard");
-	pid_t check = start_check(spaces, count), pid;
-	if (check < 0 && is_damaged(spaces, count))
+	pid_t check = start_check(all), pid;
+	if (check < 0 && is_damaged(all->sources, all->n_sources))
 		why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
 	for (int left = 1 + (check > 0); left && !why;) {
 		pid = waitpid(-1, &status, 0);
@@ -662,101 +885,98 @@ static _Noreturn void guard(const struct pager_space *spaces, size_t count, cons
 			why = "the process that brought its memory has died";
 		else if (pid == check && WIFEXITED(status) && WEXITSTATUS(status) == 2)
 			why = "its pages were altered since they were written (checksum): the checkpoint is damaged";
+		else if (pid == pager)
+			close_watched(all);
+		if (pid == pager && check > 0)
+			set_priority(check, 0); /* all the memory is there: nobody is in its way */
 	}
 	if (why) {
-		end_processes(spaces, count, pidfds, why);
+		end_processes(all->spaces, all->n_spaces, pidfds, why);
 		kill(pager, SIGKILL);
 		if (check > 0)
 			kill(check, SIGKILL);
 	}
 	while (waitpid(-1, &status, 0) > 0 || errno == EINTR)
 		;
-	/* Before the socket: who waits for that finds the memory unwatched. */
-	for (size_t i = 0; i < count; i++)
-		close(spaces[i].uffd);
+	if (all->waiter)
+		_exit(send(all->waiter, why ? "1" : "", 1, MSG_NOSIGNAL) != 1);
 	_exit(0);
 }
 
-/* The image that is packed; all are of one checkpoint. */
-static const struct image_raw *find_packed(const struct pager_space *spaces, size_t count)
+/* Descriptors that stay. Those of packed sources: where several are of one archive, each time. */
+static int keep_own(const struct pager_lot *all, const int *pidfds, int started)
 {
-	for (size_t i = 0; i < count; i++)
-		if (spaces[i].pages)
-			return spaces[i].pages;
-	return NULL;
-}
+	size_t n = 0, room = 2 * all->n_spaces + all->n_sources + 3;
 
-static int keep_own(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, int started)
-{
-	const struct image_raw *packed = find_packed(spaces, count);
-	size_t n = 0, more = packed ? image_raw_adopt(packed, NULL, 0) : 0;
-	int *kept = malloc((3 * count + 2 + more) * sizeof(*kept));
-
+	for (size_t i = 0; i < all->n_sources; i++)
+		room += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, NULL, 0) : 0;
+	_cleanup_free_ int *kept = malloc(room * sizeof(*kept));
 	if (!kept)
 		return -ENOMEM;
-	for (size_t i = 0; i < count; i++) {
-		kept[n++] = spaces[i].uffd;
-		kept[n++] = spaces[i].pages_fd;
+	for (size_t i = 0; i < all->n_spaces; i++) {
+		kept[n++] = all->spaces[i].uffd;
 		kept[n++] = pidfds[i];
 	}
-	kept[n++] = dir_fd;
+	for (size_t i = 0; i < all->n_sources; i++) {
+		kept[n++] = all->sources[i].fd;
+		n += all->sources[i].packed ? image_raw_adopt(all->sources[i].packed, &kept[n], room - n) : 0;
+	}
+	kept[n++] = all->dir_fd;
+	kept[n++] = all->waiter;
 	kept[n++] = started;
-	if (packed)
-		n += image_raw_adopt(packed, &kept[n], more);
 	close_others(kept, n);
-	free(kept);
 	return 0;
 }
 
-static _Noreturn void become_guard(const struct pager_space *spaces, size_t count, const int *pidfds, int dir_fd, const char *name,
-					   int started)
+static _Noreturn void become_guard(const struct pager_lot *all, const int *pidfds, int started)
 {
-	const struct image_raw *packed = find_packed(spaces, count);
-	struct pager p = { .dir_fd = dir_fd, .name = name, .buffer = malloc(STEP), .given = count };
+	struct pager p = { .dir_fd = all->dir_fd, .name = all->name, .buffer = malloc(STEP), .given = all->n_spaces, .sources = all->sources,
+			   .n_sources = all->n_sources, .readers = calloc(all->n_sources, sizeof(*p.readers)), .touched = all->touched };
 	char ok = 0;
 
 	leave_caller();
-	if (!p.buffer || keep_own(spaces, count, pidfds, dir_fd, started) || (packed && image_raw_reader_new(packed, &p.reader)))
+	if (!p.buffer || !p.readers || keep_own(all, pidfds, started))
 		_exit(1);
-	for (size_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < all->n_spaces; i++) {
 		struct space **slot = VEC_PUSH(&p.spaces);
-		if (!slot || !(*slot = make_space(&spaces[i])))
+		if (!slot || !(*slot = make_space(&all->spaces[i])))
 			_exit(1);
 	}
-	if (listen_for_others() < 0)
+	p.listener = listen_for_others();
+	if (p.listener < 0)
 		_exit(1);
 	pid_t pid = fork();
 	if (pid < 0 || (pid && write(started, &ok, 1) != 1))
 		_exit(1);
 	close(started);
 	if (pid)
-		guard(spaces, count, pidfds, pid);
+		guard(all, pidfds, pid);
 	serve(&p);
 }
 
-int pager_start(const struct pager_space *spaces, size_t count, int dir_fd, const char *name, struct error *e)
+int pager_start(const struct pager_lot *lot, struct error *e)
 {
-	_cleanup_free_ int *pidfds = malloc((count + 1) * sizeof(*pidfds));
+	_cleanup_free_ int *pidfds = malloc((lot->n_spaces + 1) * sizeof(*pidfds));
 	int ready[2];
 	char byte;
 
 	if (!pidfds)
 		return error_set(e, -ENOMEM, "out of memory");
-	for (size_t i = 0; i < count; i++)
-		pidfds[i] = (int)syscall(__NR_pidfd_open, spaces[i].pid, 0);
+	for (size_t i = 0; i < lot->n_spaces; i++)
+		pidfds[i] = (int)syscall(__NR_pidfd_open, lot->spaces[i].pid, 0);
 	if (pipe2(ready, O_CLOEXEC) < 0)
 		return error_errno(e, -errno, "cannot make a pipe");
 	pid_t pid = fork();
 	if (pid == 0) {
 		close(ready[0]);
-		become_guard(spaces, count, pidfds, dir_fd, name, ready[1]);
+		become_guard(lot, pidfds, ready[1]);
 	}
 	int r = pid < 0 ? -errno : 0;
 	close(ready[1]);
 	if (!r && read(ready[0], &byte, 1) != 1)
 		r = -ECHILD;
 	close(ready[0]);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < lot->n_spaces; i++)
 		if (pidfds[i] >= 0)
 			close(pidfds[i]);
 	return r ? error_errno(e, r, "cannot start the process that brings pages") : 0;

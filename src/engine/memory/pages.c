@@ -207,7 +207,7 @@ int pages_write_entries(struct dump *d, struct task *t, struct image_file *map, 
 	return r ? error_errno(d->e, r, "cannot write the pagemap of process %d", t->pid) : 0;
 }
 
-enum way { NOT_AT_ALL, WHOLE, BY_PAGE, BY_PAGE_OF_FILE };
+enum way { NOT_AT_ALL, WHOLE, BY_PAGE, BY_PAGE_OF_FILE, BY_PAGE_AND_ZEROS };
 
 /* How what is worth saving in an area is found. */
 static enum way way_of(const struct page_job *p, const struct proc_vma *vma)
@@ -222,6 +222,8 @@ static enum way way_of(const struct page_job *p, const struct proc_vma *vma)
 		return NOT_AT_ALL;
 	if (!(status & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
 		return NOT_AT_ALL;
+	if (vma->vmflags & (PROC_VMF_UM | PROC_VMF_UW))
+		return BY_PAGE_AND_ZEROS;
 	return status & VMA_FILE_PRIVATE ? BY_PAGE_OF_FILE : BY_PAGE;
 }
 
@@ -254,7 +256,8 @@ static int scan_vmas(struct page_job *p, size_t first)
 			break;
 		cuts[count - 1] = next->start;
 	}
-	int r = scan_areas(p->t->pagemap_fd, vma->start, last->end, cuts, count - 1, way == BY_PAGE_OF_FILE, same, &p->runs);
+	const enum scan_what what = way == BY_PAGE_OF_FILE ? SCAN_WRITTEN : way == BY_PAGE_AND_ZEROS ? SCAN_ALL : SCAN_DATA;
+	int r = scan_areas(p->t->pagemap_fd, vma->start, last->end, cuts, count - 1, what, same, &p->runs);
 	return r ? task_errno(&p->d, p->t, r, "cannot read its pagemap") : (int)count;
 }
 

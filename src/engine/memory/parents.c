@@ -196,11 +196,17 @@ static int open_parent(struct restore *s, size_t level, struct parent **ret)
 	}
 	*slot = parent;
 	parent->dir = dir;
-	r = s->request->skip_verify ? 0 : image_dir_verify_begin(dir, &parent->verification, s->e);
+	r = s->request->skip_verify ? 0 : image_dir_verify_begin(dir, s->request->lazy != LAZY_NOT, &parent->verification, s->e);
 	if (r < 0)
 		return error_prefix(s->e, r, "in the parent checkpoint %zu up from %s", level + 1, s->request->images_dir);
 	*ret = parent;
 	return check_lineage(s, below, dir, level);
+}
+
+void parents_verify(struct restore *s)
+{
+	for (size_t i = 0; i < s->parents.count; i++)
+		image_dir_verify_start(s->parents.data[i]->verification);
 }
 
 int parents_verified(struct restore *s, int r)

@@ -25,7 +25,8 @@ struct page_source {
 	struct parent *parent;
 	struct image_raw *stored;
 	struct page_spans spans;
-	int fd; /* memory/fill.c */
+	int fd; /* memory/fill.c, which leaves -1 where it is packed; */
+	uint64_t offset; /* where the file begins there */
 };
 
 /* One checkpoint further up. */
@@ -53,6 +54,8 @@ int spans_common(const struct page_spans *a, const struct page_spans *b, struct 
 /* Finds what `wanted`, of the pagemap image `name` of the checkpoint itself, has in parents. With the text set. */
 int parents_find(struct restore *s, const char *name, const struct page_spans *wanted, struct page_sources *ret);
 void page_sources_finish(struct page_sources *sources);
+/* Where that waits: the parents are now compared with their manifests. */
+void parents_verify(struct restore *s);
 /* Waits until all parents are compared with their manifests; gives `r`, or the damage. */
 int parents_verified(struct restore *s, int r);
 /* Nobody wants to know. */

@@ -2,6 +2,8 @@
 #include "engine/memory/pinned.h"
 
 #include <fcntl.h>
+#include <linux/kcmp.h>
+#include <sys/syscall.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
@@ -31,10 +33,37 @@ static const char *of_descriptor(pid_t pid, int fd)
 	return S_ISREG(st.st_mode) && proc_read_fdinfo(pid, fd, &info) == 0 && info.flags & O_DIRECT ? "a file opened with O_DIRECT" : NULL;
 }
 
-const char *pinned_by(pid_t pid, const struct proc_maps *maps)
+static const char *of_table(pid_t pid)
 {
 	struct proc_fds fds = {};
 	const char *found = NULL;
+
+	if (proc_list_fds(pid, &fds))
+		return NULL; /* it has ended */
+	for (size_t i = 0; !found && i < fds.count; i++)
+		found = of_descriptor(pid, fds.data[i]);
+	VEC_FREE(&fds);
+	return found;
+}
+
+/* A thread may have a table of its own. */
+static const char *of_threads(pid_t pid)
+{
+	struct proc_pids threads = {};
+	const char *found = NULL;
+
+	if (proc_list_threads(pid, &threads))
+		return NULL;
+	for (size_t i = 0; !found && i < threads.count; i++)
+		if (threads.data[i] != pid && syscall(__NR_kcmp, pid, threads.data[i], KCMP_FILES, 0, 0) > 0)
+			found = of_table(threads.data[i]);
+	VEC_FREE(&threads);
+	return found;
+}
+
+const char *pinned_by(pid_t pid, const struct proc_maps *maps)
+{
+	const char *found;
 
 	for (size_t i = 0; i < maps->count; i++) {
 		const char *name = maps->data[i].name ? maps->data[i].name : "";
@@ -45,10 +74,23 @@ const char *pinned_by(pid_t pid, const struct proc_maps *maps)
 		if (!strncmp(name, "/dev/", 5) && strncmp(name, "/dev/shm/", 9) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/dev/hugepages", 14))
 			return "a device";
 	}
+	found = of_table(pid);
+	return found ? found : of_threads(pid);
+}
+
+bool pinned_is_watched(pid_t pid)
+{
+	static const char name[] = "anon_inode:[userfaultfd]";
+	struct proc_fds fds = {};
+	bool found = false;
+
 	if (proc_list_fds(pid, &fds))
-		return NULL; /* it has ended */
-	for (size_t i = 0; !found && i < fds.count; i++)
-		found = of_descriptor(pid, fds.data[i]);
+		return false;
+	for (size_t i = 0; !found && i < fds.count; i++) {
+		char path[64], target[64] = "";
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", pid, fds.data[i]);
+		found = readlink(path, target, sizeof(target) - 1) > 0 && !strcmp(target, name);
+	}
 	VEC_FREE(&fds);
 	return found;
 }

@@ -9,3 +9,5 @@
 /* NULL: nobody. Otherwise who, for the log. Call it between protecting pages and copying them: a read that held some of them while they were
  * protected still has its file open, or is over. */
 const char *pinned_by(pid_t pid, const struct proc_maps *maps);
+/* Whether it has a userfaultfd of its own: an area can't be watched by two. */
+bool pinned_is_watched(pid_t pid);

@@ -2,9 +2,11 @@
 #include "engine/memory/restore.h"
 
 #include "engine/agent/blob.h"
+#include "engine/kinds/uffd.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/lazy.h"
+#include "engine/memory/parents.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
@@ -71,7 +73,7 @@ int memory_plan_clear(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size;
 
-	if (__rseq_size) {
+	if (__rseq_size && !s->clocks.moved) {
 		batch_what(b, "leave the rseq area of the coordinator");
 		OP(b, __NR_rseq, (uint64_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
 	}
@@ -236,6 +238,39 @@ static int mapped_fd(struct restore *s, const VmaEntry *v)
 	return f->writable;
 }
 
+/* Whether at least half of an area was saved. Pages of a parent process don't count: they come with it. */
+static bool is_dense(const struct rtask *t, const VmaEntry *v)
+{
+	size_t low = 0, high = t->pages.count;
+	uint64_t saved = 0;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (t->pages.data[middle]->vaddr + (uint64_t)t->pages.data[middle]->nr_pages * PAGE_SIZE <= v->start)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	for (; low < t->pages.count && t->pages.data[low]->vaddr < v->end; low++) {
+		const PagemapEntry *p = t->pages.data[low];
+		uint64_t end = p->vaddr + (uint64_t)p->nr_pages * PAGE_SIZE;
+		saved += pages_place(p) == PAGES_FORKED ? 0 : MIN(end, v->end) - MAX(p->vaddr, v->start);
+	}
+	return saved >= (v->end - v->start) / 2;
+}
+
+/* What must be known before the area is filled: each page would be a huge one; or none, though the program has asked for them, where they are
+ * filled three times as fast. One that is sparse gets its advice when it is filled (memory_plan_finish). */
+static void plan_huge(struct rtask *t, const VmaEntry *v)
+{
+	struct batch *b = &t->threads.data[0].batch;
+
+	if (v->has_madv && v->madv & 1ULL << MADV_NOHUGEPAGE)
+		OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_NOHUGEPAGE);
+	else if (v->has_madv && v->madv & 1ULL << MADV_HUGEPAGE && is_dense(t, v))
+		OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_HUGEPAGE);
+}
+
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -268,6 +303,10 @@ int memory_plan(struct restore *s, struct rtask *t)
 
 	if (!r)
 		r = vdso_plan(s, t, room, VDSO_ROOM);
+	if (uffd_watches(s, t)) { /* a huge page would have pages that are not there yet */
+		batch_what(b, "switch huge pages off in process %d", t->pid);
+		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	}
 
 	for (size_t i = 0; !r && i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
@@ -282,8 +321,7 @@ int memory_plan(struct restore *s, struct rtask *t)
 			opened[i] = (v->prot & 3) != 3;
 		} else if (!vdso_is_part(v) && !uring_is_area(s, v)) {
 			r = plan_map(s, t, v, opened[i]);
-			if (v->has_madv && v->madv & 1ULL << MADV_NOHUGEPAGE) /* before it is filled, or each page would be a huge one */
-				OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_NOHUGEPAGE);
+			plan_huge(t, v);
 		}
 	}
 	if (!r)

@@ -55,10 +55,9 @@ static int add_run(struct page_runs *runs, uint64_t start, uint64_t end, bool sh
 	return r;
 }
 
-static int scan_fast(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
+static int scan_fast(int fd, uint64_t start, uint64_t end, uint64_t not, bool shared, struct page_runs *runs)
 {
 	struct region regions[512];
-	uint64_t not = IS_ZERO | (file_backed ? IS_FILE : 0);
 	struct scan_arg arg = { .size = sizeof(arg), .start = start, .end = end, .vec = (uint64_t)regions, .vec_len = ARRAY_SIZE(regions),
 				.category_inverted = not, .category_mask = not, .category_anyof_mask = IS_PRESENT | IS_SWAPPED,
 				.return_mask = IS_PRESENT | IS_SWAPPED };
@@ -126,18 +125,19 @@ static bool is_zeros(const struct zeros *z, uint64_t word)
 	return word & WORD_PRESENT && frame && (frame == z->small || (z->huge && frame - frame % (HUGE / PAGE_SIZE) == z->huge));
 }
 
-static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
+static int scan_words(int fd, uint64_t start, uint64_t end, uint64_t not, bool shared, struct page_runs *runs)
 {
 	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
 	struct zeros zeros = {};
 	int r = words ? 0 : -ENOMEM;
 
-	find_zeros(&zeros);
+	if (not & IS_ZERO)
+		find_zeros(&zeros);
 	for (uint64_t at = start; at < end && !r; at += WORDS * PAGE_SIZE) {
 		size_t count = MIN((end - at) / PAGE_SIZE, (uint64_t)WORDS);
 		r = read_words(fd, at, words, count);
 		for (size_t i = 0; i < count && !r; i++)
-			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(file_backed && words[i] & WORD_FILE) && !is_zeros(&zeros, words[i]))
+			if (words[i] & (WORD_PRESENT | WORD_SWAPPED) && !(not & IS_FILE && words[i] & WORD_FILE) && !is_zeros(&zeros, words[i]))
 				r = add_run(runs, at + i * PAGE_SIZE, at + (i + 1) * PAGE_SIZE, shared, false);
 	}
 	if (zeros.memory)
@@ -147,21 +147,22 @@ static int scan_words(int fd, uint64_t start, uint64_t end, bool file_backed, bo
 
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs)
 {
-	return scan_areas(pagemap_fd, start, end, NULL, 0, file_backed, shared, runs);
+	return scan_areas(pagemap_fd, start, end, NULL, 0, file_backed ? SCAN_WRITTEN : SCAN_DATA, shared, runs);
 }
 
-int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cuts, size_t count, bool file_backed, bool shared, struct page_runs *runs)
+int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cuts, size_t count, enum scan_what what, bool shared, struct page_runs *runs)
 {
+	const uint64_t not = what == SCAN_ALL ? 0 : IS_ZERO | (what == SCAN_WRITTEN ? IS_FILE : 0);
 	size_t before = runs->closed = runs->count;
 
 	runs->cuts = cuts;
 	runs->cuts_count = count;
-	int r = scan_fast(pagemap_fd, start, end, file_backed, shared, runs);
+	int r = scan_fast(pagemap_fd, start, end, not, shared, runs);
 	if (r == -ENOTTY || r == -EINVAL) {
 		runs->count = runs->closed = before;
 		runs->cuts = cuts;
 		runs->cuts_count = count;
-		r = scan_words(pagemap_fd, start, end, file_backed, shared, runs);
+		r = scan_words(pagemap_fd, start, end, not, shared, runs);
 	}
 	runs->cuts_count = 0;
 	return r;
@@ -170,7 +171,7 @@ int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cut
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end)
 {
 	struct page_runs runs = {};
-	int r = scan_fast(pagemap_fd, start, end, false, false, &runs);
+	int r = scan_fast(pagemap_fd, start, end, IS_ZERO, false, &runs);
 
 	r = r ? r : runs.count ? 0 : -ENOTSUP;
 	VEC_FREE(&runs);

@@ -23,8 +23,10 @@ struct page_runs {
 /* The pages of [start, end) that are there or swapped out; not zero pages, and where `file_backed` only those that were written.
  * They are added to *runs. `shared`: the parent may have them too, which is for scan_split to tell. */
 int scan_pages(int pagemap_fd, uint64_t start, uint64_t end, bool file_backed, bool shared, struct page_runs *runs);
+/* What a scan finds: what is not the zero page; of that what was written, where a file has the rest; zero pages too, where it matters that they are there. */
+enum scan_what { SCAN_DATA, SCAN_WRITTEN, SCAN_ALL };
 /* The same of several areas that follow each other, [start, end) in all: each but the first begins at one of `cuts`, in order. */
-int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cuts, size_t count, bool file_backed, bool shared, struct page_runs *runs);
+int scan_areas(int pagemap_fd, uint64_t start, uint64_t end, const uint64_t *cuts, size_t count, enum scan_what what, bool shared, struct page_runs *runs);
 /* 0: PAGEMAP_SCAN finds pages in [start, end), of which some are there. */
 int scan_fast_works(int pagemap_fd, uint64_t start, uint64_t end);
 /* Splits the runs by who else has the pages: fills `several` and, where it was set and parent_fd, that of the parent's pagemap, is not

@@ -2,7 +2,9 @@
 #include "engine/memory/shmem.h"
 
 #include "base/workers.h"
+#include "engine/memory/increment.h"
 #include "engine/memory/parents.h"
+#include "engine/memory/unchanged.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
 
@@ -67,7 +69,8 @@ struct shmem_job {
 	char name[64];
 	struct image_file *pages;
 	VEC(struct shmem_run) runs;
-	uint64_t size;
+	uint64_t size, previous; /* previous: pages that the parent has */
+	unsigned char *same;	 /* unchanged.h */
 	size_t blocks_left;
 	int result;
 	struct shmem_job *next;
@@ -75,18 +78,29 @@ struct shmem_job {
 
 static int write_run(struct shmem_job *job, struct image_file *map, uint64_t start, uint64_t end)
 {
-	PagemapEntry entry = PAGEMAP_ENTRY__INIT;
 	struct shmem_run *run = VEC_PUSH(&job->runs);
 
 	if (!run)
 		return -ENOMEM;
 	*run = (struct shmem_run){ start, end - start, job->size };
 	job->size += run->size;
-	entry.vaddr = start;
-	entry.nr_pages = (uint32_t)((end - start) / PAGE_SIZE);
-	entry.has_flags = 1;
-	entry.flags = 4;
-	return image_write_message(map, &entry.base);
+	return pagemap_write(map, start, end, PAGES_HERE);
+}
+
+/* By whether the parent checkpoint has the same. */
+static int write_runs(struct shmem_job *job, struct image_file *map, uint64_t start, uint64_t end)
+{
+	int r = 0;
+
+	for (uint64_t at = start, next; !r && at < end; at = next) {
+		const bool same = job->same && job->same[at / PAGE_SIZE];
+		for (next = at + PAGE_SIZE; next < end && job->same && job->same[next / PAGE_SIZE] == same; next += PAGE_SIZE)
+			;
+		next = job->same ? next : end;
+		r = same ? pagemap_write(map, at, next, PAGES_IN_PARENT) : write_run(job, map, at, next);
+		job->previous += same ? (next - at) / PAGE_SIZE : 0;
+	}
+	return r;
 }
 
 /* What is there, in whole pages. */
@@ -104,7 +118,7 @@ static int lay_out(struct shmem_job *job, struct image_file *map, uint64_t size)
 			hole = (off_t)limit;
 		uint64_t start = (uint64_t)data & PAGE_MASK, end = MIN(ALIGN_UP((uint64_t)hole, PAGE_SIZE), limit);
 		end = MIN(end, start + PAGES_PER_ENTRY_MAX * PAGE_SIZE);
-		r = write_run(job, map, start, end);
+		r = write_runs(job, map, start, end);
 		at = (off_t)end;
 	}
 	return r;
@@ -157,6 +171,7 @@ static void job_free(struct shmem_job *job)
 	if (job->fd >= 0)
 		close(job->fd);
 	VEC_FREE(&job->runs);
+	free(job->same);
 	free(job);
 }
 
@@ -191,6 +206,8 @@ int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name)
 	}
 	r = image_write_message(map, &head.base);
 	if (!r)
+		r = unchanged_find(d, job->fd, size, name, &job->same);
+	if (!r)
 		r = lay_out(job, map, size);
 	int s = image_close(map);
 	r = r ? r : s;
@@ -198,6 +215,9 @@ int shmem_write_pages(struct dump *d, int fd, uint64_t size, const char *name)
 	d->shmem_jobs = job;
 	job->blocks_left = image_blocks_count(job->size);
 	d->counts->shared_written += job->size / PAGE_SIZE;
+	d->counts->pages_previous += job->previous;
+	if (job->previous)
+		increment_used(d);
 	if (!r)
 		r = image_blocks_fill(job->pages, job->size, &shmem_filler, job);
 	if (r)

@@ -15,6 +15,7 @@
 #define WP_UNPOPULATED (1ULL << 13)
 #define WP_ASYNC (1ULL << 15)
 #define FLAGS (O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)
+#define PROTECT_SIZE (64UL << 20) /* the kernel holds the address space meanwhile */
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 
@@ -29,9 +30,9 @@ struct scan_arg {
 #define SCAN _IOWR('f', 16, struct scan_arg)
 #define SCAN_PROTECT 1
 
-static int enable(int uffd)
+static int enable(int uffd, bool asks)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = WP_ASYNC | WP_UNPOPULATED };
+	struct uffdio_api api = { .api = UFFD_API, .features = asks ? UFFD_FEATURE_PAGEFAULT_FLAG_WP : WP_ASYNC | WP_UNPOPULATED };
 
 	return ioctl(uffd, UFFDIO_API, &api) < 0 ? -errno : 0;
 }
@@ -41,7 +42,7 @@ int track_possible(void)
 	_cleanup_close_ int uffd = (int)syscall(__NR_userfaultfd, FLAGS), maps = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	struct scan_arg arg = { .size = sizeof(arg) };
 
-	return uffd < 0 || maps < 0 || enable(uffd) || ioctl(maps, SCAN, &arg) < 0 ? -ENOTSUP : 0;
+	return uffd < 0 || maps < 0 || enable(uffd, false) || ioctl(maps, SCAN, &arg) < 0 ? -ENOTSUP : 0;
 }
 
 struct question {
@@ -54,14 +55,14 @@ enum { OPEN, PID, TID, TELL, CLOSE, COUNT };
  * One batch: open, tell, close. Between telling and closing the descriptor is taken. So when the coordinator dies, at whatever moment, the
  * process closes it by itself.
  */
-static int ask_in_seat(struct dump *d, struct task *t, struct agent_seat *seat)
+static int ask_in_seat(struct dump *d, struct task *t, struct agent_seat *seat, bool asks)
 {
 	struct question q = { .head = { .count = COUNT } };
 	struct tracee *leader = &t->threads.data[0]->tracee;
 	struct agent_run run = { .seat = seat, .tracee = leader, .batch = &q.head, .size = sizeof(q) };
 	int fd = -1;
 
-	q.ops[OPEN] = (struct agent_op){ .nr = __NR_userfaultfd, .flags = AGENT_OP_MAY_FAIL, .arg = { FLAGS } };
+	q.ops[OPEN] = (struct agent_op){ .nr = __NR_userfaultfd, .flags = AGENT_OP_MAY_FAIL, .arg = { asks ? FLAGS & ~UFFD_USER_MODE_ONLY : FLAGS } };
 	q.ops[PID] = (struct agent_op){ .nr = __NR_getpid, .flags = AGENT_OP_MAY_FAIL };
 	q.ops[TID] = (struct agent_op){ .nr = __NR_gettid, .flags = AGENT_OP_MAY_FAIL };
 	q.ops[TELL] = (struct agent_op){ .nr = __NR_tgkill, .flags = AGENT_OP_MAY_FAIL | AGENT_OP_REF_ARG0 | AGENT_OP_REF_ARG0 << 1,
@@ -80,14 +81,14 @@ static int ask_in_seat(struct dump *d, struct task *t, struct agent_seat *seat)
 	if (s && !r)
 		*d->e = why;
 	r = r ? r : s;
-	if (!r && (r = enable(fd)))
+	if (!r && (r = enable(fd, asks)))
 		task_errno(d, t, r, "cannot watch its memory");
 	if (r && fd >= 0)
 		close(fd);
 	return r ? r : fd;
 }
 
-int track_open(struct dump *d, struct task *t)
+static int open_one(struct dump *d, struct task *t, bool asks)
 {
 	struct agent_seat seat;
 	uint64_t hole = maps_find_hole(&t->maps, agent_seat_size(0)), slack = maps_find_slack(&t->maps, t->mem_fd);
@@ -98,7 +99,7 @@ int track_open(struct dump *d, struct task *t)
 		r = agent_seat_taken(&seat, d->e);
 	if (r)
 		return r;
-	int fd = ask_in_seat(d, t, &seat);
+	int fd = ask_in_seat(d, t, &seat, asks);
 	struct error left = {};
 	r = agent_seat_leave(&seat, &left);
 	if (!r)
@@ -109,6 +110,16 @@ int track_open(struct dump *d, struct task *t)
 		return r;
 	}
 	return fd;
+}
+
+int track_open(struct dump *d, struct task *t)
+{
+	return open_one(d, t, false);
+}
+
+int track_open_asking(struct dump *d, struct task *t)
+{
+	return open_one(d, t, true);
 }
 
 int track_watch(int uffd, uint64_t start, uint64_t end)
@@ -161,8 +172,10 @@ static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
 
 	arg.size = sizeof(arg);
 	arg.vec = (uint64_t)regions;
-	arg.vec_len = ARRAY_SIZE(regions);
-	while (arg.start < arg.end) {
+	arg.vec_len = MIN(ARRAY_SIZE(regions), ALIGN_UP(arg.end - arg.start, PAGE_SIZE) / PAGE_SIZE + 1); /* which the kernel makes room for in each call */
+	const uint64_t end = arg.end;
+	while (arg.start < end) {
+		arg.end = arg.flags & SCAN_PROTECT ? MIN(end, arg.start + PROTECT_SIZE) : end;
 		int n = ioctl(fd, SCAN, &arg), r = 0;
 		if (n < 0)
 			return -errno;
@@ -201,6 +214,14 @@ int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_run
 	/* Only the exceptions are listed, in one walk: a third of the time of a list of what is there. */
 	struct scan_arg arg = { .start = start, .end = end, .category_inverted = TRACK_PRESENT, .category_anyof_mask = TRACK_PRESENT | TRACK_WRITTEN,
 				.return_mask = TRACK_PRESENT | TRACK_SWAPPED | TRACK_WRITTEN | TRACK_ZERO | TRACK_WATCHED };
+
+	return scan(pagemap_fd, arg, runs);
+}
+
+int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
+{
+	struct scan_arg arg = { .start = start, .end = end, .category_inverted = TRACK_WRITTEN, .category_mask = TRACK_WRITTEN,
+				.category_anyof_mask = TRACK_PRESENT | TRACK_SWAPPED };
 
 	return scan(pagemap_fd, arg, runs);
 }

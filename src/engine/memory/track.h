@@ -17,6 +17,8 @@ struct task;
 int track_possible(void);
 /* Asks a stopped process for its userfaultfd. The caller's; a negative errno with the text set. */
 int track_open(struct dump *d, struct task *t);
+/* The same, for one that asks before a protected page is written, be it by the kernel. The process needs CAP_SYS_PTRACE for that. */
+int track_open_asking(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
  * space is gone. A range that is a part of an area cuts it in two. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
@@ -48,3 +50,5 @@ int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
+/* Pages that are there and protected, whatever kind of descriptor does that. */
+int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);

@@ -3,7 +3,7 @@
  *
  *	session and group; children (plan/births.h); memory; children that share it; [all are born] join groups; helpers and
  *	zombies end; advice, mm fields; descriptors; signal actions; limits; file locks; threads; [each thread] scheduling, name, areas;
- *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] dumpable, timers; park.
+ *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] notification by message queues, dumpable, timers; park.
  */
 #include "engine/plan/spawn.h"
 
@@ -312,9 +312,12 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
 	bool kept = false;
 	for (size_t i = 0; i < t->threads.count; i++)
-		kept |= t->threads.data[i].fs != NULL;
+		kept |= t->threads.data[i].fs || t->threads.data[i].own_files;
 	if (kept)
 		files_plan_close(s, t, false);
+	r = mqueues_plan(s, t);
+	if (r)
+		return r;
 	/* Credentials reset it; what was suid-dumpable is root's own then. */
 	OP_MAY_FAIL(b, __NR_prctl, PR_SET_DUMPABLE, t->mm->dumpable == 1);
 	r = timers_plan(s, t);

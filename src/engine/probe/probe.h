@@ -53,6 +53,7 @@ int probe_mm_map(struct probe_ground *g);
 int probe_close_range(struct probe_ground *g);
 int probe_timer_ids(struct probe_ground *g);
 int probe_timers_file(struct probe_ground *g);
+int probe_clocks(struct probe_ground *g);
 int probe_mdwe(struct probe_ground *g);
 int probe_memory_merge(struct probe_ground *g);
 

@@ -39,6 +39,7 @@ const struct probe probes[] = {
 	{ PROBE_KERNEL, "seccomp_suspend", "save processes that run under seccomp", false, CONFIG_CR, probe_seccomp_suspend },
 	{ PROBE_MEMORY, "pagemap_scan", "find pages quickly", false, "Linux 6.7", probe_pagemap_scan },
 	{ PROBE_KERNEL, "timer_cr_ids", "give POSIX timers large ids again quickly", false, "Linux 6.15", probe_timer_ids },
+	{ PROBE_KERNEL, "timens", "let clocks go on after a boot, or on another machine", false, "Linux 5.6 with CONFIG_TIME_NS, and root", probe_clocks },
 	{ PROBE_KERNEL, "timerfd", "keep expirations of a timerfd that were not read", false, CONFIG_CR, probe_timerfd },
 	{ PROBE_MEMORY, "shm_next_id", "give System V segments their ids again", false, CONFIG_CR, probe_shm_id },
 	{ PROBE_STORAGE, "file_handles", "save inotify watches", false, "a kernel with CONFIG_FHANDLE", probe_handles },

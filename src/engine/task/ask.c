@@ -11,13 +11,14 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
+#define MEMBARRIER_GET_REGISTRATIONS (1 << 9) /* Linux 6.3 */
 #ifndef PR_GET_MDWE
 #define PR_GET_MDWE 66
 #endif
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE 68
 #endif
-#define LEADER_OPS (10 + THREAD_OPS)
+#define LEADER_OPS (11 + THREAD_OPS)
 #define CREDS_OPS 8
 #define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
@@ -168,7 +169,7 @@ struct asking {
 	struct agent_seat seat;
 	struct agent_batch *leader;
 	struct leader_out *out;
-	struct agent_op *results[7];
+	struct agent_op *results[8];
 	struct agent_run *runs; /* one of each a thread, in the order of t->threads */
 	struct thread_job *jobs;
 	size_t started;
@@ -212,6 +213,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	a->results[2] = op_add(b, __NR_brk, 0, 0, 0, 0);
 	a->results[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
 	a->results[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
+	a->results[7] = op_add(b, __NR_membarrier, MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0);
 	a->results[3] = ask_thread(b, out + offsetof(struct leader_out, thread));
 	ask_timers(t, b, 0, first_timers(t), out + offsetof(struct leader_out, timer));
 	/* No events, at once: fails where it is no context. */
@@ -267,6 +269,7 @@ static int take_answers(struct dump *d, struct task *t, struct asking *a)
 	t->answers.brk = a->results[2]->result;
 	t->answers.memory_merge = a->results[4]->result;
 	t->answers.mdwe = a->results[5]->result;
+	t->answers.membarrier = a->results[7]->result;
 	t->threads.data[0]->answers = a->out->thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
 	take_urings(t, t->threads.data[0], a->results[6]);

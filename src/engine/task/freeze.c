@@ -7,6 +7,7 @@
  */
 #include "base/log.h"
 #include "base/workers.h"
+#include "engine/kinds/kind.h"
 #include "engine/task/calls.h"
 #include "engine/task/insight.h"
 #include "proc/freezer.h"
@@ -40,6 +41,7 @@ static void release_threads(struct task *t)
 {
 	for (size_t k = t->threads.count; k-- > 0;) {
 		tracee_detach(&t->threads.data[k]->tracee);
+		files_table_free(t->threads.data[k]->table);
 		thread_free(t->threads.data[k]);
 	}
 	t->threads.count = 0;

@@ -58,6 +58,7 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(TASK, RSEQ, "rseq", 8) X(TASK, RSEQ_LEN, "rseq_len", 4) X(TASK, RSEQ_SIG, "rseq_sig", 4) X(TASK, MEMPOLICY, "mempolicy", 8) \
 	X(TASK, CGROUPS, "cgroups", 8) X(TASK, LOGINUID, "loginuid", 4) \
 	X(TASK, IO_CONTEXT, "io_context", 8) X(TASK, UCLAMP, "uclamp_req", 0) X(TASK, CORE_COOKIE, "core_cookie", 8) X(TASK, SLICE, "se.slice", 8) \
+	X(MM, MEMBARRIER, "membarrier_state", 4) \
 	X(TASK, CUSTOM_SLICE, "se.custom_slice", 1) \
 	X(PID, LEVEL, "level", 4) X(PID, NUMBERS, "numbers", 16) \
 	X(SIGNAL, THREAD_HEAD, "thread_head", 16) X(SIGNAL, POSIX_TIMERS, "posix_timers", 0) X(SIGNAL, REAL_TIMER_STATE, "real_timer.state", 1) \
@@ -776,7 +777,7 @@ static size_t take_all(const struct insights *x, struct task *t, uint64_t addres
 	take_view(x, t);
 	take_descriptors(x, t);
 	take_process(x, t);
-	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~(MM_BITS_OF_NO_MATTER | x->pinned_bit)) &&
+	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !value(x, M_MEMBARRIER) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~(MM_BITS_OF_NO_MATTER | x->pinned_bit)) &&
 			 !has_interval_timers(x) && t->view.timers_seen;
 	i->threads_told = look_at_threads(x, t, signal + (uint64_t)x->l.at[M_THREAD_HEAD], node, securebits, atomic_flags, &leaders) &&
 			  !under_seccomp;

@@ -26,7 +26,8 @@
 #define DESCRIPTORS_MANY 1024
 
 const char *const task_links[3] = { "cwd", "root", "exe" };
-static const char *const namespaces[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time" };
+static const char *const namespaces[] = { "mnt", "pid", "net", "ipc", "uts", "user", "cgroup", "time", "time_for_children" };
+#define OF_TIME 7 /* and further: any that all of the tree are in (task/clocks.h) */
 
 static void read_namespace(const char *of, size_t which, char ret[64])
 {
@@ -190,8 +191,11 @@ static void look_at_ourselves(struct dump *d)
 {
 	const bool known = d->own_namespaces[0][0];
 
+	char root[16];
+
+	snprintf(root, sizeof(root), "%d", d->request->pid);
 	for (size_t i = 0; !known && i < ARRAY_SIZE(namespaces); i++)
-		read_namespace("self", i, d->own_namespaces[i]);
+		read_namespace(i < OF_TIME ? "self" : root, i < OF_TIME ? i : OF_TIME, d->own_namespaces[i]);
 }
 
 struct early_look {

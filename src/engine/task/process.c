@@ -1,5 +1,5 @@
 /*
- * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid.
+ * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid, membarrier.
  *
  * Left out: keyrings; it has the caller's (hidden.c refuses what would be lost).
  */
@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -18,6 +19,11 @@
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
 #endif
+
+/* Every command to register with, membarrier(2); the last since Linux 5.10. */
+#define MEMBARRIERS                                                                                                                                  \
+	(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED | MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE | \
+	 1U << 8)
 
 static int read_number(pid_t pid, const char *name, int base, long *ret)
 {
@@ -146,6 +152,10 @@ int process_plan(struct restore *s, struct rtask *t)
 	if (t->mm->mlockall_flags) {
 		batch_what(b, "lock the later memory of process %d", t->pid);
 		OP(b, __NR_mlockall, t->mm->mlockall_flags & (MCL_FUTURE | MCL_ONFAULT));
+	}
+	for (uint32_t commands = t->mm->membarrier & MEMBARRIERS, one; (one = commands & -commands); commands ^= one) {
+		batch_what(b, "register process %d for memory barriers (membarrier)", t->pid);
+		OP(b, __NR_membarrier, one, 0, 0);
 	}
 	if (t->mm->mdwe) {
 		batch_what(b, "forbid process %d to gain executable memory", t->pid);

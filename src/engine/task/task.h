@@ -48,6 +48,8 @@ struct thread {
 	struct tracee tracee;
 	struct thread_answers answers;
 	bool own_fs; /* directories and umask that are not its leader's (unshare) */
+	bool own_files; /* and its descriptor table */
+	struct task *table; /* as a task that has this table; kinds/files.c; or NULL */
 	struct __ptrace_rseq_configuration rseq; /* pointer 0: none */
 	/* Where it is not read, another than the first has only credentials and seccomp there; or NULL: in these it is as the first is. */
 	bool status_read;
@@ -123,6 +125,7 @@ struct task {
 		int value;
 	}) undo; /* semaphores.c */
 	uint64_t undo_list; /* where the kernel keeps them */
+	pid_t table_of; /* the thread whose table it stands for; 0: it is a process */
 	struct description **descriptions; /* of view.fds, as they were captured; kinds/files.c */
 	bool refused; /* by a check: nothing more can be said of it; it may not be held, or not as a whole */
 	bool shares_memory; /* with another task: only a check goes on with it */
@@ -137,7 +140,7 @@ struct task {
 		} action[64];
 		struct itimerval itimer[3];
 		uint32_t subreaper;
-		int64_t dumpable, thp_disable, brk, memory_merge, mdwe;
+		int64_t dumpable, thp_disable, brk, memory_merge, mdwe, membarrier;
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	struct asking *asking; /* ask.c */

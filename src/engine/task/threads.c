@@ -136,6 +136,7 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 	c->switches = pool_copy(pool, th->answers.switches, sizeof(th->answers.switches));
 	c->n_switches = c->switches ? THREAD_SWITCHES : 0;
 	c->has_own_fs = c->own_fs = th->own_fs;
+	c->has_own_files = c->own_files = th->own_files;
 	c->has_personality = 1;
 	c->personality = th->answers.personality;
 	return capture_registers(d, th, pool, core);
@@ -159,7 +160,7 @@ int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
 		OP(b, __NR_sigaltstack, arena_place(&s->arena, &alt, sizeof(alt)), 0);
 	}
 	OP(b, __NR_set_tid_address, th->core->thread_info->clear_tid_addr);
-	int r = th->fs ? files_plan_thread(s, th) : 0;
+	int r = files_plan_thread(s, t, th);
 	if (r)
 		return r;
 	if (c->rseq_entry)

@@ -1,7 +1,8 @@
 /*
- * A program with state on a real GPU, checked there bit for bit in each round. Needs nothing of NVIDIA's but the driver.
+ * A program with state on a real GPU, checked there bit for bit in each round. Needs nothing of NVIDIA's but the driver, and libcublas for the last
+ * way; it exits with 77 where one of them is not there.
  *
- *	device FILE KERNELS [-m MIB] [-w stream|events|graph]
+ *	device FILE KERNELS [-m MIB] [-w stream|events|graph|cublas]
  *	device -b				prints GiB/s of copies from and to pinned memory: "UP DOWN"
  *
  * Each round it writes "PID ROUND" to FILE, or "PID wrong COUNT".
@@ -150,6 +151,78 @@ static void round_of(struct work *w)
 	MUST(stream_wait(w->streams[1]));
 }
 
+/* ---- cuBLAS: products of small whole numbers, which doubles hold exactly ---- */
+
+#define ORDER 512
+
+static struct {
+	handle cublas;
+	int (*multiply)(handle, int, int, int, int, int, const double *, uint64_t, int, uint64_t, int, const double *, uint64_t, int);
+	uint64_t a, b, c;
+	double host[ORDER * ORDER];
+} matrices;
+
+static double number_a(size_t row, size_t column)
+{
+	return (double)((row * 3 + column) % 7);
+}
+
+static double number_b(size_t row, size_t column, uint64_t round)
+{
+	return (double)((row + column * 5 + round) % 11);
+}
+
+static void fill_matrix(uint64_t at, int second, uint64_t round)
+{
+	for (size_t column = 0; column < ORDER; column++)
+		for (size_t row = 0; row < ORDER; row++)
+			matrices.host[column * ORDER + row] = second ? number_b(row, column, round) : number_a(row, column);
+	MUST(copy_in(at, matrices.host, sizeof(matrices.host)));
+}
+
+static void open_cublas(void)
+{
+	static const char *const names[] = { "libcublas.so.13", "libcublas.so.12", "libcublas.so" };
+	void *lib = NULL, *f;
+	int (*create)(handle *);
+
+	for (size_t i = 0; !lib && i < sizeof(names) / sizeof(*names); i++)
+		lib = dlopen(names[i], RTLD_NOW);
+	if (!lib) {
+		fprintf(stderr, "%s\n", dlerror());
+		exit(77);
+	}
+	f = dlsym(lib, "cublasCreate_v2");
+	memcpy(&create, &f, sizeof(f));
+	f = dlsym(lib, "cublasDgemm_v2");
+	memcpy(&matrices.multiply, &f, sizeof(f));
+	must(!create || !matrices.multiply, "cuBLAS lacks a function");
+	MUST(create(&matrices.cublas));
+	MUST(alloc(&matrices.a, sizeof(matrices.host)));
+	MUST(alloc(&matrices.b, sizeof(matrices.host)));
+	MUST(alloc(&matrices.c, sizeof(matrices.host)));
+	fill_matrix(matrices.a, 0, 0);
+}
+
+/* How many of some hundred entries are wrong. */
+static uint64_t multiply_round(uint64_t round)
+{
+	const double one = 1, none = 0;
+	uint64_t wrong = 0;
+
+	fill_matrix(matrices.b, 1, round);
+	MUST(matrices.multiply(matrices.cublas, 0, 0, ORDER, ORDER, ORDER, &one, matrices.a, ORDER, matrices.b, ORDER, &none, matrices.c, ORDER));
+	MUST(copy_out(matrices.host, matrices.c, sizeof(matrices.host)));
+	for (size_t row = round % 16; row < ORDER; row += 16)
+		for (size_t column = round % 16; column < ORDER; column += 16) {
+			double sum = 0;
+			for (size_t i = 0; i < ORDER; i++)
+				sum += number_a(row, i) * number_b(i, column, round);
+			wrong += matrices.host[column * ORDER + row] != sum;
+		}
+	return wrong;
+}
+
 static void prepare(struct work *w, handle module, size_t mib)
 {
 	handle fill, captured;
@@ -197,17 +270,21 @@ int main(int argc, char **argv)
 	MUST(alloc(&wrong_at, 8));
 	MUST(host_alloc((void **)&wrong, 8, 0));
 	prepare(&w, module, mib);
+	if (!strcmp(w.way, "cublas"))
+		open_cublas();
 	for (;;) {
 		struct timespec pause = { 0, 2000000 };
 		round_of(&w);
 		round++;
+		uint64_t products = matrices.cublas ? multiply_round(round) : 0;
 		MUST(set(wrong_at, 0, 8));
 		void *arguments[] = { &w.at, &w.count, &round, &wrong_at };
 		MUST(launch(check, 256, 1, 1, 256, 1, 1, 0, w.streams[0], arguments, NULL));
 		MUST(stream_wait(w.streams[0]));
 		MUST(copy_out(wrong, wrong_at, 8));
-		say(argv[optind], *wrong ? "wrong " : "", *wrong ? *wrong : round);
-		if (*wrong)
+		products += *wrong;
+		say(argv[optind], products ? "wrong " : "", products ? products : round);
+		if (products)
 			return 1;
 		nanosleep(&pause, NULL);
 	}

@@ -1,0 +1,138 @@
+/* From what was given to what a verb can begin with. See cli.h. */
+#include "base/log.h"
+#include "cli/cli.h"
+
+#include <fcntl.h>
+#include <limits.h>
+
+#define CRIU_GHOST_LIMIT (1UL << 20) /* as that program's manual page has it */
+
+void cli_init(struct command_line *c, const struct program *p)
+{
+	*c = (struct command_line){ .program = p, .verbosity = LOG_LEVEL_WARNING, .live = true, .log_fd = -1,
+				    .request.ghost_limit = p == &program_criu ? CRIU_GHOST_LIMIT : 0 };
+}
+
+void cli_free(struct command_line *c)
+{
+	VEC_FREE(&c->scripts);
+	VEC_FREE(&c->features);
+	VEC_FREE(&c->external);
+	VEC_FREE(&c->inherit);
+	VEC_FREE(&c->gpu_map);
+	external_free(&c->externals);
+}
+
+const char *cli_in_work_dir(const struct command_line *c, const char *path, char buffer[PATH_MAX])
+{
+	const char *dir = c->work_dir ? c->work_dir : c->request.images_dir;
+
+	if (path[0] == '/' || !dir)
+		return path;
+	snprintf(buffer, PATH_MAX, "%s/%s", dir, path);
+	return buffer;
+}
+
+static int choose_log(struct command_line *c, struct error *e)
+{
+	static const char *const levels[] = { "disabled", "error", "warning", "info", "debug" };
+	size_t i = 0;
+
+	if (c->log_format && strcmp(c->log_format, "text") && strcmp(c->log_format, "json"))
+		return error_set(e, -EINVAL, "option --log-format: %s is no format; there are text and json", c->log_format);
+	log_set_json(c->log_format && !strcmp(c->log_format, "json"));
+	if (!c->log_level)
+		return 0;
+	while (i < ARRAY_SIZE(levels) && strcmp(c->log_level, levels[i]))
+		i++;
+	if (i == ARRAY_SIZE(levels))
+		return error_set(e, -EINVAL, "option --log-level: %s is no level; there are disabled, error, warning, info and debug", c->log_level);
+	c->verbosity = (int)i;
+	return 0;
+}
+
+int cli_open_log(struct command_line *c, struct error *e)
+{
+	char buffer[PATH_MAX];
+	int r = choose_log(c, e);
+
+	if (r)
+		return r;
+	if (!c->log_file || !strcmp(c->log_file, "-")) {
+		log_setup(c->verbosity, c->log_file ? STDOUT_FILENO : -1);
+		c->log_file = NULL;
+		return 0;
+	}
+	const char *path = cli_in_work_dir(c, c->log_file, buffer);
+	c->log_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (c->log_fd < 0)
+		return error_errno(e, -errno, "cannot write the log file %s", path);
+	log_setup(c->verbosity, c->log_fd);
+	return 0;
+}
+
+/* Before the log or anything else is opened: a descriptor that is given must be the caller's. */
+static int take_externals(struct command_line *c, struct error *e)
+{
+	char text[64];
+	int r = 0;
+
+	c->request.ext_unix_sk = c->ext_unix_sk != NULL;
+	c->request.externals = &c->externals;
+	c->request.pipes_outside = c->program->configured;
+	for (size_t i = 0; !r && i < c->external.count; i++)
+		r = external_add(&c->externals, c->external.data[i], e);
+	for (size_t i = 0; !r && i < c->inherit.count; i++)
+		r = external_add_given(&c->externals, c->inherit.data[i], e);
+	if (r || !c->ext_unix_sk || !*c->ext_unix_sk)
+		return r;
+	snprintf(text, sizeof(text), "unix[%.40s]", c->ext_unix_sk);
+	return external_add(&c->externals, text, e);
+}
+
+static int set_network_lock(struct command_line *c, struct error *e)
+{
+	const char *method = c->network_lock;
+
+	if (method && !strcmp(method, "iptables"))
+		fprintf(stderr, "Warning: --network-lock iptables: nftables is used, which holds back the same packets\n");
+	else if (method && strcmp(method, "nftables") && strcmp(method, "skip"))
+		return error_set(e, -EINVAL, "--network-lock is nftables or skip, not %s", method);
+	c->request.network_lock = method && !strcmp(method, "skip") ? NETWORK_LOCK_SKIP : NETWORK_LOCK_NFTABLES;
+	return 0;
+}
+
+/* A list of words, as criu has it; each may be taken back by a ^ in front of it. */
+static int set_processor(struct command_line *c, struct error *e)
+{
+	static const char *const words[] = { "all", "cpu", "ins", "fpu", "none" };
+	bool instructions = !c->cpu_cap || !*c->cpu_cap;
+
+	for (const char *at = c->cpu_cap ? c->cpu_cap : "", *next; *at; at = next) {
+		const bool without = *at == '^';
+		const size_t length = strcspn(at += without, ",");
+		size_t i = 0;
+		while (i < ARRAY_SIZE(words) && (strlen(words[i]) != length || strncmp(words[i], at, length)))
+			i++;
+		if (i == ARRAY_SIZE(words))
+			return error_set(e, -EINVAL, "option --cpu-cap: there is no %.*s; choose of: all, cpu, ins, fpu, none", (int)length, at);
+		if (i < 3)
+			instructions = !without;
+		next = at + length + (at[length] == ',');
+	}
+	c->request.any_processor = !instructions;
+	return 0;
+}
+
+int cli_prepare(struct command_line *c, struct error *e)
+{
+	int r = take_externals(c, e);
+
+	if (!r)
+		r = set_network_lock(c, e);
+	if (!r)
+		r = set_processor(c, e);
+	if (!r && c->verb->missing)
+		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
+	return r ? r : cli_open_log(c, e);
+}

@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Live dumps of a program that writes faster than it is copied, and so waits before its first write to a page that is not copied yet: what is restored
+is all of one moment, also where it was the kernel that wrote; the dump is killed, or its disk fills, and the program goes on; and memory that goes
+before it was copied.
+
+Arguments select tests by a part of their names. Runs as root."""
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import ROOT, Failure, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+
+report = reporter("flood_")
+
+FERMATA = os.environ.get("FAULT_CRIU") or os.path.join(ROOT, "build/src/cli/fermata")
+FLOOD = os.path.join(ROOT, "build/tests/fault_flood")
+DEADLINE = 60
+KILLS = int(os.environ.get("FAULT_FLOOD_KILLS", "16"))
+MIB = 192
+TRIES = 5
+PROTECTED = "are copied before they are written to"
+
+
+class Flood:
+    def __init__(self, work, what="itself"):
+        self.work, self.said, self.number, self.log = work, os.path.join(work, "said"), 0, None
+        self.criu = os.path.join(work, "criu")
+        if not os.path.lexists(self.criu):
+            os.symlink(os.path.abspath(FERMATA), self.criu)
+        self.pid = subprocess.Popen([FLOOD, self.said, what, str(MIB)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                    stderr=subprocess.DEVNULL, start_new_session=True, cwd=work).pid
+        self.wait(lambda: "go" in self.words(), "it does not begin")
+
+    def words(self):
+        return read(self.said).split() if os.path.exists(self.said) else []
+
+    def wait(self, what, why):
+        end = time.monotonic() + DEADLINE
+        while not what():
+            expect(time.monotonic() < end, why)
+            time.sleep(0.001)
+
+    def check(self, who="the program"):
+        os.truncate(self.said, 0)
+        os.kill(self.pid, signal.SIGUSR2)
+        self.wait(lambda: {"ok", "bad"} & set(self.words()), f"{who} does not answer")
+        expect("ok" in self.words(), f"the memory of {who}: {read(self.said)}")
+
+    def images(self):
+        self.number += 1
+        path = os.path.join(self.work, f"images{self.number}")
+        os.mkdir(path)
+        return path
+
+    def start(self, images, *more):
+        self.log = open(os.path.join(self.work, "log"), "w+", encoding="utf-8", errors="replace")
+        return subprocess.Popen([self.criu, "dump", "-t", str(self.pid), "-D", images, "-R", "--live", "-v3", *more], stdin=subprocess.DEVNULL,
+                                stdout=self.log, stderr=self.log, cwd=self.work)
+
+    def text(self):
+        return read(os.path.join(self.work, "log"))
+
+    def wait_text(self, dump, text):
+        self.wait(lambda: text in self.text() or dump.poll() is not None, f"the dump does not say: {text}")
+
+    def unwatched(self):
+        end = time.monotonic() + DEADLINE
+        while any(flag in line.split() for line in read(f"/proc/{self.pid}/smaps").splitlines() if line.startswith("VmFlags") for flag in ("uw", "um")):
+            expect(time.monotonic() < end, "its memory is watched still")
+            time.sleep(0.01)
+
+    def end(self):
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        end = time.monotonic() + DEADLINE
+        while os.path.exists(f"/proc/{self.pid}") and time.monotonic() < end:
+            reap()
+            time.sleep(0.002)
+
+    def restore_and_check(self, images):
+        self.end()
+        done = subprocess.run([self.criu, "restore", "-d", "-D", images], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, timeout=DEADLINE)
+        expect(done.returncode == 0, f"restore: {done.stdout}")
+        self.check("what was restored")
+
+
+def is_one_moment(work, what):
+    p = Flood(work, what)
+    for _ in range(TRIES):  # on a busy machine it may not be fast enough
+        images = p.images()
+        status = p.start(images).wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        p.check()
+        p.unwatched()
+        if PROTECTED in p.text():
+            break
+        shutil.rmtree(images)
+    expect(PROTECTED in p.text(), "it was copied in the pause")
+    p.restore_and_check(images)
+    p.end()
+
+
+def test_moment(work):
+    is_one_moment(work, "itself")
+
+
+def test_kernel_writes(work):
+    is_one_moment(work, "kernel")
+
+
+def test_kill(work):
+    p, moments = Flood(work), random.Random(1)
+    in_time = 0
+    for number in range(KILLS):
+        images = p.images()
+        dump = p.start(images)
+        p.wait_text(dump, (PROTECTED, "It stood still")[number % 2])
+        time.sleep(moments.random() * (0.003, 0.03, 0.2)[number % 3])
+        in_time += dump.poll() is None
+        dump.kill()
+        dump.wait()
+        p.check()
+        p.unwatched()
+        shutil.rmtree(images)
+    expect(in_time > KILLS // 2, f"only {in_time} of {KILLS} dumps were killed in time")
+    p.end()
+
+
+def test_full(work):
+    p = Flood(work)
+    for part in (1.1, 1.5, 1.8):
+        images = p.images()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={int(MIB * part)}m", "none", images], check=True)
+        try:
+            status = p.start(images).wait(DEADLINE)
+            expect(status == 1 and "No space left" in p.text(), f"dump ends with {status}: {p.text()[-300:]}")
+            expect(not os.listdir(images), f"it left {os.listdir(images)}")
+            p.check()
+            p.unwatched()
+        finally:
+            subprocess.run(["umount", images], check=True)
+    p.end()
+
+
+def test_dropped(work):
+    """What is emptied before it was copied: the pause is repeated, or it was too late for that."""
+    p = Flood(work, "drops")
+    images = p.images()
+    dump = p.start(images)
+    p.wait_text(dump, PROTECTED)
+    os.kill(p.pid, signal.SIGUSR1)
+    status = dump.wait(DEADLINE)
+    expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+    p.check()
+    p.unwatched()
+    p.restore_and_check(images)
+    p.end()
+
+
+def test_zeros(work):
+    """Pages that were only read lie between those that are protected."""
+    p = Flood(work, "zeros")
+    images = p.images()
+    dump = p.start(images)
+    p.wait_text(dump, "It stood still")
+    os.kill(p.pid, signal.SIGUSR1)
+    status = dump.wait(DEADLINE)
+    expect(status == 0 and PROTECTED in p.text(), f"dump ends with {status}: {p.text()[-500:]}")
+    p.check()
+    p.restore_and_check(images)
+    p.end()
+
+
+def test_chain(work):
+    """What is watched beyond the dump: areas that were protected so are saved whole in the next part."""
+    p = Flood(work)
+    first, second = p.images(), p.images()
+    for images, more in ((first, ("--track-mem",)), (second, ("--track-mem", "--prev-images-dir", "../" + os.path.basename(first)))):
+        status = p.start(images, *more).wait(DEADLINE)
+        expect(status == 0 and PROTECTED in p.text(), f"dump ends with {status}: {p.text()[-500:]}")
+        p.check()
+    p.restore_and_check(second)
+    p.end()
+
+
+def test_exits(work):
+    p = Flood(work, "exits")
+    images = p.images()
+    dump = p.start(images)
+    p.wait_text(dump, "It stood still")
+    os.kill(p.pid, signal.SIGUSR1)
+    status = dump.wait(DEADLINE)
+    expect(status in (0, 1), f"dump ends with {status}: {p.text()[-500:]}")
+    expect((status == 0) == os.path.exists(os.path.join(images, "inventory.img")), f"dump ends with {status}, and left {os.listdir(images)}")
+    p.end()
+    if status == 0:
+        p.restore_and_check(images)
+    p.end()
+
+
+def main():
+    adopt()
+    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
+        if sys.argv[1:] and not any(word in "flood_" + name for word in sys.argv[1:]):
+            continue
+        with tempfile.TemporaryDirectory(prefix="fermata-flood-") as work:
+            try:
+                test(work)
+                report("passed", name)
+            except (Failure, OSError, subprocess.SubprocessError) as failure:
+                report("failed", name, str(failure))
+            finally:
+                for child in [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]:
+                    try:
+                        if os.path.realpath(f"/proc/{child}/exe") == os.path.realpath(FLOOD) and os.readlink(f"/proc/{child}/cwd") == work:
+                            os.kill(child, signal.SIGKILL)
+                    except OSError:
+                        pass
+                reap()
+    return verdict()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
