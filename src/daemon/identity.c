@@ -109,6 +109,29 @@ int tree_list(pid_t root, struct tree *ret)
 	return r;
 }
 
+static bool tree_has(const struct tree *t, pid_t pid)
+{
+	for (size_t i = 0; i < t->count; i++)
+		if (t->data[i] == pid)
+			return true;
+	return false;
+}
+
+int tree_list_strays(pid_t supervisor, pid_t root, struct tree *ret)
+{
+	struct tree all = {}, own = {};
+	int r = supervisor > 0 ? tree_list(supervisor, &all) : 0;
+
+	if (!r)
+		r = tree_list(root, &own);
+	for (size_t i = 1; !r && i < all.count; i++)
+		if (!tree_has(&own, all.data[i]) && !process_is_dead(all.data[i]))
+			r = add(ret, all.data[i]);
+	VEC_FREE(&all);
+	VEC_FREE(&own);
+	return r;
+}
+
 /* What the kernel's page tables say: pages of its own, or shared without a file, here or in swap. */
 static uint64_t memory_of(pid_t pid)
 {

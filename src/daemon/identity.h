@@ -25,6 +25,8 @@ struct tree {
 	size_t count, capacity;
 };
 int tree_list(pid_t root, struct tree *ret);
+/* What descends from a job's supervisor and not from the job's first process: processes whose parents have ended. */
+int tree_list_strays(pid_t supervisor, pid_t root, struct tree *ret);
 /*
  * Stops each process of the tree, by the cgroup freezer where there is one, which no program notices, or else by SIGSTOP, until no new one
  * is found; and lets them go on.

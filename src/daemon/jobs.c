@@ -467,7 +467,7 @@ static void wait_for_end(struct daemon *d, struct job *j)
 
 int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 {
-	struct tree t = {};
+	struct tree t = {}, strays = {};
 
 	if (!job_runs(j))
 		return error_set(e, -ESRCH, "job %s does not run", j->jid);
@@ -482,13 +482,19 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 		r = job_unlock(d, j, true, e);
 	if (!r)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;
+	/* Those that went to the background outlive their parents, not the job. */
+	if (!r && signal == SIGKILL && identity_alive(&j->supervisor) && tree_list_strays((pid_t)j->supervisor.pid, (pid_t)j->process.pid, &strays))
+		r = error_set(e, -ENOMEM, "out of memory");
 	int above = freezer_above((pid_t)j->process.pid);
 	for (size_t i = 0; !r && i < t.count; i++)
 		kill(t.data[i], signal);
+	for (size_t i = 0; !r && i < strays.count; i++)
+		kill(strays.data[i], signal);
 	/* The freezer of cgroups version 1 keeps even from dying. */
 	for (size_t i = 0; !r && i < t.count && signal == SIGKILL; i++)
 		freezer_release(t.data[i]);
 	VEC_FREE(&t);
+	VEC_FREE(&strays);
 	close(pidfd);
 	if (!r && signal == SIGKILL)
 		wait_for_end(d, j);

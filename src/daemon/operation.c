@@ -5,6 +5,7 @@
 #include "base/store_path.h"
 #include "daemon/helper.h"
 #include "proc/freezer.h"
+#include "proc/proc.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -197,6 +198,29 @@ static void fail(struct operation *o, const struct error *e)
 		store_delete_checkpoint(d->store, o->checkpoint.id, &ignored);
 }
 
+/* A dump is of the tree below the job's first process; what has left that tree is not in it, and nobody should think so. */
+static void tell_strays(struct operation *o)
+{
+	struct tree strays = {};
+	struct job j;
+	struct error ignored = {};
+	char line[LINE_BYTES];
+
+	if (!o->jid[0] || store_get_job(o->daemon->store, o->jid, &j, &ignored) || !identity_alive(&j.supervisor) ||
+	    tree_list_strays((pid_t)j.supervisor.pid, (pid_t)o->checkpoint.pid, &strays))
+		return;
+	for (size_t i = 0; i < strays.count; i++) {
+		struct proc_stat stat;
+		/* Helpers of a restore (of its memory, of a namespace) are no part of the job. */
+		if (proc_read_stat(strays.data[i], &stat) || !strncmp(stat.comm, "fermata", 7))
+			continue;
+		snprintf(line, sizeof(line), "Warning: process %d (%s) of job %s is not saved: its parent has ended, and it is not below process %lld any more", strays.data[i], stat.comm,
+			 o->jid, (long long)o->checkpoint.pid);
+		events_line(o->events, line);
+	}
+	VEC_FREE(&strays);
+}
+
 static void *work(void *argument)
 {
 	struct operation *o = argument;
@@ -209,6 +233,8 @@ static void *work(void *argument)
 	while (sem_wait(&places) < 0)
 		;
 	o->start_ns = now_ns();
+	if (!o->periodic)
+		tell_strays(o);
 	int r = run_helper(o, &out, &e);
 	sem_post(&places);
 	if (!r)

@@ -63,6 +63,7 @@ const struct refusal refusals[] = {
 	{ "processes without a vdso, or with one that they have changed", "no room for the agent", "boot without vdso=0" },
 	{ "processes without a vdso, or with one that they have changed", "its vdso can't be read", "boot without vdso=0" },
 	{ "processes without a vdso, or with one that they have changed", "it has changed its vdso", "boot without vdso=0" },
+	{ "registers of AMX (tiles) that are in use", "registers of the processor that are not saved", "try again" },
 	{ "at restore: a processor that lacks instructions which that of the dump had", "the processor lacks what that of the dump had", "--cpu-cap none" },
 	{ "at restore: another kernel, while a thread was inside the vdso, or the vdso lacks what the old one had", "was inside the vdso when it was saved", "restore under the old kernel, or dump again" },
 	{ "at restore: another kernel, while a thread was inside the vdso, or the vdso lacks what the old one had", "which this kernel lacks", "restore under the old kernel, or dump again" },

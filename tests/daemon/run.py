@@ -195,6 +195,19 @@ def has_freezer(kind):
     return any(kind in line.split()[2:4] or kind in line.split()[3].split(",") for line in read("/proc/mounts").splitlines())
 
 
+def test_strays(w):
+    """What a job has sent to the background for good is not below its first process any more: a dump says that it is not saved, and a job that is killed takes it along."""
+    w.start()
+    w.run("strays", "sh", "-c", f"cd {w.work}; (setsid sleep 1000 & echo $! > stray); (sleep 1000 & echo $! > other); exec sleep 1000")
+    until(lambda: os.path.exists(w.work + "/other") and read(w.work + "/other"), "the stray ones")
+    strays = [int(read(f"{w.work}/{name}")) for name in ("stray", "other")]
+    told = w.fermata("dump", "job", "strays", "--leave-running").good().out
+    for pid in strays:
+        expect(f"process {pid} (sleep) of job strays is not saved" in told and alive(pid), told)
+    w.fermata("job", "kill", "strays").good()
+    until(lambda: not any(alive(pid) for pid in strays), "their end")
+
+
 def test_freeze(w):
     if not has_freezer("cgroup2") and not has_freezer("freezer"):
         raise Skip("there is no cgroup freezer here")

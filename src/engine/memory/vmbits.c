@@ -1,4 +1,4 @@
-/* See vmbits.h. The tree is a maple tree (Linux 6.1); its shape is told in the kernel's include/linux/maple_tree.h. */
+/* See vmbits.h. */
 #include "engine/memory/vmbits.h"
 
 #include <fcntl.h>
@@ -8,10 +8,6 @@
 #include <sys/syscall.h>
 
 #define AREAS_MAX 2000 /* of a process with more smaps tells outside of the pause */
-#define DEPTH_MAX 12
-#define NODE_SIZE 256
-#define NODE_TYPE(entry) ((entry) >> 3 & 15)
-enum { LEAF = 1, RANGE, ARANGE };
 #define HUGE (2UL << 20)
 #ifndef MAP_DROPPABLE
 #define MAP_DROPPABLE 0x08
@@ -20,104 +16,25 @@ enum { LEAF = 1, RANGE, ARANGE };
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
-struct area {
-	uint64_t start, end, bits;
-};
-
 struct walk {
 	struct kernel *k;
-	const struct vmbits_layout *layout;
-	VEC(struct area) areas;
+	const struct areas_layout *layout;
+	struct areas areas;
 };
-
-static int read_layout(struct kernel *k, struct vmbits_layout *w)
-{
-	w->range_slots = kernel_offset(k, "maple_range_64", "slot");
-	w->arange_slots = kernel_offset(k, "maple_arange_64", "slot");
-	w->meta = kernel_offset(k, "maple_arange_64", "meta");
-	w->start = kernel_offset(k, "vm_area_struct", "vm_start");
-	w->end = kernel_offset(k, "vm_area_struct", "vm_end");
-	w->flags = kernel_offset(k, "vm_area_struct", "vm_flags");
-	if (w->range_slots < 16 || w->arange_slots < 16 || w->meta < 0 || w->start < 0 || w->end < 0 || w->flags < 0)
-		return -ENOTSUP;
-	return w->range_slots * 2 <= NODE_SIZE && w->meta < NODE_SIZE && MAX(w->start, MAX(w->end, w->flags)) + 8 <= 4096 ? 0 : -ENOTSUP;
-}
-
-static int add_area(struct walk *w, uint64_t at)
-{
-	const struct vmbits_layout *l = w->layout;
-	unsigned char bytes[4096];
-	struct area a;
-	int from = MIN(l->start, MIN(l->end, l->flags)), to = MAX(l->start, MAX(l->end, l->flags)) + 8;
-	int r = kernel_read(w->k, at + (uint64_t)from, bytes, (size_t)(to - from));
-
-	if (r)
-		return r;
-	memcpy(&a.start, bytes + l->start - from, 8);
-	memcpy(&a.end, bytes + l->end - from, 8);
-	memcpy(&a.bits, bytes + l->flags - from, 8);
-	struct area *slot = w->areas.count < AREAS_MAX ? VEC_PUSH(&w->areas) : NULL;
-	if (!slot)
-		return -E2BIG;
-	*slot = a;
-	return 0;
-}
-
-/* The place of the last slot that is in use. */
-static size_t last_slot(const struct vmbits_layout *w, const unsigned char node[NODE_SIZE], bool arange, size_t slots, uint64_t max)
-{
-	uint64_t pivot;
-
-	if (arange)
-		return MIN((size_t)node[w->meta], slots - 1);
-	memcpy(&pivot, node + 8 * (slots - 1), 8);
-	if (!pivot) /* the end stands where the last slot would */
-		return MIN((size_t)node[w->range_slots + 8 * (int)(slots - 1)], slots - 1);
-	return pivot == max ? slots - 2 : slots - 1;
-}
-
-static int walk_node(struct walk *w, uint64_t entry, uint64_t max, int depth)
-{
-	const struct vmbits_layout *l = w->layout;
-	const int type = (int)NODE_TYPE(entry);
-	const bool arange = type == ARANGE;
-	const int at = arange ? l->arange_slots : l->range_slots;
-	const size_t slots = (size_t)at / 8;
-	unsigned char node[NODE_SIZE];
-	int r = depth < DEPTH_MAX && (arange || type == LEAF || type == RANGE) ? kernel_read(w->k, entry & ~(uint64_t)(NODE_SIZE - 1), node, sizeof(node)) :
-										     -ENOTSUP;
-
-	for (size_t i = 0, last = r ? 0 : last_slot(l, node, arange, slots, max); !r && i <= last; i++) {
-		uint64_t slot, pivot = max;
-		memcpy(&slot, node + at + 8 * i, 8);
-		if (i + 1 < slots) /* the first word is the parent */
-			memcpy(&pivot, node + 8 * (i + 1), 8);
-		if (i == last && (!pivot || pivot > max))
-			pivot = max;
-		if (type == LEAF)
-			r = slot && !(slot & 3) ? add_area(w, slot) : 0;
-		else
-			r = slot ? walk_node(w, slot, pivot, depth + 1) : -EIO;
-	}
-	return r;
-}
 
 /* All areas of a process, in order. */
 static int walk_process(struct walk *w, pid_t pid, const char *comm)
 {
-	const int mm = kernel_offset(w->k, "task_struct", "mm"), root = kernel_offset(w->k, "mm_struct", "mm_mt.ma_root");
+	const int mm = kernel_offset(w->k, "task_struct", "mm");
 	char path[64];
 	uint64_t at;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d", pid, pid);
-	_cleanup_close_ int fd = mm < 0 || root < 0 ? -1 : open(path, O_PATH | O_CLOEXEC);
+	_cleanup_close_ int fd = mm < 0 ? -1 : open(path, O_PATH | O_CLOEXEC);
 	int r = fd < 0 ? -ENOTSUP : kernel_task(w->k, fd, comm, &at);
 	if (!r)
 		r = kernel_read(w->k, at + (uint64_t)mm, &at, sizeof(at));
-	if (!r)
-		r = at ? kernel_read(w->k, at + (uint64_t)root, &at, sizeof(at)) : -ESRCH;
-	/* A tree of one area is not a node. */
-	return r ? r : (at & 3) == 2 ? walk_node(w, at, UINT64_MAX, 0) : -ENOTSUP;
+	return r ? r : at ? areas_walk(w->k, w->layout, at, &w->areas) : -ESRCH;
 }
 
 /* ---- which bit is which ---- */
@@ -182,10 +99,10 @@ static int learn_others(const struct walk *w, const struct proc_maps *own, struc
 		const struct proc_vma *v = &own->data[i];
 		const struct area *a = find_area(w, (const char *)(uintptr_t)v->start);
 		const char *name = v->name ? v->name : "";
-		if (a && !(a->bits & (io | pfn)) && (name[0] == '/' || !strcmp(name, "[vdso]")) && !(v->prot & PROT_WRITE))
-			all |= a->bits;
+		if (a && !(a->flags & (io | pfn)) && (name[0] == '/' || !strcmp(name, "[vdso]")) && !(v->prot & PROT_WRITE))
+			all |= a->flags;
 		if (a && !strcmp(name, "[vvar]"))
-			kernels = a->bits;
+			kernels = a->flags;
 	}
 	if ((kernels & (io | pfn)) != (io | pfn))
 		return -ENOTSUP;
@@ -213,7 +130,7 @@ static int learn_from(struct walk *w, const struct lesson *lessons, size_t count
 		if (!a && !lessons[i].flag)
 			r = -ENOTSUP;
 		else if (a && !lessons[i].flag)
-			b->plain |= a->bits;
+			b->plain |= a->flags;
 	}
 	if (!r)
 		r = learn_others(w, &own, b);
@@ -221,7 +138,7 @@ static int learn_from(struct walk *w, const struct lesson *lessons, size_t count
 	for (size_t i = 0; !r && i < count; i++) {
 		const struct area *a = find_area(w, lessons[i].at);
 		if (a && lessons[i].flag)
-			r = learn_bit(b, a->bits, lessons[i].flag);
+			r = learn_bit(b, a->flags, lessons[i].flag);
 	}
 	proc_maps_finish(&own);
 	return r;
@@ -245,7 +162,7 @@ int vmbits_learn(struct kernel *k, struct vmbits *ret)
 	char *room = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	struct vmbits b = {};
 	struct walk w = { .k = k, .layout = &b.layout };
-	int r = room == MAP_FAILED ? -ENOMEM : read_layout(k, &b.layout);
+	int r = room == MAP_FAILED ? -ENOMEM : areas_find_layout(k, &b.layout);
 
 	if (room == MAP_FAILED)
 		return r;
@@ -280,7 +197,7 @@ int vmbits_read(struct kernel *k, const struct vmbits *bits, pid_t pid, const ch
 			r = -EBADMSG;
 			break;
 		}
-		left = a->bits & ~bits->plain;
+		left = a->flags & ~bits->plain;
 		for (size_t b = 0; b < bits->count; b++)
 			if (left & bits->known[b].bit) {
 				flags |= bits->known[b].flag;

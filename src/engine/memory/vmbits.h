@@ -1,12 +1,11 @@
 /*
- * The flags of areas as the kernel itself keeps them (vm_flags of a vm_area_struct, found in the tree of an mm_struct; kernel.h): in microseconds, where
+ * The flags of areas as the kernel itself keeps them (vm_flags of a vm_area_struct, task/areas.h): in microseconds, where
  * smaps walks every page. Which bit is which is learned from areas of our own. Whatever does not fit what is expected, be it a bit that was not learned
  * or an area that maps does not have, is an error, and smaps has to tell.
  */
 #pragma once
 
-#include "engine/kernel.h"
-#include "proc/proc.h"
+#include "engine/task/areas.h"
 
 #define VMBITS_MAX 40
 
@@ -15,10 +14,7 @@ struct vmbits {
 		uint64_t bit, flag; /* the kernel's; PROC_VMF_* */
 	} known[VMBITS_MAX];
 	size_t count;
-	struct vmbits_layout {
-		int range_slots, arange_slots, meta; /* where they stand */
-		int start, end, flags;		     /* in an area */
-	} layout;
+	struct areas_layout layout;
 	uint64_t plain; /* bits that say nothing which maps does not */
 };
 

@@ -24,16 +24,7 @@ static const struct {
 	{ 0x8000000, PROC_VMF_SD },  { 0x10000000, PROC_VMF_MM }, { 0x20000000, PROC_VMF_HG }, { 0x40000000, PROC_VMF_NH },
 };
 
-struct areas_layout {
-	int root, start, end, flags; /* the latter in vm_area_struct */
-	int from, size;		     /* all of them, there */
-	struct shape {
-		int type, pivot, slot;
-		size_t slots;
-	} leaf, range, allocation;
-};
-
-static bool find_shape(struct kernel *k, const char *node, const char *type, struct shape *s)
+static bool find_shape(struct kernel *k, const char *node, const char *type, struct areas_shape *s)
 {
 	s->type = kernel_enumerator(k, "maple_type", type);
 	s->pivot = kernel_offset(k, node, "pivot");
@@ -43,18 +34,20 @@ static bool find_shape(struct kernel *k, const char *node, const char *type, str
 	return s->type >= 0 && s->pivot >= 0 && s->slot >= 0 && size > 0 && pivots == size - 8 && s->slot + size <= NODE_SIZE && s->pivot + pivots <= NODE_SIZE;
 }
 
-static bool find_layout(struct kernel *k, struct areas_layout *l)
+int areas_find_layout(struct kernel *k, struct areas_layout *l)
 {
 	l->root = kernel_offset(k, "mm_struct", "mm_mt.ma_root");
 	l->start = kernel_offset(k, "vm_area_struct", "vm_start");
 	l->end = kernel_offset(k, "vm_area_struct", "vm_end");
 	l->flags = kernel_offset(k, "vm_area_struct", "vm_flags");
 	if (l->root < 0 || l->start < 0 || l->end < 0 || l->flags < 0 || kernel_size(k, "vm_area_struct", "vm_flags") != 8)
-		return false;
+		return -ENOTSUP;
 	l->from = MIN(l->start, MIN(l->end, l->flags));
 	l->size = MAX(l->start, MAX(l->end, l->flags)) + 8 - l->from;
-	return l->size <= NODE_SIZE && find_shape(k, "maple_range_64", "maple_leaf_64", &l->leaf) &&
-	       find_shape(k, "maple_range_64", "maple_range_64", &l->range) && find_shape(k, "maple_arange_64", "maple_arange_64", &l->allocation);
+	return l->size <= NODE_SIZE && find_shape(k, "maple_range_64", "maple_leaf_64", &l->leaf) && find_shape(k, "maple_range_64", "maple_range_64", &l->range) &&
+			       find_shape(k, "maple_arange_64", "maple_arange_64", &l->allocation) ?
+		       0 :
+		       -ENOTSUP;
 }
 
 /* An entry of a node, and the last address that it is for. */
@@ -79,7 +72,7 @@ static int read_some(struct kernel *k, const struct entry *e, size_t count, int6
 }
 
 /* What a node holds, of which the last entry ends where the node does. */
-static int take_node(const char *node, const struct shape *s, uint64_t last, struct entries *to)
+static int take_node(const char *node, const struct areas_shape *s, uint64_t last, struct entries *to)
 {
 	for (size_t i = 0; i < s->slots; i++) {
 		uint64_t slot, pivot = 0;
@@ -99,9 +92,9 @@ static int take_node(const char *node, const struct shape *s, uint64_t last, str
 	return -EBADMSG;
 }
 
-static const struct shape *shape_of(const struct areas_layout *l, uint64_t entry)
+static const struct areas_shape *shape_of(const struct areas_layout *l, uint64_t entry)
 {
-	const struct shape *shapes[] = { &l->leaf, &l->range, &l->allocation };
+	const struct areas_shape *shapes[] = { &l->leaf, &l->range, &l->allocation };
 
 	for (size_t i = 0; i < ARRAY_SIZE(shapes); i++)
 		if ((int)(entry >> TYPE_SHIFT & TYPE_MASK) == shapes[i]->type)
@@ -120,7 +113,7 @@ static int descend(struct kernel *k, const struct areas_layout *l, const struct 
 		int r = read_some(k, nodes, n, 0, NODE_SIZE);
 		for (size_t i = 0; !r && i < n; i++) {
 			const struct entry *e = &from->data[done + i];
-			const struct shape *s = shape_of(l, e->address);
+			const struct areas_shape *s = shape_of(l, e->address);
 			r = s ? take_node(kernel_window(k) + PLACE_NODES + NODE_SIZE * i, s, e->last, to) : -EBADMSG;
 			*ret_leaves = s == &l->leaf;
 		}
@@ -167,7 +160,7 @@ static bool decode(uint64_t bits, uint64_t *ret)
 	return !bits;
 }
 
-int areas_read(struct kernel *k, const struct areas_layout *l, uint64_t mm, struct areas *ret)
+int areas_walk(struct kernel *k, const struct areas_layout *l, uint64_t mm, struct areas *ret)
 {
 	struct entries found = {};
 	struct areas areas = {};
@@ -179,7 +172,6 @@ int areas_read(struct kernel *k, const struct areas_layout *l, uint64_t mm, stru
 		for (size_t i = 0; !r && i < n; i++) {
 			const char *area = kernel_window(k) + PLACE_NODES + NODE_SIZE * i - l->from;
 			struct area *a = VEC_PUSH(&areas);
-			uint64_t flags;
 			if (!a) {
 				r = -ENOMEM;
 				break;
@@ -187,10 +179,24 @@ int areas_read(struct kernel *k, const struct areas_layout *l, uint64_t mm, stru
 			memcpy(&a->start, area + l->start, 8);
 			memcpy(&a->end, area + l->end, 8);
 			memcpy(&a->flags, area + l->flags, 8);
-			r = decode(a->flags, &flags) ? 0 : -ENOTSUP;
 		}
 	}
 	VEC_FREE(&found);
+	if (r)
+		VEC_FREE(&areas);
+	else
+		*ret = areas;
+	return r;
+}
+
+int areas_read(struct kernel *k, const struct areas_layout *l, uint64_t mm, struct areas *ret)
+{
+	struct areas areas = {};
+	uint64_t flags;
+	int r = areas_walk(k, l, mm, &areas);
+
+	for (size_t i = 0; !r && i < areas.count; i++)
+		r = decode(areas.data[i].flags, &flags) ? 0 : -ENOTSUP;
 	if (r)
 		VEC_FREE(&areas);
 	else
@@ -242,7 +248,7 @@ static bool is_right(struct kernel *k, const struct areas_layout *l)
 	return right;
 }
 
-struct areas_layout *areas_find_layout(struct kernel *k)
+struct areas_layout *areas_find_checked(struct kernel *k)
 {
 	static const int advice[][3] = { { MADV_DONTFORK, MADV_DONTDUMP, MADV_NOHUGEPAGE }, { MADV_WIPEONFORK, MADV_RANDOM, MADV_HUGEPAGE },
 					 { MADV_SEQUENTIAL, MADV_SEQUENTIAL, MADV_SEQUENTIAL } };
@@ -254,7 +260,7 @@ struct areas_layout *areas_find_layout(struct kernel *k)
 
 	for (size_t i = 0; pages != MAP_FAILED && i < size / PAGE_SIZE * 3; i++)
 		(void)madvise(pages + i / 3 * PAGE_SIZE, PAGE_SIZE, advice[i / 3][i % 3]);
-	if (l && pages != MAP_FAILED && find_layout(k, l))
+	if (l && pages != MAP_FAILED && !areas_find_layout(k, l))
 		for (int i = 0; !right && i < TRIES; i++)
 			right = is_right(k, l);
 	if (pages != MAP_FAILED)

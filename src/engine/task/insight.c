@@ -791,7 +791,7 @@ static void look_at_areas(struct insights *x, const struct dump *d, struct task 
 	if (count < AREAS_MANY && d->tasks.count < TASKS_MANY)
 		return;
 	if (!x->areas_tried)
-		x->areas = areas_find_layout(x->k);
+		x->areas = areas_find_checked(x->k);
 	x->areas_tried = true;
 	if (x->areas)
 		areas_read(x->k, x->areas, t->insight.mm, &t->insight.areas);

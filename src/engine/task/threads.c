@@ -88,6 +88,8 @@ static int capture_registers(struct dump *d, struct thread *th, struct pool *poo
 	if (ptrace(PTRACE_GETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
 		return task_errno(d, th->task, -errno, "cannot read the FPU state of thread %d", th->tid);
 	r = fpu_to_image(area, io.iov_len, pool, info->fpregs, xsave);
+	if (r == -ENOTSUP)
+		return task_error(d, th->task, r, "its thread %d has something in registers of the processor that are not saved (tiles of AMX); try again", th->tid);
 	if (r)
 		return task_errno(d, th->task, r, "cannot save the FPU state of thread %d", th->tid);
 	core->thread_info = info;

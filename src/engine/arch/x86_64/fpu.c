@@ -97,6 +97,11 @@ int fpu_to_image(const unsigned char *area, size_t size, struct pool *pool, User
 	if (r || size < 576)
 		return r;
 	memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
+	uint64_t known = 3; /* what stands above */
+	for (size_t i = 0; i < ARRAY_SIZE(components); i++)
+		known |= 1ULL << components[i].number;
+	if (x->xstate_bv & ~known)
+		return -ENOTSUP;
 	for (size_t i = 0; !r && i < ARRAY_SIZE(components); i++) {
 		const struct component *c = &components[i];
 		size_t at, bytes;

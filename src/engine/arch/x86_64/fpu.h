@@ -13,7 +13,7 @@
 /* Image to ptrace and back. The messages' arrays are the pool's. */
 int regs_to_image(const struct user_regs_struct *regs, UserX86RegsEntry *ret);
 void regs_from_image(const UserX86RegsEntry *image, struct user_regs_struct *ret);
-/* `area`: `size` bytes as PTRACE_GETREGSET with NT_X86_XSTATE gives them (standard format). */
+/* `area`: `size` bytes as PTRACE_GETREGSET with NT_X86_XSTATE gives them (standard format). -ENOTSUP: a state is in use that images have no place for. */
 int fpu_to_image(const unsigned char *area, size_t size, struct pool *pool, UserX86FpregsEntry *ret, UserX86XsaveEntry *ret_xsave);
 /* Lays out `area` for PTRACE_SETREGSET and gives its size; -ENOTSUP when this processor lacks a state that is in use. */
 int fpu_from_image(const UserX86FpregsEntry *image, unsigned char *area, size_t *ret_size);
