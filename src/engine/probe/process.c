@@ -1,4 +1,5 @@
 /* Probes of what makes processes and of what they are asked. */
+#include "engine/constants.h"
 #include "engine/kernel.h"
 #include "engine/probe/probe.h"
 #include "proc/proc.h"
@@ -15,15 +16,6 @@
 #ifndef PR_TIMER_CREATE_RESTORE_IDS
 #define PR_TIMER_CREATE_RESTORE_IDS 77
 #define PR_TIMER_CREATE_RESTORE_IDS_GET 2
-#endif
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x80
-#endif
-#ifndef PR_GET_MDWE
-#define PR_GET_MDWE 66
-#endif
-#ifndef PR_GET_MEMORY_MERGE
-#define PR_GET_MEMORY_MERGE 68
 #endif
 #ifndef __NR_close_range
 #define __NR_close_range 436

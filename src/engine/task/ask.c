@@ -2,6 +2,7 @@
  * What only a process itself can tell: one batch in its leader, one in each other thread, all running at the same time. Who has told all already,
  * in the kernel's own memory (insight.h), is not asked.
  */
+#include "engine/constants.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/aio.h"
 #include "engine/task/task.h"
@@ -12,12 +13,6 @@
 #include <sys/prctl.h>
 
 #define MEMBARRIER_GET_REGISTRATIONS (1 << 9) /* Linux 6.3 */
-#ifndef PR_GET_MDWE
-#define PR_GET_MDWE 66
-#endif
-#ifndef PR_GET_MEMORY_MERGE
-#define PR_GET_MEMORY_MERGE 68
-#endif
 #define LEADER_OPS (11 + THREAD_OPS)
 #define CREDS_OPS 8
 #define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)

@@ -2,6 +2,7 @@
 #include "engine/task/clocks.h"
 
 #include "base/log.h"
+#include "engine/constants.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -12,9 +13,6 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x80
-#endif
 #define NS_PER_S 1000000000LL
 #define BOOT_ID "/proc/sys/kernel/random/boot_id"
 #define OFFSETS_MAX 4096

@@ -1,4 +1,5 @@
 /* See insight.h. */
+#include "engine/constants.h"
 #include "engine/task/insight.h"
 
 #include "engine/kernel.h"
@@ -13,16 +14,6 @@
 #include <sys/uio.h>
 #include <sys/vfs.h>
 
-#ifndef PR_GET_MDWE
-#define PR_GET_MDWE 66
-#endif
-#ifndef PR_GET_MEMORY_MERGE
-#define PR_GET_MEMORY_MERGE 68
-#endif
-#ifndef PR_GET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#define PR_GET_IO_FLUSHER 58
-#endif
 #define IO_FLUSHER_BITS 0x180000UL /* PF_MEMALLOC_NOIO, PF_LOCAL_THROTTLE */
 #define PIDFS_MAGIC 0x50494446
 #define ALTSTACK_AUTODISARM (1U << 31)

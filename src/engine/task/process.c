@@ -4,6 +4,7 @@
  * Left out: keyrings; it has the caller's (hidden.c refuses what would be lost).
  */
 #include "base/log.h"
+#include "engine/constants.h"
 #include "engine/task/state.h"
 
 #include <fcntl.h>
@@ -13,12 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
-#ifndef PR_SET_MDWE
-#define PR_SET_MDWE 65
-#endif
-#ifndef PR_SET_MEMORY_MERGE
-#define PR_SET_MEMORY_MERGE 67
-#endif
 
 /* Every command to register with, membarrier(2); the last since Linux 5.10. */
 #define MEMBARRIERS                                                                                                                                  \

@@ -2,6 +2,7 @@
  * What each thread has: registers, name, robust futex list, rseq area, alternate signal stack, tid address, parent-death
  * signal, personality, small switches, dispatch of system calls. Registers go through ptrace(2), the rest through the agent.
  */
+#include "engine/constants.h"
 #include "engine/arch/x86_64/fpu.h"
 #include "engine/kinds/kind.h"
 #include "engine/task/calls.h"
@@ -16,10 +17,6 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#ifndef PR_GET_IO_FLUSHER
-#define PR_SET_IO_FLUSHER 57
-#define PR_GET_IO_FLUSHER 58
-#endif
 
 /* Switches of prctl(2) that a thread has: how they are read, how they are set, what a new thread has. The images refer to
  * them by their place. */
