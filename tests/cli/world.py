@@ -10,7 +10,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import PR_SET_CHILD_SUBREAPER, ROOT, Failure, Skip, adopt, expect, read, reap, reporter, state_of, verdict  # noqa: E402,F401
+from support import PR_SET_CHILD_SUBREAPER, ROOT, Failure, Skip, adopt, expect, is_gone, read, reap, reporter, state_of, verdict  # noqa: E402,F401
 
 report = reporter("cli_")
 
@@ -148,10 +148,9 @@ def snapshot(path):
 
 def wait_gone(pid):
     end = time.monotonic() + DEADLINE
-    while state_of(pid) not in (None, "Z"):
+    while not is_gone(pid):
         expect(time.monotonic() < end, f"process {pid} does not end")
         time.sleep(0.002)
-    reap()
 
 
 class World:

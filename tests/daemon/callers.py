@@ -121,7 +121,7 @@ def test_permissions(w):
     for verb in ("dump", "freeze", "manage"):
         w.fermata(verb, "process", pid, before=other).error("not yours")
     w.fermata("dump", "job", "theirs", "--dir", w.dir, before=other).error("only root")
-    w.fermata("dump", "job", "theirs", "--log-file", "/tmp/x", before=other)
+    w.fermata("dump", "job", "theirs", "--leave-running", "--log-file", w.work + "/log", before=other).error("/log", status=2)
     path = w.fermata("dump", "job", "theirs", before=other).good().out.split()[-1]
     expect(path.startswith(w.state + "/checkpoints/") and os.stat(w.state).st_mode & 0o077 == 0, path)
     w.fermata("restore", "process", "--path", path, before=other).error("only root")

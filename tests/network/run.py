@@ -16,7 +16,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, Skip, adopt, expect, reap, reporter, verdict  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, expect, is_gone, reap, reporter, verdict  # noqa: E402
 
 report = reporter("network_")
 
@@ -121,8 +121,7 @@ class Test:
         images = images or self.images()
         self.good("dump", "-t", self.inside.pid, "-D", images, "--tcp-established", *more)
         if "-R" not in more:
-            wait_for("end of the tree", lambda: state_of(self.inside.pid)[0] in (None, "Z"))
-            reap()
+            wait_for("end of the tree", lambda: is_gone(self.inside.pid))
         return images
 
     def restore(self, images, *more):
@@ -302,7 +301,7 @@ def test_close(t):
             t.good("dump", "-t", t.inside.pid, "-D", images, "--tcp-close")
         else:
             t.dump(images=images)
-        wait_for("end of the tree", lambda: state_of(t.inside.pid)[0] in (None, "Z"))
+        wait_for("end of the tree", lambda: is_gone(t.inside.pid))
         reap()
         t.good("restore", "-d", "-D", images, *(["--tcp-close"] if side == "restore" else []))
         wait_for("end of the connection inside", lambda: "it has ended" in read(t.inside.report + ".err"))
@@ -405,7 +404,7 @@ def kill_all(pids, but=()):
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            wait_for("end", lambda: state_of(pid)[0] in (None, "Z"))
+            wait_for("end", lambda: is_gone(pid))
     reap()
 
 
