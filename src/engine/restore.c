@@ -52,6 +52,8 @@
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
+#define END_TRIES 12000 /* a killed process of hundreds of GiB takes most of a minute to end */
+#define PF_EXITING 0x4	/* in the flags of proc_pid_stat(5); include/linux/sched.h */
 
 /* ---- plan ---- */
 
@@ -89,10 +91,18 @@ static int choose_fd_base(struct restore *s)
 	return 0;
 }
 
-/* One id: free, or its holder has ended and only waits to be reaped by its parent, which is given time to. */
+/* Killed, or exiting, and at work on that still. */
+static bool is_ending(pid_t id, const struct proc_stat *stat)
+{
+	struct proc_status status;
+
+	return (stat->flags & PF_EXITING) || (proc_read_status(id, &status) == 0 && ((status.sig_pnd | status.shd_pnd) & 1UL << (SIGKILL - 1)));
+}
+
+/* One id: free, or its holder is ending, or has and only waits to be reaped by its parent; both are given time. */
 static int check_id(struct restore *s, pid_t id)
 {
-	for (int tries = 0;; tries++) {
+	for (int tries = 0, ended = 0;; tries++) {
 		struct timespec while_reaped = { 0, REAP_NS };
 		struct proc_stat stat;
 		if (kill(id, 0) < 0 && errno == ESRCH)
@@ -102,9 +112,11 @@ static int check_id(struct restore *s, pid_t id)
 			return 0;
 		if (r)
 			return error_errno(s->e, r, "cannot look for process %d", id);
-		if (stat.state != 'Z' && stat.state != 'X')
+		if (stat.state == 'Z' || stat.state == 'X')
+			ended++;
+		else if (!is_ending(id, &stat) || tries == END_TRIES)
 			return error_set(s->e, -EEXIST, "pid %d is taken by another process (%s); end that first", id, stat.comm);
-		if (tries == REAP_TRIES)
+		if (ended == REAP_TRIES)
 			return error_set(s->e, -EEXIST, "pid %d is taken by a process that has ended and that its parent %d does not reap", id,
 					 stat.ppid);
 		nanosleep(&while_reaped, NULL);

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 sys.dont_write_bytecode = True
@@ -351,6 +352,19 @@ def test_port_in_time_wait(w):
     target.unharmed()
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.recv(1)
+
+
+def test_killed_just_now(w):
+    """Who kills the program and calls restore in one breath need not wait until the kernel has taken its memory down."""
+    target = Target(w.work, "big = bytearray(1 << 28)\nbig[::4096] = b'x' * (1 << 16)\n")
+    images = w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images, "-R").good()
+    reaper = threading.Thread(target=os.waitpid, args=(target.pid, 0))
+    reaper.start()
+    os.kill(target.pid, signal.SIGKILL)
+    w.criu("restore", "-d", "-D", images).good()
+    reaper.join()
+    target.unharmed()
 
 
 def set_processor(path, tag, word):
