@@ -399,30 +399,3 @@ const char *cdi_host_path(const struct cdi *cdi, const char *path)
 	}
 	return NULL;
 }
-
-/* The first that is a GPU's own: "/dev/nvidia", then a number. */
-static const char *gpu_node(const struct cdi_device *device)
-{
-	if (device)
-		VEC_FOREACH(&device->edits.nodes, node)
-			if (!strncmp(node->path, "/dev/nvidia", 11) && node->path[11] && !node->path[11 + strspn(node->path + 11, "0123456789")])
-				return node->host_path;
-	return NULL;
-}
-
-const char *cdi_gpu_node(const struct cdi *cdi, const char *uuid, unsigned int number)
-{
-	const char *found = NULL;
-
-	VEC_FOREACH(&cdi->specs, spec) {
-		char name[16], long_name[16];
-		snprintf(name, sizeof(name), "%u", number);
-		snprintf(long_name, sizeof(long_name), "gpu%u", number);
-		found = found ? found : gpu_node(find_device(spec, uuid));
-		if (!found && !names_uuids(spec)) {
-			found = gpu_node(find_device(spec, name));
-			found = found ? found : gpu_node(find_device(spec, long_name));
-		}
-	}
-	return found;
-}

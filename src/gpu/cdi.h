@@ -57,5 +57,3 @@ int cdi_compare(const struct cdi_spec *spec, const struct gpu_machine *machine, 
 const char *cdi_driver(const struct cdi_spec *spec, char room[32]);
 /* Where the host has what the container has at `path`: a mount or a device's node; or NULL. */
 const char *cdi_host_path(const struct cdi *cdi, const char *path);
-/* The node of a GPU, by UUID or, where the specification has none, by its number: "/dev/nvidia0"; or NULL. */
-const char *cdi_gpu_node(const struct cdi *cdi, const char *uuid, unsigned int number);

@@ -49,8 +49,6 @@ static void check_places(const struct cdi *cdi)
 	check("cdi host path of a mount", is(cdi_host_path(cdi, LIB "615.43.02"), "/run/nvidia/driver" LIB "615.43.02"));
 	check("cdi host path of a node", is(cdi_host_path(cdi, "/dev/nvidia-uvm"), "/dev/nvidia-uvm"));
 	check("cdi nothing", !cdi_host_path(cdi, "/dev/null"));
-	check("cdi GPU by UUID", is(cdi_gpu_node(cdi, UUID("01"), 0), "/dev/nvidia1"));
-	check("cdi GPU by number", is(cdi_gpu_node(cdi, UUID("77"), 1), "/run/nvidia/driver/dev/nvidia1"));
 }
 
 static void check_fits(struct cdi *cdi)
