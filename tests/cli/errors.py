@@ -135,8 +135,29 @@ def test_error_session(w):
 
 
 def test_error_descriptor(w):
-    target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
+    target = Target(w.work, "netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 11)\nos.dup2(netlink.fileno(), 77)\nnetlink.close()")
     dump_refused(w, target.pid, f"process {target.pid}", "descriptor 77 (socket:[", "a netlink socket", "close it", target=target)
+
+
+OWNER = """import struct
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+s.bind((0, 0))
+def message(type, flags, family, subsystem, payload=b""):
+    return struct.pack("=IHHIIBB", 20 + len(payload), type, flags, 1, 0, family, 0) + struct.pack(">H", subsystem) + payload
+table = struct.pack("=HH", 20, 1) + b"fermata-test" + bytes(4) + struct.pack("=HH", 8, 2) + struct.pack(">I", 2)
+s.send(message(16, 1, 0, 10) + message(10 << 8, 0x405, 1, 0, table) + message(17, 1, 0, 10))
+if struct.unpack("=i", s.recv(1000)[16:20])[0]:
+    raise SystemExit("no tables with an owner")
+"""
+
+
+def test_error_netfilter_owner(w):
+    """A table of nftables that goes with its socket (Linux 5.12)."""
+    try:
+        target = Target(w.work, OWNER)
+    except cli.Failure as e:
+        raise cli.Skip("no nftables, or no owners of tables") from e
+    dump_refused(w, target.pid, "a netlink socket of protocol 12", "owns tables of nftables", "close it", target=target)
 
 
 def test_error_pidfd_outside(w):

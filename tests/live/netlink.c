@@ -1,5 +1,8 @@
 /* Netlink sockets: bound, in groups, connected, of several protocols, with options; what is asked is answered, what happens is heard. */
 #include "live.h"
+#include <linux/audit.h>
+#include <linux/netfilter/nf_tables.h>
+#include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <poll.h>
@@ -40,12 +43,35 @@ static void ask(int fd)
 	CHECK(((struct nlmsghdr *)got)->nlmsg_seq == 5 && ((struct nlmsghdr *)got)->nlmsg_type == RTM_NEWLINK);
 }
 
+/* Of netfilter and the audit daemon, where the kernel has them; -1: it has not. */
+static int asks(int protocol, int type, int extra)
+{
+	struct { struct nlmsghdr h; struct nfgenmsg m; } q = {.h = {.nlmsg_len = NLMSG_LENGTH(extra), .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST, .nlmsg_seq = 6}};
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol);
+	char got[8192];
+	if (fd >= 0 && send(fd, &q, q.h.nlmsg_len, 0) > 0 && recv(fd, got, sizeof got, 0) > 0 && ((struct nlmsghdr *)got)->nlmsg_type != NLMSG_ERROR)
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static void answers(int fd, int type, int extra)
+{
+	struct { struct nlmsghdr h; struct nfgenmsg m; } q = {.h = {.nlmsg_len = NLMSG_LENGTH(extra), .nlmsg_type = type, .nlmsg_flags = NLM_F_REQUEST, .nlmsg_seq = 7}};
+	char got[8192];
+	if (fd >= 0)
+		CHECK(send(fd, &q, q.h.nlmsg_len, 0) > 0 && recv(fd, got, sizeof got, 0) > 0 && ((struct nlmsghdr *)got)->nlmsg_seq == 7);
+}
+
+#define GENERATION (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN)
+
 int main(int argc, char **argv)
 {
 	live_init(argc, argv);
 	int route = bound(NETLINK_ROUTE, RTMGRP_LINK | RTMGRP_NOTIFY, 0), events = bound(NETLINK_KOBJECT_UEVENT, 0, 0), high = 33, one = 1;
 	int listener = bound(NETLINK_USERSOCK, 0, (unsigned)getpid() + 5000000), sender = bound(NETLINK_USERSOCK, 0, 0);
 	int fresh = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_ROUTE), group = 7;
+	int audit = asks(NETLINK_AUDIT, AUDIT_GET, 0), netfilter = asks(NETLINK_NETFILTER, GENERATION, sizeof(struct nfgenmsg));
 	struct sockaddr_nl to = name_of(listener), peer;
 	CHECK(fresh >= 0 && connect(sender, (struct sockaddr *)&to, sizeof to) == 0);
 	CHECK(setsockopt(route, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &high, sizeof high) == 0);
@@ -61,6 +87,8 @@ int main(int argc, char **argv)
 	CHECK(value_of(route, NETLINK_EXT_ACK) == 1 && value_of(route, NETLINK_PKTINFO) == 1 && value_of(sender, NETLINK_EXT_ACK) == 0);
 	ask(route);
 	ask(fresh);
+	answers(audit, AUDIT_GET, 0);
+	answers(netfilter, GENERATION, sizeof(struct nfgenmsg));
 	char got[8];
 	struct msghdr m = {.msg_name = &peer, .msg_namelen = sizeof peer, .msg_iov = &(struct iovec){got, sizeof got}, .msg_iovlen = 1};
 	CHECK(send(sender, "hello", 5, 0) == 5 && recvmsg(listener, &m, 0) == 5 && peer.nl_pid == before[3].nl_pid);

@@ -1,9 +1,10 @@
 /*
  * Netlink sockets: their port, the groups they listen to, their peer. See netlink(7).
  *
- * Refused: one with messages that were not read yet, which only the kernel can send; and those of protocols where the kernel ties more to a socket
- * than it tells (queues of netfilter, the audit daemon).
+ * Refused: one with messages that were not read yet, which only the kernel can send; those that the kernel ties more to (netlink_ties.h); and those of
+ * protocols where it does not tell whether it does.
  */
+#include "engine/kinds/netlink_ties.h"
 #include "engine/kinds/sock.h"
 #include "engine/task/task.h"
 
@@ -15,7 +16,7 @@
 
 static const uint32_t protocols[] = {
 	NETLINK_ROUTE, NETLINK_USERSOCK, NETLINK_SOCK_DIAG, NETLINK_XFRM, NETLINK_SELINUX, NETLINK_FIB_LOOKUP, NETLINK_KOBJECT_UEVENT,
-	NETLINK_GENERIC, NETLINK_CRYPTO,
+	NETLINK_GENERIC, NETLINK_CRYPTO, NETLINK_AUDIT, NETLINK_NETFILTER,
 };
 
 static bool is_known(uint32_t protocol)
@@ -42,15 +43,19 @@ static bool recognise(const struct descriptor *f)
 
 /* ---- dump ---- */
 
-static int refuse(struct dump *d, struct descriptor *f, uint32_t protocol)
+static int refuse(struct dump *d, struct descriptor *f, uint32_t protocol, uint32_t port)
 {
 	struct pollfd p = { .fd = f->own_fd, .events = POLLIN };
+	const char *what;
 
 	if (!is_known(protocol))
 		return fd_error(d, f, -ENOTSUP, "is a netlink socket of protocol %u, to which the kernel ties more than it tells; close it first", protocol);
 	if (poll(&p, 1, 0) > 0 && p.revents & (POLLIN | POLLERR))
 		return fd_error(d, f, -ENOTSUP, "is a netlink socket with messages that were not read yet; try again");
-	return 0;
+	int r = netlink_ties(d, protocol, port, &what);
+	if (r > 0)
+		return fd_error(d, f, -ENOTSUP, "is a netlink socket of protocol %u, %s; close it first", protocol, what);
+	return r ? fd_errno(d, f, r, "is a netlink socket of protocol %u, of which the kernel does not say what it ties to it", protocol) : 0;
 }
 
 static void take_names(const struct descriptor *f, NetlinkSkEntry *e)
@@ -78,7 +83,8 @@ static int capture(struct dump *d, struct descriptor *f)
 	struct pool pool = {};
 
 	e.protocol = option_of(f->own_fd, SO_PROTOCOL);
-	int r = refuse(d, f, e.protocol);
+	take_names(f, &e);
+	int r = refuse(d, f, e.protocol, e.portid);
 	if (r)
 		return r;
 	e.id = f->id;
@@ -88,7 +94,6 @@ static int capture(struct dump *d, struct descriptor *f)
 	e.flags = f->flags;
 	e.fown = f->fown;
 	e.opts = &options;
-	take_names(f, &e);
 	if (getsockopt(f->own_fd, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, groups, &size) < 0 || size > sizeof(groups))
 		return fd_errno(d, f, -ENOTSUP, "does not tell its groups");
 	e.groups = groups;
