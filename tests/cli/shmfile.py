@@ -167,6 +167,36 @@ def test_for_user(w, shared):
     expect(shared.content() == before, "it was written to")
 
 
+SEMAPHORE = """import multiprocessing, multiprocessing.synchronize
+context = multiprocessing.get_context("spawn")
+lock = context.Semaphore(5)
+open("name", "w").write(lock._semlock.name)
+lock.acquire()
+plain = tick
+def tick():
+    plain()
+    open("left", "w").write(str(lock.get_value()))
+"""
+
+
+def test_semaphore(w):
+    """sem_open(3) makes the file under a name that it takes away, when the one that was asked for is there."""
+    target = Target(w.work, SEMAPHORE)
+    name, images = "/dev/shm/sem." + cli.read(os.path.join(w.work, "name")).lstrip("/"), w.make_dir()
+    try:
+        expect("(deleted)" in cli.read(f"/proc/{target.pid}/maps"), "the name is the first one")
+        w.criu("dump", "-t", target.pid, "-D", images).good()
+        wait_gone(target.pid)
+        os.unlink(os.path.join(w.work, "left"))
+        os.unlink(name)
+        w.criu("restore", "-d", "-D", images).good()
+        target.unharmed()
+        expect(cli.read(os.path.join(w.work, "left")) == "4" and os.path.exists(name), "the semaphore")
+    finally:
+        if os.path.lexists(name):
+            os.unlink(name)
+
+
 @with_shared
 def test_only_read(w, shared):
     """Who only reads it has no part in its content."""

@@ -197,13 +197,19 @@ static int capture_nameless(struct dump *d, struct state *s, struct descriptor *
 	return capture_ghost(d, s, f);
 }
 
+static bool has_its_name(const struct descriptor *f)
+{
+	struct stat there;
+
+	return lstat(f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+}
+
 int regfile_capture(struct dump *d, struct descriptor *f)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
 	RegFileEntry reg = REG_FILE_ENTRY__INIT;
 	struct state *s = state_of(d);
 	uint32_t build_id[BUILD_ID_WORDS];
-	struct stat there;
 	int r = 0;
 
 	if (!s)
@@ -212,7 +218,7 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.size = (uint64_t)f->st.st_size;
 	reg.has_mode = 1;
 	reg.mode = f->st.st_mode;
-	if (lstat(f->target, &there) < 0 || there.st_ino != f->st.st_ino || there.st_dev != f->st.st_dev)
+	if (!has_its_name(f) && !shmfile_find_name(f))
 		r = capture_nameless(d, s, f, &reg);
 	else if (!(r = shmfile_capture(d, &s->shmfiles, f, &reg)))
 		reg.n_build_id = validate_read_build_id(d, f, build_id);

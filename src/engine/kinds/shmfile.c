@@ -6,6 +6,7 @@
 #include "engine/path.h"
 #include "engine/task/task.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
@@ -28,6 +29,26 @@ static bool is_tmpfs(int fd)
 }
 
 /* ---- dump ---- */
+
+bool shmfile_find_name(struct descriptor *f)
+{
+	const struct dirent *entry;
+	struct stat st;
+	bool found = false;
+
+	if (!is_in_place(f->target) || !S_ISREG(f->st.st_mode) || !f->st.st_nlink || !is_tmpfs(f->own_fd))
+		return false;
+	DIR *dir = opendir(PLACE);
+	while (dir && !found && (entry = readdir(dir))) {
+		found = entry->d_ino == f->st.st_ino && fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == f->st.st_ino &&
+			st.st_dev == f->st.st_dev;
+		if (found)
+			snprintf(f->target, sizeof(f->target), PLACE "%s", entry->d_name);
+	}
+	if (dir)
+		closedir(dir);
+	return found;
+}
 
 static int write_content(struct dump *d, struct descriptor *f, uint32_t shmid)
 {
