@@ -3,9 +3,8 @@
  * submitted and completed come from fdinfo (Linux 6.0). How a ring was set up nothing tells: calls that fail in different ways, or do
  * nothing, find out (capture_setup, task/ask.c).
  *
- * A request that is under way can't be saved: the kernel shows it to nobody. A ring that has as many completions as it had submissions
- * is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot): those of polls fdinfo
- * shows, that of timeouts the kernel's own memory (kernel.h).
+ * Requests under way are made again by those of the restored tree (uring_requests.h); where they can't be seen, a ring that has as many completions as it had
+ * submissions is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot).
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
@@ -13,6 +12,7 @@
  */
 #include "engine/kinds/uring.h"
 #include "engine/kinds/uring_files.h"
+#include "engine/kinds/uring_requests.h"
 
 #include "base/pool.h"
 #include "engine/kernel.h"
@@ -315,18 +315,24 @@ static bool has_timeouts(struct dump *d, const struct descriptor *f)
 	return first != ring + (uint64_t)at;
 }
 
-/* Nothing is under way: as many have completed as were submitted. */
-static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
+/* How far it has come, and what is under way. Where the kernel's memory can't be read that must be nothing: as many have completed as were submitted. */
+static int capture_requests(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
-	uint32_t submitted = 0, completed = 0;
+	struct uring_counts counts = {};
 
-	if (!number_of(f, "CachedSqHead", &submitted) || !number_of(f, "CachedCqTail", &completed))
+	if (!number_of(f, "CachedSqHead", &counts.submitted) || !number_of(f, "CachedCqTail", &counts.completed))
 		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
 	if (*uring_word(r->ring, r->layout.sq.dropped) || *uring_word(r->ring, r->layout.cq.overflow) || has_list(f, "CqOverflowList"))
 		return refuse(d, f, "lost or overflown completions");
-	if (submitted != completed || has_list(f, "PollList") || has_timeouts(d, f))
-		return refuse(d, f, "requests under way (%u submitted, %u completed); try again when they are done", submitted, completed);
-	r->e.submitted = submitted;
+	r->e.submitted = counts.submitted;
+	r->e.completed = counts.completed;
+	r->e.has_completed = counts.completed != counts.submitted;
+	int s = uring_requests_capture(d, f, &counts, &r->e, pool);
+	if (s != -ENOSYS)
+		return s;
+	if (r->e.has_completed || has_list(f, "PollList") || has_timeouts(d, f))
+		return refuse(d, f, "requests under way (%u submitted, %u completed) that this kernel does not let be looked at (it takes BTF, BPF and CAP_BPF); try again when they are done",
+			      counts.submitted, counts.completed);
 	return 0;
 }
 
@@ -376,8 +382,22 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-/* The descriptor of the task that has that name; it must be clear which one. */
-static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, const char *name, int32_t *ret)
+/* By its address in the kernel: of which only the last part of the name is told (no path, and no "pipe:[123]" either), or which has its name in common
+ * with others, as the ends of a pipe. */
+static int find_by_address(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
+{
+	int r = *files ? 0 : uring_files_open(f, fds, files);
+
+	if (!r)
+		r = uring_files_find(*files, index, ret);
+	if (r)
+		return fd_errno(d, f, r == -ENOMEM ? r : -ENOTSUP, "is an io_uring ring with the registered file %s, of which this kernel tells no more than that, without BTF, BPF and CAP_BPF; use a newer one",
+				name);
+	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
+}
+
+/* The descriptor of the task that has that name. */
+static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
 {
 	struct task *t = f->task;
 
@@ -392,22 +412,9 @@ static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds
 		if (strcmp(link, name))
 			continue;
 		if (*ret >= 0 && syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, *ret, fds->data[i]))
-			return refuse(d, f, "the registered file %s, of which there are several,", name);
+			return find_by_address(d, f, fds, files, index, name, ret);
 		*ret = fds->data[i];
 	}
-	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
-}
-
-/* One of which only the last part of the name is told: no path, and no "pipe:[123]" either. */
-static int find_unnamed(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
-{
-	int r = *files ? 0 : uring_files_open(f, fds, files);
-
-	if (!r)
-		r = uring_files_find(*files, index, ret);
-	if (r)
-		return fd_errno(d, f, r == -ENOMEM ? r : -ENOTSUP, "is an io_uring ring with the registered file %s, of which this kernel tells no more than that, without BTF, BPF and CAP_BPF; use a newer one",
-				name);
 	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
 }
 
@@ -438,8 +445,8 @@ static int capture_registered(struct dump *d, struct descriptor *f, struct ring 
 		if (!strcmp(name, "<none>"))
 			continue;
 		unescape(name);
-		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, name, &r->e.files[index])
-							: find_unnamed(d, f, &fds, &files, index, name, &r->e.files[index]);
+		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, &files, index, name, &r->e.files[index])
+							: find_by_address(d, f, &fds, &files, index, name, &r->e.files[index]);
 	}
 	uring_files_close(files);
 	r->e.n_files = count;
@@ -484,7 +491,7 @@ static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, st
 	if (!s)
 		s = capture_setup(d, f, r);
 	if (!s)
-		s = check_idle(d, f, r);
+		s = capture_requests(d, f, r, pool);
 	if (!s)
 		s = capture_buffers(d, f, r, pool);
 	if (!s)
@@ -540,7 +547,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
+	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,
