@@ -65,6 +65,9 @@ void uring_put_completions(const UringEntry *e, const struct uring_mapped *m);
 void uring_put_entries(const UringEntry *e, const struct uring_mapped *m);
 /* uring_submit.c: every thread has its registers and is stopped, connections have left repair mode: requests are under way again. */
 int uring_go_on(struct restore *s);
+/* The rings of a tree that has just ended let go of the files of their requests a moment later. Where the checkpoint has such, waits for some of it; `tries`: how
+ * often that was, 0 at first. False: it is of no use any more. */
+bool uring_wait_for_old(struct restore *s, int *tries);
 /* uring_restore.c's part of the kind. */
 int uring_create(struct restore *s, struct file *f, int *ret_fd);
 int uring_settle(struct restore *s, struct file *f);

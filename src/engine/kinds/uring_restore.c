@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#define OLD_NS 5000000
+#define OLD_TRIES 400
 #define SETUP_KNOWN (IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #ifndef IORING_SETUP_TASKRUN_FLAG
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
@@ -40,6 +42,19 @@ uint32_t uring_more_completions(const UringEntry *e)
 bool uring_is_to_go_on(const UringEntry *e)
 {
 	return e->n_requests || uring_more_completions(e);
+}
+
+bool uring_wait_for_old(struct restore *s, int *tries)
+{
+	const struct timespec pause = { 0, OLD_NS };
+	bool any = false;
+
+	VEC_FOREACH(&s->files, f)
+		any |= f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_requests;
+	if (!any || ++*tries > OLD_TRIES)
+		return false;
+	nanosleep(&pause, NULL);
+	return true;
 }
 
 static bool is_power(uint32_t n, uint32_t max)
