@@ -209,7 +209,8 @@ int main(int argc, char **argv)
 	CHECK(tail == 100 && other == 50);
 	wait_go();
 	CHECK(*uring_at(&busy, busy.p.cq_off.tail) == tail && *uring_at(&deferred, deferred.p.cq_off.tail) == other);
-	CHECK(uring_ready(&ring) == 0 && uring_ready(&busy) == 0 && uring_ready(&deferred) == 0);
+	/* Only that which is soon over may be. */
+	CHECK(uring_ready(&busy) == 0 && uring_ready(&deferred) == 0 && (uring_ready(&ring) == 0 || now_ms() - begun >= 1490));
 	check_busy(&busy, &deferred);
 	take(&ring, MULTI, NULL);
 	check_files();

@@ -18,9 +18,8 @@ struct uring {
 
 static inline unsigned *uring_at(struct uring *r, unsigned offset) { return (unsigned *)(r->ring + offset); }
 
-static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, unsigned cq_entries)
+static inline int uring_setup(struct uring *r, unsigned entries)
 {
-	*r = (struct uring){.p = {.flags = flags | (cq_entries ? IORING_SETUP_CQSIZE : 0), .cq_entries = cq_entries}};
 	r->fd = r->enter_fd = syscall(SYS_io_uring_setup, entries, &r->p);
 	if (r->fd < 0) return -1;
 	r->ring_size = r->p.sq_off.array + r->p.sq_entries * 4;
@@ -30,6 +29,19 @@ static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, 
 	CHECK(r->ring != MAP_FAILED && r->sqes != MAP_FAILED);
 	for (unsigned i = 0; i < r->p.sq_entries; i++) uring_at(r, r->p.sq_off.array)[i] = i;
 	return 0;
+}
+
+static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, unsigned cq_entries)
+{
+	*r = (struct uring){.p = {.flags = flags | (cq_entries ? IORING_SETUP_CQSIZE : 0), .cq_entries = cq_entries}};
+	return uring_setup(r, entries);
+}
+
+/* With a thread of the kernel's, which falls asleep after so many ms. */
+static inline int uring_make_idle(struct uring *r, unsigned entries, unsigned flags, unsigned idle)
+{
+	*r = (struct uring){.p = {.flags = flags, .sq_thread_idle = idle}};
+	return uring_setup(r, entries);
 }
 
 /* An entry, not submitted. */

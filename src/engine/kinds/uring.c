@@ -27,6 +27,8 @@
 
 #define NAME "anon_inode:[io_uring]"
 #define GROUPS 65536
+#define PAUSE_NS 1000000
+#define PAUSES 500
 
 #define refuse(d, f, format, ...) \
 	fd_error(d, f, -ENOTSUP, "is an io_uring ring with " format ", which is not saved", ##__VA_ARGS__)
@@ -206,17 +208,109 @@ static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
 	return refuse(d, f, "an eventfd that is told of completions and has no descriptor any more");
 }
 
+/* Whether another process has the ring, as a descriptor or a mapping. */
+static const struct task *find_other(struct dump *d, const struct descriptor *f)
+{
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		const struct task *t = d->tasks.data[i];
+		if (t == f->task || t->state == TASK_DEAD)
+			continue;
+		for (size_t k = 0; k < t->maps.count; k++)
+			if (is_ring(&t->maps.data[k]) && t->maps.data[k].inode == f->st.st_ino)
+				return t;
+		for (size_t k = 0; k < t->view.fds.count; k++)
+			if (syscall(__NR_kcmp, f->task->proc, t->proc, KCMP_FILE, f->fd, t->view.fds.data[k]) == 0)
+				return t;
+	}
+	return NULL;
+}
+
+/* Whether the thread that submits does so with the effective ids and capabilities that the process has now: 1, 0 or an error. */
+static int has_own_creds(struct dump *d, struct descriptor *f, uint64_t ring)
+{
+	static const char *const members[] = { "euid", "egid", "fsuid", "fsgid", "cap_effective" };
+	uint64_t its = ring, own;
+	int r = inside_follow(d, &its, "io_ring_ctx", "sq_creds");
+
+	if (!r)
+		r = inside_thread(d, f->task->threads.data[0], "cred", &own, sizeof(own));
+	for (size_t i = 0; !r && i < ARRAY_SIZE(members); i++) {
+		const int at = kernel_offset(d->kernel, "cred", members[i]);
+		const size_t size = i == ARRAY_SIZE(members) - 1 ? 8 : 4;
+		uint64_t a = 0, b = 0;
+		r = at < 0 ? -ENOTSUP : kernel_read(d->kernel, its + (uint64_t)at, &a, size);
+		if (!r)
+			r = kernel_read(d->kernel, own + (uint64_t)at, &b, size);
+		if (!r && a != b)
+			return 0;
+	}
+	return r ? r : 1;
+}
+
+/* Until its thread has taken what was submitted: nobody submits more. */
+static int wait_for_thread(struct dump *d, struct descriptor *f, const struct ring *r)
+{
+	const struct timespec pause = { 0, PAUSE_NS };
+	char path[64], *text;
+	uint32_t head;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
+	for (int tries = 0; tries < PAUSES; tries++) {
+		if (number_of(f, "CachedSqHead", &head) && head == *uring_word(r->ring, r->layout.sq.tail))
+			return 0;
+		nanosleep(&pause, NULL);
+		if (read_file_at(AT_FDCWD, path, 1 << 20, &text, NULL))
+			break;
+		free(f->fdinfo);
+		f->fdinfo = text;
+	}
+	return refuse(d, f, "entries that its thread (IORING_SETUP_SQPOLL) does not take");
+}
+
+/* A thread of the kernel submits: it is made by the process that is to have the ring, which must be alone with it. */
+static int capture_polled(struct dump *d, struct descriptor *f, struct ring *r, uint32_t thread)
+{
+	struct kernel *k = dump_kernel(d);
+	const int flags_at = k ? kernel_offset(k, "io_ring_ctx", "flags") : -1, idle_at = k ? kernel_offset(k, "io_ring_ctx", "sq_thread_idle") : -1;
+	const struct task *other = find_other(d, f);
+	struct timespec tick;
+	uint32_t flags, jiffies;
+	uint64_t ring;
+	char path[64];
+
+	if (flags_at < 0 || idle_at < 0 || kernel_file(k, f->own_fd, &ring) || inside_follow(d, &ring, "file", "private_data") ||
+	    kernel_read(k, ring + (uint64_t)flags_at, &flags, sizeof(flags)) || kernel_read(k, ring + (uint64_t)idle_at, &jiffies, sizeof(jiffies)))
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL), where the kernel's memory can't be read");
+	snprintf(path, sizeof(path), "/proc/%d/task/%u", f->task->proc, thread);
+	if (access(path, F_OK))
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for a process that had it before");
+	if (other)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL), and process %d has the ring too", other->pid);
+	if (r->e.setup & IORING_SETUP_R_DISABLED)
+		return refuse(d, f, "a thread of the kernel that is to submit (IORING_SETUP_SQPOLL), and is not enabled yet");
+	const int own = has_own_creds(d, f, ring);
+	if (own < 1)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) with %s", own ? "credentials that can't be read" : "other credentials than the process has by now");
+	clock_getres(CLOCK_MONOTONIC_COARSE, &tick); /* how long a jiffy is */
+	r->e.setup |= IORING_SETUP_SQPOLL | (flags & IORING_SETUP_SQ_AFF);
+	r->e.has_sq_thread_idle = 1;
+	r->e.sq_thread_idle = (uint32_t)((uint64_t)jiffies * (uint64_t)tick.tv_nsec / 1000000);
+	r->e.has_sq_thread_cpu = (flags & IORING_SETUP_SQ_AFF) != 0 && number_of(f, "SqThreadCpu", &r->e.sq_thread_cpu);
+	return wait_for_thread(d, f, r);
+}
+
 /* Setup flags, who submits, and what else was registered, from the threads' answers. */
 static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 {
 	struct task *t = f->task;
 	size_t k = 0, refused = 0;
-	uint32_t cpu = UINT32_MAX;
+	uint32_t thread = UINT32_MAX;
 	bool tells = false;
 
 	r->e.setup = probe_setup(f->own_fd);
-	if (number_of(f, "SqThread", &cpu) && cpu != UINT32_MAX)
-		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL)");
+	int polled = number_of(f, "SqThread", &thread) && thread != UINT32_MAX ? capture_polled(d, f, r, thread) : 0;
+	if (polled)
+		return polled;
 	if (has_list(f, "Personalities"))
 		return refuse(d, f, "registered credentials");
 	while (k < t->urings.count && t->urings.data[k] != f->fd)
@@ -240,6 +334,8 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	/* With one thread nobody was refused: we are. */
 	if (syscall(__NR_io_uring_register, f->own_fd, IORING_REGISTER_EVENTFD, NULL, 0) < 0 && errno == EEXIST)
 		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
+	if (r->e.setup & IORING_SETUP_SQPOLL && r->e.setup & IORING_SETUP_SINGLE_ISSUER && r->e.submitter != (uint32_t)t->threads.data[0]->tid)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for one thread alone, and not the main one");
 	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
 	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
@@ -271,6 +367,13 @@ static int copy_mapping(int fd, off_t offset, size_t size, void *to)
 	return r;
 }
 
+static int copy_ring(const struct descriptor *f, struct ring *r)
+{
+	int s = copy_mapping(f->own_fd, IORING_OFF_SQ_RING, ALIGN_UP(r->ring_size, PAGE_SIZE), r->ring);
+
+	return s ? s : copy_mapping(f->own_fd, IORING_OFF_SQES, ALIGN_UP(r->sqes_size, PAGE_SIZE), r->sqes);
+}
+
 /* Reads it, and looks whether it is laid out as rings usually are. */
 static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 {
@@ -292,7 +395,7 @@ static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 	r->sqes = calloc(1, sqes_end);
 	if (!r->ring || !r->sqes)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (copy_mapping(f->own_fd, IORING_OFF_SQ_RING, end, r->ring) || copy_mapping(f->own_fd, IORING_OFF_SQES, sqes_end, r->sqes))
+	if (copy_ring(f, r))
 		return refuse(d, f, "memory of the program's own (IORING_SETUP_NO_MMAP)");
 	const uint32_t *array = uring_word(r->ring, r->layout.sq.array);
 	bool odd = !all_zero((uint8_t *)r->ring + r->ring_size, end - r->ring_size) ||
@@ -492,6 +595,8 @@ static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, st
 		s = capture_setup(d, f, r);
 	if (!s)
 		s = capture_requests(d, f, r, pool);
+	if (!s && r->e.setup & IORING_SETUP_SQPOLL) /* once more: its thread was not stopped */
+		s = copy_ring(f, r);
 	if (!s)
 		s = capture_buffers(d, f, r, pool);
 	if (!s)

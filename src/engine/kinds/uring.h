@@ -49,6 +49,9 @@ bool uring_has_buffers(struct restore *s, const struct rtask *t);
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* Whether a request of that operation may be submitted again. */
 bool uring_request_can_be(uint8_t opcode);
+/* Requests that were submitted and are not under way; all completions that the ring has had. */
+uint32_t uring_done(const UringEntry *e);
+uint32_t uring_completed(const UringEntry *e);
 /* Completions that the ring has had beyond one for each request that is done. */
 uint32_t uring_more_completions(const UringEntry *e);
 /* Whether something is left for uring_go_on, which then puts back what stood in the ring, not uring_settle. */
@@ -58,7 +61,7 @@ struct uring_mapped {
 	char *ring;
 	struct io_uring_sqe *sqes;
 };
-int uring_map(struct restore *s, const struct file *f, struct uring_mapped *ret);
+int uring_map(struct restore *s, const UringEntry *e, int fd, struct uring_mapped *ret);
 void uring_unmap(const UringEntry *e, const struct uring_mapped *m);
 /* What stood in the ring: completions not reaped; entries not submitted. */
 void uring_put_completions(const UringEntry *e, const struct uring_mapped *m);

@@ -22,7 +22,8 @@
 #define COMMAND_SIZE 64	 /* the part that belongs to the operation */
 #define FREE_MAX (1U << 20)
 #define TABLE_MAX (1U << 16)
-#define TRIES 5
+#define TRIES 20
+#define PAUSE_NS 2000000
 #define ENTRY_FLAGS 0x7fULL /* IOSQE_*, in the low bits of a request's flags */
 #define TIMER_QUEUED 1
 #define ITER_UBUF 0
@@ -53,6 +54,7 @@ struct finder {
 	struct layout l;
 	uint64_t ring; /* its io_ring_ctx */
 	struct pool *pool;
+	bool polled; /* IORING_SETUP_SQPOLL */
 	VEC(struct under_way) list;
 };
 
@@ -141,17 +143,35 @@ static int add(struct finder *x, uint64_t at)
 }
 
 /* A list that ends with NULL, or with where it began; its links are so far inside requests. */
-static int add_list(struct finder *x, uint64_t head, int inside, bool foreign)
+static int add_list(struct finder *x, uint64_t head, int inside)
 {
-	uint64_t at, owner;
+	uint64_t at;
 	int r = read_word(x, head, &at);
 
 	for (uint32_t n = 0; !r && at && at != head; n++) {
-		if (n > URING_REQUESTS_MAX)
-			return -EAGAIN;
-		r = foreign ? read_word(x, at - (uint64_t)inside + (uint64_t)x->l.ctx, &owner) : 0;
-		if (!r && (!foreign || owner == x->ring))
-			r = add(x, at - (uint64_t)inside);
+		r = n > URING_REQUESTS_MAX ? -EAGAIN : add(x, at - (uint64_t)inside);
+		if (!r)
+			r = read_word(x, at, &at);
+	}
+	return r;
+}
+
+/* What a thread has still to do. A poll that was woken stands in its table as well, and a timeout that is over has done nothing yet. Others may be done already, and
+ * are not added: then there are more than were found. */
+static int add_work(struct finder *x, uint64_t head)
+{
+	uint64_t at;
+	int r = read_word(x, head, &at);
+
+	for (uint32_t n = 0; !r && at; n++) {
+		const uint64_t request = at - (uint64_t)x->l.work_node;
+		uint64_t owner = 0;
+		uint8_t opcode = 0;
+		r = n > URING_REQUESTS_MAX ? -EAGAIN : read_word(x, request + (uint64_t)x->l.ctx, &owner);
+		if (!r)
+			r = kernel_read(x->k, request + (uint64_t)x->l.opcode, &opcode, sizeof(opcode));
+		if (!r && owner == x->ring && opcode == IORING_OP_TIMEOUT)
+			r = add(x, request);
 		if (!r)
 			r = read_word(x, at, &at);
 	}
@@ -168,7 +188,7 @@ static int add_table(struct finder *x)
 	if (!r && bits > 16)
 		return -ENOSYS;
 	for (uint64_t i = 0; !r && i < 1ULL << bits; i++)
-		r = add_list(x, buckets + i * (uint64_t)x->l.bucket_size, x->l.hash_node, false);
+		r = add_list(x, buckets + i * (uint64_t)x->l.bucket_size, x->l.hash_node);
 	return r;
 }
 
@@ -189,7 +209,7 @@ static int add_works(struct finder *x)
 		if (!r)
 			r = read_word(x, thread + (uint64_t)own, &thread);
 		if (!r && thread)
-			r = add_list(x, thread + (uint64_t)work, x->l.work_node, true);
+			r = add_work(x, thread + (uint64_t)work);
 		if (!r)
 			r = read_word(x, at, &at);
 	}
@@ -220,11 +240,11 @@ static int find_all(struct finder *x)
 	int r = add_table(x);
 
 	if (!r)
-		r = add_list(x, x->ring + (uint64_t)x->l.timeouts, kernel_offset(x->k, "io_timeout", "list"), false);
+		r = add_list(x, x->ring + (uint64_t)x->l.timeouts, kernel_offset(x->k, "io_timeout", "list"));
 	if (!r)
-		r = add_list(x, x->ring + (uint64_t)x->l.work, x->l.work_node, false);
+		r = add_work(x, x->ring + (uint64_t)x->l.work);
 	if (!r && x->l.retry >= 0)
-		r = add_list(x, x->ring + (uint64_t)x->l.retry, x->l.work_node, false);
+		r = add_work(x, x->ring + (uint64_t)x->l.retry);
 	return r ? r : add_works(x);
 }
 
@@ -423,11 +443,13 @@ bool uring_request_can_be(uint8_t opcode)
 	return false;
 }
 
-/* The thread that has submitted it. */
+/* The thread that has submitted it; where the kernel's own does so, any of the process. */
 static struct thread *find_thread(const struct finder *x, const struct under_way *r)
 {
 	uint64_t task = word_of(r, x->l.tctx), other;
 
+	if (x->polled)
+		return x->f->task->threads.data[0];
 	if (inside_follow(x->d, &task, "io_uring_task", "task"))
 		return NULL;
 	for (size_t i = 0; i < x->d->tasks.count; i++)
@@ -511,13 +533,16 @@ static int describe(const struct finder *x, const struct under_way *r, UringRequ
 	return 0;
 }
 
-/* Lists change only by what comes from elsewhere: a timer that ends, say. */
+/* Lists change only by what comes from elsewhere (a timer that ends, say) and by the kernel's own threads, which are soon done with most things. */
 static int find_consistent(struct finder *x, const struct uring_counts *counts)
 {
+	const struct timespec pause = { 0, PAUSE_NS };
 	uint32_t count = 0;
 	int r = -EAGAIN;
 
 	for (int i = 0; i < TRIES && r == -EAGAIN; i++) {
+		if (i > 0)
+			nanosleep(&pause, NULL);
 		r = find_all(x);
 		if (!r)
 			r = count_all(x, counts, &count);
@@ -526,7 +551,7 @@ static int find_consistent(struct finder *x, const struct uring_counts *counts)
 	}
 	if (r != -EAGAIN)
 		return r;
-	return refuse(x->d, x->f, "requests under way that are not to be seen (%u of %u): in a worker of the kernel, or waiting for others", count - (uint32_t)x->list.count, count);
+	return refuse(x->d, x->f, "requests under way that are not to be seen (%u of %u): in a worker of the kernel, done and not told yet, or waiting for others", count - (uint32_t)x->list.count, count);
 }
 
 static int capture_all(struct finder *x, UringEntry *e)
@@ -553,7 +578,7 @@ static int capture_all(struct finder *x, UringEntry *e)
 
 int uring_requests_capture(struct dump *d, struct descriptor *f, const struct uring_counts *counts, UringEntry *e, struct pool *pool)
 {
-	struct finder x = { .d = d, .f = f, .k = dump_kernel(d), .pool = pool };
+	struct finder x = { .d = d, .f = f, .k = dump_kernel(d), .pool = pool, .polled = e->setup & IORING_SETUP_SQPOLL };
 	int r = x.k ? find_layout(x.k, &x.l) : -ENOSYS;
 
 	if (r || kernel_file(x.k, f->own_fd, &x.ring) || inside_follow(d, &x.ring, "file", "private_data"))

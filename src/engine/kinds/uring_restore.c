@@ -9,6 +9,7 @@
 #include "engine/memory/place.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/vma.h"
+#include "engine/task/state.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -16,32 +17,31 @@
 
 #define OLD_NS 5000000
 #define OLD_TRIES 400
-#define SETUP_KNOWN (IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+#define SETUP_KNOWN (IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #ifndef IORING_SETUP_TASKRUN_FLAG
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
 #endif
 
 extern const struct kind kind_uring;
 
-static uint32_t completed(const UringEntry *e)
+uint32_t uring_completed(const UringEntry *e)
 {
 	return e->has_completed ? e->completed : e->submitted;
 }
 
-/* Those that were submitted and are not under way. */
-static uint32_t requests_done(const UringEntry *e)
+uint32_t uring_done(const UringEntry *e)
 {
 	return e->submitted - (uint32_t)e->n_requests;
 }
 
 uint32_t uring_more_completions(const UringEntry *e)
 {
-	return completed(e) > requests_done(e) ? completed(e) - requests_done(e) : 0;
+	return uring_completed(e) > uring_done(e) ? uring_completed(e) - uring_done(e) : 0;
 }
 
 bool uring_is_to_go_on(const UringEntry *e)
 {
-	return e->n_requests || uring_more_completions(e);
+	return e->setup & IORING_SETUP_SQPOLL || e->n_requests || uring_more_completions(e);
 }
 
 bool uring_wait_for_old(struct restore *s, int *tries)
@@ -81,8 +81,11 @@ static bool requests_can_be(const UringEntry *e)
 {
 	size_t chain = 0;
 
+	/* One with a thread of the kernel has one process alone: its owner. */
+	if (e->setup & IORING_SETUP_SQPOLL && e->setup & IORING_SETUP_DEFER_TASKRUN)
+		return false;
 	if (e->n_requests > URING_REQUESTS_MAX || e->n_requests > e->submitted ||
-	    (uring_is_to_go_on(e) && e->setup & (IORING_SETUP_R_DISABLED | IORING_SETUP_IOPOLL)))
+	    (uring_is_to_go_on(e) && e->setup & IORING_SETUP_R_DISABLED) || (e->n_requests && e->setup & IORING_SETUP_IOPOLL))
 		return false;
 	for (size_t i = 0; i < e->n_requests; i++) {
 		if (!request_can_be(e->requests[i]) || ++chain > e->sq_entries)
@@ -112,7 +115,9 @@ int uring_create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (r)
 		return r;
-	uint32_t setup = e->setup | (e->setup & IORING_SETUP_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0) |
+	/* One with a thread of the kernel is made by its task, and this one holds its place until then: uring_plan_polled. */
+	const bool polled = e->setup & IORING_SETUP_SQPOLL;
+	uint32_t setup = polled ? 0 : e->setup | (e->setup & IORING_SETUP_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0) |
 			 (e->setup & IORING_SETUP_DEFER_TASKRUN ? IORING_SETUP_TASKRUN_FLAG : 0);
 	r = uring_setup(setup, e->sq_entries, e->cq_entries, &layout, &fd);
 	if (r == -EPERM)
@@ -148,6 +153,43 @@ bool uring_has_buffers(struct restore *s, const struct rtask *t)
 	return false;
 }
 
+static uint64_t index_of(const struct batch *b, const struct agent_op *op)
+{
+	return (uint64_t)(op - b->ops.data);
+}
+
+/* The process makes its own: the thread of the kernel is then its, and has the effective credentials that it has at that moment. What it makes takes the place of
+ * ours, which it was born with. */
+static int plan_polled(struct restore *s, struct rtask *t, const struct file *f)
+{
+	const UringEntry *e = f->entry->uring;
+	struct io_uring_params p = { .flags = e->setup | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL, .cq_entries = e->cq_entries,
+				     .sq_thread_idle = e->sq_thread_idle, .sq_thread_cpu = e->sq_thread_cpu };
+	struct batch *b = &t->threads.data[0].batch;
+	int r = creds_plan_effective(s, t, b);
+
+	if (r)
+		return r;
+	batch_what(b, "make an io_uring ring of process %d, with a thread of the kernel that submits", t->pid);
+	uint64_t ring = index_of(b, OP(b, __NR_io_uring_setup, e->sq_entries, arena_place(&s->arena, &p, sizeof(p))));
+	creds_plan_own(s, t, b);
+	batch_what(b, "put an io_uring ring of process %d in its place", t->pid);
+	OP(b, __NR_dup3, ring, f->fd, O_CLOEXEC)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_close, ring)->flags |= AGENT_OP_REF_ARG0;
+	return 0;
+}
+
+/* Before there is any mapping of them. */
+static int plan_all_polled(struct restore *s, struct rtask *t)
+{
+	int r = 0;
+
+	VEC_FOREACH(&s->files, f)
+		if (!r && f->kind == &kind_uring && f->owner == t && f->fd >= 0 && f->entry->uring->setup & IORING_SETUP_SQPOLL)
+			r = plan_polled(s, t, f);
+	return r;
+}
+
 static int by_start(const void *a, const void *b)
 {
 	const struct place_range *x = a, *y = b;
@@ -167,6 +209,9 @@ int uring_plan_areas(struct restore *s, struct rtask *t)
 		any |= uring_is_area(s, t->mm->vmas[i]);
 	if (!any)
 		return 0;
+	int r = plan_all_polled(s, t);
+	if (r)
+		return r;
 	taken[count++] = memory_own_range(s);
 	for (size_t i = 0; i < t->mm->n_vmas; i++)
 		if (memory_is_inherited(t, t->mm->vmas[i]))
@@ -187,11 +232,6 @@ int uring_plan_areas(struct restore *s, struct rtask *t)
 
 /* ---- what the thread does ---- */
 
-static uint64_t index_of(const struct batch *b, const struct agent_op *op)
-{
-	return (uint64_t)(op - b->ops.data);
-}
-
 /* `count` requests, `times` over: the entries of a new ring are all zero, which is a request that does nothing (IORING_OP_NOP). */
 static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uring_layout *l, uint32_t count, uint32_t times, bool completes)
 {
@@ -210,10 +250,10 @@ static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uri
 static void plan_pump(struct batch *b, const UringEntry *e, int fd)
 {
 	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
-	const uint32_t told = MIN(requests_done(e), completed(e)), untold = requests_done(e) - told, most = e->sq_entries;
+	const uint32_t told = MIN(uring_done(e), uring_completed(e)), untold = uring_done(e) - told, most = e->sq_entries;
 	size_t size = uring_ring_size(l, most);
 
-	if (!requests_done(e))
+	if (!uring_done(e))
 		return;
 	uint64_t ring = index_of(b, OP(b, __NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING));
 	plan_rounds(b, fd, ring, l, most, told / most, true);
@@ -256,6 +296,8 @@ static int plan_ring(struct restore *s, struct rtask *t, struct rthread *th, con
 	struct batch *b = &th->batch;
 
 	if (e->setup & IORING_SETUP_R_DISABLED)
+		return plan_registered(s, t, b, e, fd);
+	if (e->setup & IORING_SETUP_SQPOLL) /* its thread must be woken, and is waited for: uring_go_on */
 		return plan_registered(s, t, b, e, fd);
 	batch_what(b, "bring the ring at descriptor %d of process %d to where it was", fd, t->pid);
 	if (e->setup & IORING_SETUP_SINGLE_ISSUER)
@@ -306,14 +348,12 @@ int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 
 /* ---- the coordinator's part ---- */
 
-int uring_map(struct restore *s, const struct file *f, struct uring_mapped *ret)
+int uring_map(struct restore *s, const UringEntry *e, int fd, struct uring_mapped *ret)
 {
-	const UringEntry *e = f->entry->uring;
-
-	ret->ring = mmap(NULL, e->ring.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQ_RING);
+	ret->ring = mmap(NULL, e->ring.len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
 	if (ret->ring == MAP_FAILED)
 		return error_errno(s->e, -errno, "cannot map an io_uring ring");
-	ret->sqes = mmap(NULL, e->sqes.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQES);
+	ret->sqes = mmap(NULL, e->sqes.len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
 	if (ret->sqes != MAP_FAILED)
 		return 0;
 	munmap(ret->ring, e->ring.len);
@@ -360,13 +400,13 @@ int uring_settle(struct restore *s, struct file *f)
 {
 	const UringEntry *e = f->entry->uring;
 	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
-	const uint32_t done = requests_done(e);
+	const uint32_t done = uring_done(e);
 	struct uring_mapped m;
-	int r = f->owner ? uring_map(s, f, &m) : 1;
+	int r = f->owner && !(e->setup & IORING_SETUP_SQPOLL) ? uring_map(s, e, f->fd, &m) : 1;
 
 	if (r)
 		return r < 0 ? r : 0;
-	if (*uring_word(m.ring, l->cq.tail) != MIN(done, completed(e)) || *uring_word(m.ring, l->sq.head) != done) {
+	if (*uring_word(m.ring, l->cq.tail) != MIN(done, uring_completed(e)) || *uring_word(m.ring, l->sq.head) != done) {
 		r = error_set(s->e, -EIO, "an io_uring ring can't be brought to where it was");
 	} else if (!uring_is_to_go_on(e)) {
 		uring_put_completions(e, &m);

@@ -21,6 +21,9 @@
 #define HELPER_ENTRIES 256U
 #define VDSO_MAX (64UL << 10)
 #define RED_ZONE 128
+#define TAKE_NS 50000
+#define TAKE_SPINS 1000
+#define TAKE_TRIES 40000
 #define VECTOR_AT offsetof(struct msghdr, msg_iov)
 
 extern const struct kind kind_uring;
@@ -30,6 +33,7 @@ struct submitter {
 	struct rtask *t;
 	struct rthread *th;
 	int fd;		 /* the ring's number there */
+	int own_fd;	 /* and here */
 	uint64_t enter; /* where a system call instruction is */
 	bool dispatch_aside;
 };
@@ -142,6 +146,25 @@ static int submitter_leave(struct submitter *x)
 
 /* ---- requests ---- */
 
+/* Its thread takes what was put into the ring, up to `tail`. */
+static int wake(const UringEntry *e, const struct uring_mapped *m, int fd, uint32_t tail)
+{
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+	const uint32_t *head = uring_word(m->ring, l->sq.head);
+	const struct timespec pause = { 0, TAKE_NS };
+
+	__atomic_store_n(uring_word(m->ring, l->sq.tail), tail, __ATOMIC_SEQ_CST);
+	if (syscall(__NR_io_uring_enter, fd, 0, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) < 0)
+		return -errno;
+	for (int tries = 0; __atomic_load_n(head, __ATOMIC_SEQ_CST) != tail; tries++) {
+		if (tries > TAKE_TRIES)
+			return -ETIMEDOUT;
+		if (tries > TAKE_SPINS)
+			nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
 /* Whether its vector is what a message points to, which the entry points to. */
 static bool is_message(const struct io_uring_sqe *e)
 {
@@ -207,7 +230,9 @@ static int submit(struct submitter *x, const struct uring_mapped *m, const Uring
 		m->sqes[place] = entry;
 		array[place] = place;
 	}
-	if (!r) {
+	if (!r && e->setup & IORING_SETUP_SQPOLL) {
+		r = wake(e, m, x->own_fd, *tail + count);
+	} else if (!r) {
 		long long done = 0;
 		__atomic_store_n(tail, *tail + count, __ATOMIC_SEQ_CST);
 		r = enter(x, count, 0, &done);
@@ -230,7 +255,7 @@ static uint32_t chain_length(const UringEntry *e, size_t first)
 	return count;
 }
 
-static int submit_all(struct restore *s, const struct file *f, const struct uring_mapped *m)
+static int submit_all(struct restore *s, const struct file *f, int fd, const struct uring_mapped *m)
 {
 	const UringEntry *e = f->entry->uring;
 	struct submitter x = {};
@@ -244,6 +269,7 @@ static int submit_all(struct restore *s, const struct file *f, const struct urin
 			if (r)
 				return r;
 		}
+		x.own_fd = fd;
 		r = submit(&x, m, e, e->requests + i, count);
 		if (r)
 			return error_errno(s->e, r, "cannot submit a request of the ring at descriptor %d of process %d again", x.fd, x.t->pid);
@@ -301,7 +327,7 @@ static int helper_say(struct helper *h, uint32_t count)
 	return n < 0 ? -errno : n != count || *tail ? -EIO : 0;
 }
 
-static int complete_more(struct restore *s, const struct file *f, const struct uring_mapped *m, uint32_t count)
+static int complete_more(struct restore *s, const struct file *f, int fd, const struct uring_mapped *m, uint32_t count)
 {
 	const UringEntry *e = f->entry->uring;
 	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
@@ -309,7 +335,7 @@ static int complete_more(struct restore *s, const struct file *f, const struct u
 	const bool deferred = e->setup & IORING_SETUP_DEFER_TASKRUN;
 	struct submitter x = {};
 	struct helper h;
-	int r = helper_make(&h, f->fd);
+	int r = helper_make(&h, fd);
 
 	if (!r && deferred && (r = submitter_find(s, f, (pid_t)e->submitter, &x))) {
 		helper_free(&h);
@@ -334,20 +360,73 @@ static int complete_more(struct restore *s, const struct file *f, const struct u
 	return r ? error_errno(s->e, r, "cannot bring an io_uring ring to as many completions as it had") : 0;
 }
 
-static int go_on(struct restore *s, const struct file *f)
+/* ---- a ring with a thread of the kernel that submits ---- */
+
+/* So many requests that do nothing, as plan_pump of uring_restore.c has them made. */
+static int pump(const UringEntry *e, const struct uring_mapped *m, int fd, uint32_t count, bool told)
 {
-	const UringEntry *e = f->entry->uring;
-	struct uring_mapped m;
-	int r = uring_map(s, f, &m);
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+	uint32_t *tail = uring_word(m->ring, l->sq.tail), *head = uring_word(m->ring, l->cq.head), *done = uring_word(m->ring, l->cq.tail);
+	const struct timespec pause = { 0, TAKE_NS };
+	int r = 0;
+
+	m->sqes[0] = (struct io_uring_sqe){ .flags = told ? 0 : IOSQE_CQE_SKIP_SUCCESS };
+	while (!r && count) {
+		const uint32_t some = MIN(count, e->sq_entries), before = *done;
+		r = wake(e, m, fd, *tail + some);
+		for (int tries = 0; !r && told && __atomic_load_n(done, __ATOMIC_SEQ_CST) != before + some; tries++)
+			r = tries > TAKE_TRIES ? -ETIMEDOUT : nanosleep(&pause, NULL);
+		__atomic_store_n(head, *done, __ATOMIC_SEQ_CST);
+		count -= some;
+	}
+	return r;
+}
+
+/* The ring is the task's own; ours only holds its place. */
+static int open_polled(struct restore *s, const struct file *f, int *ret)
+{
+	struct submitter x;
+	int r = submitter_find(s, f, f->owner->threads.data[f->owner->leader_gone].tid, &x);
 
 	if (r)
 		return r;
+	_cleanup_close_ int process = (int)syscall(__NR_pidfd_open, f->owner->pid, 0);
+	*ret = process < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, process, x.fd, 0);
+	r = *ret < 0 ? -errno : submitter_leave(&x);
+	return r ? error_errno(s->e, r, "cannot reach the io_uring ring at descriptor %d of process %d", x.fd, f->owner->pid) : 0;
+}
+
+static int pump_polled(struct restore *s, const UringEntry *e, const struct uring_mapped *m, int fd)
+{
+	const uint32_t told = MIN(uring_done(e), uring_completed(e));
+	int r = pump(e, m, fd, told, true);
+
+	if (!r)
+		r = pump(e, m, fd, uring_done(e) - told, false);
+	return r ? error_errno(s->e, r, "cannot bring an io_uring ring to where it was: its thread does not take what is submitted") : 0;
+}
+
+static int go_on(struct restore *s, const struct file *f)
+{
+	const UringEntry *e = f->entry->uring;
+	const bool polled = e->setup & IORING_SETUP_SQPOLL;
+	struct uring_mapped m;
+	_cleanup_close_ int own = -1;
+	int r = polled ? open_polled(s, f, &own) : 0;
+	const int fd = polled ? own : f->fd;
+
+	if (!r)
+		r = uring_map(s, e, fd, &m);
+	if (r)
+		return r;
 	const uint32_t more = uring_more_completions(e);
-	if (more)
-		r = complete_more(s, f, &m, more);
+	if (polled)
+		r = pump_polled(s, e, &m, fd);
+	if (!r && more)
+		r = complete_more(s, f, fd, &m, more);
 	if (!r) {
 		uring_put_completions(e, &m);
-		r = submit_all(s, f, &m);
+		r = submit_all(s, f, fd, &m);
 	}
 	if (!r)
 		uring_put_entries(e, &m);
