@@ -17,6 +17,7 @@
 #include "base/pool.h"
 #include "engine/kernel.h"
 #include "engine/kinds/anon.h"
+#include "engine/kinds/tcp.h"
 #include "engine/task/inside.h"
 #include "engine/task/task.h"
 
@@ -28,7 +29,8 @@
 #define NAME "anon_inode:[io_uring]"
 #define GROUPS 65536
 #define PAUSE_NS 1000000
-#define PAUSES 500
+#define FDINFO_MAX (4UL << 20)
+#define WAIT_NS 1000000000LL
 
 #define refuse(d, f, format, ...) \
 	fd_error(d, f, -ENOTSUP, "is an io_uring ring with " format ", which is not saved", ##__VA_ARGS__)
@@ -36,6 +38,9 @@
 struct seen {
 	ino_t ino;
 	uint32_t id;
+	/* Of one with a thread of the kernel: to look at once more at the end; -1. */
+	int fd;
+	uint32_t submitted, completed;
 };
 
 struct state {
@@ -134,6 +139,20 @@ struct ring {
 	void *ring, *sqes;
 	size_t ring_size, sqes_size;
 };
+
+/* What fdinfo says now: since it was read, the agent was in the process, for which the kernel may have completed some requests. */
+static int refresh(struct descriptor *f)
+{
+	char path[64], *text;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
+	int r = read_file_at(AT_FDCWD, path, FDINFO_MAX, &text, NULL);
+	if (r)
+		return r;
+	free(f->fdinfo);
+	f->fdinfo = text;
+	return 0;
+}
 
 static bool number_of(const struct descriptor *f, const char *key, uint32_t *ret)
 {
@@ -247,24 +266,27 @@ static int has_own_creds(struct dump *d, struct descriptor *f, uint64_t ring)
 	return r ? r : 1;
 }
 
-/* Until its thread has taken what was submitted: nobody submits more. */
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Until its thread has taken what was submitted: nobody submits more, and nothing comes that it waits for. */
 static int wait_for_thread(struct dump *d, struct descriptor *f, const struct ring *r)
 {
 	const struct timespec pause = { 0, PAUSE_NS };
-	char path[64], *text;
 	uint32_t head;
+	int s = tcp_hold_back(d);
 
-	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
-	for (int tries = 0; tries < PAUSES; tries++) {
-		if (number_of(f, "CachedSqHead", &head) && head == *uring_word(r->ring, r->layout.sq.tail))
+	for (const int64_t end = now_ns() + WAIT_NS; !s && now_ns() < end;) {
+		if (!refresh(f) && number_of(f, "CachedSqHead", &head) && head == *uring_word(r->ring, r->layout.sq.tail))
 			return 0;
 		nanosleep(&pause, NULL);
-		if (read_file_at(AT_FDCWD, path, 1 << 20, &text, NULL))
-			break;
-		free(f->fdinfo);
-		f->fdinfo = text;
 	}
-	return refuse(d, f, "entries that its thread (IORING_SETUP_SQPOLL) does not take");
+	return s ? s : refuse(d, f, "entries that its thread (IORING_SETUP_SQPOLL) does not take");
 }
 
 /* A thread of the kernel submits: it is made by the process that is to have the ring, which must be alone with it. */
@@ -586,17 +608,43 @@ static int capture_slots(struct dump *d, struct descriptor *f, struct ring *r, s
 	return r->e.slots ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 }
 
+/* How far it has come, what is under way, and what stands in it, of one moment: a thread of the kernel is not stopped. */
+static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	const struct timespec pause = { 0, PAUSE_NS };
+	const int64_t end = now_ns() + WAIT_NS;
+
+	for (;;) {
+		int s = refresh(f);
+		if (s)
+			return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
+		r->e.n_requests = 0;
+		s = capture_requests(d, f, r, pool);
+		if (s)
+			return s;
+		s = copy_ring(f, r);
+		if (s)
+			return fd_errno(d, f, s, "is an io_uring ring; cannot read it");
+		if (*uring_word(r->ring, r->layout.sq.head) == r->e.submitted && *uring_word(r->ring, r->layout.cq.tail) == uring_completed(&r->e))
+			return 0;
+		if (now_ns() >= end)
+			return fd_error(d, f, -EAGAIN, "is an io_uring ring whose requests complete just now; try again");
+		nanosleep(&pause, NULL);
+	}
+}
+
 static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
-	int s = read_ring(d, f, r);
+	int s = refresh(f);
 
+	if (s)
+		return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
+	s = read_ring(d, f, r);
 	if (!s)
 		s = capture_setup(d, f, r);
 	if (!s)
-		s = capture_requests(d, f, r, pool);
-	if (!s && r->e.setup & IORING_SETUP_SQPOLL) /* once more: its thread was not stopped */
-		s = copy_ring(f, r);
+		s = capture_moment(d, f, r, pool);
 	if (!s)
 		s = capture_buffers(d, f, r, pool);
 	if (!s)
@@ -630,9 +678,14 @@ static int capture(struct dump *d, struct descriptor *f)
 
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	*x = (struct seen){ f->st.st_ino, f->id };
+	*x = (struct seen){ f->st.st_ino, f->id, .fd = -1 };
 	uring_entry__init(&r.e);
 	int result = capture_ring(d, f, &r, &pool);
+	if (!result && r.e.setup & IORING_SETUP_SQPOLL) {
+		x->submitted = r.e.submitted;
+		x->completed = uring_completed(&r.e);
+		x->fd = fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0);
+	}
 	free(r.ring);
 	free(r.sqes);
 	pool_free(&pool);
@@ -642,12 +695,25 @@ static int capture(struct dump *d, struct descriptor *f)
 static int finish(struct dump *d, void **at, bool success)
 {
 	struct state *s = *at;
+	int r = 0;
 
-	if (s)
-		VEC_FREE(&s->seen);
+	if (!s)
+		return 0;
+	VEC_FOREACH(&s->seen, x) {
+		struct descriptor f = { .own_fd = x->fd };
+		uint32_t submitted = 0, completed = 0;
+		if (x->fd < 0)
+			continue;
+		if (success && !r && (refresh(&f) || !number_of(&f, "CachedSqHead", &submitted) || !number_of(&f, "CachedCqTail", &completed) ||
+				      submitted != x->submitted || completed != x->completed))
+			r = error_set(d->e, -EAGAIN, "a thread of the kernel (io_uring, IORING_SETUP_SQPOLL) went on while its process was saved; try again");
+		free(f.fdinfo);
+		close(x->fd);
+	}
+	VEC_FREE(&s->seen);
 	free(s);
 	*at = NULL;
-	return 0;
+	return r;
 }
 
 const struct kind kind_uring = {
