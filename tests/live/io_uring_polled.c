@@ -12,14 +12,6 @@ static struct uring ring;
 static char *buffer, *place, text[16];
 static int stop[2];
 
-/* As liburing does: its thread is woken only where it says so. */
-static void submit(void)
-{
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
-	if (__atomic_load_n(uring_at(&ring, ring.p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP)
-		CHECK(syscall(SYS_io_uring_enter, ring.fd, 1, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) == 1);
-}
-
 static void wait_for(unsigned count)
 {
 	for (int i = 0; i < 5000 && uring_ready(&ring) < count; i++) usleep(1000);
@@ -46,8 +38,8 @@ static int threads(void)
 static void check_nops(int count)
 {
 	for (int i = 0; i < count; i++) {
-		uring_next(&ring, IORING_OP_NOP, 1000 + i);
-		submit();
+		uring_prepare(&ring, IORING_OP_NOP, 1000 + i);
+		uring_publish_polled(&ring);
 		wait_for(1);
 		CHECK(uring_reap(&ring, 1000 + i) == 0);
 	}
@@ -55,13 +47,13 @@ static void check_nops(int count)
 
 static void check_fixed(void)
 {
-	struct io_uring_sqe *e = uring_next(&ring, IORING_OP_READ_FIXED, 5);
+	struct io_uring_sqe *e = uring_prepare(&ring, IORING_OP_READ_FIXED, 5);
 	e->fd = 1;
 	e->flags = IOSQE_FIXED_FILE;
 	e->addr = (uintptr_t)buffer + 100;
 	e->len = 3000;
 	e->off = 64;
-	submit();
+	uring_publish_polled(&ring);
 	wait_for(1);
 	CHECK(uring_reap(&ring, 5) == 3000 && memcmp(buffer + 100, place + 64, 3000) == 0);
 }
@@ -69,11 +61,11 @@ static void check_fixed(void)
 /* The thread may no more than the process: a file that nobody may read, without the capability to do so all the same. */
 static void check_may_not(void)
 {
-	struct io_uring_sqe *e = uring_next(&ring, IORING_OP_OPENAT, 6);
+	struct io_uring_sqe *e = uring_prepare(&ring, IORING_OP_OPENAT, 6);
 	e->fd = AT_FDCWD;
 	e->addr = (uintptr_t)"secret";
 	e->open_flags = O_RDONLY | O_CLOEXEC;
-	submit();
+	uring_publish_polled(&ring);
 	wait_for(1);
 	CHECK(uring_reap(&ring, 6) == -EACCES);
 }
@@ -107,17 +99,17 @@ static void begin(void)
 static void begin_waiting(void)
 {
 	static struct __kernel_timespec hour = {3600, 0};
-	struct io_uring_sqe *e = uring_next(&ring, IORING_OP_READ, 21);
+	struct io_uring_sqe *e = uring_prepare(&ring, IORING_OP_READ, 21);
 	e->fd = stop[0];
 	e->addr = (uintptr_t)text;
 	e->len = sizeof text;
-	submit();
-	e = uring_next(&ring, IORING_OP_TIMEOUT, 22);
+	uring_publish_polled(&ring);
+	e = uring_prepare(&ring, IORING_OP_TIMEOUT, 22);
 	e->addr = (uintptr_t)&hour;
 	e->len = 1;
-	submit();
-	uring_next(&ring, IORING_OP_NOP, 23);
-	submit();
+	uring_publish_polled(&ring);
+	uring_prepare(&ring, IORING_OP_NOP, 23);
+	uring_publish_polled(&ring);
 	wait_for(1);
 }
 
@@ -148,9 +140,9 @@ int main(int argc, char **argv)
 	CHECK(write(stop[1], "stopped", 7) == 7);
 	wait_for(1);
 	CHECK(uring_reap(&ring, 21) == 7 && memcmp(text, "stopped", 7) == 0);
-	struct io_uring_sqe *e = uring_next(&ring, IORING_OP_TIMEOUT_REMOVE, 24);
+	struct io_uring_sqe *e = uring_prepare(&ring, IORING_OP_TIMEOUT_REMOVE, 24);
 	e->addr = 22;
-	submit();
+	uring_publish_polled(&ring);
 	wait_for(2);
 	/* In either order. */
 	struct io_uring_cqe *cqes = (struct io_uring_cqe *)(ring.ring + ring.p.cq_off.cqes);

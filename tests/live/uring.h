@@ -44,14 +44,35 @@ static inline int uring_make_idle(struct uring *r, unsigned entries, unsigned fl
 	return uring_setup(r, entries);
 }
 
-/* An entry, not submitted. */
-static inline struct io_uring_sqe *uring_next(struct uring *r, int op, uint64_t data)
+/* An entry, which no thread of the kernel sees yet. */
+static inline struct io_uring_sqe *uring_prepare(struct uring *r, int op, uint64_t data)
 {
 	CHECK(r->tail - *uring_at(r, r->p.sq_off.head) < r->p.sq_entries);
 	struct io_uring_sqe *e = &r->sqes[r->tail & (r->p.sq_entries - 1)];
 	*e = (struct io_uring_sqe){.opcode = op, .user_data = data, .fd = -1};
-	__atomic_store_n(uring_at(r, r->p.sq_off.tail), ++r->tail, __ATOMIC_RELEASE);
 	return e;
+}
+
+static inline void uring_publish(struct uring *r)
+{
+	__atomic_store_n(uring_at(r, r->p.sq_off.tail), ++r->tail, __ATOMIC_RELEASE);
+}
+
+/* An entry, not submitted. */
+static inline struct io_uring_sqe *uring_next(struct uring *r, int op, uint64_t data)
+{
+	struct io_uring_sqe *e = uring_prepare(r, op, data);
+	uring_publish(r);
+	return e;
+}
+
+/* As liburing does: a thread of the kernel is woken only where it says so. */
+static inline void uring_publish_polled(struct uring *r)
+{
+	uring_publish(r);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(uring_at(r, r->p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP)
+		CHECK(syscall(SYS_io_uring_enter, r->fd, 1, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) == 1);
 }
 
 static inline int uring_submit(struct uring *r, unsigned wait)

@@ -40,7 +40,8 @@ struct seen {
 	uint32_t id;
 	/* Of one with a thread of the kernel: to look at once more at the end; -1. */
 	int fd;
-	uint32_t submitted, completed;
+	uint32_t submitted, completed, sq_entries, cq_entries;
+	struct uring_layout layout;
 };
 
 struct state {
@@ -613,8 +614,10 @@ static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, 
 {
 	const struct timespec pause = { 0, PAUSE_NS };
 	const int64_t end = now_ns() + WAIT_NS;
+	const bool polled = r->e.setup & IORING_SETUP_SQPOLL;
+	uint32_t before[2] = {};
 
-	for (;;) {
+	for (bool first = true;; first = false) {
 		int s = refresh(f);
 		if (s)
 			return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
@@ -625,8 +628,12 @@ static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, 
 		s = copy_ring(f, r);
 		if (s)
 			return fd_errno(d, f, s, "is an io_uring ring; cannot read it");
-		if (*uring_word(r->ring, r->layout.sq.head) == r->e.submitted && *uring_word(r->ring, r->layout.cq.tail) == uring_completed(&r->e))
+		const uint32_t now[2] = { *uring_word(r->ring, r->layout.sq.head), *uring_word(r->ring, r->layout.cq.tail) };
+		const bool same = now[0] == r->e.submitted && now[1] == uring_completed(&r->e);
+		/* What was on its way to it when connections were held back has arrived by the second time. */
+		if (same && (!polled || (!first && !memcmp(now, before, sizeof(now)))))
 			return 0;
+		memcpy(before, now, sizeof(now));
 		if (now_ns() >= end)
 			return fd_error(d, f, -EAGAIN, "is an io_uring ring whose requests complete just now; try again");
 		nanosleep(&pause, NULL);
@@ -684,12 +691,33 @@ static int capture(struct dump *d, struct descriptor *f)
 	if (!result && r.e.setup & IORING_SETUP_SQPOLL) {
 		x->submitted = r.e.submitted;
 		x->completed = uring_completed(&r.e);
+		x->sq_entries = r.e.sq_entries;
+		x->cq_entries = r.e.cq_entries;
+		x->layout = r.layout;
 		x->fd = fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0);
 	}
 	free(r.ring);
 	free(r.sqes);
 	pool_free(&pool);
 	return result;
+}
+
+/* Whether nothing has happened since but that time went by, which the checkpoint does not know of yet. */
+static bool is_as_it_was(const struct seen *x)
+{
+	struct descriptor f = { .own_fd = x->fd };
+	const size_t size = ALIGN_UP(uring_ring_size(&x->layout, x->sq_entries), PAGE_SIZE);
+	_cleanup_free_ char *ring = calloc(1, size);
+	uint32_t submitted = 0, completed = 0;
+	bool same = ring && !refresh(&f) && number_of(&f, "CachedSqHead", &submitted) && number_of(&f, "CachedCqTail", &completed) && submitted == x->submitted &&
+		    completed - x->completed <= x->cq_entries;
+
+	free(f.fdinfo);
+	if (same && completed != x->completed && copy_mapping(x->fd, IORING_OFF_SQ_RING, size, ring))
+		return false;
+	for (uint32_t i = x->completed; same && i != completed; i++)
+		same = ((const struct io_uring_cqe *)(ring + x->layout.cq.cqes))[i & (x->cq_entries - 1)].res == -ETIME;
+	return same;
 }
 
 static int finish(struct dump *d, void **at, bool success)
@@ -700,14 +728,10 @@ static int finish(struct dump *d, void **at, bool success)
 	if (!s)
 		return 0;
 	VEC_FOREACH(&s->seen, x) {
-		struct descriptor f = { .own_fd = x->fd };
-		uint32_t submitted = 0, completed = 0;
 		if (x->fd < 0)
 			continue;
-		if (success && !r && (refresh(&f) || !number_of(&f, "CachedSqHead", &submitted) || !number_of(&f, "CachedCqTail", &completed) ||
-				      submitted != x->submitted || completed != x->completed))
+		if (success && !r && !is_as_it_was(x))
 			r = error_set(d->e, -EAGAIN, "a thread of the kernel (io_uring, IORING_SETUP_SQPOLL) went on while its process was saved; try again");
-		free(f.fdinfo);
 		close(x->fd);
 	}
 	VEC_FREE(&s->seen);
