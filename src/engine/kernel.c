@@ -246,6 +246,21 @@ int kernel_enumerator(const struct kernel *k, const char *type, const char *name
 	return -ENOENT;
 }
 
+const char *kernel_enumerator_name(const struct kernel *k, const char *type, int value)
+{
+	const struct btf_type *t;
+
+	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
+		const struct btf_enum *e = (const struct btf_enum *)(t + 1);
+		if (BTF_INFO_KIND(t->info) != BTF_KIND_ENUM || strcmp(name_of(k, t->name_off), type))
+			continue;
+		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++)
+			if (e[i].val == value)
+				return name_of(k, e[i].name_off);
+	}
+	return NULL;
+}
+
 static int find(const struct kernel *k, const char *type, const char *member, uint32_t *ret_type)
 {
 	const struct btf_type *t = find_struct(k, type);

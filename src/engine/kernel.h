@@ -20,8 +20,10 @@ int kernel_offset(const struct kernel *k, const char *type, const char *member);
 int kernel_bit(const struct kernel *k, const char *type, const char *member);
 /* How many bytes it has, where it is a number, a pointer, a struct or an array of those. */
 int kernel_size(const struct kernel *k, const char *type, const char *member);
-/* The value of an enumerator, none of which is negative; -ENOENT. */
+/* The value of an enumerator, none of which is negative; -ENOENT. `type`: "" for those without a name. */
 int kernel_enumerator(const struct kernel *k, const char *type, const char *name);
+/* The name of the enumerator that has a value; NULL. */
+const char *kernel_enumerator_name(const struct kernel *k, const char *type, int value);
 /* Whether a member of a struct is a pointer. */
 bool kernel_is_pointer(const struct kernel *k, const char *type, const char *member);
 /* At most KERNEL_PIECE_MAX bytes. */

@@ -15,6 +15,7 @@
 #include "engine/kinds/locks.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
+#include "engine/kinds/uring.h"
 #include "engine/load.h"
 #include "engine/memory/aio.h"
 #include "engine/memory/feed.h"
@@ -571,6 +572,9 @@ static int restore_switch(struct restore *s)
 	give_terminal(s);
 	if (tcp_must_resume(s))
 		tcp_end_repair(s);
+	r = uring_go_on(s);
+	if (r)
+		return r;
 	let_live(s);
 	if (tcp_must_resume(s))
 		tcp_resume(s);

@@ -247,6 +247,17 @@ static int run_to_call(struct tracee *t)
 	}
 }
 
+int tracee_call(struct tracee *t, struct user_regs_struct *regs)
+{
+	regs->orig_rax = (unsigned long long)-1;
+	if (ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0)
+		return -errno;
+	int r = run_to_call(t);
+	if (!r)
+		r = run_to_call(t);
+	return r ? r : ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
+}
+
 int tracee_interrupted_call(struct tracee *t, struct user_regs_struct *regs)
 {
 	int r;

@@ -50,6 +50,8 @@ enum { DISPATCH_UNTOLD = 1 };
 int tracee_get_dispatch(struct tracee *t, struct syscall_dispatch *ret);
 int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatch);
 
+/* Lets a stopped thread, whose signals are blocked, make the call of these registers, which stand before a syscall instruction: `regs` become those at its end. */
+int tracee_call(struct tracee *t, struct user_regs_struct *regs);
 /* Lets a stopped thread, whose signals are blocked, make the call of these registers, interrupted as soon as it begins: `regs` become those at its
  * end. It must be let go afterwards (tracee_detach). */
 int tracee_interrupted_call(struct tracee *t, struct user_regs_struct *regs);

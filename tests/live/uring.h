@@ -18,9 +18,8 @@ struct uring {
 
 static inline unsigned *uring_at(struct uring *r, unsigned offset) { return (unsigned *)(r->ring + offset); }
 
-static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, unsigned cq_entries)
+static inline int uring_setup(struct uring *r, unsigned entries)
 {
-	*r = (struct uring){.p = {.flags = flags | (cq_entries ? IORING_SETUP_CQSIZE : 0), .cq_entries = cq_entries}};
 	r->fd = r->enter_fd = syscall(SYS_io_uring_setup, entries, &r->p);
 	if (r->fd < 0) return -1;
 	r->ring_size = r->p.sq_off.array + r->p.sq_entries * 4;
@@ -32,14 +31,48 @@ static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, 
 	return 0;
 }
 
-/* An entry, not submitted. */
-static inline struct io_uring_sqe *uring_next(struct uring *r, int op, uint64_t data)
+static inline int uring_make(struct uring *r, unsigned entries, unsigned flags, unsigned cq_entries)
+{
+	*r = (struct uring){.p = {.flags = flags | (cq_entries ? IORING_SETUP_CQSIZE : 0), .cq_entries = cq_entries}};
+	return uring_setup(r, entries);
+}
+
+/* With a thread of the kernel's, which falls asleep after so many ms. */
+static inline int uring_make_idle(struct uring *r, unsigned entries, unsigned flags, unsigned idle)
+{
+	*r = (struct uring){.p = {.flags = flags, .sq_thread_idle = idle}};
+	return uring_setup(r, entries);
+}
+
+/* An entry, which no thread of the kernel sees yet. */
+static inline struct io_uring_sqe *uring_prepare(struct uring *r, int op, uint64_t data)
 {
 	CHECK(r->tail - *uring_at(r, r->p.sq_off.head) < r->p.sq_entries);
 	struct io_uring_sqe *e = &r->sqes[r->tail & (r->p.sq_entries - 1)];
 	*e = (struct io_uring_sqe){.opcode = op, .user_data = data, .fd = -1};
-	__atomic_store_n(uring_at(r, r->p.sq_off.tail), ++r->tail, __ATOMIC_RELEASE);
 	return e;
+}
+
+static inline void uring_publish(struct uring *r)
+{
+	__atomic_store_n(uring_at(r, r->p.sq_off.tail), ++r->tail, __ATOMIC_RELEASE);
+}
+
+/* An entry, not submitted. */
+static inline struct io_uring_sqe *uring_next(struct uring *r, int op, uint64_t data)
+{
+	struct io_uring_sqe *e = uring_prepare(r, op, data);
+	uring_publish(r);
+	return e;
+}
+
+/* As liburing does: a thread of the kernel is woken only where it says so. */
+static inline void uring_publish_polled(struct uring *r)
+{
+	uring_publish(r);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (__atomic_load_n(uring_at(r, r->p.sq_off.flags), __ATOMIC_SEQ_CST) & IORING_SQ_NEED_WAKEUP)
+		CHECK(syscall(SYS_io_uring_enter, r->fd, 1, 0, IORING_ENTER_SQ_WAKEUP, NULL, 0) == 1);
 }
 
 static inline int uring_submit(struct uring *r, unsigned wait)

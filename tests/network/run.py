@@ -23,6 +23,7 @@ report = reporter("network_")
 HERE = os.path.dirname(os.path.abspath(__file__))
 BINARY = os.environ.get("NETWORK_FERMATA") or os.path.join(ROOT, "build/src/cli/fermata")
 STREAM = os.path.join(HERE, "stream.py")
+URING = os.path.join(ROOT, "build/tests/network_uring")
 DEADLINE = 20
 KILLS = 20
 
@@ -55,9 +56,9 @@ def tables():
 class Stream:
     """A process that streams to another one; `wait`: it takes the connection, and `port` is where."""
 
-    def __init__(self, work, name, *arguments):
+    def __init__(self, work, name, *arguments, program=(sys.executable, STREAM)):
         self.report = os.path.join(work, name)
-        self.task = subprocess.Popen([sys.executable, STREAM, self.report, *map(str, arguments)], stdin=subprocess.DEVNULL,
+        self.task = subprocess.Popen([*program, self.report, *map(str, arguments)], stdin=subprocess.DEVNULL,
                                      stdout=subprocess.DEVNULL, stderr=open(self.report + ".err", "w"), start_new_session=True, cwd=work)
         self.pid = self.task.pid
         self.task.returncode = 0
@@ -124,6 +125,15 @@ class Test:
             wait_for("end of the tree", lambda: is_gone(self.inside.pid))
         return images
 
+    def dump_again(self, *more):
+        """Where a thread of the kernel has just completed a request, it is to be tried again, which hurts nobody."""
+        for tries in range(20):
+            try:
+                return self.dump(*more)
+            except Failure as failure:
+                if "try again" not in str(failure) or tries == 19:
+                    raise
+
     def restore(self, images, *more):
         self.good("restore", "-d", "-D", images, "--tcp-established", *more)
 
@@ -156,6 +166,36 @@ def test_six(t):
 
 def test_mapped(t):
     through(t, "mapped")
+
+
+def uring(t, flags):
+    """Requests of io_uring under way, in a tree that is saved again and again while data comes and goes."""
+    server = Stream(t.work, "server", "serve", "4")
+    wait_for("port", lambda: read(server.report + ".port"))
+    t.inside, t.outside = Stream(t.work, "client", "connect", "4", read(server.report + ".port"), flags, program=(URING,)), server
+    if t.inside.task.poll() == 77:
+        raise Skip("no io_uring")
+    t.on()
+    for _ in range(3):
+        for _ in range(4):
+            t.dump_again("-R")
+        t.on()
+        images = t.dump_again()
+        t.restore(images)
+        t.on()
+    kill_tree(t)
+
+
+def test_uring(t):
+    uring(t, 0)
+
+
+def test_uring_deferred(t):
+    uring(t, 1 << 12 | 1 << 13)
+
+
+def test_uring_polled(t):
+    uring(t, 1 << 1)
 
 
 def test_long_pause(t):

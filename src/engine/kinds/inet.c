@@ -8,6 +8,7 @@
 #include "engine/kinds/sock.h"
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
+#include "engine/kinds/uring.h"
 #include "engine/task/task.h"
 
 #include <arpa/inet.h>
@@ -183,15 +184,18 @@ int inet_bind(struct restore *s, const InetSkEntry *e, int fd)
 	uint32_t any[4] = {};
 	union address at;
 	socklen_t size = inet_join(e, e->src_port, e->src_addr, e->n_src_addr, &at);
-	int free = option_of(fd, IPPROTO_IP, IP_FREEBIND), yes = 1, r = 0;
+	int free = option_of(fd, IPPROTO_IP, IP_FREEBIND), yes = 1, tries = 0, r;
 
 	if (!e->src_port && (!e->n_src_addr || !memcmp(e->src_addr, any, MIN(e->n_src_addr, 4UL) * 4)))
 		return 0;
 	if (e->address_gone)
 		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &yes, sizeof(yes));
-	if (bind(fd, &at.any, size) < 0 && (errno != EADDRINUSE || e->proto != IPPROTO_TCP || !inet_diag_forget_closed(IPPROTO_TCP, (uint16_t)e->src_port) ||
-					    bind(fd, &at.any, size) < 0))
+	while ((r = bind(fd, &at.any, size)) < 0 && errno == EADDRINUSE && uring_wait_for_old(s, &tries))
+		;
+	if (r < 0 && (errno != EADDRINUSE || e->proto != IPPROTO_TCP || !inet_diag_forget_closed(IPPROTO_TCP, (uint16_t)e->src_port) || bind(fd, &at.any, size) < 0))
 		r = inet_failed(s, e, -errno, "bind a socket to", &at, e->src_port);
+	else
+		r = 0;
 	if (e->address_gone && free >= 0)
 		setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &free, sizeof(free));
 	return r;

@@ -133,6 +133,11 @@ static int begin(struct dump *d)
 	return r;
 }
 
+int tcp_hold_back(struct dump *d)
+{
+	return d->request->tcp_established ? begin(d) : 0;
+}
+
 /* One that only a queue of another socket has was not seen by the sweep. */
 static int hold_one(struct dump *d, uint32_t ino)
 {
@@ -464,7 +469,7 @@ static int connection(struct dump *d, struct descriptor *f, uint32_t state, stru
 {
 	struct snapshot s = { .fd = f->own_fd };
 	uint32_t ino = (uint32_t)f->st.st_ino;
-	int r = d->request->tcp_established ? begin(d) : 0;
+	int r = tcp_hold_back(d);
 	const struct inet_diag *x = r || !d->tcp ? NULL : inet_diag_find(&d->tcp->sockets, ino);
 
 	if (!r)

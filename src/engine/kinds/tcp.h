@@ -30,6 +30,8 @@ int inet_failed(struct restore *s, const InetSkEntry *e, int r, const char *what
 
 /* Adds state, peer and what was shut down, whose arrays are the pool's; writes tcp-stream-INO.img for a connection. */
 int tcp_capture(struct dump *d, struct descriptor *f, struct pool *pool, InetSkEntry *e);
+/* Holds back the packets of all connections of the tree, where --tcp-established asks for them: once, before what is not stopped is looked at. */
+int tcp_hold_back(struct dump *d);
 /* The checkpoint stands and the tree is about to be ended: nothing is sent for its connections from now on. Kills the processes itself,
  * so that whoever is killed meanwhile, all of it or nothing is done. */
 int tcp_end_tree(struct dump *d);

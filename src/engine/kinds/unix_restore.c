@@ -14,6 +14,7 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/sock.h"
+#include "engine/kinds/uring.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -218,12 +219,14 @@ static int empty_dir(struct restore *s)
 static int bind_name(struct restore *s, struct end *x, int fd)
 {
 	struct bind_job job = { .fd = fd, .e = x->e };
-	int r = to_address(&x->e->name, &job.address, &job.size);
+	int r = to_address(&x->e->name, &job.address, &job.size), tries = 0;
 
 	if (r || !x->e->name.len)
 		return r ? failed(s, x, r, "bind") : 0;
 	if (!x->e->name.data[0]) {
-		r = bind(fd, (struct sockaddr *)&job.address, job.size) < 0 ? -errno : 0;
+		do
+			r = bind(fd, (struct sockaddr *)&job.address, job.size) < 0 ? -errno : 0;
+		while (r == -EADDRINUSE && uring_wait_for_old(s, &tries));
 		return r ? failed(s, x, r, "bind") : 0;
 	}
 	if (!x->file || x->e->deleted) {
@@ -233,7 +236,9 @@ static int bind_name(struct restore *s, struct end *x, int fd)
 	} else {
 		job.dir = x->e->name_dir && x->e->name_dir[0] ? x->e->name_dir : NULL;
 	}
-	r = run_apart(NULL, bind_apart, &job);
+	do
+		r = run_apart(NULL, bind_apart, &job);
+	while (r == -EADDRINUSE && uring_wait_for_old(s, &tries));
 	if (r == -EADDRINUSE)
 		return error_set(s->e, r, "cannot bind a unix socket to %.*s: another process serves it; end that first", (int)x->e->name.len,
 				 (const char *)x->e->name.data);

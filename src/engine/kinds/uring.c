@@ -3,9 +3,8 @@
  * submitted and completed come from fdinfo (Linux 6.0). How a ring was set up nothing tells: calls that fail in different ways, or do
  * nothing, find out (capture_setup, task/ask.c).
  *
- * A request that is under way can't be saved: the kernel shows it to nobody. A ring that has as many completions as it had submissions
- * is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot): those of polls fdinfo
- * shows, that of timeouts the kernel's own memory (kernel.h).
+ * Requests under way are made again by those of the restored tree (uring_requests.h); where they can't be seen, a ring that has as many completions as it had
+ * submissions is taken to have none, if nothing stands in its lists of what waits, since a request may complete more than once (multishot).
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
@@ -13,10 +12,12 @@
  */
 #include "engine/kinds/uring.h"
 #include "engine/kinds/uring_files.h"
+#include "engine/kinds/uring_requests.h"
 
 #include "base/pool.h"
 #include "engine/kernel.h"
 #include "engine/kinds/anon.h"
+#include "engine/kinds/tcp.h"
 #include "engine/task/inside.h"
 #include "engine/task/task.h"
 
@@ -27,6 +28,9 @@
 
 #define NAME "anon_inode:[io_uring]"
 #define GROUPS 65536
+#define PAUSE_NS 1000000
+#define FDINFO_MAX (4UL << 20)
+#define WAIT_NS 1000000000LL
 
 #define refuse(d, f, format, ...) \
 	fd_error(d, f, -ENOTSUP, "is an io_uring ring with " format ", which is not saved", ##__VA_ARGS__)
@@ -34,6 +38,10 @@
 struct seen {
 	ino_t ino;
 	uint32_t id;
+	/* Of one with a thread of the kernel: to look at once more at the end; -1. */
+	int fd;
+	uint32_t submitted, completed, sq_entries, cq_entries;
+	struct uring_layout layout;
 };
 
 struct state {
@@ -133,6 +141,20 @@ struct ring {
 	size_t ring_size, sqes_size;
 };
 
+/* What fdinfo says now: since it was read, the agent was in the process, for which the kernel may have completed some requests. */
+static int refresh(struct descriptor *f)
+{
+	char path[64], *text;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", f->own_fd);
+	int r = read_file_at(AT_FDCWD, path, FDINFO_MAX, &text, NULL);
+	if (r)
+		return r;
+	free(f->fdinfo);
+	f->fdinfo = text;
+	return 0;
+}
+
 static bool number_of(const struct descriptor *f, const char *key, uint32_t *ret)
 {
 	const char *text = fdinfo_value(f, key);
@@ -206,17 +228,112 @@ static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
 	return refuse(d, f, "an eventfd that is told of completions and has no descriptor any more");
 }
 
+/* Whether another process has the ring, as a descriptor or a mapping. */
+static const struct task *find_other(struct dump *d, const struct descriptor *f)
+{
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		const struct task *t = d->tasks.data[i];
+		if (t == f->task || t->state == TASK_DEAD)
+			continue;
+		for (size_t k = 0; k < t->maps.count; k++)
+			if (is_ring(&t->maps.data[k]) && t->maps.data[k].inode == f->st.st_ino)
+				return t;
+		for (size_t k = 0; k < t->view.fds.count; k++)
+			if (syscall(__NR_kcmp, f->task->proc, t->proc, KCMP_FILE, f->fd, t->view.fds.data[k]) == 0)
+				return t;
+	}
+	return NULL;
+}
+
+/* Whether the thread that submits does so with the effective ids and capabilities that the process has now: 1, 0 or an error. */
+static int has_own_creds(struct dump *d, struct descriptor *f, uint64_t ring)
+{
+	static const char *const members[] = { "euid", "egid", "fsuid", "fsgid", "cap_effective" };
+	uint64_t its = ring, own;
+	int r = inside_follow(d, &its, "io_ring_ctx", "sq_creds");
+
+	if (!r)
+		r = inside_thread(d, f->task->threads.data[0], "cred", &own, sizeof(own));
+	for (size_t i = 0; !r && i < ARRAY_SIZE(members); i++) {
+		const int at = kernel_offset(d->kernel, "cred", members[i]);
+		const size_t size = i == ARRAY_SIZE(members) - 1 ? 8 : 4;
+		uint64_t a = 0, b = 0;
+		r = at < 0 ? -ENOTSUP : kernel_read(d->kernel, its + (uint64_t)at, &a, size);
+		if (!r)
+			r = kernel_read(d->kernel, own + (uint64_t)at, &b, size);
+		if (!r && a != b)
+			return 0;
+	}
+	return r ? r : 1;
+}
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Until its thread has taken what was submitted: nobody submits more, and nothing comes that it waits for. */
+static int wait_for_thread(struct dump *d, struct descriptor *f, const struct ring *r)
+{
+	const struct timespec pause = { 0, PAUSE_NS };
+	uint32_t head;
+	int s = tcp_hold_back(d);
+
+	for (const int64_t end = now_ns() + WAIT_NS; !s && now_ns() < end;) {
+		if (!refresh(f) && number_of(f, "CachedSqHead", &head) && head == *uring_word(r->ring, r->layout.sq.tail))
+			return 0;
+		nanosleep(&pause, NULL);
+	}
+	return s ? s : refuse(d, f, "entries that its thread (IORING_SETUP_SQPOLL) does not take");
+}
+
+/* A thread of the kernel submits: it is made by the process that is to have the ring, which must be alone with it. */
+static int capture_polled(struct dump *d, struct descriptor *f, struct ring *r, uint32_t thread)
+{
+	struct kernel *k = dump_kernel(d);
+	const int flags_at = k ? kernel_offset(k, "io_ring_ctx", "flags") : -1, idle_at = k ? kernel_offset(k, "io_ring_ctx", "sq_thread_idle") : -1;
+	const struct task *other = find_other(d, f);
+	struct timespec tick;
+	uint32_t flags, jiffies;
+	uint64_t ring;
+	char path[64];
+
+	if (flags_at < 0 || idle_at < 0 || kernel_file(k, f->own_fd, &ring) || inside_follow(d, &ring, "file", "private_data") ||
+	    kernel_read(k, ring + (uint64_t)flags_at, &flags, sizeof(flags)) || kernel_read(k, ring + (uint64_t)idle_at, &jiffies, sizeof(jiffies)))
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL), where the kernel's memory can't be read");
+	snprintf(path, sizeof(path), "/proc/%d/task/%u", f->task->proc, thread);
+	if (access(path, F_OK))
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for a process that had it before");
+	if (other)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL), and process %d has the ring too", other->pid);
+	if (r->e.setup & IORING_SETUP_R_DISABLED)
+		return refuse(d, f, "a thread of the kernel that is to submit (IORING_SETUP_SQPOLL), and is not enabled yet");
+	const int own = has_own_creds(d, f, ring);
+	if (own < 1)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) with %s", own ? "credentials that can't be read" : "other credentials than the process has by now");
+	clock_getres(CLOCK_MONOTONIC_COARSE, &tick); /* how long a jiffy is */
+	r->e.setup |= IORING_SETUP_SQPOLL | (flags & IORING_SETUP_SQ_AFF);
+	r->e.has_sq_thread_idle = 1;
+	r->e.sq_thread_idle = (uint32_t)((uint64_t)jiffies * (uint64_t)tick.tv_nsec / 1000000);
+	r->e.has_sq_thread_cpu = (flags & IORING_SETUP_SQ_AFF) != 0 && number_of(f, "SqThreadCpu", &r->e.sq_thread_cpu);
+	return wait_for_thread(d, f, r);
+}
+
 /* Setup flags, who submits, and what else was registered, from the threads' answers. */
 static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 {
 	struct task *t = f->task;
 	size_t k = 0, refused = 0;
-	uint32_t cpu = UINT32_MAX;
+	uint32_t thread = UINT32_MAX;
 	bool tells = false;
 
 	r->e.setup = probe_setup(f->own_fd);
-	if (number_of(f, "SqThread", &cpu) && cpu != UINT32_MAX)
-		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL)");
+	int polled = number_of(f, "SqThread", &thread) && thread != UINT32_MAX ? capture_polled(d, f, r, thread) : 0;
+	if (polled)
+		return polled;
 	if (has_list(f, "Personalities"))
 		return refuse(d, f, "registered credentials");
 	while (k < t->urings.count && t->urings.data[k] != f->fd)
@@ -240,6 +357,8 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	/* With one thread nobody was refused: we are. */
 	if (syscall(__NR_io_uring_register, f->own_fd, IORING_REGISTER_EVENTFD, NULL, 0) < 0 && errno == EEXIST)
 		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
+	if (r->e.setup & IORING_SETUP_SQPOLL && r->e.setup & IORING_SETUP_SINGLE_ISSUER && r->e.submitter != (uint32_t)t->threads.data[0]->tid)
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for one thread alone, and not the main one");
 	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
 	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
@@ -271,6 +390,13 @@ static int copy_mapping(int fd, off_t offset, size_t size, void *to)
 	return r;
 }
 
+static int copy_ring(const struct descriptor *f, struct ring *r)
+{
+	int s = copy_mapping(f->own_fd, IORING_OFF_SQ_RING, ALIGN_UP(r->ring_size, PAGE_SIZE), r->ring);
+
+	return s ? s : copy_mapping(f->own_fd, IORING_OFF_SQES, ALIGN_UP(r->sqes_size, PAGE_SIZE), r->sqes);
+}
+
 /* Reads it, and looks whether it is laid out as rings usually are. */
 static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 {
@@ -292,7 +418,7 @@ static int read_ring(struct dump *d, struct descriptor *f, struct ring *r)
 	r->sqes = calloc(1, sqes_end);
 	if (!r->ring || !r->sqes)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	if (copy_mapping(f->own_fd, IORING_OFF_SQ_RING, end, r->ring) || copy_mapping(f->own_fd, IORING_OFF_SQES, sqes_end, r->sqes))
+	if (copy_ring(f, r))
 		return refuse(d, f, "memory of the program's own (IORING_SETUP_NO_MMAP)");
 	const uint32_t *array = uring_word(r->ring, r->layout.sq.array);
 	bool odd = !all_zero((uint8_t *)r->ring + r->ring_size, end - r->ring_size) ||
@@ -315,18 +441,24 @@ static bool has_timeouts(struct dump *d, const struct descriptor *f)
 	return first != ring + (uint64_t)at;
 }
 
-/* Nothing is under way: as many have completed as were submitted. */
-static int check_idle(struct dump *d, struct descriptor *f, struct ring *r)
+/* How far it has come, and what is under way. Where the kernel's memory can't be read that must be nothing: as many have completed as were submitted. */
+static int capture_requests(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
-	uint32_t submitted = 0, completed = 0;
+	struct uring_counts counts = {};
 
-	if (!number_of(f, "CachedSqHead", &submitted) || !number_of(f, "CachedCqTail", &completed))
+	if (!number_of(f, "CachedSqHead", &counts.submitted) || !number_of(f, "CachedCqTail", &counts.completed))
 		return fd_error(d, f, -ENOTSUP, "is an io_uring ring, and the kernel does not tell its state (Linux 6.0)");
 	if (*uring_word(r->ring, r->layout.sq.dropped) || *uring_word(r->ring, r->layout.cq.overflow) || has_list(f, "CqOverflowList"))
 		return refuse(d, f, "lost or overflown completions");
-	if (submitted != completed || has_list(f, "PollList") || has_timeouts(d, f))
-		return refuse(d, f, "requests under way (%u submitted, %u completed); try again when they are done", submitted, completed);
-	r->e.submitted = submitted;
+	r->e.submitted = counts.submitted;
+	r->e.completed = counts.completed;
+	r->e.has_completed = counts.completed != counts.submitted;
+	int s = uring_requests_capture(d, f, &counts, &r->e, pool);
+	if (s != -ENOSYS)
+		return s;
+	if (r->e.has_completed || has_list(f, "PollList") || has_timeouts(d, f))
+		return refuse(d, f, "requests under way (%u submitted, %u completed) that this kernel does not let be looked at (it takes BTF, BPF and CAP_BPF); try again when they are done",
+			      counts.submitted, counts.completed);
 	return 0;
 }
 
@@ -376,8 +508,22 @@ static void unescape(char *text)
 	*to = '\0';
 }
 
-/* The descriptor of the task that has that name; it must be clear which one. */
-static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, const char *name, int32_t *ret)
+/* By its address in the kernel: of which only the last part of the name is told (no path, and no "pipe:[123]" either), or which has its name in common
+ * with others, as the ends of a pipe. */
+static int find_by_address(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
+{
+	int r = *files ? 0 : uring_files_open(f, fds, files);
+
+	if (!r)
+		r = uring_files_find(*files, index, ret);
+	if (r)
+		return fd_errno(d, f, r == -ENOMEM ? r : -ENOTSUP, "is an io_uring ring with the registered file %s, of which this kernel tells no more than that, without BTF, BPF and CAP_BPF; use a newer one",
+				name);
+	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
+}
+
+/* The descriptor of the task that has that name. */
+static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
 {
 	struct task *t = f->task;
 
@@ -392,22 +538,9 @@ static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds
 		if (strcmp(link, name))
 			continue;
 		if (*ret >= 0 && syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, *ret, fds->data[i]))
-			return refuse(d, f, "the registered file %s, of which there are several,", name);
+			return find_by_address(d, f, fds, files, index, name, ret);
 		*ret = fds->data[i];
 	}
-	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
-}
-
-/* One of which only the last part of the name is told: no path, and no "pipe:[123]" either. */
-static int find_unnamed(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
-{
-	int r = *files ? 0 : uring_files_open(f, fds, files);
-
-	if (!r)
-		r = uring_files_find(*files, index, ret);
-	if (r)
-		return fd_errno(d, f, r == -ENOMEM ? r : -ENOTSUP, "is an io_uring ring with the registered file %s, of which this kernel tells no more than that, without BTF, BPF and CAP_BPF; use a newer one",
-				name);
 	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
 }
 
@@ -438,8 +571,8 @@ static int capture_registered(struct dump *d, struct descriptor *f, struct ring 
 		if (!strcmp(name, "<none>"))
 			continue;
 		unescape(name);
-		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, name, &r->e.files[index])
-							: find_unnamed(d, f, &fds, &files, index, name, &r->e.files[index]);
+		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, &files, index, name, &r->e.files[index])
+							: find_by_address(d, f, &fds, &files, index, name, &r->e.files[index]);
 	}
 	uring_files_close(files);
 	r->e.n_files = count;
@@ -476,15 +609,49 @@ static int capture_slots(struct dump *d, struct descriptor *f, struct ring *r, s
 	return r->e.slots ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 }
 
+/* How far it has come, what is under way, and what stands in it, of one moment: a thread of the kernel is not stopped. */
+static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
+{
+	const struct timespec pause = { 0, PAUSE_NS };
+	const int64_t end = now_ns() + WAIT_NS;
+	const bool polled = r->e.setup & IORING_SETUP_SQPOLL;
+	uint32_t before[2] = {};
+
+	for (bool first = true;; first = false) {
+		int s = refresh(f);
+		if (s)
+			return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
+		r->e.n_requests = 0;
+		s = capture_requests(d, f, r, pool);
+		if (s)
+			return s;
+		s = copy_ring(f, r);
+		if (s)
+			return fd_errno(d, f, s, "is an io_uring ring; cannot read it");
+		const uint32_t now[2] = { *uring_word(r->ring, r->layout.sq.head), *uring_word(r->ring, r->layout.cq.tail) };
+		const bool same = now[0] == r->e.submitted && now[1] == uring_completed(&r->e);
+		/* What was on its way to it when connections were held back has arrived by the second time. */
+		if (same && (!polled || (!first && !memcmp(now, before, sizeof(now)))))
+			return 0;
+		memcpy(before, now, sizeof(now));
+		if (now_ns() >= end)
+			return fd_error(d, f, -EAGAIN, "is an io_uring ring whose requests complete just now; try again");
+		nanosleep(&pause, NULL);
+	}
+}
+
 static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
-	int s = read_ring(d, f, r);
+	int s = refresh(f);
 
+	if (s)
+		return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
+	s = read_ring(d, f, r);
 	if (!s)
 		s = capture_setup(d, f, r);
 	if (!s)
-		s = check_idle(d, f, r);
+		s = capture_moment(d, f, r, pool);
 	if (!s)
 		s = capture_buffers(d, f, r, pool);
 	if (!s)
@@ -518,29 +685,64 @@ static int capture(struct dump *d, struct descriptor *f)
 
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
-	*x = (struct seen){ f->st.st_ino, f->id };
+	*x = (struct seen){ f->st.st_ino, f->id, .fd = -1 };
 	uring_entry__init(&r.e);
 	int result = capture_ring(d, f, &r, &pool);
+	if (!result && r.e.setup & IORING_SETUP_SQPOLL) {
+		x->submitted = r.e.submitted;
+		x->completed = uring_completed(&r.e);
+		x->sq_entries = r.e.sq_entries;
+		x->cq_entries = r.e.cq_entries;
+		x->layout = r.layout;
+		x->fd = fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0);
+	}
 	free(r.ring);
 	free(r.sqes);
 	pool_free(&pool);
 	return result;
 }
 
+/* Whether nothing has happened since but that time went by, which the checkpoint does not know of yet. */
+static bool is_as_it_was(const struct seen *x)
+{
+	struct descriptor f = { .own_fd = x->fd };
+	const size_t size = ALIGN_UP(uring_ring_size(&x->layout, x->sq_entries), PAGE_SIZE);
+	_cleanup_free_ char *ring = calloc(1, size);
+	uint32_t submitted = 0, completed = 0;
+	bool same = ring && !refresh(&f) && number_of(&f, "CachedSqHead", &submitted) && number_of(&f, "CachedCqTail", &completed) && submitted == x->submitted &&
+		    completed - x->completed <= x->cq_entries;
+
+	free(f.fdinfo);
+	if (same && completed != x->completed && copy_mapping(x->fd, IORING_OFF_SQ_RING, size, ring))
+		return false;
+	for (uint32_t i = x->completed; same && i != completed; i++)
+		same = ((const struct io_uring_cqe *)(ring + x->layout.cq.cqes))[i & (x->cq_entries - 1)].res == -ETIME;
+	return same;
+}
+
 static int finish(struct dump *d, void **at, bool success)
 {
 	struct state *s = *at;
+	int r = 0;
 
-	if (s)
-		VEC_FREE(&s->seen);
+	if (!s)
+		return 0;
+	VEC_FOREACH(&s->seen, x) {
+		if (x->fd < 0)
+			continue;
+		if (success && !r && !is_as_it_was(x))
+			r = error_set(d->e, -EAGAIN, "a thread of the kernel (io_uring, IORING_SETUP_SQPOLL) went on while its process was saved; try again");
+		close(x->fd);
+	}
+	VEC_FREE(&s->seen);
 	free(s);
 	*at = NULL;
-	return 0;
+	return r;
 }
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings without requests under way: entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
+	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,

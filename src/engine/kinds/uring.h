@@ -11,10 +11,16 @@
 #ifndef IORING_SETUP_DEFER_TASKRUN
 #define IORING_SETUP_DEFER_TASKRUN (1U << 13)
 #endif
+#ifndef IORING_TIMEOUT_MULTISHOT
+#define IORING_TIMEOUT_MULTISHOT (1U << 6)
+#endif
 #define URING_PBUF_STATUS 26 /* IORING_REGISTER_PBUF_STATUS, Linux 6.8 */
 #define URING_ENTRIES_MAX 32768U /* the kernel's limits */
 #define URING_BUFFERS_MAX 16384U
 #define URING_FILES_MAX 32768U
+#define URING_REQUESTS_MAX 65536U
+#define URING_VECTOR_MAX 1024 /* UIO_MAXIOV */
+#define URING_OP_EPOLL_WAIT 59 /* IORING_OP_EPOLL_WAIT, Linux 6.15 */
 
 /* Where heads and tails, completions and the array stand in a ring's memory. */
 struct uring_layout {
@@ -41,6 +47,30 @@ bool uring_is_area(struct restore *s, const VmaEntry *v);
 bool uring_has_buffers(struct restore *s, const struct rtask *t);
 /* What the thread that submits does, once the descriptors are there. */
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
+/* Whether a request of that operation may be submitted again. */
+bool uring_request_can_be(uint8_t opcode);
+/* Requests that were submitted and are not under way; all completions that the ring has had. */
+uint32_t uring_done(const UringEntry *e);
+uint32_t uring_completed(const UringEntry *e);
+/* Completions that the ring has had beyond one for each request that is done. */
+uint32_t uring_more_completions(const UringEntry *e);
+/* Whether something is left for uring_go_on, which then puts back what stood in the ring, not uring_settle. */
+bool uring_is_to_go_on(const UringEntry *e);
+/* A ring's memory, here. */
+struct uring_mapped {
+	char *ring;
+	struct io_uring_sqe *sqes;
+};
+int uring_map(struct restore *s, const UringEntry *e, int fd, struct uring_mapped *ret);
+void uring_unmap(const UringEntry *e, const struct uring_mapped *m);
+/* What stood in the ring: completions not reaped; entries not submitted. */
+void uring_put_completions(const UringEntry *e, const struct uring_mapped *m);
+void uring_put_entries(const UringEntry *e, const struct uring_mapped *m);
+/* uring_submit.c: every thread has its registers and is stopped, connections have left repair mode: requests are under way again. */
+int uring_go_on(struct restore *s);
+/* The rings of a tree that has just ended let go of the files of their requests a moment later. Where the checkpoint has such, waits for some of it; `tries`: how
+ * often that was, 0 at first. False: it is of no use any more. */
+bool uring_wait_for_old(struct restore *s, int *tries);
 /* uring_restore.c's part of the kind. */
 int uring_create(struct restore *s, struct file *f, int *ret_fd);
 int uring_settle(struct restore *s, struct file *f);

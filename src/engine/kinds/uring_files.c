@@ -1,4 +1,4 @@
-/* See uring_files.h. The table is one of struct io_fixed_file, a word each, from Linux 5.15 to 6.12. */
+/* See uring_files.h. The table is one of struct io_fixed_file, a word each, from Linux 5.15 to 6.12; then one of pointers to struct io_rsrc_node. */
 #include "engine/kinds/uring_files.h"
 
 #include "engine/kernel.h"
@@ -12,6 +12,7 @@ struct uring_files {
 	struct kernel *kernel;
 	const struct proc_fds *fds;
 	uint64_t table;
+	int file_ptr; /* in a node that the table points to; -1: the table has the files themselves */
 	uint64_t *addresses; /* of each of `fds`; 0: it could not be looked at */
 };
 
@@ -19,9 +20,13 @@ struct uring_files {
 static int find_table(struct uring_files *u, int ring)
 {
 	const struct kernel *k = u->kernel;
-	const int context = kernel_offset(k, "file", "private_data"), table = kernel_offset(k, "io_ring_ctx", "file_table"), files = kernel_offset(k, "io_file_table", "files");
+	const int context = kernel_offset(k, "file", "private_data"), table = kernel_offset(k, "io_ring_ctx", "file_table");
+	const int nodes = kernel_offset(k, "io_file_table", "data.nodes"), files = nodes >= 0 ? nodes : kernel_offset(k, "io_file_table", "files");
 	uint64_t at;
-	int r = context < 0 || table < 0 || files < 0 || kernel_offset(k, "io_fixed_file", "file_ptr") ? -ENOTSUP : kernel_file(u->kernel, ring, &at);
+
+	u->file_ptr = nodes >= 0 ? kernel_offset(k, "io_rsrc_node", "file_ptr") : -1;
+	const bool known = nodes >= 0 ? u->file_ptr >= 0 : kernel_offset(k, "io_fixed_file", "file_ptr") == 0;
+	int r = context < 0 || table < 0 || files < 0 || !known ? -ENOTSUP : kernel_file(u->kernel, ring, &at);
 
 	if (!r)
 		r = kernel_read(u->kernel, at + (uint64_t)context, &at, sizeof(at));
@@ -69,6 +74,8 @@ int uring_files_find(struct uring_files *u, uint32_t index, int32_t *ret)
 	int r = kernel_read(u->kernel, u->table + index * sizeof(word), &word, sizeof(word));
 
 	*ret = -1;
+	if (!r && u->file_ptr >= 0 && word)
+		r = kernel_read(u->kernel, word + (uint64_t)u->file_ptr, &word, sizeof(word));
 	word &= ~FLAGS;
 	for (size_t i = 0; !r && word && i < u->fds->count && *ret < 0; i++)
 		if (u->addresses[i] == word)

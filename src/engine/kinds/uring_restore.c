@@ -1,7 +1,7 @@
 /*
  * io_uring(7), restore side. The coordinator makes the ring. Head and tail are the kernel's own, and a program may have copies of
  * them: a thread of the task lets as many requests that do nothing complete as there ever were (some ten nanoseconds each). Then it registers what was
- * registered, and in the end the coordinator puts back what stood in the ring.
+ * registered, and in the end the coordinator puts back what stood in the ring. Requests under way follow when all is there, uring_submit.c.
  *
  * With IORING_SETUP_SINGLE_ISSUER only one thread may do all that: the ring is made disabled, and who enables it is the one.
  */
@@ -9,21 +9,91 @@
 #include "engine/memory/place.h"
 #include "engine/memory/restore.h"
 #include "engine/memory/vma.h"
+#include "engine/task/state.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
-#define SETUP_KNOWN (IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
+#define OLD_NS 5000000
+#define OLD_TRIES 400
+#define SETUP_KNOWN (IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_IOPOLL | IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN)
 #ifndef IORING_SETUP_TASKRUN_FLAG
 #define IORING_SETUP_TASKRUN_FLAG (1U << 9)
 #endif
 
 extern const struct kind kind_uring;
 
+uint32_t uring_completed(const UringEntry *e)
+{
+	return e->has_completed ? e->completed : e->submitted;
+}
+
+uint32_t uring_done(const UringEntry *e)
+{
+	return e->submitted - (uint32_t)e->n_requests;
+}
+
+uint32_t uring_more_completions(const UringEntry *e)
+{
+	return uring_completed(e) > uring_done(e) ? uring_completed(e) - uring_done(e) : 0;
+}
+
+bool uring_is_to_go_on(const UringEntry *e)
+{
+	return e->setup & IORING_SETUP_SQPOLL || e->n_requests || uring_more_completions(e);
+}
+
+bool uring_wait_for_old(struct restore *s, int *tries)
+{
+	const struct timespec pause = { 0, OLD_NS };
+	bool any = false;
+
+	VEC_FOREACH(&s->files, f)
+		any |= f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_requests;
+	if (!any || ++*tries > OLD_TRIES)
+		return false;
+	nanosleep(&pause, NULL);
+	return true;
+}
+
 static bool is_power(uint32_t n, uint32_t max)
 {
 	return n && n <= max && !(n & (n - 1));
+}
+
+static bool request_can_be(const UringRequest *q)
+{
+	struct io_uring_sqe e;
+
+	if (q->sqe.len != sizeof(e) || (q->has_time && q->time.len != sizeof(struct timespec)) ||
+	    (q->has_vector && (!q->vector.len || q->vector.len % sizeof(struct iovec) || q->vector.len > URING_VECTOR_MAX * sizeof(struct iovec))))
+		return false;
+	memcpy(&e, q->sqe.data, sizeof(e));
+	const bool timeout = e.opcode == IORING_OP_TIMEOUT || e.opcode == IORING_OP_LINK_TIMEOUT;
+	const bool vector = e.opcode == IORING_OP_READV || e.opcode == IORING_OP_WRITEV;
+	const bool message = e.opcode == IORING_OP_SENDMSG || e.opcode == IORING_OP_RECVMSG;
+	return uring_request_can_be(e.opcode) && !e.personality && timeout == (q->has_time != 0) && (!q->has_vector || vector || message);
+}
+
+/* Chains are submitted at once, and the last leads to nothing. */
+static bool requests_can_be(const UringEntry *e)
+{
+	size_t chain = 0;
+
+	/* One with a thread of the kernel has one process alone: its owner. */
+	if (e->setup & IORING_SETUP_SQPOLL && e->setup & IORING_SETUP_DEFER_TASKRUN)
+		return false;
+	if (e->n_requests > URING_REQUESTS_MAX || e->n_requests > e->submitted ||
+	    (uring_is_to_go_on(e) && e->setup & IORING_SETUP_R_DISABLED) || (e->n_requests && e->setup & IORING_SETUP_IOPOLL))
+		return false;
+	for (size_t i = 0; i < e->n_requests; i++) {
+		if (!request_can_be(e->requests[i]) || ++chain > e->sq_entries)
+			return false;
+		if (!(e->requests[i]->sqe.data[offsetof(struct io_uring_sqe, flags)] & (IOSQE_IO_LINK | IOSQE_IO_HARDLINK)))
+			chain = 0;
+	}
+	return !chain;
 }
 
 static int check(struct restore *s, const struct file *f)
@@ -32,7 +102,7 @@ static int check(struct restore *s, const struct file *f)
 
 	if (!e || !is_power(e->sq_entries, URING_ENTRIES_MAX) || !is_power(e->cq_entries, 2 * URING_ENTRIES_MAX) ||
 	    e->cq_entries < e->sq_entries || e->setup & ~SETUP_KNOWN || e->layout.len != sizeof(struct uring_layout) ||
-	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX || e->eventfd > INT32_MAX)
+	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX || e->eventfd > INT32_MAX || !requests_can_be(e))
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry, or is a ring that can't be", f->id);
 	return 0;
 }
@@ -45,7 +115,9 @@ int uring_create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (r)
 		return r;
-	uint32_t setup = e->setup | (e->setup & IORING_SETUP_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0) |
+	/* One with a thread of the kernel is made by its task, and this one holds its place until then: uring_plan_polled. */
+	const bool polled = e->setup & IORING_SETUP_SQPOLL;
+	uint32_t setup = polled ? 0 : e->setup | (e->setup & IORING_SETUP_SINGLE_ISSUER ? IORING_SETUP_R_DISABLED : 0) |
 			 (e->setup & IORING_SETUP_DEFER_TASKRUN ? IORING_SETUP_TASKRUN_FLAG : 0);
 	r = uring_setup(setup, e->sq_entries, e->cq_entries, &layout, &fd);
 	if (r == -EPERM)
@@ -81,6 +153,43 @@ bool uring_has_buffers(struct restore *s, const struct rtask *t)
 	return false;
 }
 
+static uint64_t index_of(const struct batch *b, const struct agent_op *op)
+{
+	return (uint64_t)(op - b->ops.data);
+}
+
+/* The process makes its own: the thread of the kernel is then its, and has the effective credentials that it has at that moment. What it makes takes the place of
+ * ours, which it was born with. */
+static int plan_polled(struct restore *s, struct rtask *t, const struct file *f)
+{
+	const UringEntry *e = f->entry->uring;
+	struct io_uring_params p = { .flags = e->setup | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL, .cq_entries = e->cq_entries,
+				     .sq_thread_idle = e->sq_thread_idle, .sq_thread_cpu = e->sq_thread_cpu };
+	struct batch *b = &t->threads.data[0].batch;
+	int r = creds_plan_effective(s, t, b);
+
+	if (r)
+		return r;
+	batch_what(b, "make an io_uring ring of process %d, with a thread of the kernel that submits", t->pid);
+	uint64_t ring = index_of(b, OP(b, __NR_io_uring_setup, e->sq_entries, arena_place(&s->arena, &p, sizeof(p))));
+	creds_plan_own(s, t, b);
+	batch_what(b, "put an io_uring ring of process %d in its place", t->pid);
+	OP(b, __NR_dup3, ring, f->fd, O_CLOEXEC)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, __NR_close, ring)->flags |= AGENT_OP_REF_ARG0;
+	return 0;
+}
+
+/* Before there is any mapping of them. */
+static int plan_all_polled(struct restore *s, struct rtask *t)
+{
+	int r = 0;
+
+	VEC_FOREACH(&s->files, f)
+		if (!r && f->kind == &kind_uring && f->owner == t && f->fd >= 0 && f->entry->uring->setup & IORING_SETUP_SQPOLL)
+			r = plan_polled(s, t, f);
+	return r;
+}
+
 static int by_start(const void *a, const void *b)
 {
 	const struct place_range *x = a, *y = b;
@@ -100,6 +209,9 @@ int uring_plan_areas(struct restore *s, struct rtask *t)
 		any |= uring_is_area(s, t->mm->vmas[i]);
 	if (!any)
 		return 0;
+	int r = plan_all_polled(s, t);
+	if (r)
+		return r;
 	taken[count++] = memory_own_range(s);
 	for (size_t i = 0; i < t->mm->n_vmas; i++)
 		if (memory_is_inherited(t, t->mm->vmas[i]))
@@ -120,13 +232,8 @@ int uring_plan_areas(struct restore *s, struct rtask *t)
 
 /* ---- what the thread does ---- */
 
-static uint64_t index_of(const struct batch *b, const struct agent_op *op)
-{
-	return (uint64_t)(op - b->ops.data);
-}
-
 /* `count` requests, `times` over: the entries of a new ring are all zero, which is a request that does nothing (IORING_OP_NOP). */
-static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uring_layout *l, uint32_t count, uint32_t times)
+static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uring_layout *l, uint32_t count, uint32_t times, bool completes)
 {
 	if (!count || !times)
 		return;
@@ -134,22 +241,32 @@ static void plan_rounds(struct batch *b, int fd, uint64_t ring, const struct uri
 	struct agent_op *op = OP(b, __NR_io_uring_enter, fd, count, 0, 0);
 	op->flags |= AGENT_OP_EXPECT;
 	op->expect = count;
-	OP(b, AGENT_OP_ADD, ring, count, l->cq.head)->flags |= AGENT_OP_REF_ARG0;
-	OP(b, AGENT_OP_REPEAT, 3, times);
+	if (completes)
+		OP(b, AGENT_OP_ADD, ring, count, l->cq.head)->flags |= AGENT_OP_REF_ARG0;
+	OP(b, AGENT_OP_REPEAT, completes ? 3 : 2, times);
 }
 
-static int plan_pump(struct restore *s, struct batch *b, const UringEntry *e, int fd)
+/* So many requests that complete, then so many that nobody is told of. */
+static void plan_pump(struct batch *b, const UringEntry *e, int fd)
 {
 	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
-	size_t size = uring_ring_size(l, e->sq_entries);
+	const uint32_t told = MIN(uring_done(e), uring_completed(e)), untold = uring_done(e) - told, most = e->sq_entries;
+	size_t size = uring_ring_size(l, most);
 
-	if (!e->submitted)
-		return 0;
+	if (!uring_done(e))
+		return;
 	uint64_t ring = index_of(b, OP(b, __NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING));
-	plan_rounds(b, fd, ring, l, e->sq_entries, e->submitted / e->sq_entries);
-	plan_rounds(b, fd, ring, l, e->submitted % e->sq_entries, 1);
+	plan_rounds(b, fd, ring, l, most, told / most, true);
+	plan_rounds(b, fd, ring, l, told % most, 1, true);
+	if (untold) {
+		/* The array is all zeroes too: every place of it leads to the first entry. */
+		uint64_t sqes = index_of(b, OP(b, __NR_mmap, 0, uring_sqes_size(most), PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES));
+		OP(b, AGENT_OP_ADD, sqes, IOSQE_CQE_SKIP_SUCCESS << 8, 0)->flags |= AGENT_OP_REF_ARG0;
+		plan_rounds(b, fd, ring, l, most, untold / most, false);
+		plan_rounds(b, fd, ring, l, untold % most, 1, false);
+		OP(b, __NR_munmap, sqes, uring_sqes_size(most))->flags |= AGENT_OP_REF_ARG0;
+	}
 	OP(b, __NR_munmap, ring, size)->flags |= AGENT_OP_REF_ARG0;
-	return 0;
 }
 
 static int plan_registered(struct restore *s, struct rtask *t, struct batch *b, const UringEntry *e, int fd)
@@ -180,11 +297,13 @@ static int plan_ring(struct restore *s, struct rtask *t, struct rthread *th, con
 
 	if (e->setup & IORING_SETUP_R_DISABLED)
 		return plan_registered(s, t, b, e, fd);
+	if (e->setup & IORING_SETUP_SQPOLL) /* its thread must be woken, and is waited for: uring_go_on */
+		return plan_registered(s, t, b, e, fd);
 	batch_what(b, "bring the ring at descriptor %d of process %d to where it was", fd, t->pid);
 	if (e->setup & IORING_SETUP_SINGLE_ISSUER)
 		OP(b, __NR_io_uring_register, fd, IORING_REGISTER_ENABLE_RINGS, 0, 0);
-	int r = plan_pump(s, b, e, fd);
-	return r ? r : plan_registered(s, t, b, e, fd);
+	plan_pump(b, e, fd);
+	return plan_registered(s, t, b, e, fd);
 }
 
 /* IORING_REGISTER_RING_FDS, at the places that they had. */
@@ -229,26 +348,19 @@ int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 
 /* ---- the coordinator's part ---- */
 
-struct mapped {
-	char *ring;
-	struct io_uring_sqe *sqes;
-};
-
-static int map(struct restore *s, const struct file *f, struct mapped *ret)
+int uring_map(struct restore *s, const UringEntry *e, int fd, struct uring_mapped *ret)
 {
-	const UringEntry *e = f->entry->uring;
-
-	ret->ring = mmap(NULL, e->ring.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQ_RING);
+	ret->ring = mmap(NULL, e->ring.len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
 	if (ret->ring == MAP_FAILED)
 		return error_errno(s->e, -errno, "cannot map an io_uring ring");
-	ret->sqes = mmap(NULL, e->sqes.len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, IORING_OFF_SQES);
+	ret->sqes = mmap(NULL, e->sqes.len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQES);
 	if (ret->sqes != MAP_FAILED)
 		return 0;
 	munmap(ret->ring, e->ring.len);
 	return error_errno(s->e, -errno, "cannot map an io_uring ring");
 }
 
-static void unmap(const UringEntry *e, const struct mapped *m)
+void uring_unmap(const UringEntry *e, const struct uring_mapped *m)
 {
 	munmap(m->ring, e->ring.len);
 	munmap(m->sqes, e->sqes.len);
@@ -262,29 +374,44 @@ static bool is_zero(const uint32_t *array, uint32_t count)
 	return true;
 }
 
+void uring_put_completions(const UringEntry *e, const struct uring_mapped *m)
+{
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+
+	memcpy(m->ring + l->cq.cqes, e->ring.data + l->cq.cqes, e->cq_entries * sizeof(struct io_uring_cqe));
+	*uring_word(m->ring, l->cq.flags) = *uring_word(e->ring.data, l->cq.flags);
+	__atomic_store_n(uring_word(m->ring, l->cq.head), *uring_word(e->ring.data, l->cq.head), __ATOMIC_SEQ_CST);
+}
+
+void uring_put_entries(const UringEntry *e, const struct uring_mapped *m)
+{
+	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
+	uint32_t *to = uring_word(m->ring, l->sq.array);
+	const uint32_t *array = uring_word(e->ring.data, l->sq.array);
+	const bool none = is_zero(array, e->sq_entries);
+
+	for (uint32_t i = 0; i < e->sq_entries; i++)
+		to[i] = none ? i : array[i];
+	memcpy(m->sqes, e->sqes.data, e->sqes.len);
+	__atomic_store_n(uring_word(m->ring, l->sq.tail), *uring_word(e->ring.data, l->sq.tail), __ATOMIC_SEQ_CST);
+}
+
 int uring_settle(struct restore *s, struct file *f)
 {
 	const UringEntry *e = f->entry->uring;
 	const struct uring_layout *l = (const struct uring_layout *)e->layout.data;
-	struct mapped m;
-	int r = f->owner ? map(s, f, &m) : 1;
+	const uint32_t done = uring_done(e);
+	struct uring_mapped m;
+	int r = f->owner && !(e->setup & IORING_SETUP_SQPOLL) ? uring_map(s, e, f->fd, &m) : 1;
 
 	if (r)
 		return r < 0 ? r : 0;
-	uint32_t *to = uring_word(m.ring, l->sq.array);
-	const uint32_t *array = uring_word(e->ring.data, l->sq.array);
-	if (*uring_word(m.ring, l->cq.tail) != e->submitted || *uring_word(m.ring, l->sq.head) != e->submitted) {
+	if (*uring_word(m.ring, l->cq.tail) != MIN(done, uring_completed(e)) || *uring_word(m.ring, l->sq.head) != done) {
 		r = error_set(s->e, -EIO, "an io_uring ring can't be brought to where it was");
-	} else {
-		bool none = is_zero(array, e->sq_entries);
-		for (uint32_t i = 0; i < e->sq_entries; i++)
-			to[i] = none ? i : array[i];
-		memcpy(m.sqes, e->sqes.data, e->sqes.len);
-		memcpy(m.ring + l->cq.cqes, e->ring.data + l->cq.cqes, e->cq_entries * sizeof(struct io_uring_cqe));
-		*uring_word(m.ring, l->cq.flags) = *uring_word(e->ring.data, l->cq.flags);
-		__atomic_store_n(uring_word(m.ring, l->sq.tail), *uring_word(e->ring.data, l->sq.tail), __ATOMIC_SEQ_CST);
-		__atomic_store_n(uring_word(m.ring, l->cq.head), *uring_word(e->ring.data, l->cq.head), __ATOMIC_SEQ_CST);
+	} else if (!uring_is_to_go_on(e)) {
+		uring_put_completions(e, &m);
+		uring_put_entries(e, &m);
 	}
-	unmap(e, &m);
+	uring_unmap(e, &m);
 	return r;
 }

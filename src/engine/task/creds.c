@@ -74,6 +74,51 @@ static bool are_ours(const struct proc_status *ours, uint32_t securebits, const 
 	       c->secbits == securebits && (uint32_t)c->no_new_privs == ours->no_new_privs;
 }
 
+static bool are_effective(const struct restore *s, const CredsEntry *c)
+{
+	const struct proc_status *ours = &s->own.status;
+
+	return c->euid == ours->uid[1] && c->egid == ours->gid[1] && c->fsuid == ours->uid[3] && c->fsgid == ours->gid[3] && same_groups(ours, c) &&
+	       caps_get(c->n_cap_eff, c->cap_eff) == ours->cap_eff;
+}
+
+int creds_plan_effective(struct restore *s, struct rtask *t, struct batch *b)
+{
+	const CredsEntry *c = t->threads.data[0].core->thread_core->creds;
+	const struct proc_status *ours = &s->own.status;
+
+	if (!c)
+		return error_set(s->e, -EBADMSG, "core-%d.img has no credentials", t->pid);
+	if (are_effective(s, c))
+		return 0;
+	batch_what(b, "set the effective credentials of process %d", t->pid);
+	if (!same_groups(ours, c))
+		OP(b, __NR_setgroups, c->n_groups, arena_place(&s->arena, c->groups, c->n_groups * sizeof(uint32_t)));
+	OP(b, __NR_setresgid, -1, c->egid, -1);
+	OP(b, __NR_setresuid, -1, c->euid, -1);
+	OP_MAY_FAIL(b, __NR_setfsgid, c->fsgid);
+	OP_MAY_FAIL(b, __NR_setfsuid, c->fsuid);
+	plan_capset(s, b, caps_get(c->n_cap_eff, c->cap_eff) & ours->cap_prm, ours->cap_prm, ours->cap_inh);
+	return 0;
+}
+
+void creds_plan_own(struct restore *s, struct rtask *t, struct batch *b)
+{
+	const CredsEntry *c = t->threads.data[0].core->thread_core->creds;
+	const struct proc_status *ours = &s->own.status;
+
+	if (are_effective(s, c))
+		return;
+	batch_what(b, "take back the effective credentials of process %d", t->pid);
+	OP(b, __NR_setresuid, -1, ours->uid[1], -1);
+	plan_capset(s, b, ours->cap_eff, ours->cap_prm, ours->cap_inh);
+	OP(b, __NR_setresgid, -1, ours->gid[1], -1);
+	if (!same_groups(ours, c))
+		OP(b, __NR_setgroups, ours->n_groups, arena_place(&s->arena, ours->groups, ours->n_groups * sizeof(uint32_t)));
+	/* Which such changes take away. */
+	OP(b, __NR_prctl, PR_SET_PDEATHSIG, SIGKILL);
+}
+
 int creds_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const CredsEntry *c = th->core->thread_core->creds;

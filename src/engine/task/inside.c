@@ -5,7 +5,7 @@
 
 #include <fcntl.h>
 
-static int find_thread(struct dump *d, const struct thread *th, uint64_t *ret)
+int inside_task(struct dump *d, const struct thread *th, uint64_t *ret)
 {
 	struct kernel *k = dump_kernel(d);
 	char path[64];
@@ -22,7 +22,7 @@ static int find_thread(struct dump *d, const struct thread *th, uint64_t *ret)
 int inside_thread(struct dump *d, const struct thread *th, const char *member, void *to, size_t size)
 {
 	uint64_t task;
-	int r = find_thread(d, th, &task);
+	int r = inside_task(d, th, &task);
 	int at = r ? r : kernel_offset(d->kernel, "task_struct", member);
 
 	return at < 0 ? at : kernel_read(d->kernel, task + (uint64_t)at, to, size);

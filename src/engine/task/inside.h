@@ -6,6 +6,8 @@
 
 #include "engine/task/task.h"
 
+/* The address of its task_struct. */
+int inside_task(struct dump *d, const struct thread *th, uint64_t *ret);
 /* A member of its task_struct, as kernel_offset names it. */
 int inside_thread(struct dump *d, const struct thread *th, const char *member, void *to, size_t size);
 /* Follows the pointer at *at + member of that struct. */

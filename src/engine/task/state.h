@@ -10,6 +10,9 @@
 
 /* creds.c: of one thread; those of the process are the same ones. */
 int creds_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core);
+/* A process that is being made: the effective ids, groups and capabilities that it is to have, for what is made in its name; then those of the coordinator again. */
+int creds_plan_effective(struct restore *s, struct rtask *t, struct batch *b);
+void creds_plan_own(struct restore *s, struct rtask *t, struct batch *b);
 int creds_plan(struct restore *s, struct rtask *t, struct rthread *th);
 
 /* signals.c: actions, queues; the mask is set with the registers. */
