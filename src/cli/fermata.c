@@ -157,11 +157,12 @@ static const struct verb verbs[] = {
 #define ON_JOBS (LISTS | STOPS | ON(JOB_INSPECT) | ON(JOB_SET) | ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(JOB_KILL) | ON(JOB_DELETE) | \
 		 ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT) | ON(CHECKPOINT_DELETE) | ON(DELETE_CHECKPOINT) | ON(FLATTEN_CHECKPOINT) | ON(ATTACH) | ON(MANAGE_PROCESS))
 #define DAEMONS (ON(DAEMON_START) | ON(DAEMON_CHECK))
-#define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
+#define STORES (ON(STORE_LS) | ON(STORE_VERIFY) | ON(STORE_PRUNE) | ON(STORE_STATS) | ON(STORE_RM))
+#define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | STORES | ON(CONFIG_SHOW))
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
 #define BOTH (DUMPS | RESTORES)
-#define STORES (ON(STORE_LS) | ON(STORE_VERIFY) | ON(STORE_PRUNE) | ON(STORE_STATS) | ON(STORE_RM))
+#define HELPED (STORES | ON(FLATTEN_CHECKPOINT))
 
 static const struct option_row rows[] = {
 	OPTION("help", 'h', FLAG, NULL, ALL_VERBS, help, "Print this"),
@@ -255,15 +256,15 @@ static const struct option_row rows[] = {
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,
 	       "Write the pid of the restored or started process to this file"),
-	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
+	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS) | HELPED | ON(DELETE_CHECKPOINT), no_server,
 	       "Do it here, and not in the daemon"),
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | (ON_JOBS & ~(ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(ATTACH))) | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
-	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | ON(VERIFY), events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("gate", 0, FLAG, NULL, ON(DUMP_PROCESS), gate, "Begin once a byte comes on standard input, end where none does; the daemon's helpers do"),
-	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | ON(VERIFY), quiet, "Show no progress on a terminal"),
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),
 	OPTION("errors", 0, FLAG, NULL, ON(FEATURES), only_refused, "Only what is refused"),

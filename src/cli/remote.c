@@ -231,6 +231,16 @@ static int follow(struct view *v, const char *path, json_t *body, const char *ot
 	return r ? cli_report(v->c, &e) : 0;
 }
 
+json_t *remote_work(struct command_line *c, const char *path, json_t *body)
+{
+	struct view v = { .c = c };
+
+	json_t *result = follow(&v, path, body, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_decref(v.profile);
+	json_decref(v.done);
+	return result;
+}
+
 /* ---- dump ---- */
 
 int remote_dump(struct command_line *c, const char *path)

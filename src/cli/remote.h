@@ -30,6 +30,8 @@ int dump_write_result(const struct command_line *c, const char *path);
 /* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */
 int remote_dump(struct command_line *c, const char *path);
 int remote_restore(struct command_line *c, const char *path, json_t *body);
+/* Work that the daemon has done by a helper, with its progress: the result, a new reference, or the error is reported and NULL. Consumes the body. */
+json_t *remote_work(struct command_line *c, const char *path, json_t *body);
 
 /* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);
