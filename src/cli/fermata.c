@@ -93,6 +93,21 @@ static int run_help(struct command_line *c)
 	return 0;
 }
 
+/* Containers come later. Without this their options would be what is complained of. */
+static const char *find_absent(const struct words *words)
+{
+	static const char *const verbs_of_things[] = { "dump", "restore", "run", "manage", "freeze", "unfreeze", "query" };
+	static const char *const containers[] = { "runc", "containerd", "k8s" };
+
+	if (words->count && !strcmp(words->data[0], "plugin"))
+		return "there are no plugins, all that there is is in this program; fermata features lists it";
+	for (size_t i = 0; words->count > 1 && i < ARRAY_SIZE(verbs_of_things); i++)
+		for (size_t k = 0; !strcmp(words->data[0], verbs_of_things[i]) && k < ARRAY_SIZE(containers); k++)
+			if (!strcmp(words->data[1], containers[k]))
+				return "it takes containers, which come later; processes outside of them are saved by dump process and dump job";
+	return NULL;
+}
+
 static const struct verb verbs[] = {
 	[DUMP_PROCESS] = VERB("dump process", "PID", 1, 1, "Save a process and all that descend from it, and end them", verb_dump_process),
 	[DUMP_JOB] = VERB("dump job", "JOB", 1, 1, "Save a job, and end it", verb_dump_job),
@@ -293,7 +308,7 @@ static const char description[] =
 	"  " n " restore job train                          start it again from its last one\n" \
 	"  " n " check                                      what this machine can do\n"
 #define PROGRAM(n, s) { .name = n, .summary = s, .verbs = verbs, .n_verbs = ARRAY_SIZE(verbs), .rows = rows, .n_rows = ARRAY_SIZE(rows), \
-			.strict = true, .usage_status = 2, .description = description, .examples = EXAMPLES(n) }
+			.strict = true, .usage_status = 2, .description = description, .examples = EXAMPLES(n), .absent = find_absent }
 
 const struct program program_fermata = PROGRAM("fermata", "save and restore processes");
 /* The same by another name, which its settings have too: CEDANA_ADDRESS, /etc/cedana. */

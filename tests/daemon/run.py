@@ -468,6 +468,13 @@ def test_cedana(w):
     call("dump", "job", "theirs", "--criu-opts", '{"no_such": 1}').error("--criu-opts", "no-such", status=2)
     call("dump", "job", "theirs", "--criu-opts", "[").error("no JSON object", status=2)
     call("bogus").error("cedana has no command bogus", status=2)
+    # Containers are refused in one line, whatever options of theirs are given.
+    for verb in ("dump", "restore", "run", "manage", "freeze", "unfreeze", "query"):
+        for thing in ("runc", "containerd"):
+            call(verb, thing, "box", "--root", "/run/runc", "--no-dir").error(f"cedana {verb} {thing} is not there yet", "containers")
+    call("query", "k8s", "--namespace", "default", "--no-dir").error("cedana query k8s is not there yet")
+    call("plugin", "install", "gpu", "--no-dir").error("no plugins", "features")
+    call("dump", "runc", "--help", "--no-dir").good()
 
 
 main(tests_of(globals()))
