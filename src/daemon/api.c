@@ -72,6 +72,19 @@ static json_t *checkpoint_json(const struct checkpoint *c)
 			 (json_int_t)c->size);
 }
 
+/* What a job that has ended has left in the background. */
+static json_t *rest_json(struct daemon *d, const struct job *j)
+{
+	json_t *list = json_array();
+	struct tree rest = {};
+
+	if (j->state == JOB_HALTED && members_list_strays(d, j, &rest) == 0)
+		for (size_t i = 0; i < rest.count; i++)
+			json_array_append_new(list, json_integer(rest.data[i]));
+	VEC_FREE(&rest);
+	return list;
+}
+
 json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
@@ -91,6 +104,7 @@ json_t *job_json(struct daemon *d, const struct job *j)
 
 	json_object_update(document, more);
 	json_decref(more);
+	json_object_set_new(document, "left", rest_json(d, j));
 	json_object_set_new(document, "exit_code", j->exit_code < 0 ? json_null() : json_integer(j->exit_code));
 	json_object_set_new(document, "checkpoint", checkpoint_last(d, j->jid, &last, &none) ? json_null() : checkpoint_json(&last));
 	return document;

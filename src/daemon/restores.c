@@ -109,6 +109,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct event
 	j->ended[0] = '\0';
 	j->exit_code = -1;
 	j->ended_ns = 0;
+	members_note_supervisor(d, j);
 	j->process = j->supervisor = (struct identity){};
 	int r = spec ? put_starting(d, j, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
 	if (!r)
@@ -298,6 +299,21 @@ static int check_out(const struct caller *c, const char *out, struct error *e)
 	return 0;
 }
 
+/* What the last run has left may be what was in the way. Nobody has said that it may be ended. */
+static int name_rest(struct daemon *d, const struct job *j, int r, struct error *e)
+{
+	const size_t used = strlen(e->text);
+	struct tree rest = {};
+	char names[300];
+
+	if (members_list_strays(d, j, &rest) == 0 && rest.count) {
+		members_describe(&rest, names, sizeof(names));
+		snprintf(e->text + used, sizeof(e->text) - used, "; of its last run there are still %s: fermata job kill %s ends them", names, j->jid);
+	}
+	VEC_FREE(&rest);
+	return r;
+}
+
 /* A restore that failed leaves the job as it was, ended as it had ended. */
 static void put_back(struct daemon *d, const struct job *before, struct job *ret)
 {
@@ -346,6 +362,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 			store_delete_job(d->store, ret->jid, &ignored);
 		else
 			put_back(d, j, ret);
+		if (j && !is_new)
+			name_rest(d, j, r, e);
 	} else {
 		d->counters.restores++;
 		struct error ignored = {};

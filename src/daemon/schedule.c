@@ -117,6 +117,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	struct error e = {};
 	struct job after;
 	struct checkpoint last;
+	char names[500];
 
 	if (!j->restart || !job_has_failed(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
 		return false;
@@ -134,9 +135,9 @@ static bool consider_restart(struct daemon *d, struct job *j)
 		return false;
 	log_warning("job %s ended with status %lld and is restored from %s, try %lld of %lld", j->jid, (long long)j->exit_code, last.path,
 		    (long long)j->restarts, (long long)j->restart_limit);
-	size_t rest = r || j->own_namespace ? 0 : session_end(&j->process);
+	size_t rest = r || j->own_namespace ? 0 : members_end(d, j, names, sizeof(names));
 	if (rest)
-		log_warning("job %s: %zu processes of the run that failed were still there and are ended: the checkpoint has them too", j->jid, rest);
+		log_warning("job %s: %zu processes of the run that failed were still there and are ended: %s", j->jid, rest, names);
 	if (!r)
 		r = job_restore(d, &owner, j, NULL, NULL, &after, &e);
 	if (r)
@@ -171,7 +172,7 @@ static int watch_again(struct watches *old, size_t *at, const struct identity *w
 
 static void watch(struct watches *w, struct watches *old, size_t *at, const struct job *j)
 {
-	const struct identity *who = j->supervisor.pid ? &j->supervisor : &j->process;
+	const struct identity *who = &j->process;
 	int fd = w->count < WATCHED_MAX ? watch_again(old, at, who) : -EBADF;
 
 	if (fd < 0 && w->count < WATCHED_MAX)
@@ -212,7 +213,8 @@ static long long round_of_jobs(struct daemon *d, struct watches *w, struct watch
 		struct job *j = &list.data[i];
 		if (busy_is(d, j->jid) || job_refresh(d, j, &e))
 			continue;
-		if (j->state == JOB_UPCOMING || j->state == JOB_STARTING)
+		/* One whose first process has gone: its supervisor is about to say so. */
+		if (j->state == JOB_UPCOMING || j->state == JOB_STARTING || (j->state == JOB_RUNNING && !identity_alive(&j->process)))
 			pause = MIN(pause, SOON_MS);
 		if (consider_restart(d, j))
 			pause = MIN(pause, SOON_MS);

@@ -49,9 +49,9 @@ static json_int_t number_of(const struct supervisor *s, const char *key)
 void supervisor_write_state(struct supervisor *s, const char *phase)
 {
 	char fresh[] = SUPERVISOR_STATE ".new";
-	json_t *state = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:i, s:b}", "phase", phase, "supervisor", (json_int_t)s->self.pid,
+	json_t *state = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:i, s:b, s:b}", "phase", phase, "supervisor", (json_int_t)s->self.pid,
 				  "supervisor_start", (json_int_t)s->self.start, "pid", (json_int_t)s->root.pid, "start", (json_int_t)s->root.start,
-				  "boot", s->self.boot, "code", s->ended ? s->code : -1, "own_namespace", flag_of(s, "own_namespace"));
+				  "boot", s->self.boot, "code", s->ended ? s->code : -1, "own_namespace", flag_of(s, "own_namespace"), "rest", (int)s->rest);
 	_cleanup_close_ int fd = openat(s->dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
 	if (fd >= 0 && json_dumpfd(state, fd, JSON_COMPACT) == 0)

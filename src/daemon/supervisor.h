@@ -26,6 +26,7 @@ struct supervisor {
 	bool wait_for_first; /* someone is about to attach: nothing may be lost until then */
 	bool unwanted;
 	bool ended;
+	bool rest; /* something of it is left in the background, for which we stay */
 	int code;
 	unsigned char last_input;
 	VEC(struct client) clients;

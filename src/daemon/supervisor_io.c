@@ -242,13 +242,29 @@ static void stop_listening(struct supervisor *s)
 	s->listener = -1;
 }
 
-/* What it has left behind: ended by itself within a moment mostly, and until it is waited for its session's number is taken. */
-static void collect_rest(void)
+/*
+ * What it has left behind: ended by itself within a moment mostly, and until it is waited for its session's number is taken. For the rest we stay: as long as
+ * it descends from us it is known to be the job's.
+ */
+static void collect_rest(struct supervisor *s)
 {
 	struct timespec pause = { 0, 5000000 };
+	int *const open[] = { &s->master, &s->slave, &s->log };
 
-	for (long long until = now_ms() + REST_MS; now_ms() < until && waitpid(-1, NULL, WNOHANG) >= 0;)
+	for (long long until = now_ms() + REST_MS; now_ms() < until;) {
+		if (waitpid(-1, NULL, WNOHANG) < 0)
+			return;
 		nanosleep(&pause, NULL);
+	}
+	s->rest = true;
+	supervisor_write_state(s, "ended");
+	while (s->clients.count)
+		drop_client(s, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(open); i++)
+		if (*open[i] >= 0)
+			close(TAKE_FD(*open[i]));
+	while (waitpid(-1, NULL, 0) >= 0 || errno == EINTR)
+		;
 }
 
 /* It has ended: what is left in its terminal, and how it ended, to those who are attached or about to. */
@@ -284,5 +300,5 @@ void supervisor_serve(struct supervisor *s)
 		one_round(s, -1);
 	tell_end(s);
 	stop_listening(s);
-	collect_rest();
+	collect_rest(s);
 }

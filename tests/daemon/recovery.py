@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 
 from world import BINARY, COUNT, DEADLINE, Skip, alive, expect, main, tests_of, until
@@ -160,6 +161,87 @@ def test_restart_with_rest(w):
     until(lambda: w.job("parent")["restarts"] == 1 and alive(pid) and alive(child), lambda: [w.job("parent"), of_session(pid), w.said()])
     expect("processes of the run that failed were still there" in w.said() and "cannot restore" not in w.said(), w.said())
     expect(alive(other), "the other job")
+
+
+# Its child has a session of its own, its grandchild has lost its parent too: neither is found by the ids of its first process.
+AWAY = """
+import os, subprocess, sys, time
+child = subprocess.Popen(['setsid', 'sleep', '1000'])
+pipe = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(pipe[1], b'%d' % os.getpid())
+        os.close(pipe[0])
+        os.close(pipe[1])
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+print(child.pid, int(os.read(pipe[0], 100)), flush=True)
+os.close(pipe[0])
+os.close(pipe[1])
+while True:
+    print(time.time(), flush=True)
+    time.sleep(0.05)
+"""
+
+
+def away(w, jid, *options):
+    pid = w.run(jid, sys.executable, "-c", AWAY, options=options)
+    until(lambda: len(w.fermata("job", "logs", jid).out.splitlines()) > 2, "it to be ready")
+    return pid, [int(word) for word in w.fermata("job", "logs", jid).out.split("\n")[0].split()]
+
+
+def test_restart_with_rest_away(w):
+    """What a failed run has left in sessions of its own is known to be the job's: it does not keep the job from being restored, also by a daemon that was not there."""
+    w.start()
+    other = away(w, "other")
+    pid, rest = away(w, "runs", "--restart", "on-failure")
+    w.dump("runs", "--leave-running")
+    for number in (1, 2):
+        if number == 2:
+            w.kill()
+        os.kill(pid, signal.SIGKILL)
+        if number == 2:
+            until(lambda: not alive(pid), "its end")
+            expect(all(alive(one) for one in rest[:1]), "what it has left runs")
+            w.start()
+        until(lambda: w.job("runs")["restarts"] == number and w.status("runs") in ("sleep", "running") and alive(rest[0]),
+              lambda: [w.job("runs"), of_session(pid), w.said()])
+        expect("cannot restore" not in w.said(), w.said())
+        until(lambda: not alive(rest[1]), "the end of what the checkpoint has not")
+        expect(f"{rest[0]} (sleep)" in w.said(), w.said())
+    expect(alive(other[0]) and all(alive(one) for one in other[1]), "another job")
+
+
+def test_rest(w):
+    """What a job has left when it ended is told, is in nobody's way unless it has ids that are needed, and is ended by job kill, also after another run."""
+    w.start()
+    pid, rest = away(w, "runs")
+    w.dump("runs", "--leave-running")
+    expect(w.job("runs")["left"] == [], w.job("runs"))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.status("runs") == "halted", "its end")
+    until(lambda: sorted(w.job("runs")["left"]) == sorted(rest), lambda: w.job("runs"))
+    w.fermata("restore", "job", "runs").error(f"{rest[0]}", "(sleep)", "fermata job kill runs")
+    expect(all(alive(one) for one in rest) and sorted(w.job("runs")["left"]) == sorted(rest), "nobody has ended it")
+    # That which is in the way goes by itself; the other stays the job's over two more runs.
+    os.kill(rest[0], signal.SIGKILL)
+    until(lambda: w.job("runs")["left"] == rest[1:], lambda: w.job("runs"))
+    for _ in range(2):
+        w.fermata("restore", "job", "runs").good()
+        told = w.dump("runs", "--leave-running") and w.fermata("dump", "job", "runs", "--leave-running").good().out
+        expect(f"process {rest[1]} " in told, told)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: w.status("runs") == "halted", "its end")
+        os.kill(rest[0], signal.SIGKILL)
+        until(lambda: w.job("runs")["left"] == rest[1:], lambda: w.job("runs"))
+    w.stop()
+    w.start()
+    expect(w.job("runs")["left"] == rest[1:], "a daemon that was started again knows it")
+    expect(w.fermata("job", "kill", "runs").good().out == "Killed job runs\n" and not alive(rest[1]), "job kill")
+    w.fermata("job", "kill", "runs").error("does not run")
+    expect(w.job("runs")["left"] == [], w.job("runs"))
 
 
 def test_side_by_side(w):
