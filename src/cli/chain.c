@@ -64,6 +64,8 @@ int verb_delete_checkpoint(struct command_line *c)
 	}
 	if (remove_directory(c->words[0], &e))
 		return cli_report(c, &e);
+	if (c->json)
+		return cli_print_document(c, json_pack("{s:s, s:s}", "deleted", c->words[0], "path", c->words[0]));
 	printf("Deleted checkpoint %s\n", c->words[0]);
 	return 0;
 }

@@ -12,6 +12,7 @@
 
 #define ROUNDS_MAX 1000
 #define HOLD_MS 10000
+#define STOP_MS 2000
 #define MAPS_MAX (64u << 20)
 
 /* It stays while we live, and is asked for each time that anybody is looked at. */
@@ -144,6 +145,17 @@ bool process_is_dead(pid_t pid)
 	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
 }
 
+/* A signal is sent, not yet heard: whoever is told that it stands still must find it so. */
+static bool all_stopped(const struct tree *t)
+{
+	for (size_t i = 0; i < t->count; i++) {
+		struct proc_stat stat;
+		if (proc_read_stat(t->data[i], &stat) == 0 && !strchr("TtZX", stat.state))
+			return false;
+	}
+	return true;
+}
+
 static int signal_all(pid_t root, bool stop, struct error *e)
 {
 	size_t before = 0;
@@ -154,6 +166,8 @@ static int signal_all(pid_t root, bool stop, struct error *e)
 		for (size_t i = 0; !r && i < t.count; i++)
 			if (kill(t.data[i], stop ? SIGSTOP : SIGCONT) < 0 && errno != ESRCH)
 				r = -errno;
+		for (int ms = 0; !r && stop && ms < STOP_MS && !all_stopped(&t); ms++)
+			usleep(1000);
 		size_t count = t.count;
 		VEC_FREE(&t);
 		if (r)

@@ -61,13 +61,14 @@ static void start_periodic(struct daemon *d, struct job *j)
 	json_t *body = json_pack("{s:{s:b}}", "options", "leave-running", 1);
 
 	int r = job_lock(d, j, &e);
-	if (!r && j->every_s)
+	const bool wanted = !r && j->every_s; /* nobody may have told us to leave it since we looked */
+	if (wanted)
 		plan_next(d, j);
 	if (!r)
-		r = job_unlock(d, j, j->every_s != 0, &e);
-	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
+		r = job_unlock(d, j, wanted, &e);
+	if (!r && wanted && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
 		events_release(told);
-	else if (e.code != -EBUSY)
+	else if (e.code && e.code != -EBUSY)
 		log_warning("periodic checkpoint of job %s: %s", j->jid, e.text);
 	json_decref(body);
 }

@@ -132,7 +132,7 @@ def test_restart(w):
     for number in (1, 2):
         until(lambda: alive(pid), "it to run")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: [w.job("weak"), of_session(pid)], 8)
+        until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: [w.job("weak"), of_session(pid)])
         until(lambda: w.status("weak") in ("sleep", "running", "disk"), lambda: w.job("weak"))
     os.kill(pid, signal.SIGKILL)
     time.sleep(2.5)
