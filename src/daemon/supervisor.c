@@ -46,7 +46,7 @@ static json_int_t number_of(const struct supervisor *s, const char *key)
 	return json_integer_value(json_object_get(s->spec, key));
 }
 
-void supervisor_write_state(struct supervisor *s, const char *phase)
+bool supervisor_write_state(struct supervisor *s, const char *phase)
 {
 	char fresh[] = SUPERVISOR_STATE ".new";
 	json_t *state = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:i, s:b, s:b}", "phase", phase, "supervisor", (json_int_t)s->self.pid,
@@ -54,9 +54,9 @@ void supervisor_write_state(struct supervisor *s, const char *phase)
 				  "boot", s->self.boot, "code", s->ended ? s->code : -1, "own_namespace", flag_of(s, "own_namespace"), "rest", (int)s->rest);
 	_cleanup_close_ int fd = openat(s->dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	if (fd >= 0 && json_dumpfd(state, fd, JSON_COMPACT) == 0)
-		renameat(s->dir, fresh, s->dir, SUPERVISOR_STATE);
+	bool written = fd >= 0 && json_dumpfd(state, fd, JSON_COMPACT) == 0 && renameat(s->dir, fresh, s->dir, SUPERVISOR_STATE) == 0;
 	json_decref(state);
+	return written;
 }
 
 bool supervisor_reap(struct supervisor *s)

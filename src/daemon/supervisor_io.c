@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -274,7 +275,7 @@ static void tell_end(struct supervisor *s)
 
 	while (s->master >= 0 && read_terminal(s))
 		;
-	supervisor_write_state(s, "ended");
+	s->told = supervisor_write_state(s, "ended");
 	if (!s->wait_for_first)
 		stop_listening(s);
 	for (size_t i = 0; i < s->clients.count; i++)
@@ -292,6 +293,18 @@ static void tell_end(struct supervisor *s)
 	}
 }
 
+/* How it ended is known to nobody else: on a full disk it waits for room. Where the job was deleted nobody asks. */
+static void tell_at_last(struct supervisor *s)
+{
+	struct timespec pause = { 0, 500000000 };
+	struct stat st;
+
+	while (!s->told && fstat(s->dir, &st) == 0 && st.st_nlink) {
+		nanosleep(&pause, NULL);
+		s->told = supervisor_write_state(s, "ended");
+	}
+}
+
 void supervisor_serve(struct supervisor *s)
 {
 	/* The slave stays open: the terminal outlives the moments in which the job has none of it open. */
@@ -300,5 +313,6 @@ void supervisor_serve(struct supervisor *s)
 		one_round(s, -1);
 	tell_end(s);
 	stop_listening(s);
+	tell_at_last(s);
 	collect_rest(s);
 }

@@ -441,4 +441,38 @@ def test_disk_full(w):
         subprocess.run(["umount", small])
 
 
+def test_state_full(w):
+    """The daemon's own disk is full: each request that has to write is an error that says so; jobs run on, and how they end is not lost."""
+    os.mkdir(w.state)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", w.state]).returncode:
+        raise Skip("cannot mount")
+    try:
+        w.start()
+        pid, ends = w.run("counter"), w.run("ends", "sh", "-c", f"while [ ! -e {w.work}/end ]; do sleep 0.05; done; exit 5", options=["--restart", "on-failure"])
+        w.dump("ends", "--leave-running")
+        weak = w.run("weak")
+        with open(w.state + "/fill", "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 4096):
+                    pass
+            except OSError:
+                pass
+        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"], ["job", "kill", "ends"]):
+            w.fermata(*verb).error("full")
+        expect(len(w.fermata("ps").good().out.splitlines()) == 4 and len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
+        w.fermata("job", "kill", "weak").good()
+        expect(not alive(weak), "one can be ended")
+        open(w.work + "/end", "w").close()
+        until(lambda: not alive(ends), "it to end")
+        w.counts_on("counter")
+        expect(alive(pid), "another job runs on")
+        os.unlink(w.state + "/fill")
+        until(lambda: w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        w.dump("counter")
+        w.fermata("restore", "job", "counter").good()
+    finally:
+        w.finish()
+        subprocess.run(["umount", "-l", w.state])
+
+
 main(tests_of(globals()))
