@@ -284,7 +284,7 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	ret->attachable = from->attachable || json_is_true(json_object_get(body, "attachable")) || json_is_true(json_object_get(body, "attach"));
 	if (out)
 		snprintf(ret->log, sizeof(ret->log), "%s", out);
-	else if (ret->attachable)
+	else if (ret->attachable || ret->own_namespace)
 		snprintf(ret->log, sizeof(ret->log), "%s/fermata-output-%s.log", settings_text(&d->settings, SETTING_LOG_DIR), ret->jid);
 	ret->state = JOB_STARTING;
 	return r ? r : store_put_job(d->store, ret, true, e);
@@ -354,6 +354,9 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	if (r)
 		return r;
 	json_t *spec = restore_spec(d, c, ret, &from, body, e);
+	/* What went to the log of the job that it stands beside goes to its own. */
+	if (spec && is_new && ret->own_namespace && !ret->attachable && j->log[0] && !text_of(body, "out"))
+		json_object_set_new(spec, "log_before", json_string(j->log));
 	r = spec ? supervisor_begin(d, ret, spec, told, e) : e->code;
 	if (r) {
 		struct error ignored = {};

@@ -30,6 +30,7 @@
 
 #define ARGUMENTS_MAX 200
 #define ANSWER_MAX 8192
+#define GIVEN_MAX 1100
 
 static const char *text_of(const struct supervisor *s, const char *key)
 {
@@ -176,7 +177,14 @@ static _Noreturn void become_restorer(const struct supervisor *s, int out, int e
 	char *argv[ARGUMENTS_MAX] = { (char *)"fermata", (char *)"restore", (char *)"process", (char *)"--no-server", (char *)"--detach",
 				      (char *)"--events", (char *)"--path", (char *)text_of(s, "path") };
 	const json_t *options = json_object_get(s->spec, "options");
+	const char *before = text_of(s, "log_before");
+	char given[GIVEN_MAX];
 	size_t n = 8;
+
+	if (before && s->log >= 0 && fcntl(s->log, F_SETFD, 0) == 0) {
+		snprintf(given, sizeof(given), "--inherit-fd=fd[%d]:%s", s->log, before);
+		argv[n++] = given;
+	}
 
 	for (size_t i = 0; i < json_array_size(options) && n + 1 < ARRAY_SIZE(argv); i++)
 		argv[n++] = (char *)json_string_value(json_array_get(options, i));

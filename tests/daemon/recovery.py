@@ -268,6 +268,29 @@ def test_side_by_side(w):
     w.fermata("restore", "job", "first", "--as", "other2").error("other2 already")
 
 
+def test_side_by_side_logs(w):
+    """What a copy writes goes to a log of its own, and not into that of the job that it is a copy of; its own checkpoints go on with that."""
+    w.start()
+    pid = w.run("first", *COUNT)
+    w.counts_on("first")
+    w.dump("first", "--leave-running")
+    for jid in ("one", "two"):
+        w.fermata("restore", "job", "first", "--as", jid).good()
+    for _ in range(2):
+        for jid in ("one", "two"):
+            until(lambda: len(w.numbers(jid)) > 5, f"output of {jid}")
+            expect(w.job(jid)["log"] == f"{w.logs}/fermata-output-{jid}.log", w.job(jid))
+        w.dump("one")
+        w.fermata("restore", "job", "one").good()
+        w.counts_on("one")
+    for jid in ("first", "one", "two"):
+        numbers = w.numbers(jid)
+        expect(numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{jid}: {numbers}")
+    expect(w.fermata("job", "logs", "two").good().out.split()[0] == str(w.numbers("two")[0]), "job logs")
+    w.fermata("restore", "job", "first", "--as", "three", "--out", w.work + "/out").good()
+    until(lambda: os.path.exists(w.work + "/out") and len(open(w.work + "/out").read().split()) > 3, "output where it was asked for")
+
+
 # ---- the daemon itself ----
 
 def test_restart_of_daemon(w):
