@@ -434,6 +434,44 @@ def test_damaged_database(w):
     expect(alive(pid), "restored once more")
 
 
+def test_older_database(w):
+    """The schema of an earlier version is brought to this one's, with all that is in it; one of a later version is left alone."""
+    w.start()
+    pid = w.run("counter", options=["--checkpoint-every", "1h"])
+    path = w.dump("counter", "--leave-running")
+    jobs, checkpoints = (w.request("GET", what)[1] for what in ("/v1/jobs", "/v1/checkpoints"))
+    now = sqlite3.connect(w.state + "/fermata.db")
+    expect(now.execute("PRAGMA journal_mode").fetchone()[0] == "wal", "the mode of the journal")
+    latest = now.execute("PRAGMA user_version").fetchone()[0]
+    now.close()
+    expect(latest >= 3, latest)
+    plain = lambda list: [{**job, "status": "", "checkpoint_late_s": 0} for job in list]
+    for version in range(1, latest):
+        w.kill()
+        base = sqlite3.connect(w.state + "/fermata.db")
+        if version < 3:
+            base.execute("ALTER TABLE jobs DROP COLUMN late_ns")
+            base.execute("ALTER TABLE jobs DROP COLUMN missed")
+        if version < 2:
+            base.execute("DROP INDEX checkpoints_of_jobs")
+        base.execute(f"PRAGMA user_version = {version}")
+        base.commit()
+        base.close()
+        w.start()
+        expect(plain(w.request("GET", "/v1/jobs")[1]) == plain(jobs) and w.request("GET", "/v1/checkpoints")[1] == checkpoints, f"from version {version}: {w.request('GET', '/v1/jobs')}")
+        base = sqlite3.connect(w.state + "/fermata.db")
+        expect(base.execute("PRAGMA user_version").fetchone()[0] == latest, "the version")
+        base.close()
+        w.counts_on("counter")
+    w.kill()
+    base = sqlite3.connect(w.state + "/fermata.db")
+    base.execute("PRAGMA user_version = 99")
+    base.commit()
+    base.close()
+    later = subprocess.run([BINARY, "daemon", "start", "--config-dir", w.work], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+    expect(later.returncode == 1 and b"newer fermata" in later.stderr and alive(pid) and os.path.exists(path), later.stderr)
+
+
 def test_locked_database(w):
     w.start()
     w.run("counter")
