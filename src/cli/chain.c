@@ -31,24 +31,24 @@ static int remove_directory(const char *path, struct error *e)
 	return r ? error_errno(e, r, "cannot remove the checkpoint %s", path) : 0;
 }
 
-/* The id that a daemon knows a directory by, to have it removed there: what it has noted of it goes too. */
-static bool find_id(struct command_line *c, char id[64])
+/* The id that a daemon knows a directory by, to have it removed there: what it has noted of it goes too. Empty: none does. */
+static int find_id(struct command_line *c, char id[64], struct error *e)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
-	json_t *list = NULL, *one, *path = remote_absolute(c->words[0]);
-	struct error e = {};
+	json_t *list = NULL, *one;
 	char real[PATH_MAX];
 	size_t i;
 
 	id[0] = '\0';
-	if (s && !remote_settings(c, s, &e) && remote_wanted(c, s) && realpath(json_string_value(path), real))
-		client_call(s, "GET", "/v1/checkpoints", NULL, &list, &e);
+	int r = s ? remote_settings(c, s, e) : error_set(e, -ENOMEM, "out of memory");
+	if (r || !remote_wanted_for_path(c, s) || !realpath(c->words[0], real))
+		return r;
+	r = client_call(s, "GET", "/v1/checkpoints", NULL, &list, e);
 	json_array_foreach(list, i, one)
 		if (!strcmp(json_string_value(json_object_get(one, "path")), real))
 			snprintf(id, 64, "%s", json_string_value(json_object_get(one, "id")));
 	json_decref(list);
-	json_decref(path);
-	return id[0];
+	return r;
 }
 
 int verb_delete_checkpoint(struct command_line *c)
@@ -58,7 +58,9 @@ int verb_delete_checkpoint(struct command_line *c)
 
 	if (!is_path(c->words[0]))
 		return verb_checkpoint_delete(c);
-	if (find_id(c, id)) {
+	if (find_id(c, id, &e))
+		return cli_report(c, &e);
+	if (id[0]) {
 		c->words = words;
 		return verb_checkpoint_delete(c);
 	}
@@ -84,7 +86,7 @@ static bool flatten_remote(struct command_line *c, json_t **ret, int *ret_status
 		cli_report(c, &e);
 		return true;
 	}
-	if (by_path && (c->events || !remote_wanted(c, s)))
+	if (by_path && (c->events || !remote_wanted_for_path(c, s)))
 		return false;
 	if (!by_path && c->no_server) {
 		error_set(&e, -EINVAL, "%s is an id, which only the daemon knows; without --no-server it is asked, or give the path", c->words[0]);

@@ -57,6 +57,11 @@ bool remote_wanted(const struct command_line *c, const struct settings *s)
 	return stat(settings_text(s, SETTING_ADDRESS), &st) == 0;
 }
 
+bool remote_wanted_for_path(const struct command_line *c, const struct settings *s)
+{
+	return remote_wanted(c, s) && (geteuid() == 0 || strcmp(s->value[SETTING_ADDRESS].origin, "default") != 0);
+}
+
 json_t *remote_call(struct command_line *c, const char *method, const char *path, json_t *body)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));

@@ -12,6 +12,10 @@ int remote_need_full(struct command_line *c);
 /* True: a daemon is to do it. False: --no-server, or there is none and none was named. */
 bool remote_wanted(const struct command_line *c, const struct settings *s);
 
+/* The same of what is done to directories and stores that are named by their paths: one in somebody's home is no business of root's daemon, so a user goes
+ * there only where they have named it. */
+bool remote_wanted_for_path(const struct command_line *c, const struct settings *s);
+
 /* The whole of a verb with one request: the answer, or the error is reported and NULL. */
 json_t *remote_call(struct command_line *c, const char *method, const char *path, json_t *body);
 /* `what` behind a prefix, such as "/v1/jobs/NAME/dump". False: it is no name that could stand in a path, which was reported. */

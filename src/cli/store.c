@@ -31,13 +31,12 @@ static const char *text(const json_t *document, const char *key)
 
 /* ---- by the daemon ---- */
 
-/* A store in one's home is no business of root's daemon: a user goes there only where they have named it. */
 static int choose(struct command_line *c, bool *ret_remote, struct error *e)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	int r = s ? remote_settings(c, s, e) : error_set(e, -ENOMEM, "out of memory");
 
-	*ret_remote = !r && !c->events && remote_wanted(c, s) && (geteuid() == 0 || strcmp(s->value[SETTING_ADDRESS].origin, "default") != 0);
+	*ret_remote = !r && !c->events && remote_wanted_for_path(c, s);
 	return r;
 }
 
