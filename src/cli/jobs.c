@@ -251,7 +251,7 @@ static bool is_any(const json_t *job)
 
 /* The job named, or with --all every one: `act` for each. */
 static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
-		    void (*print)(const struct command_line *c))
+		    void (*print)(const struct command_line *c, const json_t *answer))
 {
 	char *one[] = { NULL, NULL };
 	json_t *answers = json_array();
@@ -279,7 +279,7 @@ static int for_each(struct command_line *c, const char *question, bool (*wanted)
 		acted++;
 		json_t *answer = act(c);
 		if (answer && !c->json)
-			print(c);
+			print(c, answer);
 		if (!answer || json_array_append_new(answers, answer))
 			status = 1;
 	}
@@ -317,7 +317,7 @@ static json_t *kill_one(struct command_line *c)
 	return about(c, "POST", "/v1/jobs/%s/kill", json_pack("{s:i}", "signal", signal_of(c, &e)));
 }
 
-static void print_killed(const struct command_line *c)
+static void print_killed(const struct command_line *c, const json_t *answer)
 {
 	struct error e;
 	int signal = signal_of(c, &e);
@@ -340,8 +340,14 @@ static json_t *delete_one(struct command_line *c)
 	return about(c, "DELETE", c->with_checkpoints ? "/v1/jobs/%s?checkpoints=true" : "/v1/jobs/%s", NULL);
 }
 
-static void print_deleted(const struct command_line *c)
+static void print_deleted(const struct command_line *c, const json_t *answer)
 {
+	const json_t *left = json_object_get(answer, "left"), *pid;
+	size_t i;
+
+	json_array_foreach(left, i, pid)
+		fprintf(stderr, "Warning: process %lld, which job %s has left in the background, runs on and is no job's any more\n",
+			(long long)json_integer_value(pid), c->words[0]);
 	printf("Deleted job %s\n", c->words[0]);
 }
 

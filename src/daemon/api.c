@@ -233,11 +233,13 @@ static int delete_job(struct call *c, struct error *e)
 	const char *also = c->query(c->connection, "checkpoints");
 	struct job j;
 	int r = get_job(c, &j, e);
+	json_t *left = r ? NULL : rest_json(c->daemon, &j);
 
 	if (!r)
 		r = job_delete(c->daemon, &j, also && !strcmp(also, "true"), e);
 	if (!r)
-		c->answer = json_pack("{s:s}", "deleted", j.jid);
+		c->answer = json_pack("{s:s, s:O}", "deleted", j.jid, "left", left);
+	json_decref(left);
 	return r;
 }
 

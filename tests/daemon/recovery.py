@@ -242,6 +242,14 @@ def test_rest(w):
     expect(w.fermata("job", "kill", "runs").good().out == "Killed job runs\n" and not alive(rest[1]), "job kill")
     w.fermata("job", "kill", "runs").error("does not run")
     expect(w.job("runs")["left"] == [], w.job("runs"))
+    # One that is deleted leaves it to run on, and says so.
+    pid, rest = away(w, "gone")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.status("gone") == "halted" and len(w.job("gone")["left"]) == 2, "its end")
+    told = w.fermata("job", "delete", "gone").good().err
+    expect(all(f"process {one}" in told and alive(one) for one in rest), told)
+    for one in rest:
+        os.kill(one, signal.SIGKILL)
 
 
 def test_side_by_side(w):

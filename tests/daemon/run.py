@@ -96,7 +96,7 @@ def test_json(w):
     expect({job["job"] for job in document("job", "kill", "--all")} == {"one", "two", "three"}, "all are killed")
     expect(document("checkpoint", "delete", path) == {"deleted": path, "path": path}, "a directory that only we know")
     expect(document("job", "checkpoint", "delete", checkpoint["id"])["deleted"] == checkpoint["id"], "one by its id")
-    expect(document("job", "delete", "one") == {"deleted": "one"}, "one")
+    expect(document("job", "delete", "one") == {"deleted": "one", "left": []}, "one")
     expect({job["deleted"] for job in document("job", "delete", "--all")} == {"two", "three"}, "all are deleted")
     result = w.fermata("job", "delete", "--all", "--json")
     expect(result.status == 1 and json.loads(result.out) == [], result)
