@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Writes the parts of the documentation that are made from the code, between the marks `<!-- made by scripts/docs.py: NAME -->` and
-`<!-- end -->`. With --check it writes nothing and says what is out of date. Either way it says which refusal
+`<!-- end -->`, and docs/openapi.json. With --check it writes nothing and says what is out of date. Either way it says which refusal
 has no row in src/engine/saved.c, and which file includes more than docs/ARCHITECTURE.md allows. Needs a build (make)."""
 import glob
 import os
@@ -37,6 +37,10 @@ def fields():
 
 def features():
     return subprocess.run([BINARY, "features", "--markdown"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout.decode()
+
+
+def openapi(_):
+    return subprocess.run([BINARY, "daemon", "openapi"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True).stdout.decode()
 
 
 def refusals_missing():
@@ -76,9 +80,10 @@ def layers_broken():
 def main():
     check, stale = "--check" in sys.argv[1:], refusals_missing() + layers_broken()
     makers = {"fields": fields, "features": features}
-    for page in PAGES:
+    pages = {page: lambda old: MARKS.sub(lambda mark: mark[1] + makers[mark[2]]() + mark[3], old) for page in PAGES}
+    for page, make in {**pages, "docs/openapi.json": openapi}.items():
         old = read(page)
-        new = MARKS.sub(lambda mark: mark[1] + makers[mark[2]]() + mark[3], old)
+        new = make(old)
         if new != old:
             stale.append(f"{page} is out of date: run make docs")
             if not check:

@@ -134,6 +134,8 @@ int verb_inspect(struct command_line *c);
 int verb_verify(struct command_line *c);
 /* store.c: the file with the key of a store, by option or setting, or NULL. */
 const char *cli_store_key(struct command_line *c);
+/* Prints and consumes it; on one line where a daemon reads it. An exit status. */
+int cli_print_document(const struct command_line *c, struct json_t *document);
 
 int verb_store_ls(struct command_line *c);
 int verb_store_verify(struct command_line *c);

@@ -93,6 +93,21 @@ static int run_help(struct command_line *c)
 	return 0;
 }
 
+/* Containers come later. Without this their options would be what is complained of. */
+static const char *find_absent(const struct words *words)
+{
+	static const char *const verbs_of_things[] = { "dump", "restore", "run", "manage", "freeze", "unfreeze", "query" };
+	static const char *const containers[] = { "runc", "containerd", "k8s" };
+
+	if (words->count && !strcmp(words->data[0], "plugin"))
+		return "there are no plugins, all that there is is in this program; fermata features lists it";
+	for (size_t i = 0; words->count > 1 && i < ARRAY_SIZE(verbs_of_things); i++)
+		for (size_t k = 0; !strcmp(words->data[0], verbs_of_things[i]) && k < ARRAY_SIZE(containers); k++)
+			if (!strcmp(words->data[1], containers[k]))
+				return "it takes containers, which come later; processes outside of them are saved by dump process and dump job";
+	return NULL;
+}
+
 static const struct verb verbs[] = {
 	[DUMP_PROCESS] = VERB("dump process", "PID", 1, 1, "Save a process and all that descend from it, and end them", verb_dump_process),
 	[DUMP_JOB] = VERB("dump job", "JOB", 1, 1, "Save a job, and end it", verb_dump_job),
@@ -157,11 +172,12 @@ static const struct verb verbs[] = {
 #define ON_JOBS (LISTS | STOPS | ON(JOB_INSPECT) | ON(JOB_SET) | ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(JOB_KILL) | ON(JOB_DELETE) | \
 		 ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT) | ON(CHECKPOINT_DELETE) | ON(DELETE_CHECKPOINT) | ON(FLATTEN_CHECKPOINT) | ON(ATTACH) | ON(MANAGE_PROCESS))
 #define DAEMONS (ON(DAEMON_START) | ON(DAEMON_CHECK))
-#define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | ON(CONFIG_SHOW))
+#define STORES (ON(STORE_LS) | ON(STORE_VERIFY) | ON(STORE_PRUNE) | ON(STORE_STATS) | ON(STORE_RM))
+#define CONFIGURED (DUMPS | RESTORES | RUNS | ON_JOBS | DAEMONS | STORES | ON(CONFIG_SHOW))
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
 #define BOTH (DUMPS | RESTORES)
-#define STORES (ON(STORE_LS) | ON(STORE_VERIFY) | ON(STORE_PRUNE) | ON(STORE_STATS) | ON(STORE_RM))
+#define HELPED (STORES | ON(FLATTEN_CHECKPOINT))
 
 static const struct option_row rows[] = {
 	OPTION("help", 'h', FLAG, NULL, ALL_VERBS, help, "Print this"),
@@ -255,15 +271,15 @@ static const struct option_row rows[] = {
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,
 	       "Write the pid of the restored or started process to this file"),
-	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS), no_server,
+	OPTION("no-server", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | RUNS | ON(FREEZE_PROCESS) | ON(UNFREEZE_PROCESS) | HELPED | ON(DELETE_CHECKPOINT), no_server,
 	       "Do it here, and not in the daemon"),
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | (ON_JOBS & ~(ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(ATTACH))) | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
-	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS), events,
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | ON(VERIFY), events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("gate", 0, FLAG, NULL, ON(DUMP_PROCESS), gate, "Begin once a byte comes on standard input, end where none does; the daemon's helpers do"),
-	OPTION("quiet", 'q', FLAG, NULL, BOTH, quiet, "Show no progress on a terminal"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | ON(VERIFY), quiet, "Show no progress on a terminal"),
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),
 	OPTION("errors", 0, FLAG, NULL, ON(FEATURES), only_refused, "Only what is refused"),
@@ -292,7 +308,7 @@ static const char description[] =
 	"  " n " restore job train                          start it again from its last one\n" \
 	"  " n " check                                      what this machine can do\n"
 #define PROGRAM(n, s) { .name = n, .summary = s, .verbs = verbs, .n_verbs = ARRAY_SIZE(verbs), .rows = rows, .n_rows = ARRAY_SIZE(rows), \
-			.strict = true, .usage_status = 2, .description = description, .examples = EXAMPLES(n) }
+			.strict = true, .usage_status = 2, .description = description, .examples = EXAMPLES(n), .absent = find_absent }
 
 const struct program program_fermata = PROGRAM("fermata", "save and restore processes");
 /* The same by another name, which its settings have too: CEDANA_ADDRESS, /etc/cedana. */

@@ -244,22 +244,32 @@ static bool is_sure(const char *what)
 	return fgets(answer, sizeof(answer), stdin) && (answer[0] == 'y' || answer[0] == 'Y');
 }
 
+static bool is_any(const json_t *job)
+{
+	return true;
+}
+
 /* The job named, or with --all every one: `act` for each. */
-static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), int (*act)(struct command_line *c))
+static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
+		    void (*print)(const struct command_line *c, const json_t *answer))
 {
 	char *one[] = { NULL, NULL };
+	json_t *answers = json_array();
 	int status = 0;
 	size_t acted = 0;
 
 	if (!c->all && !c->words[0]) {
 		fprintf(stderr, "Error: %s %s needs the job, or --all\n", c->program->name, c->verb->name);
+		json_decref(answers);
 		return c->program->usage_status;
 	}
-	if (!c->all)
-		return act(c);
-	if (!is_sure(question))
-		return 1;
-	json_t *list = remote_call(c, "GET", "/v1/jobs", NULL);
+	json_t *list = NULL;
+	if (!c->all) {
+		list = json_pack("[{s:s}]", "job", c->words[0]);
+		wanted = is_any;
+	} else if (is_sure(question)) {
+		list = remote_call(c, "GET", "/v1/jobs", NULL);
+	}
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const json_t *job = json_array_get(list, i);
 		if (!wanted(job))
@@ -267,12 +277,20 @@ static int for_each(struct command_line *c, const char *question, bool (*wanted)
 		one[0] = (char *)text(job, "job");
 		c->words = one;
 		acted++;
-		status |= act(c);
+		json_t *answer = act(c);
+		if (answer && !c->json)
+			print(c, answer);
+		if (!answer || json_array_append_new(answers, answer))
+			status = 1;
 	}
 	if (list && !acted) {
 		fprintf(stderr, "Error: there is no such job\n");
 		status = 1;
 	}
+	/* Of one it is that one's answer, of all a list. */
+	if (list && c->json && (c->all || json_array_size(answers)))
+		status |= remote_print(json_incref(c->all ? answers : json_array_get(answers, 0)));
+	json_decref(answers);
 	json_decref(list);
 	return list ? status : 1;
 }
@@ -287,47 +305,55 @@ static bool is_running(const json_t *job)
 	return !is_halted(job) && strcmp(text(job, "status"), "upcoming");
 }
 
-static int kill_one(struct command_line *c)
+static int signal_of(const struct command_line *c, struct error *e)
 {
-	struct error e = {};
-	int signal = c->signal ? signal_number(c->signal, &e) : SIGKILL;
+	return c->signal ? signal_number(c->signal, e) : SIGKILL;
+}
 
-	if (signal < 0)
-		return cli_report(c, &e);
-	json_t *job = about(c, "POST", "/v1/jobs/%s/kill", json_pack("{s:i}", "signal", signal));
-	if (!job)
-		return 1;
-	if (c->json)
-		return remote_print(job);
+static json_t *kill_one(struct command_line *c)
+{
+	struct error e;
+
+	return about(c, "POST", "/v1/jobs/%s/kill", json_pack("{s:i}", "signal", signal_of(c, &e)));
+}
+
+static void print_killed(const struct command_line *c, const json_t *answer)
+{
+	struct error e;
+	int signal = signal_of(c, &e);
+
 	if (signal == SIGKILL)
 		printf("Killed job %s\n", c->words[0]);
 	else
 		printf("Sent signal %d to job %s\n", signal, c->words[0]);
-	json_decref(job);
-	return 0;
 }
 
 int verb_job_kill(struct command_line *c)
 {
-	return for_each(c, "Kill all jobs", is_running, kill_one);
+	struct error e = {};
+
+	return signal_of(c, &e) < 0 ? cli_report(c, &e) : for_each(c, "Kill all jobs", is_running, kill_one, print_killed);
 }
 
-static int delete_one(struct command_line *c)
+static json_t *delete_one(struct command_line *c)
 {
-	json_t *gone = about(c, "DELETE", c->with_checkpoints ? "/v1/jobs/%s?checkpoints=true" : "/v1/jobs/%s", NULL);
+	return about(c, "DELETE", c->with_checkpoints ? "/v1/jobs/%s?checkpoints=true" : "/v1/jobs/%s", NULL);
+}
 
-	if (!gone)
-		return 1;
-	if (c->json)
-		return remote_print(gone);
+static void print_deleted(const struct command_line *c, const json_t *answer)
+{
+	const json_t *left = json_object_get(answer, "left"), *pid;
+	size_t i;
+
+	json_array_foreach(left, i, pid)
+		fprintf(stderr, "Warning: process %lld, which job %s has left in the background, runs on and is no job's any more\n",
+			(long long)json_integer_value(pid), c->words[0]);
 	printf("Deleted job %s\n", c->words[0]);
-	json_decref(gone);
-	return 0;
 }
 
 int verb_job_delete(struct command_line *c)
 {
-	return for_each(c, "Delete all jobs that have ended", is_halted, delete_one);
+	return for_each(c, "Delete all jobs that have ended", is_halted, delete_one, print_deleted);
 }
 
 /* ---- dump, restore, freeze ---- */

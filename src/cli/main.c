@@ -18,7 +18,18 @@ struct source {
 static int usage_error(const struct program *p, const struct error *e)
 {
 	fprintf(stderr, "Error: %s\n", e->text);
-	return p->usage_status;
+	return e->code == -ENOSYS ? 1 : p->usage_status;
+}
+
+/* Also where its options, which there are none of, could not be parsed. */
+static int say_absent(const struct program *p, const struct words *words, int r, struct error *e)
+{
+	const char *why = p->absent ? p->absent(words) : NULL;
+
+	if (!why)
+		return r;
+	return error_set(e, -ENOSYS, "%s %s%s%s is not there yet: %s", p->name, words->data[0], words->count > 1 ? " " : "",
+			 words->count > 1 ? words->data[1] : "", why);
 }
 
 static int read_all(const struct program *p, char **argv, struct source *s, struct command_line *c, struct error *e)
@@ -32,6 +43,7 @@ static int read_all(const struct program *p, char **argv, struct source *s, stru
 		c->version = given_find(&s->line, "version");
 		return 0;
 	}
+	r = say_absent(p, &s->words, r, e);
 	if (!r)
 		r = options_find_verb(p, &s->words, &c->verb, &own, e);
 	if (r == -ENOENT)

@@ -71,6 +71,8 @@ struct verb {
 #define VERB(n, a, min, max, s, f) { .name = n, .arguments = a, .min_words = min, .max_words = max, .summary = s, .run = f }
 #define VERB_MISSING(n, a, min, max, s, m) { .name = n, .arguments = a, .min_words = min, .max_words = max, .summary = s, .missing = m }
 
+struct words;
+
 struct program {
 	const char *name, *summary;
 	const struct verb *verbs;
@@ -82,6 +84,8 @@ struct program {
 	int usage_status; /* the exit status after wrong usage */
 	const char *description; /* for the manual page; troff */
 	const char *examples;	 /* lines of commands, for who is new to it; or NULL */
+	/* Of words that name no command, but one that who comes from elsewhere looks for: what is missing, and what helps. NULL otherwise. */
+	const char *(*absent)(const struct words *words);
 };
 
 /* An option as it was given. */

@@ -57,6 +57,11 @@ bool remote_wanted(const struct command_line *c, const struct settings *s)
 	return stat(settings_text(s, SETTING_ADDRESS), &st) == 0;
 }
 
+bool remote_wanted_for_path(const struct command_line *c, const struct settings *s)
+{
+	return remote_wanted(c, s) && (geteuid() == 0 || strcmp(s->value[SETTING_ADDRESS].origin, "default") != 0);
+}
+
 json_t *remote_call(struct command_line *c, const char *method, const char *path, json_t *body)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
@@ -229,6 +234,16 @@ static int follow(struct view *v, const char *path, json_t *body, const char *ot
 	if (!r && !v->done)
 		r = error_set(&e, -EPIPE, "%s", otherwise);
 	return r ? cli_report(v->c, &e) : 0;
+}
+
+json_t *remote_work(struct command_line *c, const char *path, json_t *body)
+{
+	struct view v = { .c = c };
+
+	json_t *result = follow(&v, path, body, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_decref(v.profile);
+	json_decref(v.done);
+	return result;
 }
 
 /* ---- dump ---- */

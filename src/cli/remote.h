@@ -12,6 +12,10 @@ int remote_need_full(struct command_line *c);
 /* True: a daemon is to do it. False: --no-server, or there is none and none was named. */
 bool remote_wanted(const struct command_line *c, const struct settings *s);
 
+/* The same of what is done to directories and stores that are named by their paths: one in somebody's home is no business of root's daemon, so a user goes
+ * there only where they have named it. */
+bool remote_wanted_for_path(const struct command_line *c, const struct settings *s);
+
 /* The whole of a verb with one request: the answer, or the error is reported and NULL. */
 json_t *remote_call(struct command_line *c, const char *method, const char *path, json_t *body);
 /* `what` behind a prefix, such as "/v1/jobs/NAME/dump". False: it is no name that could stand in a path, which was reported. */
@@ -30,6 +34,8 @@ int dump_write_result(const struct command_line *c, const char *path);
 /* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */
 int remote_dump(struct command_line *c, const char *path);
 int remote_restore(struct command_line *c, const char *path, json_t *body);
+/* Work that the daemon has done by a helper, with its progress: the result, a new reference, or the error is reported and NULL. Consumes the body. */
+json_t *remote_work(struct command_line *c, const char *path, json_t *body);
 
 /* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);

@@ -8,25 +8,26 @@ static int print_json(const struct command_line *c, const struct view *v)
 {
 	json_t *root = json_pack("{s:s, s:s, s:I, s:I}", "checkpoint", c->words[0], "compression", image_packing_name(v->images.dir), "files",
 				 (json_int_t)v->files.count, "bytes", (json_int_t)v->size);
-	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 
-	json_decref(root);
-	puts("");
-	return r ? 1 : 0;
+	return cli_print_document(c, root);
 }
 
 int verb_verify(struct command_line *c)
 {
 	struct view v = { .request = { .images_dir = c->words[0], .packing.key = cli_store_key(c) } };
 	struct error e = {};
-	int status = 0, r = view_read(&v, &e);
+	int status = 0;
 
+	progress_begin(c);
+	v.request.progress = c->request.progress;
+	int r = view_read(&v, &e);
+	progress_end(c);
 	if (!r && !view_has_manifest(&v))
 		r = error_set(&e, -ENOENT, "it has no " IMAGE_MANIFEST ", and so no checksums; fermata inspect reads it without");
 	if (r) {
 		error_prefix(&e, r, "cannot verify %s", c->words[0]);
 		status = cli_report(c, &e);
-	} else if (c->json) {
+	} else if (c->json || c->events) {
 		status = print_json(c, &v);
 	} else {
 		printf("%s is whole: %zu files, %llu bytes\n", c->words[0], v.files.count, (unsigned long long)v.size);

@@ -3,6 +3,7 @@
 
 #include "daemon/helper.h"
 #include "daemon/tools.h"
+#include "daemon/upkeep.h"
 #include "proc/proc.h"
 
 #include <fcntl.h>
@@ -43,8 +44,7 @@ unsigned http_status(int code)
 
 /* ---- how things look outside ---- */
 
-/* Text of a program, which need not be UTF-8. */
-static json_t *any_text(const char *text)
+json_t *any_text(const char *text)
 {
 	json_t *value = json_string(text);
 
@@ -72,6 +72,19 @@ static json_t *checkpoint_json(const struct checkpoint *c)
 			 (json_int_t)c->size);
 }
 
+/* What a job that has ended has left in the background. */
+static json_t *rest_json(struct daemon *d, const struct job *j)
+{
+	json_t *list = json_array();
+	struct tree rest = {};
+
+	if (j->state == JOB_HALTED && members_list_strays(d, j, &rest) == 0)
+		for (size_t i = 0; i < rest.count; i++)
+			json_array_append_new(list, json_integer(rest.data[i]));
+	VEC_FREE(&rest);
+	return list;
+}
+
 json_t *job_json(struct daemon *d, const struct job *j)
 {
 	struct checkpoint last;
@@ -91,6 +104,7 @@ json_t *job_json(struct daemon *d, const struct job *j)
 
 	json_object_update(document, more);
 	json_decref(more);
+	json_object_set_new(document, "left", rest_json(d, j));
 	json_object_set_new(document, "exit_code", j->exit_code < 0 ? json_null() : json_integer(j->exit_code));
 	json_object_set_new(document, "checkpoint", checkpoint_last(d, j->jid, &last, &none) ? json_null() : checkpoint_json(&last));
 	return document;
@@ -219,11 +233,13 @@ static int delete_job(struct call *c, struct error *e)
 	const char *also = c->query(c->connection, "checkpoints");
 	struct job j;
 	int r = get_job(c, &j, e);
+	json_t *left = r ? NULL : rest_json(c->daemon, &j);
 
 	if (!r)
 		r = job_delete(c->daemon, &j, also && !strcmp(also, "true"), e);
 	if (!r)
-		c->answer = json_pack("{s:s}", "deleted", j.jid);
+		c->answer = json_pack("{s:s, s:O}", "deleted", j.jid, "left", left);
+	json_decref(left);
 	return r;
 }
 
@@ -367,54 +383,17 @@ static int list_checkpoints(struct call *c, struct error *e)
 	return answer_checkpoints(c, NULL, e);
 }
 
-static int get_checkpoint(struct call *c, struct checkpoint *ret, struct error *e)
-{
-	int r = store_get_checkpoint(c->daemon->store, c->words[0], ret, e);
-
-	if (!r && c->caller.uid && ret->uid != (int64_t)c->caller.uid)
-		r = error_set(e, -ENOENT, "there is no checkpoint %s of yours", c->words[0]);
-	return r;
-}
-
 static int show_checkpoint(struct call *c, struct error *e)
 {
 	struct checkpoint k;
-	int r = get_checkpoint(c, &k, e);
+	int r = call_get_checkpoint(c, &k, e);
 
 	if (!r)
 		c->answer = checkpoint_json(&k);
 	return r;
 }
 
-static int delete_checkpoint(struct call *c, struct error *e)
-{
-	struct checkpoint k;
-	char id[64];
-	int r = get_checkpoint(c, &k, e);
-
-	snprintf(id, sizeof(id), "checkpoint %.40s", k.id);
-	if (!r)
-		r = busy_begin(c->daemon, id, "is being deleted", e);
-	if (r)
-		return r;
-	if (k.state == CHECKPOINT_PENDING && identity_alive(&k.worker))
-		r = error_set(e, -EBUSY, "the checkpoint %s is being written", k.id);
-	/* A dump of the job may be about to have it as its parent. */
-	if (!r && k.jid[0])
-		r = busy_begin(c->daemon, k.jid, "has a checkpoint removed", e);
-	const bool held = !r && k.jid[0];
-	if (!r)
-		r = checkpoint_remove(c->daemon, &k, e);
-	if (held)
-		busy_end(c->daemon, k.jid);
-	busy_end(c->daemon, id);
-	if (!r)
-		c->answer = json_pack("{s:s, s:o}", "deleted", k.id, "path", any_text(k.path));
-	return r;
-}
-
-/* What `fermata VERB` says of it; ?format=text for people. */
-static int answer_tool(struct call *c, json_t *words, struct error *e)
+int call_answer_tool(struct call *c, json_t *words, struct error *e)
 {
 	const char *format = c->query(c->connection, "format"), *verbose = c->query(c->connection, "verbose");
 	bool text = format && !strcmp(format, "text");
@@ -433,42 +412,34 @@ static int inspect_checkpoint(struct call *c, struct error *e)
 {
 	const char *skip = c->query(c->connection, "skip-verify");
 	struct checkpoint k;
-	int r = get_checkpoint(c, &k, e);
+	int r = call_get_checkpoint(c, &k, e);
 
-	return r ? r : answer_tool(c, json_pack("[s, s, s*]", "inspect", k.path, skip && !strcmp(skip, "true") ? "--skip-verify" : NULL), e);
-}
-
-static int verify_checkpoint(struct call *c, struct error *e)
-{
-	struct checkpoint k;
-	int r = get_checkpoint(c, &k, e);
-
-	return r ? r : answer_tool(c, json_pack("[s, s]", "verify", k.path), e);
+	return r ? r : call_answer_tool(c, json_pack("[s, s, s*]", "inspect", k.path, skip && !strcmp(skip, "true") ? "--skip-verify" : NULL), e);
 }
 
 static int compare_checkpoints(struct call *c, struct error *e)
 {
 	struct checkpoint one, other;
-	int r = get_checkpoint(c, &one, e);
+	int r = call_get_checkpoint(c, &one, e);
 
 	c->words[0] = c->words[1];
 	if (!r)
-		r = get_checkpoint(c, &other, e);
-	return r ? r : answer_tool(c, json_pack("[s, s, s]", "diff", one.path, other.path), e);
+		r = call_get_checkpoint(c, &other, e);
+	return r ? r : call_answer_tool(c, json_pack("[s, s, s]", "diff", one.path, other.path), e);
 }
 
 /* ---- the machine ---- */
 
 static int get_features(struct call *c, struct error *e)
 {
-	return answer_tool(c, json_pack("[s]", "features"), e);
+	return call_answer_tool(c, json_pack("[s]", "features"), e);
 }
 
 static int get_check(struct call *c, struct error *e)
 {
 	const char *dir = c->caller.uid ? c->daemon->private_dir : settings_text(&c->daemon->settings, SETTING_CHECKPOINT_DIR);
 
-	return answer_tool(c, json_pack("[s, s, s]", "check", "--dir", dir), e);
+	return call_answer_tool(c, json_pack("[s, s, s]", "check", "--dir", dir), e);
 }
 
 /* ---- processes ---- */
@@ -524,7 +495,7 @@ static int show_process(struct call *c, struct error *e)
 
 	if (words && tree && !strcmp(tree, "true"))
 		json_array_append_new(words, json_string("--tree"));
-	return r ? r : answer_tool(c, words, e);
+	return r ? r : call_answer_tool(c, words, e);
 }
 
 static int check_process(struct call *c, struct error *e)
@@ -536,7 +507,7 @@ static int check_process(struct call *c, struct error *e)
 	if (!r)
 		r = options_words(&c->caller, json_object_get(c->body, "options"), words, e);
 	if (!r)
-		return answer_tool(c, words, e);
+		return call_answer_tool(c, words, e);
 	json_decref(words);
 	return r;
 }
@@ -589,45 +560,65 @@ static int restore_path(struct call *c, struct error *e)
 	return r ? r : answer_job(c, &after);
 }
 
+/* Fields that several requests share, see fields.h. */
+#define TIMES "every:integer keep:integer restart restart_limit:integer"
+#define TERMINAL "attachable:boolean attach:boolean raw:boolean rows:integer columns:integer"
+#define RUN "jid argv:texts env:texts cwd umask:integer out as_root:boolean " TERMINAL " " TIMES
+#define MANAGE "pid:integer jid upcoming:boolean " TIMES
+#define DUMP "dir name options:object"
+#define RESTORE "path checkpoint as out events:boolean options:object " TERMINAL
+#define STORE "store key"
+#define PRINTED "format verbose:boolean"
+
 const struct route routes[] = {
-	{ "GET", "/v1/health", "Version and pid of the daemon; ?full=true: its folders too", NULL, "json", get_health },
-	{ "GET", "/v1/config", "Each setting, and where it comes from", NULL, "json", get_config },
-	{ "GET", "/v1/openapi.json", "This document", NULL, "json", get_openapi },
-	{ "GET", "/metrics", "Counters for Prometheus", NULL, "text", get_metrics },
-	{ "GET", "/v1/jobs", "All jobs, the newest first", NULL, "json", list_jobs },
-	{ "POST", "/v1/jobs/run", "Start a program as a job",
-	  "jid argv env cwd umask:integer out as_root:boolean attachable:boolean attach:boolean raw:boolean rows:integer columns:integer every:integer keep:integer restart restart_limit:integer",
-	  "json", run_job },
-	{ "POST", "/v1/jobs/manage", "Make a job of a process that runs, or will", "pid:integer jid upcoming:boolean every:integer keep:integer", "json",
-	  manage_job },
-	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job; with `events` the answer is events", "path checkpoint as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_path },
-	{ "GET", "/v1/jobs/{jid}", "One job", NULL, "json", show_job },
-	{ "PATCH", "/v1/jobs/{jid}", "Change periodic checkpoints and restarts", "every:integer keep:integer restart restart_limit:integer", "json", set_job },
-	{ "DELETE", "/v1/jobs/{jid}", "Forget a job that does not run; ?checkpoints=true removes its checkpoints", NULL, "json", delete_job },
-	{ "POST", "/v1/jobs/{jid}/kill", "Send a signal to all of its processes, SIGKILL when none is given", "signal:integer", "json", kill_job },
-	{ "POST", "/v1/jobs/{jid}/freeze", "Stop all of its processes", NULL, "json", freeze_job },
-	{ "POST", "/v1/jobs/{jid}/unfreeze", "Continue them", NULL, "json", unfreeze_job },
-	{ "POST", "/v1/jobs/{jid}/dump", "Make a checkpoint", "dir name options:object", "events", dump_job },
+	{ "GET", "/v1/health", "Version and pid of the daemon; with `full` its folders too", "full:boolean", NULL, "json", get_health },
+	{ "GET", "/v1/config", "Each setting, and where it comes from", NULL, NULL, "json", get_config },
+	{ "GET", "/v1/openapi.json", "This document", NULL, NULL, "json", get_openapi },
+	{ "GET", "/metrics", "Counters for Prometheus", NULL, NULL, "text", get_metrics },
+	{ "GET", "/v1/jobs", "All jobs, the newest first", NULL, NULL, "json", list_jobs },
+	{ "POST", "/v1/jobs/run", "Start a program as a job", NULL, RUN, "json", run_job },
+	{ "POST", "/v1/jobs/manage", "Make a job of a process that runs, or will", NULL, MANAGE, "json", manage_job },
+	{ "POST", "/v1/jobs/restore", "Restore a checkpoint as a new job; with `events` the answer is events", NULL, RESTORE, "json", restore_path },
+	{ "GET", "/v1/jobs/{jid}", "One job", NULL, NULL, "json", show_job },
+	{ "PATCH", "/v1/jobs/{jid}", "Change periodic checkpoints and restarts", NULL, TIMES, "json", set_job },
+	{ "DELETE", "/v1/jobs/{jid}", "Forget a job that does not run; with `checkpoints` its checkpoints are removed",
+	  "checkpoints:boolean", NULL, "json", delete_job },
+	{ "POST", "/v1/jobs/{jid}/kill", "Send a signal to all of its processes, SIGKILL when none is given", NULL, "signal:integer", "json", kill_job },
+	{ "POST", "/v1/jobs/{jid}/freeze", "Stop all of its processes", NULL, NULL, "json", freeze_job },
+	{ "POST", "/v1/jobs/{jid}/unfreeze", "Continue them", NULL, NULL, "json", unfreeze_job },
+	{ "POST", "/v1/jobs/{jid}/dump", "Make a checkpoint", NULL, DUMP, "events", dump_job },
 	{ "POST", "/v1/jobs/{jid}/restore", "Restore its last checkpoint, another of its, or one beside it under the name `as`; with `events` the answer is events",
-	  "checkpoint path as attachable:boolean attach:boolean raw:boolean rows:integer columns:integer out events:boolean options:object", "json", restore_job },
-	{ "GET", "/v1/jobs/{jid}/log", "Its output so far", NULL, "text", show_log },
-	{ "GET", "/v1/jobs/{jid}/attach", "Its terminal: the connection is upgraded to frames", NULL, "attach", attach_job },
-	{ "GET", "/v1/jobs/{jid}/checkpoints", "Its checkpoints, the newest first", NULL, "json", list_job_checkpoints },
-	{ "GET", "/v1/checkpoints", "All checkpoints, the newest first", NULL, "json", list_checkpoints },
-	{ "GET", "/v1/checkpoints/{id}", "One checkpoint", NULL, "json", show_checkpoint },
-	{ "DELETE", "/v1/checkpoints/{id}", "Remove a checkpoint", NULL, "json", delete_checkpoint },
-	{ "GET", "/v1/checkpoints/{id}/inspect", "What it holds; ?format=text for people, and verbose=true for each area of memory, thread and file", NULL, "json",
-	  inspect_checkpoint },
-	{ "GET", "/v1/checkpoints/{id}/verify", "Compare it with its checksums", NULL, "json", verify_checkpoint },
-	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ", NULL, "json", compare_checkpoints },
-	{ "GET", "/v1/features", "What can be saved, and what is refused", NULL, "json", get_features },
-	{ "GET", "/v1/check", "What the machine has of what dump and restore need", NULL, "json", get_check },
-	{ "GET", "/v1/processes/{pid}", "A process; ?tree=true: and all below it", NULL, "json", show_process },
-	{ "POST", "/v1/processes/{pid}/check", "Whether it can be saved, with all below it, and what is in the way", "options:object", "json", check_process },
-	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", "dir name options:object", "events", dump_process },
-	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, "json", freeze_process },
-	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, "json", unfreeze_process },
-	{ "GET", "/v1/processes/{pid}/attach", "The terminal of the job that the process is", NULL, "attach", attach_process },
+	  NULL, RESTORE, "json", restore_job },
+	{ "GET", "/v1/jobs/{jid}/log", "Its output so far", NULL, NULL, "text", show_log },
+	{ "GET", "/v1/jobs/{jid}/attach", "Its terminal: the connection is upgraded to frames", NULL, NULL, "attach", attach_job },
+	{ "GET", "/v1/jobs/{jid}/checkpoints", "Its checkpoints, the newest first", NULL, NULL, "json", list_job_checkpoints },
+	{ "GET", "/v1/checkpoints", "All checkpoints, the newest first", NULL, NULL, "json", list_checkpoints },
+	{ "POST", "/v1/checkpoints/flatten", "Give a checkpoint, named by its path, all the pages that it has in parents",
+	  NULL, "path", "events", call_flatten_path },
+	{ "GET", "/v1/checkpoints/{id}", "One checkpoint", NULL, NULL, "json", show_checkpoint },
+	{ "DELETE", "/v1/checkpoints/{id}", "Remove a checkpoint", NULL, NULL, "json", call_delete_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/inspect", "What it holds; with `format` text for people, `verbose`: each area of memory, thread and file",
+	  PRINTED " skip-verify:boolean", NULL, "json", inspect_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/verify", "Compare it with its checksums; with `events` the answer is events",
+	  PRINTED " events:boolean", NULL, "json", call_verify_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ", PRINTED, NULL, "json", compare_checkpoints },
+	{ "POST", "/v1/checkpoints/{id}/flatten", "Give it all the pages that it has in parents, so that it needs none",
+	  NULL, NULL, "events", call_flatten_checkpoint },
+	{ "POST", "/v1/store/ls", "The checkpoints of a store; `key`: the file with its key", NULL, STORE, "events", call_store_ls },
+	{ "POST", "/v1/store/stats", "How much is in a store, and how much of it is kept once for several", NULL, STORE, "events", call_store_stats },
+	{ "POST", "/v1/store/verify", "Compare every chunk of a store with its hash", NULL, STORE, "events", call_store_verify },
+	{ "POST", "/v1/store/prune", "Remove the chunks that no checkpoint of a store needs", NULL, STORE, "events", call_store_prune },
+	{ "POST", "/v1/store/rm", "Remove a checkpoint, store:/DIR/NAME; its chunks go with a prune, some time",
+	  NULL, "checkpoint key", "json", call_store_rm },
+	{ "GET", "/v1/features", "What can be saved, and what is refused", PRINTED, NULL, "json", get_features },
+	{ "GET", "/v1/check", "What the machine has of what dump and restore need", PRINTED, NULL, "json", get_check },
+	{ "GET", "/v1/processes/{pid}", "A process; with `tree` all below it", PRINTED " tree:boolean", NULL, "json", show_process },
+	{ "POST", "/v1/processes/{pid}/check", "Whether it can be saved, with all below it, and what is in the way",
+	  PRINTED, "options:object", "json", check_process },
+	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", NULL, DUMP, "events", dump_process },
+	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, NULL, "json", freeze_process },
+	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, NULL, "json", unfreeze_process },
+	{ "GET", "/v1/processes/{pid}/attach", "The terminal of the job that the process is", NULL, NULL, "attach", attach_process },
 };
 const size_t routes_count = ARRAY_SIZE(routes);
 

@@ -24,15 +24,19 @@ struct call {
 
 struct route {
 	const char *method, *path, *summary;
-	const char *body;    /* "jid? argv[] …" for the documentation, or NULL */
+	const char *query;   /* what may stand behind `?`, see fields.h; or NULL */
+	const char *body;    /* what may stand in the body; or NULL */
 	const char *answers; /* what kind: "json", "events", "text", "attach" */
 	int (*handle)(struct call *c, struct error *e);
 };
 
 extern const struct route routes[];
 extern const size_t routes_count;
-/* How a job looks outside: a new reference. */
+/* How things look outside: new references. */
 json_t *job_json(struct daemon *d, const struct job *j);
+json_t *any_text(const char *text); /* of a program, which need not be UTF-8 */
+/* What `fermata VERB` says, by a helper, as the query wants it: ?format=text for people. `words` are consumed. */
+int call_answer_tool(struct call *c, json_t *words, struct error *e);
 /* *ret_known: the path is one, maybe with another method. Fills c->words. */
 const struct route *route_find(const char *method, const char *path, struct call *c, bool *ret_known);
 json_t *routes_openapi(void); /* a new reference */

@@ -97,6 +97,19 @@ int job_set(struct daemon *d, struct job *j, const json_t *body, struct error *e
 int job_kill(struct daemon *d, struct job *j, int signal, struct error *e);
 int job_delete(struct daemon *d, struct job *j, bool with_checkpoints, struct error *e);
 
+/* Until it has ended and its supervisor has waited for all that it can; some seconds at most. */
+void job_wait_end(struct daemon *d, struct job *j);
+
+/* ---- members.c ---- */
+
+/* What belongs to the job, of this run or an earlier one, and is not below its first process (any more). The caller frees data. */
+int members_list_strays(struct daemon *d, const struct job *j, struct tree *ret);
+void members_describe(const struct tree *t, char *to, size_t size); /* "4127 (sleep), 4128 (sh)" */
+/* Before the job gets another supervisor: what the present one still looks after stays the job's. */
+void members_note_supervisor(struct daemon *d, const struct job *j);
+/* Ends all that a run which has ended has left: it has ids that a restore needs. Waits for them; gives how many there were, and which. */
+size_t members_end(struct daemon *d, const struct job *j, char *names, size_t size);
+
 /* ---- restores.c ---- */
 
 /* `j` NULL: of a path, as a new job. body: path, checkpoint, as, attachable, raw, rows, columns, log, options. `told` may be NULL. */

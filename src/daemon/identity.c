@@ -5,7 +5,6 @@
 #include "proc/freezer.h"
 #include "proc/proc.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -13,7 +12,7 @@
 
 #define ROUNDS_MAX 1000
 #define HOLD_MS 10000
-#define REST_MS 2000
+#define STOP_MS 2000
 #define MAPS_MAX (64u << 20)
 
 /* It stays while we live, and is asked for each time that anybody is looked at. */
@@ -109,29 +108,6 @@ int tree_list(pid_t root, struct tree *ret)
 	return r;
 }
 
-static bool tree_has(const struct tree *t, pid_t pid)
-{
-	for (size_t i = 0; i < t->count; i++)
-		if (t->data[i] == pid)
-			return true;
-	return false;
-}
-
-int tree_list_strays(pid_t supervisor, pid_t root, struct tree *ret)
-{
-	struct tree all = {}, own = {};
-	int r = supervisor > 0 ? tree_list(supervisor, &all) : 0;
-
-	if (!r)
-		r = tree_list(root, &own);
-	for (size_t i = 1; !r && i < all.count; i++)
-		if (!tree_has(&own, all.data[i]) && !process_is_dead(all.data[i]))
-			r = add(ret, all.data[i]);
-	VEC_FREE(&all);
-	VEC_FREE(&own);
-	return r;
-}
-
 /* What the kernel's page tables say: pages of its own, or shared without a file, here or in swap. */
 static uint64_t memory_of(pid_t pid)
 {
@@ -162,49 +138,22 @@ uint64_t tree_memory(pid_t root)
 	return sum;
 }
 
-/* One round: how many of the session live, each of which gets SIGKILL. */
-static size_t kill_session(const struct identity *leader)
-{
-	DIR *dir = opendir("/proc");
-	size_t found = 0;
-
-	for (struct dirent *entry; dir && (entry = readdir(dir));) {
-		struct proc_stat stat;
-		pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
-		if (pid <= 0 || proc_read_stat(pid, &stat) || stat.session != (pid_t)leader->pid || (int64_t)stat.start_time < leader->start ||
-		    stat.state == 'Z' || stat.state == 'X')
-			continue;
-		found++;
-		kill(pid, SIGKILL);
-	}
-	if (dir)
-		closedir(dir);
-	return found;
-}
-
-size_t session_end(const struct identity *leader)
-{
-	size_t most = 0;
-
-	/* The number is kept from others while a session has it; of another boot it may be anybody's. */
-	if (leader->pid <= 0 || strcmp(read_boot(), leader->boot))
-		return 0;
-	for (int ms = 0; ms < REST_MS; ms += 10) {
-		int state = identity_state(leader);
-		size_t found = state == 0 || state == 'Z' ? kill_session(leader) : 0;
-		most = MAX(most, found);
-		if (!found)
-			break;
-		usleep(10000);
-	}
-	return most;
-}
-
 bool process_is_dead(pid_t pid)
 {
 	struct proc_stat stat;
 
 	return proc_read_stat(pid, &stat) == 0 && (stat.state == 'Z' || stat.state == 'X') && stat.num_threads <= 1;
+}
+
+/* A signal is sent, not yet heard: whoever is told that it stands still must find it so. */
+static bool all_stopped(const struct tree *t)
+{
+	for (size_t i = 0; i < t->count; i++) {
+		struct proc_stat stat;
+		if (proc_read_stat(t->data[i], &stat) == 0 && !strchr("TtZX", stat.state))
+			return false;
+	}
+	return true;
 }
 
 static int signal_all(pid_t root, bool stop, struct error *e)
@@ -217,6 +166,8 @@ static int signal_all(pid_t root, bool stop, struct error *e)
 		for (size_t i = 0; !r && i < t.count; i++)
 			if (kill(t.data[i], stop ? SIGSTOP : SIGCONT) < 0 && errno != ESRCH)
 				r = -errno;
+		for (int ms = 0; !r && stop && ms < STOP_MS && !all_stopped(&t); ms++)
+			usleep(1000);
 		size_t count = t.count;
 		VEC_FREE(&t);
 		if (r)

@@ -25,8 +25,6 @@ struct tree {
 	size_t count, capacity;
 };
 int tree_list(pid_t root, struct tree *ret);
-/* What descends from a job's supervisor and not from the job's first process: processes whose parents have ended. */
-int tree_list_strays(pid_t supervisor, pid_t root, struct tree *ret);
 /*
  * Stops each process of the tree, by the cgroup freezer where there is one, which no program notices, or else by SIGSTOP, until no new one
  * is found; and lets them go on.
@@ -35,11 +33,6 @@ int tree_freeze_all(pid_t root, struct error *e);
 int tree_unfreeze_all(pid_t root, struct error *e);
 /* Bytes of memory that a dump of the tree has to copy, about: what several share counts for each. UINT64_MAX: nobody knows. */
 uint64_t tree_memory(pid_t root);
-/*
- * Ends who is left of the session that this process led, before it went: they hold ids that a restore of it needs. Waits for them; gives how many there
- * were.
- */
-size_t session_end(const struct identity *leader);
 /* Whether one of the tree has loaded CUDA, or mapped one of NVIDIA's devices. */
 bool tree_uses_gpu(pid_t root);
 /* A zombie with no thread left: it has nothing, and nobody's rights. */

@@ -17,6 +17,7 @@
 #define STATE_MAX 4096
 #define NAME_TRIES 50
 #define END_MS 5000
+#define WAIT_MS 20
 
 /* ---- names ---- */
 
@@ -165,7 +166,9 @@ int job_unlock(struct daemon *d, const struct job *j, bool write, struct error *
 
 bool job_has_failed(const struct job *j)
 {
-	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost"));
+	/* A restart that failed while no daemon was there is tried again as well. */
+	return j->state == JOB_HALTED && ((!strcmp(j->ended, "exited") && j->exit_code > 0) || !strcmp(j->ended, "lost") ||
+					  (!strcmp(j->ended, "failed") && j->restarts));
 }
 
 static void tell_end(struct daemon *d, const struct job *j)
@@ -452,17 +455,45 @@ int job_set(struct daemon *d, struct job *j, const json_t *body, struct error *e
 
 /* ---- the end ---- */
 
-static void wait_for_end(struct daemon *d, struct job *j)
+/* Its supervisor stays as long as there is something left of the job, and says so. */
+static bool has_rest(struct daemon *d, const struct job *j)
+{
+	json_t *state = read_state(d, j->jid);
+	bool rest = json_is_true(json_object_get(state, "rest"));
+
+	json_decref(state);
+	return rest;
+}
+
+void job_wait_end(struct daemon *d, struct job *j)
 {
 	int pidfd = identity_open(j->supervisor.pid ? &j->supervisor : &j->process);
 	struct pollfd poller = { .fd = pidfd, .events = POLLIN };
 	struct error e = {};
 
-	if (pidfd >= 0) {
-		poll(&poller, 1, END_MS);
+	for (int ms = 0; pidfd >= 0 && ms < END_MS && poll(&poller, 1, WAIT_MS) == 0; ms += WAIT_MS)
+		if (!identity_alive(&j->process) && has_rest(d, j))
+			break;
+	if (pidfd >= 0)
 		close(pidfd);
-	}
 	job_refresh(d, j, &e);
+}
+
+/* What a job that has ended has left in the background. */
+static int kill_rest(struct daemon *d, struct job *j, int signal, struct error *e)
+{
+	struct tree rest = {};
+	char names[500];
+	int r = members_list_strays(d, j, &rest) ? error_set(e, -ENOMEM, "out of memory") : 0;
+
+	if (!r && !rest.count)
+		r = error_set(e, -ESRCH, "job %s does not run", j->jid);
+	for (size_t i = 0; !r && i < rest.count; i++)
+		kill(rest.data[i], signal);
+	VEC_FREE(&rest);
+	if (!r && signal == SIGKILL)
+		members_end(d, j, names, sizeof(names));
+	return r;
 }
 
 int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
@@ -470,7 +501,7 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 	struct tree t = {}, strays = {};
 
 	if (!job_runs(j))
-		return error_set(e, -ESRCH, "job %s does not run", j->jid);
+		return kill_rest(d, j, signal, e);
 	int pidfd = identity_open(&j->process);
 	if (pidfd < 0)
 		return error_set(e, -ESRCH, "job %s does not run", j->jid);
@@ -480,10 +511,13 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 		snprintf(j->ended, sizeof(j->ended), "killed");
 	if (!r)
 		r = job_unlock(d, j, true, e);
+	/* On a full disk it must be possible to end something. */
+	if (r == -ENOSPC && !j->restart)
+		r = 0;
 	if (!r)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;
 	/* Those that went to the background outlive their parents, not the job. */
-	if (!r && signal == SIGKILL && identity_alive(&j->supervisor) && tree_list_strays((pid_t)j->supervisor.pid, (pid_t)j->process.pid, &strays))
+	if (!r && signal == SIGKILL && members_list_strays(d, j, &strays))
 		r = error_set(e, -ENOMEM, "out of memory");
 	int above = freezer_above((pid_t)j->process.pid);
 	for (size_t i = 0; !r && i < t.count; i++)
@@ -497,7 +531,7 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 	VEC_FREE(&strays);
 	close(pidfd);
 	if (!r && signal == SIGKILL)
-		wait_for_end(d, j);
+		job_wait_end(d, j);
 	freezer_tidy(above);
 	return r;
 }

@@ -1,37 +1,38 @@
 /* The API's description, made from the table of routes: docs/openapi.json. */
 #include "daemon/api.h"
+#include "daemon/fields.h"
 
-static json_t *body_schema(const char *text)
+static json_t *schema_of(const struct field *f)
 {
-	json_t *properties = json_object();
-
-	while (*text) {
-		char name[64], type[32] = "string";
-		size_t length = strcspn(text, " ");
-		snprintf(name, sizeof(name), "%.*s", (int)length, text);
-		char *colon = strchr(name, ':');
-		if (colon) {
-			*colon = '\0';
-			snprintf(type, sizeof(type), "%s", colon + 1);
-		}
-		json_t *schema = json_pack("{s:s}", "type", !strcmp(name, "argv") || !strcmp(name, "env") ? "array" : type);
-		if (!strcmp(name, "argv") || !strcmp(name, "env"))
-			json_object_set_new(schema, "items", json_pack("{s:s}", "type", "string"));
-		json_object_set_new(properties, name, schema);
-		text += length + (text[length] == ' ');
-	}
-	return json_pack("{s:{s:{s:{s:s, s:o}}}}", "content", "application/json", "schema", "type", "object", "properties", properties);
+	if (!strcmp(f->type, "texts"))
+		return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "string");
+	return json_pack("{s:s}", "type", f->type);
 }
 
-static json_t *parameters_of(const char *path)
+static json_t *body_schema(const char *fields)
 {
-	json_t *list = json_array();
+	json_t *properties = json_object();
+	struct field f;
 
-	for (const char *at = strchr(path, '{'); at; at = strchr(at + 1, '{')) {
+	while (field_next(&fields, &f))
+		json_object_set_new(properties, f.name, schema_of(&f));
+	return json_pack("{s:{s:{s:{s:s, s:o, s:b}}}}", "content", "application/json", "schema", "type", "object", "properties", properties,
+			 "additionalProperties", 0);
+}
+
+static json_t *parameters_of(const struct route *r)
+{
+	const char *fields = r->query;
+	json_t *list = json_array();
+	struct field f;
+
+	for (const char *at = strchr(r->path, '{'); at; at = strchr(at + 1, '{')) {
 		char name[32];
 		snprintf(name, sizeof(name), "%.*s", (int)strcspn(at + 1, "}"), at + 1);
 		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", name, "in", "path", "required", 1, "schema", "type", "string"));
 	}
+	while (field_next(&fields, &f))
+		json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", f.name, "in", "query", "schema", schema_of(&f)));
 	return list;
 }
 
@@ -62,7 +63,7 @@ json_t *routes_openapi(void)
 			path = json_object();
 			json_object_set_new(paths, r->path, path);
 		}
-		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(r->path), "responses", answer_of(r));
+		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(r), "responses", answer_of(r));
 		if (r->body)
 			json_object_set_new(operation, "requestBody", body_schema(r->body));
 		json_object_set_new(path, method, operation);

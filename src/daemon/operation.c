@@ -9,7 +9,6 @@
 
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <semaphore.h>
 #include <stdarg.h>
 #include <sys/stat.h>
@@ -21,7 +20,6 @@
  * twice the processor time, and stops it as long. From some MiB on it would stand still for longer. */
 #define SMALL_BYTES (2UL << 20)
 #define LINE_BYTES 4096
-#define END_MS 5000
 
 struct operation {
 	struct daemon *daemon;
@@ -143,12 +141,7 @@ static void note_end(struct operation *o)
 	memcpy(j.jid, o->jid, sizeof(j.jid));
 	if (!o->jid[0] || store_get_job(d->store, o->jid, &j, &e))
 		return;
-	int pidfd = identity_open(j.supervisor.pid ? &j.supervisor : &j.process);
-	if (pidfd >= 0) {
-		struct pollfd poller = { .fd = pidfd, .events = POLLIN };
-		poll(&poller, 1, END_MS);
-		close(pidfd);
-	}
+	job_wait_end(d, &j);
 	int r = job_lock(d, &j, &e);
 	if (!r) {
 		snprintf(j.ended, sizeof(j.ended), "dumped");
@@ -206,13 +199,11 @@ static void tell_strays(struct operation *o)
 	struct error ignored = {};
 	char line[LINE_BYTES];
 
-	if (!o->jid[0] || store_get_job(o->daemon->store, o->jid, &j, &ignored) || !identity_alive(&j.supervisor) ||
-	    tree_list_strays((pid_t)j.supervisor.pid, (pid_t)o->checkpoint.pid, &strays))
+	if (!o->jid[0] || store_get_job(o->daemon->store, o->jid, &j, &ignored) || members_list_strays(o->daemon, &j, &strays))
 		return;
 	for (size_t i = 0; i < strays.count; i++) {
 		struct proc_stat stat;
-		/* Helpers of a restore (of its memory, of a namespace) are no part of the job. */
-		if (proc_read_stat(strays.data[i], &stat) || !strncmp(stat.comm, "fermata", 7))
+		if (proc_read_stat(strays.data[i], &stat))
 			continue;
 		snprintf(line, sizeof(line), "Warning: process %d (%s) of job %s is not saved: its parent has ended, and it is not below process %lld any more", strays.data[i], stat.comm,
 			 o->jid, (long long)o->checkpoint.pid);

@@ -64,7 +64,7 @@ long long prune_tend(struct daemon *d)
 	pthread_mutex_lock(&d->lock);
 	look_at_helper(p);
 	if (take(p, dir)) {
-		char *const argv[] = { (char *)"fermata", (char *)"store", (char *)"prune", dir, NULL };
+		char *const argv[] = { (char *)"fermata", (char *)"store", (char *)"prune", dir, (char *)"--no-server", NULL };
 		p->started_ns = now_ns();
 		if (daemon_helper_start(argv, -1, -1, -1, &p->pid, &e)) {
 			log_warning("cannot prune %s: %s", dir, e.text);

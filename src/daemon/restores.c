@@ -109,6 +109,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct event
 	j->ended[0] = '\0';
 	j->exit_code = -1;
 	j->ended_ns = 0;
+	members_note_supervisor(d, j);
 	j->process = j->supervisor = (struct identity){};
 	int r = spec ? put_starting(d, j, e) : error_set(e, -ENOMEM, "out of memory, or a text that is no UTF-8");
 	if (!r)
@@ -283,7 +284,7 @@ static int make_job(struct daemon *d, const struct caller *c, const struct job *
 	ret->attachable = from->attachable || json_is_true(json_object_get(body, "attachable")) || json_is_true(json_object_get(body, "attach"));
 	if (out)
 		snprintf(ret->log, sizeof(ret->log), "%s", out);
-	else if (ret->attachable)
+	else if (ret->attachable || ret->own_namespace)
 		snprintf(ret->log, sizeof(ret->log), "%s/fermata-output-%s.log", settings_text(&d->settings, SETTING_LOG_DIR), ret->jid);
 	ret->state = JOB_STARTING;
 	return r ? r : store_put_job(d->store, ret, true, e);
@@ -296,6 +297,21 @@ static int check_out(const struct caller *c, const char *out, struct error *e)
 	if (out && (out[0] != '/' || strlen(out) >= STORE_PATH_MAX))
 		return error_set(e, -EINVAL, "the path of the output must begin with a / and be shorter than %d", STORE_PATH_MAX);
 	return 0;
+}
+
+/* What the last run has left may be what was in the way. Nobody has said that it may be ended. */
+static int name_rest(struct daemon *d, const struct job *j, int r, struct error *e)
+{
+	const size_t used = strlen(e->text);
+	struct tree rest = {};
+	char names[300];
+
+	if (members_list_strays(d, j, &rest) == 0 && rest.count) {
+		members_describe(&rest, names, sizeof(names));
+		snprintf(e->text + used, sizeof(e->text) - used, "; of its last run there are still %s: fermata job kill %s ends them", names, j->jid);
+	}
+	VEC_FREE(&rest);
+	return r;
 }
 
 /* A restore that failed leaves the job as it was, ended as it had ended. */
@@ -338,6 +354,9 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 	if (r)
 		return r;
 	json_t *spec = restore_spec(d, c, ret, &from, body, e);
+	/* What went to the log of the job that it stands beside goes to its own. */
+	if (spec && is_new && ret->own_namespace && !ret->attachable && j->log[0] && !text_of(body, "out"))
+		json_object_set_new(spec, "log_before", json_string(j->log));
 	r = spec ? supervisor_begin(d, ret, spec, told, e) : e->code;
 	if (r) {
 		struct error ignored = {};
@@ -346,6 +365,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 			store_delete_job(d->store, ret->jid, &ignored);
 		else
 			put_back(d, j, ret);
+		if (j && !is_new)
+			name_rest(d, j, r, e);
 	} else {
 		d->counters.restores++;
 		struct error ignored = {};

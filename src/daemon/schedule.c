@@ -61,13 +61,14 @@ static void start_periodic(struct daemon *d, struct job *j)
 	json_t *body = json_pack("{s:{s:b}}", "options", "leave-running", 1);
 
 	int r = job_lock(d, j, &e);
-	if (!r && j->every_s)
+	const bool wanted = !r && j->every_s; /* nobody may have told us to leave it since we looked */
+	if (wanted)
 		plan_next(d, j);
 	if (!r)
-		r = job_unlock(d, j, j->every_s != 0, &e);
-	if (!r && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
+		r = job_unlock(d, j, wanted, &e);
+	if (!r && wanted && operation_dump(d, &owner, j, (pid_t)j->process.pid, body, true, &told, &e) == 0)
 		events_release(told);
-	else if (e.code != -EBUSY)
+	else if (e.code && e.code != -EBUSY)
 		log_warning("periodic checkpoint of job %s: %s", j->jid, e.text);
 	json_decref(body);
 }
@@ -117,6 +118,7 @@ static bool consider_restart(struct daemon *d, struct job *j)
 	struct error e = {};
 	struct job after;
 	struct checkpoint last;
+	char names[500];
 
 	if (!j->restart || !job_has_failed(j) || j->restarts >= j->restart_limit || busy_is(d, j->jid))
 		return false;
@@ -134,9 +136,9 @@ static bool consider_restart(struct daemon *d, struct job *j)
 		return false;
 	log_warning("job %s ended with status %lld and is restored from %s, try %lld of %lld", j->jid, (long long)j->exit_code, last.path,
 		    (long long)j->restarts, (long long)j->restart_limit);
-	size_t rest = r || j->own_namespace ? 0 : session_end(&j->process);
+	size_t rest = r || j->own_namespace ? 0 : members_end(d, j, names, sizeof(names));
 	if (rest)
-		log_warning("job %s: %zu processes of the run that failed were still there and are ended: the checkpoint has them too", j->jid, rest);
+		log_warning("job %s: %zu processes of the run that failed were still there and are ended: %s", j->jid, rest, names);
 	if (!r)
 		r = job_restore(d, &owner, j, NULL, NULL, &after, &e);
 	if (r)
@@ -171,7 +173,7 @@ static int watch_again(struct watches *old, size_t *at, const struct identity *w
 
 static void watch(struct watches *w, struct watches *old, size_t *at, const struct job *j)
 {
-	const struct identity *who = j->supervisor.pid ? &j->supervisor : &j->process;
+	const struct identity *who = &j->process;
 	int fd = w->count < WATCHED_MAX ? watch_again(old, at, who) : -EBADF;
 
 	if (fd < 0 && w->count < WATCHED_MAX)
@@ -212,7 +214,8 @@ static long long round_of_jobs(struct daemon *d, struct watches *w, struct watch
 		struct job *j = &list.data[i];
 		if (busy_is(d, j->jid) || job_refresh(d, j, &e))
 			continue;
-		if (j->state == JOB_UPCOMING || j->state == JOB_STARTING)
+		/* One whose first process has gone: its supervisor is about to say so. */
+		if (j->state == JOB_UPCOMING || j->state == JOB_STARTING || (j->state == JOB_RUNNING && !identity_alive(&j->process)))
 			pause = MIN(pause, SOON_MS);
 		if (consider_restart(d, j))
 			pause = MIN(pause, SOON_MS);

@@ -7,6 +7,7 @@
  */
 #include "daemon/api.h"
 #include "daemon/attach.h"
+#include "daemon/fields.h"
 #include "daemon/gpu.h"
 #include "daemon/helper.h"
 #include "daemon/notify.h"
@@ -295,6 +296,31 @@ static int read_body(const struct incoming *in, json_t **ret, struct error *e)
 	return json_is_object(*ret) ? 0 : error_set(e, -EINVAL, "the request is no JSON object");
 }
 
+struct queried {
+	const char *fields;
+	struct error *e;
+	int result;
+};
+
+static enum MHD_Result check_query(void *data, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	struct queried *q = data;
+
+	q->result = field_check_query(name, value, q->fields, q->e);
+	return q->result ? MHD_NO : MHD_YES;
+}
+
+/* All that is asked for must be something that there is. */
+static int check_fields(struct MHD_Connection *connection, const struct route *route, const json_t *body, struct error *e)
+{
+	struct queried q = { .fields = route->query, .e = e };
+	int r = fields_check(body, route->body, e);
+
+	if (!r)
+		MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, check_query, &q);
+	return r ? r : q.result;
+}
+
 static enum MHD_Result answer(struct daemon *d, struct MHD_Connection *connection, const char *url, const char *method,
 			      const struct incoming *in)
 {
@@ -313,6 +339,8 @@ static enum MHD_Result answer(struct daemon *d, struct MHD_Connection *connectio
 		return send_error(d, connection, known ? 405 : 404, &e);
 	}
 	r = read_body(in, &c.body, &e);
+	if (!r)
+		r = check_fields(connection, route, c.body, &e);
 	if (!r && !strcmp(route->answers, "attach") && !wants_upgrade(connection))
 		r = error_set(&e, -EINVAL, "attaching needs the header Upgrade: fermata-frames");
 	if (!r)

@@ -30,6 +30,7 @@
 
 #define ARGUMENTS_MAX 200
 #define ANSWER_MAX 8192
+#define GIVEN_MAX 1100
 
 static const char *text_of(const struct supervisor *s, const char *key)
 {
@@ -46,17 +47,17 @@ static json_int_t number_of(const struct supervisor *s, const char *key)
 	return json_integer_value(json_object_get(s->spec, key));
 }
 
-void supervisor_write_state(struct supervisor *s, const char *phase)
+bool supervisor_write_state(struct supervisor *s, const char *phase)
 {
 	char fresh[] = SUPERVISOR_STATE ".new";
-	json_t *state = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:i, s:b}", "phase", phase, "supervisor", (json_int_t)s->self.pid,
+	json_t *state = json_pack("{s:s, s:I, s:I, s:I, s:I, s:s, s:i, s:b, s:b}", "phase", phase, "supervisor", (json_int_t)s->self.pid,
 				  "supervisor_start", (json_int_t)s->self.start, "pid", (json_int_t)s->root.pid, "start", (json_int_t)s->root.start,
-				  "boot", s->self.boot, "code", s->ended ? s->code : -1, "own_namespace", flag_of(s, "own_namespace"));
+				  "boot", s->self.boot, "code", s->ended ? s->code : -1, "own_namespace", flag_of(s, "own_namespace"), "rest", (int)s->rest);
 	_cleanup_close_ int fd = openat(s->dir, fresh, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
 
-	if (fd >= 0 && json_dumpfd(state, fd, JSON_COMPACT) == 0)
-		renameat(s->dir, fresh, s->dir, SUPERVISOR_STATE);
+	bool written = fd >= 0 && json_dumpfd(state, fd, JSON_COMPACT) == 0 && renameat(s->dir, fresh, s->dir, SUPERVISOR_STATE) == 0;
 	json_decref(state);
+	return written;
 }
 
 bool supervisor_reap(struct supervisor *s)
@@ -176,7 +177,14 @@ static _Noreturn void become_restorer(const struct supervisor *s, int out, int e
 	char *argv[ARGUMENTS_MAX] = { (char *)"fermata", (char *)"restore", (char *)"process", (char *)"--no-server", (char *)"--detach",
 				      (char *)"--events", (char *)"--path", (char *)text_of(s, "path") };
 	const json_t *options = json_object_get(s->spec, "options");
+	const char *before = text_of(s, "log_before");
+	char given[GIVEN_MAX];
 	size_t n = 8;
+
+	if (before && s->log >= 0 && fcntl(s->log, F_SETFD, 0) == 0) {
+		snprintf(given, sizeof(given), "--inherit-fd=fd[%d]:%s", s->log, before);
+		argv[n++] = given;
+	}
 
 	for (size_t i = 0; i < json_array_size(options) && n + 1 < ARRAY_SIZE(argv); i++)
 		argv[n++] = (char *)json_string_value(json_array_get(options, i));

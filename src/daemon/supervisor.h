@@ -26,6 +26,8 @@ struct supervisor {
 	bool wait_for_first; /* someone is about to attach: nothing may be lost until then */
 	bool unwanted;
 	bool ended;
+	bool told; /* that it has, and how, stands in its folder */
+	bool rest; /* something of it is left in the background, for which we stay */
 	int code;
 	unsigned char last_input;
 	VEC(struct client) clients;
@@ -40,4 +42,4 @@ void supervisor_serve(struct supervisor *s);
 
 /* supervisor.c: collects children; true once the job has ended, with s->code. */
 bool supervisor_reap(struct supervisor *s);
-void supervisor_write_state(struct supervisor *s, const char *phase);
+bool supervisor_write_state(struct supervisor *s, const char *phase); /* false: the disk is full */

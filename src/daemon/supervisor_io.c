@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
@@ -242,13 +243,29 @@ static void stop_listening(struct supervisor *s)
 	s->listener = -1;
 }
 
-/* What it has left behind: ended by itself within a moment mostly, and until it is waited for its session's number is taken. */
-static void collect_rest(void)
+/*
+ * What it has left behind: ended by itself within a moment mostly, and until it is waited for its session's number is taken. For the rest we stay: as long as
+ * it descends from us it is known to be the job's.
+ */
+static void collect_rest(struct supervisor *s)
 {
 	struct timespec pause = { 0, 5000000 };
+	int *const open[] = { &s->master, &s->slave, &s->log };
 
-	for (long long until = now_ms() + REST_MS; now_ms() < until && waitpid(-1, NULL, WNOHANG) >= 0;)
+	for (long long until = now_ms() + REST_MS; now_ms() < until;) {
+		if (waitpid(-1, NULL, WNOHANG) < 0)
+			return;
 		nanosleep(&pause, NULL);
+	}
+	s->rest = true;
+	supervisor_write_state(s, "ended");
+	while (s->clients.count)
+		drop_client(s, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(open); i++)
+		if (*open[i] >= 0)
+			close(TAKE_FD(*open[i]));
+	while (waitpid(-1, NULL, 0) >= 0 || errno == EINTR)
+		;
 }
 
 /* It has ended: what is left in its terminal, and how it ended, to those who are attached or about to. */
@@ -258,7 +275,7 @@ static void tell_end(struct supervisor *s)
 
 	while (s->master >= 0 && read_terminal(s))
 		;
-	supervisor_write_state(s, "ended");
+	s->told = supervisor_write_state(s, "ended");
 	if (!s->wait_for_first)
 		stop_listening(s);
 	for (size_t i = 0; i < s->clients.count; i++)
@@ -276,6 +293,18 @@ static void tell_end(struct supervisor *s)
 	}
 }
 
+/* How it ended is known to nobody else: on a full disk it waits for room. Where the job was deleted nobody asks. */
+static void tell_at_last(struct supervisor *s)
+{
+	struct timespec pause = { 0, 500000000 };
+	struct stat st;
+
+	while (!s->told && fstat(s->dir, &st) == 0 && st.st_nlink) {
+		nanosleep(&pause, NULL);
+		s->told = supervisor_write_state(s, "ended");
+	}
+}
+
 void supervisor_serve(struct supervisor *s)
 {
 	/* The slave stays open: the terminal outlives the moments in which the job has none of it open. */
@@ -284,5 +313,6 @@ void supervisor_serve(struct supervisor *s)
 		one_round(s, -1);
 	tell_end(s);
 	stop_listening(s);
-	collect_rest();
+	tell_at_last(s);
+	collect_rest(s);
 }

@@ -103,6 +103,9 @@ int image_dir_verify(struct image_dir *dir, struct error *e);
  * image_dir_verify_start. */
 struct image_verification;
 int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e);
+/* Counts what is compared, of this one and of parents that are opened by way of it. It must outlive them. */
+struct meter;
+void image_dir_set_meter(struct image_dir *dir, struct meter *meter);
 /* Does nothing where it has begun, nor with NULL. */
 void image_dir_verify_start(struct image_verification *v);
 int image_dir_verified(struct image_verification *v, struct error *e);

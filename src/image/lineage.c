@@ -68,7 +68,10 @@ int image_dir_open_parent(struct image_dir *dir, struct image_dir **ret)
 
 	if (fd < 0)
 		return dir->fd < 0 ? -ENOENT : -errno;
-	return image_dir_open_fd(fd, ret);
+	int r = image_dir_open_fd(fd, ret);
+	if (!r)
+		image_dir_set_meter(*ret, dir->meter);
+	return r;
 }
 
 bool image_dir_is(const struct image_dir *a, const struct image_dir *b)

@@ -70,6 +70,7 @@ struct image_dir {
 	VEC(struct pending) pending;
 	size_t first_pending;
 	uint64_t blocks_total, blocks_done; /* bytes */
+	struct meter *meter; /* of what is verified, or NULL */
 };
 
 struct image_raw {

@@ -5,6 +5,7 @@
  * Pages that are packed are unpacked only once: whoever does it for another reason says what the checksum of each block was
  * (image_verification_note), and only what is then left is read here.
  */
+#include "base/meter.h"
 #include "image/private.h"
 
 #include <jansson.h>
@@ -69,6 +70,7 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 			return;
 		}
 		XXH3_128bits_update(w->hash, w->buffer, n);
+		meter_add(item->raw->dir ? item->raw->dir->meter : NULL, n);
 		at += n;
 	}
 	XXH128_canonicalFromHash(&item->units[unit], XXH3_128bits_digest(w->hash));
@@ -116,6 +118,8 @@ static int add_large(struct image_verification *v, const struct item *item)
 		to->known[i] = digest != NULL;
 		if (digest)
 			memcpy(&to->units[i], digest, sizeof(to->units[i]));
+		else
+			meter_expect(v->dir->meter, item->block ? MIN(item->block, item->size - i * item->block) : item->size);
 	}
 	v->n_units += to->n_units;
 	v->count++;
@@ -223,6 +227,11 @@ static int verify_one(struct image_dir *dir, struct image_verification *v, struc
 	}
 	image_raw_close(raw);
 	return r;
+}
+
+void image_dir_set_meter(struct image_dir *dir, struct meter *meter)
+{
+	dir->meter = meter;
 }
 
 json_t *image_manifest_read(struct image_dir *dir, int *ret)

@@ -23,7 +23,7 @@ def test_busy(w):
     w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(200 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)")
     until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
     results = []
-    threads = [threading.Thread(target=lambda: results.append(w.fermata("dump", "job", "large", "--leave-running"))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(w.fermata("dump", "job", "large", "--leave-running", "--compression", "zlib"))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -91,6 +91,60 @@ def test_crash(w):
     return f"killed {KILLS} times, {len(w.request('GET', '/v1/checkpoints')[1])} checkpoints of the job that ran through it all, each whole"
 
 
+def test_crash_others(w):
+    """The same while checkpoints are flattened, removed and pruned, jobs frozen, changed, restored beside, killed and deleted."""
+    w.start()
+    chosen = random.Random(int(os.environ.get("DAEMON_SEED", "1")) + 100)
+    store = "store:" + w.work + "/store"
+    steady = w.run("steady", *QUIET_COUNT)
+    w.dump("steady", "--leave-running")
+    for number in range(max(KILLS // 2, 4)):
+        def work():
+            said = lambda *verb: (w.fermata(*verb).out.split() or ["/none"])[-1]
+            for verb in ("freeze", "unfreeze"):
+                said(verb, "job", "steady")
+            said("job", "set", "steady", "--keep", number)
+            first = said("dump", "job", "steady", "--leave-running", "--track-mem")
+            second = said("dump", "job", "steady", "--leave-running", "--parent", first)
+            said("checkpoint", "flatten", second)
+            said("checkpoint", "delete", first)
+            for name in ("a", "b"):
+                said("dump", "job", "steady", "--leave-running", "--dir", store, "--name", f"{name}{number}")
+            said("store", "rm", f"{store}/a{number}")
+            said("store", "prune", store)
+            said("restore", "job", "steady", "--as", f"beside{number}")
+            said("job", "kill", f"beside{number}")
+            said("job", "delete", f"beside{number}")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        time.sleep(chosen.uniform(0, 1.5))
+        w.kill()
+        thread.join()
+        w.start()
+        rows = lambda: w.request("GET", "/v1/checkpoints")[1]
+        until(lambda: all(one["state"] == "whole" for one in rows()), lambda: f"kill {number}: every checkpoint to be whole or gone: {rows()}")
+        # A flatten of the daemon before may still be at work beside.
+        until(lambda: not glob.glob(w.dir + "/.fermata-*"), lambda: os.listdir(w.dir))
+        for one in rows():
+            w.fermata("verify", one["path"]).good()
+        known = {one["path"] for one in rows() if not one["path"].startswith("store:")}
+        expect(known == {os.path.join(w.dir, name) for name in os.listdir(w.dir)}, f"kill {number}: {known}")
+        if os.path.exists(w.work + "/store"):
+            stored = [f"{store}/{name}" for name in os.listdir(w.work + "/store/checkpoints") if not name.startswith(".")]
+            expect(sorted(stored) == sorted(one["path"] for one in rows() if one["path"].startswith("store:")), f"kill {number}: {stored}")
+            w.fermata("store", "verify", store).good()
+        w.fermata("unfreeze", "job", "steady").good()
+        for job in w.request("GET", "/v1/jobs")[1]:
+            until(lambda: w.status(job["job"]) != "starting", lambda: w.job(job["job"]))
+            if job["job"] != "steady":
+                w.fermata("job", "kill", job["job"])
+                w.fermata("job", "delete", job["job"]).good()
+        expect(alive(steady), f"kill {number}")
+        w.counts_on("steady")
+    return f"killed {max(KILLS // 2, 4)} times"
+
+
 # 16 MiB, of which a page changes with each number: its periodic checkpoints are a chain.
 CHAINED = ["python3", "-c", "import time\nmemory, number = bytearray(b'x') * (16 << 20), 0\nwhile True:\n    memory[number * 4096 % len(memory)] = number % 256\n"
            "    print(number, flush=True)\n    number += 1\n    time.sleep(0.05)"]

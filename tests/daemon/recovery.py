@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 
 from world import BINARY, COUNT, DEADLINE, Skip, alive, expect, main, tests_of, until
@@ -131,7 +132,7 @@ def test_restart(w):
     for number in (1, 2):
         until(lambda: alive(pid), "it to run")
         os.kill(pid, signal.SIGKILL)
-        until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: [w.job("weak"), of_session(pid)], 8)
+        until(lambda: w.job("weak")["restarts"] == number and alive(pid), lambda: [w.job("weak"), of_session(pid)])
         until(lambda: w.status("weak") in ("sleep", "running", "disk"), lambda: w.job("weak"))
     os.kill(pid, signal.SIGKILL)
     time.sleep(2.5)
@@ -162,6 +163,95 @@ def test_restart_with_rest(w):
     expect(alive(other), "the other job")
 
 
+# Its child has a session of its own, its grandchild has lost its parent too: neither is found by the ids of its first process.
+AWAY = """
+import os, subprocess, sys, time
+child = subprocess.Popen(['setsid', 'sleep', '1000'])
+pipe = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.write(pipe[1], b'%d' % os.getpid())
+        os.close(pipe[0])
+        os.close(pipe[1])
+        time.sleep(1000)
+    os._exit(0)
+os.wait()
+print(child.pid, int(os.read(pipe[0], 100)), flush=True)
+os.close(pipe[0])
+os.close(pipe[1])
+while True:
+    print(time.time(), flush=True)
+    time.sleep(0.05)
+"""
+
+
+def away(w, jid, *options):
+    pid = w.run(jid, sys.executable, "-c", AWAY, options=options)
+    until(lambda: len(w.fermata("job", "logs", jid).out.splitlines()) > 2, "it to be ready")
+    return pid, [int(word) for word in w.fermata("job", "logs", jid).out.split("\n")[0].split()]
+
+
+def test_restart_with_rest_away(w):
+    """What a failed run has left in sessions of its own is known to be the job's: it does not keep the job from being restored, also by a daemon that was not there."""
+    w.start()
+    other = away(w, "other")
+    pid, rest = away(w, "runs", "--restart", "on-failure")
+    w.dump("runs", "--leave-running")
+    for number in (1, 2):
+        if number == 2:
+            w.kill()
+        os.kill(pid, signal.SIGKILL)
+        if number == 2:
+            until(lambda: not alive(pid), "its end")
+            expect(all(alive(one) for one in rest[:1]), "what it has left runs")
+            w.start()
+        until(lambda: w.job("runs")["restarts"] == number and w.status("runs") in ("sleep", "running") and alive(rest[0]),
+              lambda: [w.job("runs"), of_session(pid), w.said()])
+        expect("cannot restore" not in w.said(), w.said())
+        until(lambda: not alive(rest[1]), "the end of what the checkpoint has not")
+        expect(f"{rest[0]} (sleep)" in w.said(), w.said())
+    expect(alive(other[0]) and all(alive(one) for one in other[1]), "another job")
+
+
+def test_rest(w):
+    """What a job has left when it ended is told, is in nobody's way unless it has ids that are needed, and is ended by job kill, also after another run."""
+    w.start()
+    pid, rest = away(w, "runs")
+    w.dump("runs", "--leave-running")
+    expect(w.job("runs")["left"] == [], w.job("runs"))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.status("runs") == "halted", "its end")
+    until(lambda: sorted(w.job("runs")["left"]) == sorted(rest), lambda: w.job("runs"))
+    w.fermata("restore", "job", "runs").error(f"{rest[0]}", "(sleep)", "fermata job kill runs")
+    expect(all(alive(one) for one in rest) and sorted(w.job("runs")["left"]) == sorted(rest), "nobody has ended it")
+    # That which is in the way goes by itself; the other stays the job's over two more runs.
+    os.kill(rest[0], signal.SIGKILL)
+    until(lambda: w.job("runs")["left"] == rest[1:], lambda: w.job("runs"))
+    for _ in range(2):
+        w.fermata("restore", "job", "runs").good()
+        told = w.dump("runs", "--leave-running") and w.fermata("dump", "job", "runs", "--leave-running").good().out
+        expect(f"process {rest[1]} " in told, told)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: w.status("runs") == "halted", "its end")
+        os.kill(rest[0], signal.SIGKILL)
+        until(lambda: w.job("runs")["left"] == rest[1:], lambda: w.job("runs"))
+    w.stop()
+    w.start()
+    expect(w.job("runs")["left"] == rest[1:], "a daemon that was started again knows it")
+    expect(w.fermata("job", "kill", "runs").good().out == "Killed job runs\n" and not alive(rest[1]), "job kill")
+    w.fermata("job", "kill", "runs").error("does not run")
+    expect(w.job("runs")["left"] == [], w.job("runs"))
+    # One that is deleted leaves it to run on, and says so.
+    pid, rest = away(w, "gone")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.status("gone") == "halted" and len(w.job("gone")["left"]) == 2, "its end")
+    told = w.fermata("job", "delete", "gone").good().err
+    expect(all(f"process {one}" in told and alive(one) for one in rest), told)
+    for one in rest:
+        os.kill(one, signal.SIGKILL)
+
+
 def test_side_by_side(w):
     w.start()
     pid = w.run("first", *COUNT, options=["--attachable"])
@@ -184,6 +274,29 @@ def test_side_by_side(w):
     w.fermata("job", "kill", "other1").good()
     expect(not alive(int(others[1])) and alive(int(others[2])), "one is killed, the other not")
     w.fermata("restore", "job", "first", "--as", "other2").error("other2 already")
+
+
+def test_side_by_side_logs(w):
+    """What a copy writes goes to a log of its own, and not into that of the job that it is a copy of; its own checkpoints go on with that."""
+    w.start()
+    pid = w.run("first", *COUNT)
+    w.counts_on("first")
+    w.dump("first", "--leave-running")
+    for jid in ("one", "two"):
+        w.fermata("restore", "job", "first", "--as", jid).good()
+    for _ in range(2):
+        for jid in ("one", "two"):
+            until(lambda: len(w.numbers(jid)) > 5, f"output of {jid}")
+            expect(w.job(jid)["log"] == f"{w.logs}/fermata-output-{jid}.log", w.job(jid))
+        w.dump("one")
+        w.fermata("restore", "job", "one").good()
+        w.counts_on("one")
+    for jid in ("first", "one", "two"):
+        numbers = w.numbers(jid)
+        expect(numbers == list(range(numbers[0], numbers[0] + len(numbers))), f"{jid}: {numbers}")
+    expect(w.fermata("job", "logs", "two").good().out.split()[0] == str(w.numbers("two")[0]), "job logs")
+    w.fermata("restore", "job", "first", "--as", "three", "--out", w.work + "/out").good()
+    until(lambda: os.path.exists(w.work + "/out") and len(open(w.work + "/out").read().split()) > 3, "output where it was asked for")
 
 
 # ---- the daemon itself ----
@@ -329,6 +442,44 @@ def test_damaged_database(w):
     expect(alive(pid), "restored once more")
 
 
+def test_older_database(w):
+    """The schema of an earlier version is brought to this one's, with all that is in it; one of a later version is left alone."""
+    w.start()
+    pid = w.run("counter", options=["--checkpoint-every", "1h"])
+    path = w.dump("counter", "--leave-running")
+    jobs, checkpoints = (w.request("GET", what)[1] for what in ("/v1/jobs", "/v1/checkpoints"))
+    now = sqlite3.connect(w.state + "/fermata.db")
+    expect(now.execute("PRAGMA journal_mode").fetchone()[0] == "wal", "the mode of the journal")
+    latest = now.execute("PRAGMA user_version").fetchone()[0]
+    now.close()
+    expect(latest >= 3, latest)
+    plain = lambda list: [{**job, "status": "", "checkpoint_late_s": 0} for job in list]
+    for version in range(1, latest):
+        w.kill()
+        base = sqlite3.connect(w.state + "/fermata.db")
+        if version < 3:
+            base.execute("ALTER TABLE jobs DROP COLUMN late_ns")
+            base.execute("ALTER TABLE jobs DROP COLUMN missed")
+        if version < 2:
+            base.execute("DROP INDEX checkpoints_of_jobs")
+        base.execute(f"PRAGMA user_version = {version}")
+        base.commit()
+        base.close()
+        w.start()
+        expect(plain(w.request("GET", "/v1/jobs")[1]) == plain(jobs) and w.request("GET", "/v1/checkpoints")[1] == checkpoints, f"from version {version}: {w.request('GET', '/v1/jobs')}")
+        base = sqlite3.connect(w.state + "/fermata.db")
+        expect(base.execute("PRAGMA user_version").fetchone()[0] == latest, "the version")
+        base.close()
+        w.counts_on("counter")
+    w.kill()
+    base = sqlite3.connect(w.state + "/fermata.db")
+    base.execute("PRAGMA user_version = 99")
+    base.commit()
+    base.close()
+    later = subprocess.run([BINARY, "daemon", "start", "--config-dir", w.work], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=DEADLINE)
+    expect(later.returncode == 1 and b"newer fermata" in later.stderr and alive(pid) and os.path.exists(path), later.stderr)
+
+
 def test_locked_database(w):
     w.start()
     w.run("counter")
@@ -357,6 +508,40 @@ def test_disk_full(w):
         w.dump("counter")
     finally:
         subprocess.run(["umount", small])
+
+
+def test_state_full(w):
+    """The daemon's own disk is full: each request that has to write is an error that says so; jobs run on, and how they end is not lost."""
+    os.mkdir(w.state)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", w.state]).returncode:
+        raise Skip("cannot mount")
+    try:
+        w.start()
+        pid, ends = w.run("counter"), w.run("ends", "sh", "-c", f"while [ ! -e {w.work}/end ]; do sleep 0.05; done; exit 5", options=["--restart", "on-failure"])
+        w.dump("ends", "--leave-running")
+        weak = w.run("weak")
+        with open(w.state + "/fill", "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 4096):
+                    pass
+            except OSError:
+                pass
+        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"], ["job", "kill", "ends"]):
+            w.fermata(*verb).error("full")
+        expect(len(w.fermata("ps").good().out.splitlines()) == 4 and len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
+        w.fermata("job", "kill", "weak").good()
+        expect(not alive(weak), "one can be ended")
+        open(w.work + "/end", "w").close()
+        until(lambda: not alive(ends), "it to end")
+        w.counts_on("counter")
+        expect(alive(pid), "another job runs on")
+        os.unlink(w.state + "/fill")
+        until(lambda: w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        w.dump("counter")
+        w.fermata("restore", "job", "counter").good()
+    finally:
+        w.finish()
+        subprocess.run(["umount", "-l", w.state])
 
 
 main(tests_of(globals()))

@@ -70,6 +70,38 @@ def test_run_names_and_status(w):
     w.fermata("job", "delete").error("needs the job", status=2)
 
 
+def test_json(w):
+    """--json wherever there is output: one document, of which the first job is told by its name."""
+    w.start()
+    document = lambda *verb: json.loads(w.fermata(*verb[:2], "--json", *verb[2:]).good().out)
+    one = document("run", "process", "--jid", "one", "--", "sleep", "1000")
+    expect(one["job"] == "one" and alive(one["pid"]), one)
+    for jid in ("two", "three"):
+        w.run(jid)
+    checkpoint = document("dump", "job", "one", "--leave-running")
+    path = document("dump", "process", one["pid"], "--leave-running", "--no-server")["path"]
+    for verb in (["ps"], ["jobs"], ["job", "list"], ["job", "ls"]):
+        expect({job["job"] for job in document(*verb)} == {"one", "two", "three"}, verb)
+    for verb in (["checkpoints"], ["job", "checkpoints"], ["job", "checkpoint", "list"], ["checkpoint", "list"], ["job", "checkpoints", "one"]):
+        expect([row["id"] for row in document(*verb)] == [checkpoint["id"]], verb)
+    for verb in (["freeze", "job", "one"], ["unfreeze", "job", "one"], ["freeze", "process", one["pid"]], ["unfreeze", "process", one["pid"]],
+                 ["freeze", "process", one["pid"], "--no-server"], ["unfreeze", "process", one["pid"], "--no-server"], ["job", "set", "one", "--keep", "3"],
+                 ["job", "inspect", "one"]):
+        expect(document(*verb)["pid"] == one["pid"], verb)
+    for verb in (["daemon", "check"], ["config", "show"], ["check", "--no-dir"], ["features", "--no-dir"], ["version", "--no-dir"], ["query", "process", one["pid"]],
+                 ["check", "process", one["pid"], "--no-dir"], ["inspect", path, "--no-dir"], ["verify", path], ["job", "checkpoint", "inspect", checkpoint["id"]]):
+        expect(document(*verb), verb)
+    expect(document("diff", path, path) == [], "no difference")
+    expect(document("job", "kill", "one")["job"] == "one" and document("restore", "job", "one")["pid"] == one["pid"], "kill and restore")
+    expect({job["job"] for job in document("job", "kill", "--all")} == {"one", "two", "three"}, "all are killed")
+    expect(document("checkpoint", "delete", path) == {"deleted": path, "path": path}, "a directory that only we know")
+    expect(document("job", "checkpoint", "delete", checkpoint["id"])["deleted"] == checkpoint["id"], "one by its id")
+    expect(document("job", "delete", "one") == {"deleted": "one", "left": []}, "one")
+    expect({job["deleted"] for job in document("job", "delete", "--all")} == {"two", "three"}, "all are deleted")
+    result = w.fermata("job", "delete", "--all", "--json")
+    expect(result.status == 1 and json.loads(result.out) == [], result)
+
+
 def test_dump_restore(w):
     w.start()
     pid = w.run("counter")
@@ -127,7 +159,9 @@ def test_processes(w):
     out = w.fermata("restore", "process", "--path", path).good().out
     expect(out == f"Restored successfully, PID: {task.pid}\n" and alive(task.pid), out)
     expect(w.fermata("job", "inspect", "mine").good().status == 0, "the job is still known")
-    lines = w.fermata("query", "process", task.pid, os.getpid()).good().out.splitlines()
+    query = lambda: w.fermata("query", "process", task.pid, os.getpid()).good().out.splitlines()
+    until(lambda: query()[1].split()[1:2] == ["sleep"], query)
+    lines = query()
     expect(lines[0].split() == ["PID", "STATUS", "UID", "GID", "COMMAND"] and lines[1].split()[:2] == [str(task.pid), "sleep"] and len(lines) == 3, lines)
     expect(len(json.loads(w.fermata("query", "process", "--tree", "--json", os.getpid()).good().out)) >= 2, "query --tree")
     w.fermata("query", "process", "--inspect", task.pid).good()
@@ -201,6 +235,7 @@ def test_strays(w):
     w.run("strays", "sh", "-c", f"cd {w.work}; (setsid sleep 1000 & echo $! > stray); (sleep 1000 & echo $! > other); exec sleep 1000")
     until(lambda: os.path.exists(w.work + "/other") and read(w.work + "/other"), "the stray ones")
     strays = [int(read(f"{w.work}/{name}")) for name in ("stray", "other")]
+    until(lambda: all(read(f"/proc/{pid}/comm") == "sleep\n" for pid in strays), "them to sleep")
     told = w.fermata("dump", "job", "strays", "--leave-running").good().out
     for pid in strays:
         expect(f"process {pid} (sleep) of job strays is not saved" in told and alive(pid), told)
@@ -468,6 +503,13 @@ def test_cedana(w):
     call("dump", "job", "theirs", "--criu-opts", '{"no_such": 1}').error("--criu-opts", "no-such", status=2)
     call("dump", "job", "theirs", "--criu-opts", "[").error("no JSON object", status=2)
     call("bogus").error("cedana has no command bogus", status=2)
+    # Containers are refused in one line, whatever options of theirs are given.
+    for verb in ("dump", "restore", "run", "manage", "freeze", "unfreeze", "query"):
+        for thing in ("runc", "containerd"):
+            call(verb, thing, "box", "--root", "/run/runc", "--no-dir").error(f"cedana {verb} {thing} is not there yet", "containers")
+    call("query", "k8s", "--namespace", "default", "--no-dir").error("cedana query k8s is not there yet")
+    call("plugin", "install", "gpu", "--no-dir").error("no plugins", "features")
+    call("dump", "runc", "--help", "--no-dir").good()
 
 
 main(tests_of(globals()))

@@ -2,6 +2,7 @@
 """Tests of jobs that one is attached to.
 
 Arguments select tests by a part of their names. Runs as root."""
+import fcntl
 import os
 import pty
 import select
@@ -33,7 +34,6 @@ def test_attach(w):
                 heard.extend(os.read(terminal, 4096))
 
     def resize(rows, columns):
-        import fcntl
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     time.sleep(0.3)
@@ -61,6 +61,68 @@ def test_attach(w):
     w.fermata("job", "attach", "echo").error("has ended")
     w.run("plain")
     w.fermata("job", "attach", "plain").error("--attachable", "job logs")
+
+
+class Terminal:
+    """A command on a terminal of 30 lines and 90 columns."""
+
+    def __init__(self, w, *arguments):
+        at = arguments.index("--") if "--" in arguments else len(arguments)
+        self.child, self.fd = pty.fork()
+        if self.child == 0:
+            size = struct.pack("HHHH", 30, 90, 0, 0)
+            fcntl.ioctl(0, termios.TIOCSWINSZ, size)
+            os.execv(BINARY, [BINARY, *arguments[:at], "--config-dir", w.work, *arguments[at:]])
+        self.heard = b""
+
+    def hear(self, word):
+        end = time.monotonic() + DEADLINE
+        while word not in self.heard:
+            expect(time.monotonic() < end, f"no {word} in {self.heard}")
+            if select.select([self.fd], [], [], 0.1)[0]:
+                try:
+                    self.heard += os.read(self.fd, 4096)
+                except OSError:
+                    expect(False, f"no {word} in {self.heard} before its end")
+
+    def type(self, text):
+        os.write(self.fd, text)
+
+    def status(self):
+        status = os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+        os.close(self.fd)
+        return status
+
+
+def test_run_and_restore_attached(w):
+    """run --attach and restore --attach on a terminal: its size from the start, Ctrl-C leaves the job to run on, its status is ours, our terminal is as it was."""
+    w.start()
+    script = "stty size; while read line; do echo got $line; done; exit 9"
+    first = Terminal(w, "run", "process", "--jid", "talk", "--attach", "--", "sh", "-c", script)
+    first.hear(b"30 90")
+    first.type(b"one\r")
+    first.hear(b"got one")
+    before = termios.tcgetattr(first.fd)
+    expect(not before[3] & termios.ICANON, "keys go through as they are typed")
+    first.type(b"\x03")
+    first.hear(b"etached")
+    expect(termios.tcgetattr(first.fd)[3] & termios.ICANON and first.status() == 0, first.heard)
+    pid = w.job("talk")["pid"]
+    expect(alive(pid), "it runs on")
+    for number in (1, 2):
+        w.dump("talk")
+        again = Terminal(w, "restore", "job", "talk", "--attach")
+        again.hear(b"Restored successfully, PID: %d" % pid)
+        again.type(b"round%d\r" % number)
+        again.hear(b"got round%d" % number)
+        again.type(b"\x03" if number == 1 else b"\x04")
+        expect(again.status() == (0 if number == 1 else 9), again.heard)
+    expect(w.job("talk")["exit_code"] == 9, w.job("talk"))
+    # Beside another, and without a terminal of ours.
+    w.run("other", "sh", "-c", script, options=["--attachable"])
+    w.dump("other")
+    result = w.fermata("restore", "job", "other", "--as", "beside", "--attach", stdin=b"word\n\x04")
+    expect("got word" in result.out and result.status == 9, result)
 
 
 def test_attach_survives(w):

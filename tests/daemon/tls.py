@@ -150,6 +150,11 @@ def test_verbs(w):
     expect(len(lines) == 3 and w.fermata("checkpoints").good().out.splitlines() == lines == w.fermata("job", "checkpoint", "list", "counter").good().out.splitlines(), lines)
     first = lines[-1].split()[0]
     expect(str(pid) in w.fermata("job", "checkpoint", "inspect", first).good().out, "inspect")
+    store = w.fermata("dump", "job", "counter", "--leave-running", "--dir", "store:" + w.work + "/store", "--name", "one").good().out.split()[-1]
+    for verb in ("ls", "stats", "verify", "prune"):
+        w.fermata("store", verb, "store:" + w.work + "/store").good()
+    w.fermata("store", "rm", store).good()
+    w.fermata("checkpoint", "flatten", first).good()
     w.fermata("job", "kill", "counter").good()
     w.fermata("restore", "job", "counter", "--checkpoint", first).good()
     w.fermata("job", "kill", "counter").good()

@@ -914,10 +914,19 @@ def test_job_list(w):
         status, out = daemon.command("run", "process", "--jid", "g", os.path.join(FAKES, "gpu_app"), w.out)
         expect(status == 0, out)
         wait_for(lambda: w.rounds(), "the job does not start")
-        status, out = daemon.command("job", "list")
-        line = next(line for line in out.splitlines() if line.startswith("g "))
-        head = next(line for line in out.splitlines() if line.startswith("JOB"))
-        expect(line[head.index("GPU"):].split()[0] == "yes", out)
+        status, out = daemon.command("run", "process", "--jid", "plain", "sleep", "1000")
+        expect(status == 0, out)
+        head, *lines = [line for line in daemon.command("job", "list")[1].splitlines() if line.startswith(("JOB", "g ", "plain "))]
+        column = {line.split()[0]: line[head.index("GPU"):].split()[0] for line in lines}
+        expect(column == {"g": "yes", "plain": "no"}, column)
+        # Below the job's first process too.
+        status, out = daemon.command("run", "process", "--jid", "below", "--", "sh", "-c", f"{os.path.join(FAKES, 'gpu_app')} {w.out}.below; true")
+        expect(status == 0, out)
+        wait_for(lambda: json.loads(daemon.command("job", "inspect", "below", "--json")[1])["gpu"] == "yes", "a process below is not seen")
+        for jid in ("plain", "below"):
+            status, out = daemon.command("job", "kill", jid)
+            expect(status == 0, out)
+        expect(json.loads(daemon.command("job", "inspect", "below", "--json")[1])["gpu"] == "no", "one that has ended")
         status, out = daemon.command("dump", "job", "g", *(["--gpu-staged"] if w.custom else []))
         expect(status == 0, out)
         status, out = daemon.command("restore", "job", "g")

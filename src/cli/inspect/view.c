@@ -3,6 +3,7 @@
 
 #include "engine/load.h"
 #include "engine/task/task.h"
+#include "engine/watch.h"
 #include "pipe_data.pb-c.h"
 
 #include <fcntl.h>
@@ -217,11 +218,17 @@ static int read_rest(struct view *v, struct error *e)
 
 int view_read(struct view *v, struct error *e)
 {
+	struct watch watch;
+
 	v->images = (struct restore){ .request = &v->request, .e = e, .tty = -1 };
 	int r = restore_open(v->request.images_dir, v->request.packing.key, &v->images.dir, e);
 
-	if (!r)
+	if (!r) {
+		image_dir_set_meter(v->images.dir, &v->meter);
+		watch_begin(&watch, &v->request, STAGE_VERIFY, meter_count, &v->meter);
 		r = restore_read(&v->images);
+		watch_end(&watch);
+	}
 	if (!r)
 		r = read_rest(v, e);
 	if (!r && !(v->memory = calloc(v->images.tasks.count, sizeof(*v->memory))))

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include "base/meter.h"
 #include "engine/restore.h"
 #include "memfd.pb-c.h"
 
@@ -23,7 +24,8 @@ struct view_pipe {
 };
 
 struct view {
-	struct request request; /* images_dir, skip_verify */
+	struct request request; /* images_dir, skip_verify, progress */
+	struct meter meter;	/* of what is verified */
 	struct restore images;
 	VEC(struct view_image) files; /* the largest first */
 	VEC(MemfdInodeEntry *) memfds;

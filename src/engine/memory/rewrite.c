@@ -5,10 +5,12 @@
  */
 #include "base/folder.h"
 #include "base/log.h"
+#include "base/meter.h"
 #include "base/workers.h"
 #include "engine/engine.h"
 #include "engine/load.h"
 #include "engine/memory/parents.h"
+#include "engine/watch.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -31,6 +33,7 @@ struct pages_job {
 	struct image_raw *own;
 	struct page_sources sources;
 	struct image_file *file;
+	struct meter *meter;
 	int result;
 };
 
@@ -41,6 +44,7 @@ struct rewriting {
 	const struct parent *parent; /* the one of them that is rewritten; NULL: the checkpoint itself is */
 	struct workers *workers;
 	VEC(struct pages_job *) jobs;
+	struct meter *meter; /* of pages, or NULL */
 	char path[PATH_MAX], made[PATH_MAX]; /* the one that is replaced; the new one, later the old one; empty: there is none */
 };
 
@@ -71,6 +75,7 @@ static int fill_block(void *owner, struct image_block *b)
 			r = image_raw_read(x->raw, reader, buffer, size, x->from + within);
 		if (!r)
 			r = image_block_write(b, buffer, size);
+		meter_add(job->meter, size);
 		at += size;
 		i += within + size == x->size;
 	}
@@ -149,6 +154,7 @@ static int write_pages(struct rewriting *w, const char *name, const struct pagem
 	snprintf(pages, sizeof(pages), "pages-%u.img", m->pages_id);
 	if (!r)
 		r = image_create_raw(w->to, pages, &job->file);
+	meter_expect(w->meter, job->size);
 	return r ? r : image_blocks_fill(job->file, job->size, &filler, job);
 }
 
@@ -218,6 +224,7 @@ static int rewrite_pagemap(struct rewriting *w, const char *name)
 		return -ENOMEM;
 	}
 	*slot = job;
+	job->meter = w->meter;
 	int r = pagemap_read(w->from, name, &m);
 	snprintf(pages, sizeof(pages), "pages-%u.img", m.pages_id);
 	if (!r)
@@ -377,9 +384,9 @@ static int open_chain(const char *path, struct restore *s, char full[PATH_MAX], 
 	return r ? r : restore_read(s);
 }
 
-static int flatten(struct restore *s, const char *full, struct error *e)
+static int flatten(struct restore *s, const char *full, struct meter *meter, struct error *e)
 {
-	struct rewriting w = { .e = e, .s = s, .from = s->dir };
+	struct rewriting w = { .e = e, .s = s, .from = s->dir, .meter = meter };
 	struct image_lineage lineage;
 	int r = image_dir_lineage(s->dir, &lineage);
 
@@ -396,15 +403,20 @@ static int flatten(struct restore *s, const char *full, struct error *e)
 	return r;
 }
 
-int engine_flatten(const char *path, struct error *e)
+int engine_flatten(const struct request *request, struct error *e)
 {
+	const char *path = request->images_dir;
 	char full[PATH_MAX];
-	struct request request = { .images_dir = path };
-	struct restore s = { .request = &request, .e = e, .tty = -1 };
-	int r = open_chain(path, &s, full, e);
+	struct request plain = { .images_dir = path };
+	struct restore s = { .request = &plain, .e = e, .tty = -1 };
+	struct meter meter = {};
+	struct watch watch;
 
+	watch_begin(&watch, request, STAGE_WRITE, meter_count, &meter);
+	int r = open_chain(path, &s, full, e);
 	if (!r)
-		r = flatten(&s, full, e);
+		r = flatten(&s, full, &meter, e);
+	watch_end(&watch);
 	finish(&s);
 	return r < 0 ? error_prefix(e, r, "cannot flatten %s", path) : r;
 }

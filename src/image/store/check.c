@@ -172,8 +172,10 @@ static int check_pack(struct checking *c, const struct mark *m)
 	codec = codec_new(m->pack->kind, 0);
 	if (!codec)
 		return -ENOMEM;
-	for (uint64_t i = 0; !r && i < m->pack->frames; i++)
+	for (uint64_t i = 0; !r && i < m->pack->frames; i++) {
 		r = check_frame(c, m->pack, i, codec);
+		meter_add(c->report->meter, m->size / m->pack->frames);
+	}
 	codec_free(codec);
 	return r;
 }
@@ -238,6 +240,8 @@ static int check_all(struct checking *c)
 {
 	int r = 0;
 
+	for (size_t i = 0; i < c->marks.packs.count; i++)
+		meter_expect(c->report->meter, c->marks.packs.data[i].pack ? c->marks.packs.data[i].size : 0);
 	for (size_t i = 0; !r && i < c->marks.packs.count; i++)
 		r = check_pack(c, &c->marks.packs.data[i]);
 	_cleanup_free_ bool *said = calloc(c->damaged.count + 1, sizeof(*said));

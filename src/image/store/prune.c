@@ -65,8 +65,10 @@ static int move_pack(struct pruning *p, const struct mark *m, struct pack_writer
 
 	if (!r)
 		memset(to, 0xff, chunks * sizeof(*to));
-	for (uint64_t i = 0; !r && i < m->pack->frames; i++)
+	for (uint64_t i = 0; !r && i < m->pack->frames; i++) {
 		r = move_frame(p, m, i, codec, hand, to);
+		meter_add(p->result->meter, m->size / m->pack->frames);
+	}
 	struct moved *moved = r ? NULL : VEC_PUSH(&p->moved);
 	if (moved) {
 		*moved = (struct moved){ .chunks = chunks, .to = TAKE_PTR(to) };
@@ -91,6 +93,8 @@ static int write_anew(struct pruning *p)
 	uint64_t chunks;
 	int r = 0;
 
+	VEC_FOREACH(&p->marks.packs, m)
+		meter_expect(p->result->meter, is_sparse(m) ? m->size : 0);
 	VEC_FOREACH(&p->marks.packs, m) {
 		struct packing packing = { .kind = m->pack ? m->pack->kind : PACKING_NONE };
 		if (r || !is_sparse(m))
@@ -233,7 +237,7 @@ int store_prune(const char *dir, const char *key, struct store_pruned *ret, stru
 	_cleanup_close_ int lock = -1;
 	int r = p ? store_dir_open(dir, key, false, &p->s) : -ENOMEM;
 
-	*ret = (struct store_pruned){};
+	*ret = (struct store_pruned){ .meter = ret->meter };
 	e->code = 0;
 	if (r) {
 		free(p);

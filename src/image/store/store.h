@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/store_path.h"
+#include "base/meter.h"
 #include "image/archive.h"
 
 #include <limits.h>
@@ -56,12 +57,14 @@ int store_stats(const char *dir, const char *key, struct store_stats *ret, struc
 struct store_report {
 	void (*found)(void *data, const char *what, const char *checkpoint); /* `checkpoint`: that needs it, or NULL */
 	void *data;
+	struct meter *meter;		 /* bytes on disk, or NULL */
 	uint64_t chunks, bytes, damaged; /* looked at; and how many of them were not as they were written */
 };
 /* Every chunk against its hash, every checkpoint against what it needs. 0 also where there is damage. */
 int store_verify(const char *dir, const char *key, struct store_report *report, struct error *e);
 
 struct store_pruned {
+	struct meter *meter; /* the caller's, of bytes that are written anew, or NULL */
 	uint64_t packs, rewritten, chunks, bytes; /* removed; written anew without what nobody needs; freed */
 };
 /* Removes what no checkpoint refers to. */
