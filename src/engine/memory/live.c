@@ -126,7 +126,9 @@ static int watch_tree(struct dump *d)
 			break;
 		watch_areas(d, lt, &t->maps);
 	}
+	const size_t descriptors = dump_descriptors(d);
 	tree_thaw(d);
+	descriptors_reserve(descriptors); /* while there are no threads, which there will be in the pause */
 	d->live->watching = true;
 	d->live->tree = d->live->tasks.count > 1;
 	return r;
