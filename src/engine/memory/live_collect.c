@@ -127,7 +127,8 @@ static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool 
 	int r = first ? 0 : watch_new(lt, v, &is_new);
 
 	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, first || is_new, &written);
+		r = first || is_new ? track_collect(lt->pagemap_fd, v->start, v->end, true, &written) :
+				      track_collect_few(lt->pagemap_fd, v->start, v->end, &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
 							add_run(runs, written.data[i].start, written.data[i].end);
@@ -172,4 +173,19 @@ int live_collect(struct dump *d, struct live_task *lt, bool first, struct found 
 		return 0;
 	}
 	return r ? error_errno(d->e, r, "process %d (%s): cannot see what it has written", lt->pid, lt->comm) : 0;
+}
+
+int live_left(const struct dump *d, uint64_t *ret)
+{
+	int r = 0;
+
+	*ret = 0;
+	for (size_t i = 0; i < d->live->tasks.count; i++) {
+		const struct live_task *lt = d->live->tasks.data[i];
+		for (size_t k = 0; !r && !lt->given_up && !lt->gone && k < lt->maps.count; k++)
+			if (track_can_watch(&lt->maps.data[k]) && track_is_watched(lt->pagemap_fd, lt->maps.data[k].start, lt->maps.data[k].end))
+				r = track_written(lt->pagemap_fd, lt->maps.data[k].start, lt->maps.data[k].end, ret);
+		r = r == -ESRCH || r == -ENOENT ? 0 : r; /* it has ended */
+	}
+	return r;
 }

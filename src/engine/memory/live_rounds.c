@@ -3,6 +3,7 @@
 #include "base/workers.h"
 #include "engine/memory/live_task.h"
 #include "engine/memory/pinned.h"
+#include "engine/watch.h"
 
 #include <sys/mman.h>
 #include <time.h>
@@ -97,8 +98,17 @@ static int merge(const struct extents *a, const struct extents *b, struct extent
 	return r;
 }
 
+/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
+static void wait_until(uint64_t settled)
+{
+	const uint64_t now = watch_now();
+
+	if (now < settled)
+		nanosleep(&(struct timespec){ 0, (long)(settled - now) }, NULL);
+}
+
 /* In this order: all are protected, then looked at who may write unseen, then copied. */
-static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f)
+static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f, uint64_t settled)
 {
 	struct extents copies = {};
 	int r = 0;
@@ -140,6 +150,8 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 		r = extents_join(&lt->touched, &f->runs);
 	if (r && !d->e->text[0])
 		error_set(d->e, r, "out of memory");
+	if (!r && copies.count)
+		wait_until(settled);
 	if (!r)
 		r = live_copy(d, lt, &copies);
 	VEC_FREE(&copies);
@@ -161,11 +173,9 @@ int live_run_round(struct dump *d, bool first, uint64_t *ret)
 		for (size_t k = 0; k < found[i].runs.count; k++)
 			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
 	live_gently(d, size);
-	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-	if (size)
-		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
+	const uint64_t settled = watch_now() + SETTLE_NS;
 	for (size_t i = 0; !r && i < l->tasks.count; i++) {
-		r = copy_found(d, l->tasks.data[i], first, &found[i]);
+		r = copy_found(d, l->tasks.data[i], first, &found[i], settled);
 		*ret += l->tasks.data[i]->copied;
 	}
 	workers_pace(d->workers, PACE_USUAL);
@@ -201,24 +211,26 @@ static void populate_late(struct live *l, uint64_t last)
 		log_debug("Memory for the pause is made in it: %s", strerror(errno));
 }
 
+/* Ends when little is left, or as much as before. */
 int live_run_rounds(struct dump *d)
 {
-	uint64_t now, last;
-	int r = live_run_round(d, true, &now);
+	uint64_t now = 0, last, left = 0;
+	int r = 0;
 
-	log_info("Round 1: %llu KiB", (unsigned long long)now >> 10);
-	for (int n = 2; !r && n <= ROUNDS_MAX; n++) {
+	for (int n = 1; !r && n <= ROUNDS_MAX; n++) {
 		last = now;
-		if (n == 3) {
-			read_flags(d);
-			live_name_calls(d);
-		}
-		r = live_run_round(d, false, &now);
+		r = live_run_round(d, n == 1, &now);
+		left = now;
 		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
+		if (r || (n > 3 && now > last - last / 4))
+			break;
+		if (n == 2)
+			read_flags(d);
+		live_name_calls(d);
 		/* The third at least, where the flags must be known. */
-		if (n >= (d->live->told ? 2 : 3) && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
+		if (n >= (d->live->told ? 1 : 3) && !(r = live_left(d, &left)) && left <= SMALL_ENOUGH)
 			break;
 	}
-	populate_late(d->live, now);
-	return r || now < LIVE_COW_MIN ? r : live_cow_prepare(d);
+	populate_late(d->live, left);
+	return r || left < LIVE_COW_MIN ? r : live_cow_prepare(d);
 }

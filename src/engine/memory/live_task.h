@@ -106,6 +106,8 @@ struct found {
 };
 /* The pages that were written since the last round; those that can't be watched are given a place in the first. One that has ended is `gone`. */
 int live_collect(struct dump *d, struct live_task *lt, bool first, struct found *f);
+/* How many bytes that would be now. Nothing is changed. */
+int live_left(const struct dump *d, uint64_t *ret);
 
 /* live_rounds.c. A round gives how many bytes were copied. */
 int live_run_round(struct dump *d, bool first, uint64_t *ret);
