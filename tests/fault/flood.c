@@ -9,6 +9,7 @@
  *	outside		by itself; and it has memory that another process may write to (process_vm_writev): the numbers from 1 on, each to a page of the
  *			first half and then to the same of the second, in turn. Where that is it says: "at ADDRESS"
  *	zeros		by itself, but for each sixteenth page, which it only reads until it writes all of them, at SIGUSR1
+ *	scattered	by itself, and between each two pages there is none
  *	drops		by itself; and at SIGUSR1 the second half of its memory is emptied, and not used any more
  *	exits		by itself; and at SIGUSR1 it ends
  *
@@ -32,6 +33,7 @@
 
 static volatile sig_atomic_t asked, checked;
 static volatile uint64_t *memory;
+static volatile uint64_t step = WORDS; /* from one page to the next */
 static volatile uint64_t pages, pass, at, skipped, filled; /* skipped: of so many pages one is not written, but once, up to `filled` */
 static const char *ready;
 static int is_direct;
@@ -81,12 +83,12 @@ static void check(void)
 
 	for (uint64_t i = 0; i < pages; i++) {
 		uint64_t want = skipped && i % skipped == 0 ? i < filled : i <= at ? pass : pass - 1;
-		if (skipped && i % skipped == 0 && memory[i * WORDS] == want)
+		if (skipped && i % skipped == 0 && memory[i * step] == want)
 			continue;
-		if (memory[i * WORDS] == want && memory[i * WORDS + 1 + want % (WORDS - 1)] == want)
+		if (memory[i * step] == want && memory[i * step + 1 + want % (WORDS - 1)] == want)
 			continue;
 		snprintf(text, sizeof(text), "bad pass %llu at %llu: page %llu has %llu\n", (unsigned long long)pass, (unsigned long long)at,
-			 (unsigned long long)i, (unsigned long long)memory[i * WORDS]);
+			 (unsigned long long)i, (unsigned long long)memory[i * step]);
 		break;
 	}
 	if (outside)
@@ -99,7 +101,7 @@ static void put_directly(uint64_t page)
 {
 	int fd = numbers < 0 ? open(direct, O_RDONLY | O_DIRECT | O_CLOEXEC) : numbers;
 
-	if (pread(fd, (void *)&memory[page * WORDS], PAGE, (off_t)(pass % BLOCKS * PAGE)) != (ssize_t)PAGE)
+	if (pread(fd, (void *)&memory[page * step], PAGE, (off_t)(pass % BLOCKS * PAGE)) != (ssize_t)PAGE)
 		_exit(6);
 	if (numbers < 0)
 		close(fd);
@@ -170,13 +172,13 @@ static void change(char what)
 	if (what == 'e')
 		_exit(0);
 	for (filled = 0; what == 'z' && filled < pages;) {
-		memory[filled * WORDS] = filled % skipped ? memory[filled * WORDS] : 1;
+		memory[filled * step] = filled % skipped ? memory[filled * step] : 1;
 		filled++;
 	}
 	if (what != 'd')
 		return;
 	pages /= 2;
-	madvise((void *)(memory + pages * WORDS), pages * PAGE, MADV_DONTNEED);
+	madvise((void *)(memory + pages * step), pages * PAGE, MADV_DONTNEED);
 	if (at >= pages)
 		at = pages - 1;
 }
@@ -187,10 +189,12 @@ int main(int argc, char **argv)
 		return 2;
 	ready = argv[1];
 	pages = strtoul(argv[3], NULL, 10) << 8;
-	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!strcmp(argv[2], "scattered"))
+		step = 2 * WORDS;
+	memory = mmap(NULL, pages * step * sizeof(*memory), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (!pages || memory == MAP_FAILED)
 		return 1;
-	madvise((void *)memory, pages * PAGE, MADV_NOHUGEPAGE);
+	madvise((void *)memory, pages * step * sizeof(*memory), MADV_NOHUGEPAGE);
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);
 	if (argv[2][0] == 'k')
@@ -205,12 +209,12 @@ int main(int argc, char **argv)
 	for (pass = 1;; pass++) {
 		for (at = 0; at < pages; at++) {
 			if (skipped && at % skipped == 0) {
-				(void)memory[at * WORDS];
+				(void)memory[at * step];
 			} else if (is_direct && at % 32 == 0) {
 				put_directly(at);
 			} else {
-				put(at * WORDS + 1 + pass % (WORDS - 1));
-				put(at * WORDS);
+				put(at * step + 1 + pass % (WORDS - 1));
+				put(at * step);
 			}
 			if (asked)
 				change(argv[2][0]);

@@ -30,12 +30,12 @@ PROTECTED = "are copied before they are written to"
 
 
 class Flood:
-    def __init__(self, work, what="itself"):
+    def __init__(self, work, what="itself", mib=MIB, wrap=lambda *command: command):
         self.work, self.said, self.number, self.log = work, os.path.join(work, "said"), 0, None
         self.criu = os.path.join(work, "criu")
         if not os.path.lexists(self.criu):
             os.symlink(os.path.abspath(FERMATA), self.criu)
-        self.pid = subprocess.Popen([FLOOD, self.said, what, str(MIB)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        self.pid = subprocess.Popen(wrap(FLOOD, self.said, what, str(mib)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                     stderr=subprocess.DEVNULL, start_new_session=True, cwd=work).pid
         self.wait(lambda: "go" in self.words(), "it does not begin")
 

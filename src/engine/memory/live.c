@@ -383,6 +383,7 @@ int live_paused(struct dump *d, int r)
 			r = live_find_pieces(d, lt);
 		if (!r)
 			r = arm_again(d, lt);
+		live_forget_looks(lt);
 		if (!r && d->live->late_size > LIVE_COW_MIN && !d->live->slowly && !d->cuda)
 			r = live_cow_arm(d, lt);
 		if (d->live->late_size > URGENT_MAX && !lt->cow)

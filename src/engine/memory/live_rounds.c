@@ -98,6 +98,24 @@ static int merge(const struct extents *a, const struct extents *b, struct extent
 	return r;
 }
 
+/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
+static int place_found(struct live_task *lt, bool first, struct found *f, struct extents *copies)
+{
+	const bool several = f->places.count || f->previous.count;
+	struct extents all = {}, some = {};
+	int r = several ? merge(&f->runs, &f->places, &some) : 0;
+
+	if (!r && several)
+		r = merge(&some, &f->previous, &all);
+	VEC_FREE(&some);
+	if (!r)
+		r = slots_place(&lt->slots, several ? &all : &f->runs, first ? NULL : copies);
+	VEC_FREE(&all);
+	for (size_t i = 0; !r && first && i < f->runs.count; i++)
+		r = find_places(&lt->slots.known, &f->runs.data[i], copies);
+	return r;
+}
+
 /* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
 static void wait_until(uint64_t settled)
 {
@@ -133,21 +151,12 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 		x->shared = true;
 		x->several = false;
 	}
-	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
-	struct extents all = {}, some = {}, ignored = {};
 	if (!r)
-		r = merge(&f->runs, &f->places, &some);
-	if (!r)
-		r = merge(&some, &f->previous, &all);
-	if (!r)
-		r = slots_place(&lt->slots, &all, first ? &ignored : &copies);
-	for (size_t i = 0; !r && first && i < f->runs.count; i++)
-		r = find_places(&lt->slots.known, &f->runs.data[i], &copies);
-	VEC_FREE(&all);
-	VEC_FREE(&some);
-	VEC_FREE(&ignored);
+		r = place_found(lt, first, f, &copies);
 	if (!r && !first && d->live->tree)
 		r = extents_join(&lt->touched, &f->runs);
+	if (first) /* where every second page is there these lists are what a dump has of memory */
+		VEC_FREE(&f->runs);
 	if (r && !d->e->text[0])
 		error_set(d->e, r, "out of memory");
 	if (!r && copies.count)
@@ -166,6 +175,8 @@ int live_run_round(struct dump *d, bool first, uint64_t *ret)
 	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
 
 	*ret = 0;
+	for (size_t i = 0; i < l->tasks.count; i++)
+		VEC_FREE(&l->tasks.data[i]->last);
 	for (size_t i = 0; !r && i < l->tasks.count; i++)
 		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
 			r = live_collect(d, l->tasks.data[i], first, &found[i]);
@@ -180,7 +191,6 @@ int live_run_round(struct dump *d, bool first, uint64_t *ret)
 	}
 	workers_pace(d->workers, PACE_USUAL);
 	for (size_t i = 0; found && i < l->tasks.count; i++) {
-		VEC_FREE(&l->tasks.data[i]->last);
 		l->tasks.data[i]->last = found[i].runs;
 		VEC_FREE(&found[i].places);
 		VEC_FREE(&found[i].previous);

@@ -52,7 +52,7 @@ struct live_task {
 	struct slots slots;
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */
-	struct extents last;	/* that the last round copied */
+	struct extents last;	/* that the last round but the first copied */
 	uint64_t copied;	/* bytes of this round */
 	bool kept;		/* it goes on being watched after the dump (increment.h) */
 	struct extents since;	/* areas that have been watched since the parent checkpoint, */
