@@ -36,6 +36,7 @@
 #include <time.h>
 
 #define STOP_TRIES 5
+#define USUAL_DESCRIPTORS 250 /* of a small tree */
 
 int dump_write_one(struct dump *d, const char *name, uint32_t magic, const ProtobufCMessage *m)
 {
@@ -349,14 +350,13 @@ static int capture_task(struct dump *d, struct task *t)
 	return r || d->obstacles || t->vm_owner ? r : pages_capture(d, t);
 }
 
-/* Each image has one, as long as it has no name. */
-static void reserve_descriptors(struct dump *d)
+size_t dump_descriptors(const struct dump *d)
 {
 	size_t threads = 0;
 
 	for (size_t i = 0; i < d->tasks.count; i++)
 		threads += d->tasks.data[i]->threads.count;
-	descriptors_reserve(64 + threads + 10 * d->tasks.count);
+	return 64 + threads + 10 * d->tasks.count;
 }
 
 static void enter(struct dump *d, enum stage stage)
@@ -367,7 +367,7 @@ static void enter(struct dump *d, enum stage stage)
 
 static int capture_all(struct dump *d)
 {
-	reserve_descriptors(d);
+	descriptors_reserve(dump_descriptors(d));
 	tree_look(d);
 	int r = image_create(d->dir, "files.img", IMAGE_MAGIC_FILES, &d->files);
 
@@ -663,6 +663,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	char comm[70] = "";
 
 	raise_descriptor_limit();
+	descriptors_reserve(USUAL_DESCRIPTORS);
 	watch_begin(&watch, request, STAGE_PREPARE, count_bytes, &d);
 	int r = open_directory(&d);
 	d.workers = workers_new();

@@ -71,6 +71,8 @@ struct dump {
 
 /* How a part ended that others do not depend on. A dump ends with its failure; a check notes it, gives 0, and goes on. */
 int dump_part(struct dump *d, int r);
+/* How many descriptors a stopped tree takes: each image has one, as long as it has no name. */
+size_t dump_descriptors(const struct dump *d);
 /* The kernel's own memory (kernel.h), opened when it is first asked for; NULL where it can't be had. By the main thread. */
 struct kernel *dump_kernel(struct dump *d);
 /* Writes an image that holds one message. */

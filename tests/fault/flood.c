@@ -4,7 +4,12 @@
  *
  *	itself		by itself
  *	kernel		to one page in 32 by calls that make the kernel write: pread(2), process_vm_writev(2)
+ *	direct		to one page in 32 by pread(2) from a file with O_DIRECT, which passes by the page table
+ *	brief		the same, from a file that is opened for each page, and closed again
+ *	outside		by itself; and it has memory that another process may write to (process_vm_writev): the numbers from 1 on, each to a page of the
+ *			first half and then to the same of the second, in turn. Where that is it says: "at ADDRESS"
  *	zeros		by itself, but for each sixteenth page, which it only reads until it writes all of them, at SIGUSR1
+ *	scattered	by itself, and between each two pages there is none
  *	drops		by itself; and at SIGUSR1 the second half of its memory is emptied, and not used any more
  *	exits		by itself; and at SIGUSR1 it ends
  *
@@ -23,12 +28,18 @@
 #define PAGE 4096UL
 #define WORDS 512
 #define NUMBERS 65536
+#define BLOCKS 4096
+#define OUTSIDE 2048UL /* pages of half of it */
 
 static volatile sig_atomic_t asked, checked;
 static volatile uint64_t *memory;
+static volatile uint64_t step = WORDS; /* from one page to the next */
 static volatile uint64_t pages, pass, at, skipped, filled; /* skipped: of so many pages one is not written, but once, up to `filled` */
 static const char *ready;
+static int is_direct;
+static volatile uint64_t *outside;
 static int numbers = -1;
+static char direct[] = "blocks-XXXXXX";
 
 static void on_signal(int sig)
 {
@@ -44,21 +55,56 @@ static void say(const char *text)
 	close(fd);
 }
 
+/* The last number that page `i` of a half can have when the last of all is `last`. */
+static uint64_t last_of(uint64_t i, uint64_t last)
+{
+	uint64_t back = (last - i) % OUTSIDE;
+
+	return back < last ? last - back : 0;
+}
+
+static void check_outside(char *text, size_t size)
+{
+	uint64_t last = 0, then;
+
+	for (uint64_t i = 0; i < OUTSIDE; i++)
+		last = outside[i * WORDS] > last ? outside[i * WORDS] : last;
+	/* The second half has the last of all, too, or it is under way. */
+	then = outside[(OUTSIDE + last % OUTSIDE) * WORDS] == last ? last : last - 1;
+	for (uint64_t i = 0; last && i < OUTSIDE; i++)
+		if (outside[i * WORDS] != last_of(i, last) || outside[(OUTSIDE + i) * WORDS] != last_of(i, then))
+			snprintf(text, size, "bad last number %llu: page %llu has %llu and %llu\n", (unsigned long long)last, (unsigned long long)i,
+				 (unsigned long long)outside[i * WORDS], (unsigned long long)outside[(OUTSIDE + i) * WORDS]);
+}
+
 static void check(void)
 {
 	char text[120] = "ok\n";
 
 	for (uint64_t i = 0; i < pages; i++) {
 		uint64_t want = skipped && i % skipped == 0 ? i < filled : i <= at ? pass : pass - 1;
-		if (skipped && i % skipped == 0 && memory[i * WORDS] == want)
+		if (skipped && i % skipped == 0 && memory[i * step] == want)
 			continue;
-		if (memory[i * WORDS] == want && memory[i * WORDS + 1 + want % (WORDS - 1)] == want)
+		if (memory[i * step] == want && memory[i * step + 1 + want % (WORDS - 1)] == want)
 			continue;
 		snprintf(text, sizeof(text), "bad pass %llu at %llu: page %llu has %llu\n", (unsigned long long)pass, (unsigned long long)at,
-			 (unsigned long long)i, (unsigned long long)memory[i * WORDS]);
+			 (unsigned long long)i, (unsigned long long)memory[i * step]);
 		break;
 	}
+	if (outside)
+		check_outside(text, sizeof(text));
 	say(text);
+}
+
+/* The whole page: what the pass before has put there is gone. */
+static void put_directly(uint64_t page)
+{
+	int fd = numbers < 0 ? open(direct, O_RDONLY | O_DIRECT | O_CLOEXEC) : numbers;
+
+	if (pread(fd, (void *)&memory[page * step], PAGE, (off_t)(pass % BLOCKS * PAGE)) != (ssize_t)PAGE)
+		_exit(6);
+	if (numbers < 0)
+		close(fd);
 }
 
 static void put(uint64_t word)
@@ -66,11 +112,45 @@ static void put(uint64_t word)
 	uint64_t value = pass;
 	struct iovec from = { &value, sizeof(value) }, to = { (void *)&memory[word], sizeof(value) };
 
-	if (numbers < 0 || word / WORDS % 32)
+	if (numbers < 0 || is_direct || word / WORDS % 32)
 		memory[word] = value;
 	else if (word % 2 ? pread(numbers, (void *)&memory[word], sizeof(value), (off_t)(value * sizeof(value))) != sizeof(value)
 			  : process_vm_writev(getpid(), &from, 1, &to, 1, 0) != sizeof(value))
 		_exit(4);
+}
+
+/* A file whose pages are as one that has been put. 77: none here can be read so. */
+static void make_blocks(int keep_open)
+{
+	static uint64_t block[WORDS];
+	int fd = mkstemp(direct);
+
+	for (uint64_t i = 0; i < BLOCKS; i++) {
+		memset(block, 0, sizeof(block));
+		block[0] = block[1 + i % (WORDS - 1)] = i;
+		if (fd < 0 || write(fd, block, sizeof(block)) != sizeof(block))
+			_exit(5);
+	}
+	close(fd);
+	fd = open(direct, O_RDONLY | O_DIRECT | O_CLOEXEC);
+	if (fd < 0)
+		_exit(77);
+	numbers = keep_open ? fd : -1;
+	if (!keep_open)
+		close(fd);
+}
+
+static void make_outside(void)
+{
+	char text[64];
+
+	outside = mmap(NULL, 2 * OUTSIDE * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (outside == MAP_FAILED)
+		_exit(1);
+	madvise((void *)outside, 2 * OUTSIDE * PAGE, MADV_NOHUGEPAGE);
+	memset((void *)outside, 0, 2 * OUTSIDE * PAGE);
+	snprintf(text, sizeof(text), "at %lx\n", (unsigned long)outside);
+	say(text);
 }
 
 /* A file that holds each number at its place. */
@@ -92,13 +172,13 @@ static void change(char what)
 	if (what == 'e')
 		_exit(0);
 	for (filled = 0; what == 'z' && filled < pages;) {
-		memory[filled * WORDS] = filled % skipped ? memory[filled * WORDS] : 1;
+		memory[filled * step] = filled % skipped ? memory[filled * step] : 1;
 		filled++;
 	}
 	if (what != 'd')
 		return;
 	pages /= 2;
-	madvise((void *)(memory + pages * WORDS), pages * PAGE, MADV_DONTNEED);
+	madvise((void *)(memory + pages * step), pages * PAGE, MADV_DONTNEED);
 	if (at >= pages)
 		at = pages - 1;
 }
@@ -109,23 +189,32 @@ int main(int argc, char **argv)
 		return 2;
 	ready = argv[1];
 	pages = strtoul(argv[3], NULL, 10) << 8;
-	memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (!strcmp(argv[2], "scattered"))
+		step = 2 * WORDS;
+	memory = mmap(NULL, pages * step * sizeof(*memory), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (!pages || memory == MAP_FAILED)
 		return 1;
-	madvise((void *)memory, pages * PAGE, MADV_NOHUGEPAGE);
+	madvise((void *)memory, pages * step * sizeof(*memory), MADV_NOHUGEPAGE);
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);
 	if (argv[2][0] == 'k')
 		make_numbers();
+	is_direct = !strcmp(argv[2], "direct") || !strcmp(argv[2], "brief");
+	if (is_direct)
+		make_blocks(argv[2][0] == 'd');
+	if (argv[2][0] == 'o')
+		make_outside();
 	if (argv[2][0] == 'z')
 		skipped = 16;
 	for (pass = 1;; pass++) {
 		for (at = 0; at < pages; at++) {
 			if (skipped && at % skipped == 0) {
-				(void)memory[at * WORDS];
+				(void)memory[at * step];
+			} else if (is_direct && at % 32 == 0) {
+				put_directly(at);
 			} else {
-				put(at * WORDS + 1 + pass % (WORDS - 1));
-				put(at * WORDS);
+				put(at * step + 1 + pass % (WORDS - 1));
+				put(at * step);
 			}
 			if (asked)
 				change(argv[2][0]);

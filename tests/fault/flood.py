@@ -4,6 +4,7 @@ is all of one moment, also where it was the kernel that wrote; the dump is kille
 before it was copied.
 
 Arguments select tests by a part of their names. Runs as root."""
+import ctypes
 import os
 import random
 import shutil
@@ -23,17 +24,18 @@ FLOOD = os.path.join(ROOT, "build/tests/fault_flood")
 DEADLINE = 60
 KILLS = int(os.environ.get("FAULT_FLOOD_KILLS", "16"))
 MIB = 192
+OUTSIDE = 2048  # pages of half of what another may write to
 TRIES = 5
 PROTECTED = "are copied before they are written to"
 
 
 class Flood:
-    def __init__(self, work, what="itself"):
+    def __init__(self, work, what="itself", mib=MIB, wrap=lambda *command: command):
         self.work, self.said, self.number, self.log = work, os.path.join(work, "said"), 0, None
         self.criu = os.path.join(work, "criu")
         if not os.path.lexists(self.criu):
             os.symlink(os.path.abspath(FERMATA), self.criu)
-        self.pid = subprocess.Popen([FLOOD, self.said, what, str(MIB)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        self.pid = subprocess.Popen(wrap(FLOOD, self.said, what, str(mib)), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                     stderr=subprocess.DEVNULL, start_new_session=True, cwd=work).pid
         self.wait(lambda: "go" in self.words(), "it does not begin")
 
@@ -93,18 +95,23 @@ class Flood:
         self.check("what was restored")
 
 
-def is_one_moment(work, what):
-    p = Flood(work, what)
-    for _ in range(TRIES):  # on a busy machine it may not be fast enough
+def protected_dump(p, *more):
+    """On a busy machine it may not be fast enough to be protected at once."""
+    for _ in range(TRIES):
         images = p.images()
-        status = p.start(images).wait(DEADLINE)
+        status = p.start(images, *more).wait(DEADLINE)
         expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
         p.check()
-        p.unwatched()
         if PROTECTED in p.text():
-            break
+            return images
         shutil.rmtree(images)
-    expect(PROTECTED in p.text(), "it was copied in the pause")
+    raise Failure("it was copied in the pause")
+
+
+def is_one_moment(work, what):
+    p = Flood(work, what)
+    images = protected_dump(p)
+    p.unwatched()
     p.restore_and_check(images)
     p.end()
 
@@ -115,6 +122,69 @@ def test_moment(work):
 
 def test_kernel_writes(work):
     is_one_moment(work, "kernel")
+
+
+def passes_by(work, what):
+    """What writes past the page table is not copied while it runs."""
+    p = Flood(work, what)
+    for _ in range(3):
+        images = p.images()
+        status = p.start(images).wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        p.check()
+        p.unwatched()
+    p.restore_and_check(images)
+    return p
+
+
+def test_direct(work):
+    p = passes_by(work, "direct")
+    expect("a file opened with O_DIRECT may write to it" in p.text(), f"it was copied while it ran: {p.text()[-500:]}")
+    p.end()
+
+
+def test_direct_briefly(work):
+    passes_by(work, "brief").end()
+
+
+def write_from_outside(pid, address, started):
+    """Never ends by itself. In a process of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    number = ctypes.c_uint64(0)
+    local = (ctypes.c_uint64 * 2)(ctypes.addressof(number), 8)
+    remote = (ctypes.c_uint64 * 2)(0, 8)
+    os.write(started, b"x")
+    while True:
+        number.value += 1
+        for half in (0, 1):
+            remote[0] = address + (half * OUTSIDE + number.value % OUTSIDE) * 4096
+            if libc.process_vm_writev(pid, local, 1, remote, 1, 0) != 8:
+                os._exit(1)
+
+
+def test_written_from_outside(work):
+    """By a process that is not of the tree, and never stopped."""
+    p = Flood(work, "outside")
+    address = int(p.words()[p.words().index("at") + 1], 16)
+    begun, started = os.pipe()
+    writer = os.fork()
+    if not writer:
+        write_from_outside(p.pid, address, started)
+    try:
+        os.read(begun, 1)
+        images = protected_dump(p)
+        expect(os.waitpid(writer, os.WNOHANG) == (0, 0), "the writer ended")
+    finally:
+        os.kill(writer, signal.SIGKILL)
+        try:
+            os.waitpid(writer, 0)
+        except ChildProcessError:
+            pass
+        os.close(begun)
+        os.close(started)
+    p.unwatched()
+    p.restore_and_check(images)
+    p.end()
 
 
 def test_kill(work):
@@ -183,11 +253,8 @@ def test_zeros(work):
 def test_chain(work):
     """What is watched beyond the dump: areas that were protected so are saved whole in the next part."""
     p = Flood(work)
-    first, second = p.images(), p.images()
-    for images, more in ((first, ("--track-mem",)), (second, ("--track-mem", "--prev-images-dir", "../" + os.path.basename(first)))):
-        status = p.start(images, *more).wait(DEADLINE)
-        expect(status == 0 and PROTECTED in p.text(), f"dump ends with {status}: {p.text()[-500:]}")
-        p.check()
+    first = protected_dump(p, "--track-mem")
+    second = protected_dump(p, "--track-mem", "--prev-images-dir", "../" + os.path.basename(first))
     p.restore_and_check(second)
     p.end()
 

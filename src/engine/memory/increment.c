@@ -31,6 +31,7 @@ struct tracked {
 struct increment {
 	struct image_dir *parent; /* NULL: none was asked for */
 	struct image_lineage of;
+	struct pagemap root; /* the root's, of it, read while the tree runs */
 	char link[PATH_MAX];
 	char id[IMAGE_ID_SIZE]; /* of the checkpoint that is written */
 	VEC(struct tracked *) tasks;
@@ -87,7 +88,6 @@ static int find_parent(struct dump *d, struct increment *n, char path[PATH_MAX])
 
 static int check_parent(struct dump *d, struct increment *n, const char *path)
 {
-	struct pagemap m = {};
 	char name[64];
 
 	if (strcmp(image_packing_name(n->parent), "none") != 0)
@@ -98,8 +98,7 @@ static int check_parent(struct dump *d, struct increment *n, const char *path)
 	if (n->of.dropped)
 		return error_set(d->e, -EINVAL, "pages were taken out of the checkpoint %s, since a later one has them (dedup); give that one as the parent", path);
 	snprintf(name, sizeof(name), "pagemap-%d.img", (int)d->request->pid);
-	r = pagemap_read(n->parent, name, &m);
-	pagemap_finish(&m);
+	r = pagemap_read(n->parent, name, &n->root);
 	if (r == -ENOENT)
 		return error_set(d->e, -EINVAL, "the checkpoint %s is of another process: it has nothing of process %d", path, (int)d->request->pid);
 	return r ? error_errno(d->e, r, "cannot read %s of the parent checkpoint %s", name, path) : 0;
@@ -253,9 +252,11 @@ static int read_before(struct dump *d, struct tracked *tr)
 	char name[64];
 
 	snprintf(name, sizeof(name), "pagemap-%d.img", (int)tr->pid);
-	int r = pagemap_read(n->parent, name, &m);
+	const bool root = tr->pid == d->request->pid;
+	const struct pagemap *of = root ? &n->root : &m;
+	int r = root ? 0 : pagemap_read(n->parent, name, &m);
 	if (!r)
-		r = spans_join(&m.here, &m.in_parent, &tr->before);
+		r = spans_join(&of->here, &of->in_parent, &tr->before);
 	pagemap_finish(&m);
 	if (r && r != -ENOENT)
 		return error_errno(d->e, r, "cannot read %s of the parent checkpoint", name);
@@ -637,6 +638,7 @@ void increment_end(struct dump *d, bool success)
 		holder_leave(n->holdings.data[i], untouched ? HOLDER_UNTOUCHED : success ? HOLDER_TAKEN : HOLDER_LOST);
 	VEC_FREE(&n->tasks);
 	VEC_FREE(&n->holdings);
+	pagemap_finish(&n->root);
 	image_dir_free(n->parent);
 	free(n);
 	d->increment = NULL;

@@ -13,16 +13,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define ROUNDS_MAX 10
-#define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_MIN (16UL << 20)	 /* memory for what is copied in the pause, and a part of the whole where that is more */
 #define LATE_SHARE 256
-#define LATE_AT_ONCE (1UL << 20) /* of it, that is there when the pause begins, or so many times what the last round copied */
-#define LATE_TIMES 4
-#define COW_MIN (32UL << 20) /* more is not copied in the pause where the program can be made to wait for it */
 #define URGENT_MAX (64UL << 20) /* what is copied in the pause before all others' work */
-#define LARGE (32UL << 20) /* areas of this size are watched when they are new; one that changes in this very moment may be cut in two */
-#define SETTLE_NS 1000000
 
 static uint64_t ms_since(const struct timespec *start)
 {
@@ -126,398 +119,12 @@ static int watch_tree(struct dump *d)
 			break;
 		watch_areas(d, lt, &t->maps);
 	}
+	const size_t descriptors = dump_descriptors(d);
 	tree_thaw(d);
+	descriptors_reserve(descriptors); /* while there are no threads, which there will be in the pause */
 	d->live->watching = true;
 	d->live->tree = d->live->tasks.count > 1;
 	return r;
-}
-
-/* ---- rounds ---- */
-
-static int add_run(struct extents *runs, uint64_t start, uint64_t end)
-{
-	return extents_add(runs, (struct extent){ .start = start, .end = end });
-}
-
-/* Pages that were emptied, and then read: what was copied of them no longer holds. */
-static int add_zero(struct live_task *lt, const struct track_run *zero, struct extents *runs)
-{
-	const struct extents *known = &lt->slots.known;
-	int r = 0;
-
-	for (size_t i = extents_find(known, zero->start); !r && i < known->count && known->data[i].start < zero->end; i++)
-		r = add_run(runs, MAX(known->data[i].start, zero->start), MIN(known->data[i].end, zero->end));
-	return r;
-}
-
-/* A large area that is not watched (any more) is from now on; what its pages look like then says nothing. */
-static int watch_new(struct live_task *lt, const struct proc_vma *v, bool *is_new)
-{
-	*is_new = false;
-	if (v->end - v->start < LARGE || track_is_watched(lt->pagemap_fd, v->start, v->end))
-		return 0;
-	int r = track_watch(lt->uffd, v->start, v->end);
-	*is_new = r == 1;
-	return r == -ESRCH ? r : 0;
-}
-
-/* Pages that were not written since the parent checkpoint: it has them, but for those that it lacks. `b` goes along. */
-static int cut_clean(struct live_task *lt, uint64_t start, uint64_t end, size_t *b, struct extents *lacking, struct extents *previous)
-{
-	const struct page_spans *before = &lt->before;
-	int r = 0;
-
-	for (uint64_t at = start, next; !r && at < end; at = next) {
-		while (*b < before->count && before->data[*b].address + before->data[*b].size <= at)
-			++*b;
-		const struct page_span *x = *b < before->count ? &before->data[*b] : NULL;
-		bool has = x && x->address <= at;
-		next = MIN(end, !x ? end : has ? x->address + x->size : x->address);
-		r = add_run(has ? previous : lacking, at, next);
-	}
-	return r;
-}
-
-/* Of what the parent lacks: memory that was only read is not to be saved now either. */
-static int add_lacking(struct live_task *lt, const struct extents *lacking, struct extents *changed)
-{
-	struct page_runs there = {};
-	struct extents found = {};
-	int r = 0;
-
-	for (size_t i = 0; !r && i < lacking->count; i++)
-		r = scan_pages(lt->pagemap_fd, lacking->data[i].start, lacking->data[i].end, false, false, &there);
-	for (size_t i = 0; !r && i < there.count; i++)
-		r = add_run(&found, there.data[i].start, there.data[i].end);
-	if (!r)
-		r = extents_join(changed, &found);
-	VEC_FREE(&there);
-	VEC_FREE(&found);
-	return r;
-}
-
-/* Stretches of an area that are in neither list, of which the second has what came after the first. */
-static int find_clean(struct live_task *lt, const struct proc_vma *v, const struct track_runs *changes, const struct track_runs *written,
-		      struct extents *lacking, struct extents *previous)
-{
-	size_t c = 0, w = 0, b = 0;
-	int r = 0;
-
-	for (uint64_t at = v->start, next; !r && at < v->end; at = next) {
-		while (c < changes->count && (changes->data[c].end <= at || (changes->data[c].what & (TRACK_SWAPPED | TRACK_WRITTEN)) == TRACK_SWAPPED))
-			c++;
-		while (w < written->count && written->data[w].end <= at)
-			w++;
-		const struct track_run *x = c < changes->count ? &changes->data[c] : NULL, *y = w < written->count ? &written->data[w] : NULL;
-		if (y && (!x || y->start < x->start))
-			x = y;
-		next = x ? MIN(MAX(x->start, at), v->end) : v->end;
-		r = cut_clean(lt, at, next, &b, lacking, previous);
-		next = x ? MIN(MAX(x->end, next), v->end) : v->end;
-	}
-	return r;
-}
-
-/* An area that has been watched since the parent checkpoint, in the first round. What comes between both looks is listed as written. */
-static int collect_since(struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
-{
-	struct track_runs changes = {}, written = {};
-	struct extents changed = {}, lacking = {};
-	int r = track_changes(lt->pagemap_fd, v->start, v->end, &changes);
-
-	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, false, &written);
-	for (size_t i = 0; !r && i < written.count; i++)
-		if (!(written.data[i].what & TRACK_ZERO))
-			r = add_run(&changed, written.data[i].start, written.data[i].end);
-	if (!r)
-		r = find_clean(lt, v, &changes, &written, &lacking, previous);
-	if (!r)
-		r = add_lacking(lt, &lacking, &changed);
-	for (size_t i = 0; !r && i < changed.count; i++)
-		r = add_run(runs, changed.data[i].start, changed.data[i].end);
-	VEC_FREE(&changes);
-	VEC_FREE(&written);
-	VEC_FREE(&changed);
-	VEC_FREE(&lacking);
-	return r;
-}
-
-static bool is_since(const struct live_task *lt, const struct proc_vma *v)
-{
-	size_t i = extents_find(&lt->since, v->start);
-
-	return i < lt->since.count && lt->since.data[i].start <= v->start && lt->since.data[i].end >= v->end &&
-	       track_is_watched(lt->pagemap_fd, v->start, v->end);
-}
-
-static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool first, struct extents *runs)
-{
-	struct track_runs written = {};
-	bool is_new = false;
-	int r = first ? 0 : watch_new(lt, v, &is_new);
-
-	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, first || is_new, &written);
-	for (size_t i = 0; !r && i < written.count; i++)
-		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
-							add_run(runs, written.data[i].start, written.data[i].end);
-	VEC_FREE(&written);
-	return r;
-}
-
-struct found {
-	struct extents runs, places, previous;
-};
-
-/* The pages that were written since the last round; those that can't be watched are given a place in the first. */
-static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct found *f)
-{
-	struct page_runs plain = {};
-	int r = 0;
-
-	if (track_can_watch(v) && first && is_since(lt, v))
-		return collect_since(lt, v, &f->runs, &f->previous);
-	if (track_can_watch(v))
-		return collect_watched(lt, v, first, &f->runs);
-	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
-		return 0;
-	r = scan_pages(lt->pagemap_fd, v->start, v->end, vma_status(v) & VMA_FILE_PRIVATE, false, &plain);
-	for (size_t i = 0; !r && i < plain.count; i++)
-		r = add_run(&f->places, plain.data[i].start, plain.data[i].end);
-	VEC_FREE(&plain);
-	return r;
-}
-
-static int collect(struct dump *d, struct live_task *lt, bool first, struct found *f)
-{
-	proc_maps_finish(&lt->maps);
-	int r = proc_read_maps(lt->proc, &lt->maps);
-	if (lt->kept)
-		increment_touch(d);
-	if (!r && !lt->maps.count)
-		r = -ESRCH;
-	for (size_t i = 0; !r && i < lt->maps.count; i++)
-		r = collect_area(lt, &lt->maps.data[i], first, f);
-	if (d->request->pre_dump) /* nobody would copy them later */
-		f->places.count = 0;
-	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */
-		lt->gone = true;
-		f->runs.count = f->places.count = f->previous.count = 0;
-		return 0;
-	}
-	return r ? error_errno(d->e, r, "process %d (%s): cannot see what it has written", lt->pid, lt->comm) : 0;
-}
-
-static bool has_memory(const struct live_task *lt)
-{
-	struct proc_maps maps = {};
-	bool has = proc_read_maps(lt->proc, &maps) == 0 && maps.count;
-
-	proc_maps_finish(&maps);
-	return has;
-}
-
-/* Who else has the pages; in the first round, which of them are the parent's as well. */
-static int split(struct dump *d, struct live_task *lt, bool first, struct extents *runs)
-{
-	struct extents out = {};
-	struct live_task *p = first && lt->parent && !lt->parent->gone ? lt->parent : NULL;
-	int r = 0;
-
-	for (size_t i = 0; !r && i < lt->maps.count; i++) {
-		const struct proc_vma *v = &lt->maps.data[i];
-		struct page_runs pages = {};
-		bool same = p && maps_find_same(&p->maps, v);
-		for (size_t k = extents_find(runs, v->start); !r && k < runs->count && runs->data[k].start < v->end; k++) {
-			struct page_run *page = VEC_PUSH(&pages);
-			r = page ? 0 : -ENOMEM;
-			if (page)
-				*page = (struct page_run){ MAX(runs->data[k].start, v->start), MIN(runs->data[k].end, v->end), same, false, false };
-		}
-		if (!r)
-			r = scan_split(lt->pagemap_fd, same ? p->pagemap_fd : -1, &pages);
-		for (size_t k = 0; !r && k < pages.count; k++)
-			r = extents_add(&out, (struct extent){ pages.data[k].start, pages.data[k].end, 0, pages.data[k].shared, pages.data[k].several, false });
-		VEC_FREE(&pages);
-	}
-	/* It, or its parent, has ended meanwhile. */
-	if ((r == -EIO || r == -ESRCH) && !has_memory(lt)) {
-		lt->gone = true;
-		out.count = 0;
-		r = 0;
-	} else if ((r == -EIO || r == -ESRCH) && p && !has_memory(p)) {
-		VEC_FREE(&out);
-		return split(d, lt, false, runs);
-	}
-	VEC_FREE(runs);
-	*runs = out;
-	return r ? error_errno(d->e, r, "process %d (%s): cannot read its pagemap", lt->pid, lt->comm) : 0;
-}
-
-static void unwatch(struct live_task *lt)
-{
-	struct proc_maps maps = {};
-
-	if (!lt->gone && !lt->kept && proc_read_maps(lt->proc, &maps) == 0)
-		track_unwatch_all(lt->uffd, &maps);
-	proc_maps_finish(&maps);
-}
-
-/* The places of a run. */
-static int find_places(const struct extents *known, const struct extent *run, struct extents *copies)
-{
-	int r = 0;
-
-	for (size_t i = extents_find(known, run->start); !r && i < known->count && known->data[i].start < run->end; i++) {
-		struct extent x = known->data[i];
-		uint64_t start = MAX(x.start, run->start);
-		x.slot += start - x.start;
-		x.start = start;
-		x.end = MIN(x.end, run->end);
-		if (!x.shared)
-			r = extents_add(copies, x);
-	}
-	return r;
-}
-
-/* Two lists that have nothing in common. */
-static int merge(const struct extents *a, const struct extents *b, struct extents *ret)
-{
-	int r = 0;
-
-	for (size_t i = 0, k = 0; !r && (i < a->count || k < b->count);) {
-		bool first = k == b->count || (i < a->count && a->data[i].start < b->data[k].start);
-		r = extents_add(ret, first ? a->data[i++] : b->data[k++]);
-	}
-	return r;
-}
-
-/* In this order: all are protected, then looked at who may write unseen, then copied. */
-static int copy_found(struct dump *d, struct live_task *lt, bool first, struct found *f)
-{
-	struct extents copies = {};
-	int r = 0;
-
-	lt->copied = 0;
-	if (!lt->given_up && !lt->gone && (lt->given_up = pinned_by(lt->proc, &lt->maps))) {
-		log_info("Process %d (%s): its memory is copied while it is stopped, since %s may write to it", lt->pid, lt->comm, lt->given_up);
-		unwatch(lt);
-		increment_break(d, lt->pid, lt->start_time);
-	}
-	if (lt->given_up || lt->gone)
-		return 0;
-	if (lt->store_fd < 0 && (lt->store_fd = image_scratch(d->dir)) < 0)
-		return error_errno(d->e, lt->store_fd, "cannot make a file for the pages of process %d", lt->pid);
-	if (d->live->tree)
-		r = split(d, lt, first, &f->runs);
-	if (!r && d->live->tree && f->previous.count)
-		r = split(d, lt, first, &f->previous);
-	for (size_t i = 0; !r && i < f->previous.count; i++) {
-		struct extent *x = &f->previous.data[i];
-		x->previous = !x->shared;
-		x->shared = true;
-		x->several = false;
-	}
-	/* In one list, so that places are in the order of addresses. What is copied in the pause needs a place only. */
-	struct extents all = {}, some = {}, ignored = {};
-	if (!r)
-		r = merge(&f->runs, &f->places, &some);
-	if (!r)
-		r = merge(&some, &f->previous, &all);
-	if (!r)
-		r = slots_place(&lt->slots, &all, first ? &ignored : &copies);
-	for (size_t i = 0; !r && first && i < f->runs.count; i++)
-		r = find_places(&lt->slots.known, &f->runs.data[i], &copies);
-	VEC_FREE(&all);
-	VEC_FREE(&some);
-	VEC_FREE(&ignored);
-	if (!r && !first && d->live->tree)
-		r = extents_join(&lt->touched, &f->runs);
-	if (r && !d->e->text[0])
-		error_set(d->e, r, "out of memory");
-	if (!r)
-		r = live_copy(d, lt, &copies);
-	VEC_FREE(&copies);
-	return r;
-}
-
-/* Gives how many bytes were copied. */
-static int run_round(struct dump *d, bool first, uint64_t *ret)
-{
-	struct live *l = d->live;
-	_cleanup_free_ struct found *found = calloc(l->tasks.count + 1, sizeof(*found));
-	uint64_t size = 0;
-	int r = found ? 0 : error_set(d->e, -ENOMEM, "out of memory");
-
-	*ret = 0;
-	for (size_t i = 0; !r && i < l->tasks.count; i++)
-		if (!l->tasks.data[i]->given_up && !l->tasks.data[i]->gone)
-			r = collect(d, l->tasks.data[i], first, &found[i]);
-	for (size_t i = 0; !r && i < l->tasks.count; i++)
-		for (size_t k = 0; k < found[i].runs.count; k++)
-			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
-	live_gently(d, size);
-	/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-	if (size)
-		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
-	for (size_t i = 0; !r && i < l->tasks.count; i++) {
-		r = copy_found(d, l->tasks.data[i], first, &found[i]);
-		*ret += l->tasks.data[i]->copied;
-	}
-	workers_pace(d->workers, PACE_USUAL);
-	for (size_t i = 0; found && i < l->tasks.count; i++) {
-		VEC_FREE(&l->tasks.data[i]->last);
-		l->tasks.data[i]->last = found[i].runs;
-		VEC_FREE(&found[i].places);
-		VEC_FREE(&found[i].previous);
-	}
-	return r;
-}
-
-/* The last that is not done in the pause: it takes a while, during which the program writes; rounds follow. */
-static int read_flags(struct dump *d)
-{
-	for (size_t i = 0; !d->live->told && i < d->live->tasks.count; i++) {
-		struct live_task *lt = d->live->tasks.data[i];
-		if (lt->given_up || lt->gone)
-			continue;
-		proc_maps_finish(&lt->flags);
-		if (proc_read_smaps(lt->proc, &lt->flags))
-			lt->gone = true;
-	}
-	return 0;
-}
-
-/* Memory that is there already when the pause begins. `last`: bytes of the last round. */
-static void populate_late(struct live *l, uint64_t last)
-{
-	uint64_t size = MIN(l->late_room, ALIGN_UP(MAX(LATE_AT_ONCE, last * LATE_TIMES), PAGE_SIZE));
-
-	if (madvise(l->late, size, MADV_POPULATE_WRITE) < 0)
-		log_debug("Memory for the pause is made in it: %s", strerror(errno));
-}
-
-static int run_rounds(struct dump *d)
-{
-	uint64_t now, last;
-	int r = run_round(d, true, &now);
-
-	log_info("Round 1: %llu KiB", (unsigned long long)now >> 10);
-	for (int n = 2; !r && n <= ROUNDS_MAX; n++) {
-		last = now;
-		if (n == 3) {
-			read_flags(d);
-			live_name_calls(d);
-		}
-		r = run_round(d, false, &now);
-		log_info("Round %d: %llu KiB", n, (unsigned long long)now >> 10);
-		/* The third at least, where the flags must be known. */
-		if (n >= (d->live->told ? 2 : 3) && (now <= SMALL_ENOUGH || (n > 3 && now > last - last / 4)))
-			break;
-	}
-	populate_late(d->live, now);
-	return r || now < COW_MIN ? r : live_cow_prepare(d);
 }
 
 static int make_late(struct dump *d)
@@ -566,7 +173,7 @@ int live_begin(struct dump *d)
 
 	if (!r)
 		r = make_late(d);
-	return r < 0 ? r : r ? 0 : run_rounds(d);
+	return r < 0 ? r : r ? 0 : live_run_rounds(d);
 }
 
 static int by_start(const void *a, const void *b)
@@ -610,7 +217,7 @@ int live_pre_dump(struct dump *d)
 	int r = begin(d);
 
 	if (!r)
-		r = run_round(d, true, &copied);
+		r = live_run_round(d, true, &copied);
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (!d->live->tasks.data[i]->gone)
 			r = write_running(d, d->live->tasks.data[i]);
@@ -776,7 +383,8 @@ int live_paused(struct dump *d, int r)
 			r = live_find_pieces(d, lt);
 		if (!r)
 			r = arm_again(d, lt);
-		if (!r && d->live->late_size > COW_MIN && !d->live->slowly && !d->cuda)
+		live_forget_looks(lt);
+		if (!r && d->live->late_size > LIVE_COW_MIN && !d->live->slowly && !d->cuda)
 			r = live_cow_arm(d, lt);
 		if (d->live->late_size > URGENT_MAX && !lt->cow)
 			workers_pace(d->workers, PACE_USUAL);
@@ -881,7 +489,7 @@ void live_reserve(struct dump *d, uint64_t size)
 static void live_task_free(struct live_task *lt)
 {
 	drop_images(lt);
-	unwatch(lt);
+	live_unwatch(lt);
 	for (int i = 0; i < 4; i++) {
 		int fd = (int[]){ lt->uffd, lt->pagemap_fd, lt->mem_fd, lt->store_fd }[i];
 		if (fd >= 0)

@@ -37,7 +37,7 @@ struct cow_chunk {
 	uint64_t start, slot;
 	uint32_t size;
 	bool several;
-	int state; /* atomic */
+	unsigned char state; /* atomic */
 };
 
 struct cow_area {
@@ -92,7 +92,8 @@ static void lose(struct live_cow *c, int r)
 /* By whoever comes first. Gives the bytes that were copied. */
 static uint64_t copy_chunk(struct live_cow *c, struct cow_chunk *x, unsigned char *buffer)
 {
-	int state = TO_DO, r = 0;
+	unsigned char state = TO_DO;
+	int r = 0;
 
 	if (!__atomic_compare_exchange_n(&x->state, &state, BUSY, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		return 0;
@@ -247,6 +248,8 @@ int live_cow_prepare(struct dump *d)
 	for (size_t i = 0; !r && i < d->live->tasks.count; i++)
 		if (d->live->tasks.data[i]->cow && !d->live->tasks.data[i]->gone)
 			r = take_areas(d->live->tasks.data[i]->cow);
+	for (size_t i = 0; i < d->live->tasks.count; i++)
+		VEC_FREE(&d->live->tasks.data[i]->last);
 	return r;
 }
 

@@ -21,7 +21,7 @@ static void run_look(void *argument)
 {
 	struct look *look = argument;
 	struct error why = {};
-	int r = track_changes(look->lt->t->pagemap_fd, look->start, look->end, &look->changes);
+	int r = track_changes_of(look->lt->proc, look->lt->t->pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
 
 	if (r)
 		error_errno(&why, r, "process %d (%s): cannot read its pagemap", look->lt->pid, look->lt->comm);

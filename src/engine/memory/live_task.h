@@ -52,7 +52,7 @@ struct live_task {
 	struct slots slots;
 	struct extents touched; /* written after the first round */
 	struct extents missing; /* could not be read */
-	struct extents last;	/* that the last round copied */
+	struct extents last;	/* that the last round but the first copied */
 	uint64_t copied;	/* bytes of this round */
 	bool kept;		/* it goes on being watched after the dump (increment.h) */
 	struct extents since;	/* areas that have been watched since the parent checkpoint, */
@@ -95,8 +95,24 @@ struct live {
 	int spill_fd;
 };
 
+#define LIVE_COW_MIN (32UL << 20) /* more is not copied in the pause where the program can be made to wait for it */
+
 struct live_task *live_usable(const struct dump *d, const struct task *t);
 void live_note(struct live *l, int r, const struct error *why);
+
+/* live_collect.c: pages that are to be copied, to get a place only, and that the parent checkpoint has. */
+struct found {
+	struct extents runs, places, previous;
+};
+/* The pages that were written since the last round; those that can't be watched are given a place in the first. One that has ended is `gone`. */
+int live_collect(struct dump *d, struct live_task *lt, bool first, struct found *f);
+/* How many bytes that would be now. Nothing is changed. */
+int live_left(const struct dump *d, uint64_t *ret);
+
+/* live_rounds.c. A round gives how many bytes were copied. */
+int live_run_round(struct dump *d, bool first, uint64_t *ret);
+int live_run_rounds(struct dump *d);
+void live_unwatch(struct live_task *lt);
 
 /* live_calls.c: while the tree is stopped first; once it runs again. */
 int live_note_calls(struct dump *d, struct task *t);

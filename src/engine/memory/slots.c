@@ -94,7 +94,7 @@ static int place_part(struct placing *p, const struct extent *run, uint64_t *at)
 		}
 		r = extents_add(&p->out, part);
 	}
-	return r || run->shared ? r : extents_add(p->copies, part);
+	return r || run->shared || !p->copies ? r : extents_add(p->copies, part);
 }
 
 int slots_place(struct slots *s, const struct extents *runs, struct extents *copies)

@@ -23,7 +23,7 @@ struct slots {
 	uint64_t size; /* of the file */
 };
 
-/* Gives places to the pages of `runs` (ascending; slot is not looked at). What is to be copied, and to where, is added to *copies; a run that is
+/* Gives places to the pages of `runs` (ascending; slot is not looked at). What is to be copied, and to where, is added to *copies, unless that is NULL; a run that is
  * `shared` gets no place and is not copied. A page that was shared and is in a run that is not gets a place of its own. */
 int slots_place(struct slots *s, const struct extents *runs, struct extents *copies);
 /* The first extent that ends after `address`. */

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "engine/memory/scan.h"
+#include "engine/memory/slots.h"
 #include "proc/proc.h"
 
 struct dump;
@@ -47,8 +48,14 @@ struct track_runs {
 /* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
  * written too, for the first call. */
 int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs);
+/* The same without `all`, in a third of the time where few pages were written. */
+int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
+/* The same in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
+int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
+/* Adds how many bytes of a watched area were written, or came, since the last call of track_collect. Nothing is protected. */
+int track_written(int pagemap_fd, uint64_t start, uint64_t end, uint64_t *size);
 /* Pages that are there and protected, whatever kind of descriptor does that. */
 int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
