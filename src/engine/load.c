@@ -1,6 +1,7 @@
 /* See load.h. */
 #include "engine/load.h"
 
+#include "base/workers.h"
 #include "engine/arch/x86_64/processor.h"
 #include "engine/foreign.h"
 #include "engine/kinds/kind.h"
@@ -16,14 +17,18 @@
 #define DEPTH_MAX 4096 /* of the tree: planning goes down it */
 #define THREADS_MAX 100000
 #define PID_MAX (4 << 20)
+#define EARLY_AT_ONCE 8
+#define EARLY_SEVERAL 64 /* images; fewer are not worth a thread */
 #define FD_MAX (1U << 20)
 #define TASK_END 0x7ffffffff000ULL
 
 static int load_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
 {
 	struct image_file *file;
-	int r = image_open(s->dir, name, magic, &file);
 
+	if (*(ProtobufCMessage **)ret) /* load_early */
+		return 0;
+	int r = image_open(s->dir, name, magic, &file);
 	if (r)
 		return error_errno(s->e, r, "cannot read %s", name);
 	r = image_read_message(file, type, ret);
@@ -263,11 +268,22 @@ static int load_cores(struct restore *s, struct rtask *t)
 	return 0;
 }
 
+/* What the image has that the process is to have of its parent. */
+static void drop_early(struct rtask *t)
+{
+	if (t->mm)
+		mm_entry__free_unpacked(TAKE_PTR(t->mm), NULL);
+	if (t->dead && t->fs)
+		fs_entry__free_unpacked(TAKE_PTR(t->fs), NULL);
+}
+
 static int load_task(struct restore *s, struct rtask *t)
 {
 	char name[40];
 	int r = load_cores(s, t);
 
+	if (!r && t->dead)
+		drop_early(t);
 	if (!r && t->parent && t->parent->dead)
 		return error_set(s->e, -EBADMSG, "process %d is the child of one that has ended", t->pid);
 	if (r || t->dead)
@@ -277,9 +293,10 @@ static int load_task(struct restore *s, struct rtask *t)
 	if (t->vm_owner && (t->leader_gone || t->vm_owner->leader_gone || t->parent->leader_gone))
 		return error_set(s->e, -EBADMSG, "core-%d.img is of a process that shares memory, and its main thread has ended", t->pid);
 	snprintf(name, sizeof(name), "mm-%d.img", t->pid);
-	if (t->vm_owner)
+	if (t->vm_owner) {
+		drop_early(t);
 		t->mm = t->vm_owner->mm;
-	else
+	} else
 		r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
 	if (!r)
@@ -299,6 +316,68 @@ static int load_task(struct restore *s, struct rtask *t)
 			r = error_set(s->e, -EBADMSG, "mm-%d.img has areas that overlap, or such that can't be", t->pid);
 	}
 	return r ? r : foreign_vdso(s, t);
+}
+
+/* An image of one message. */
+struct early {
+	const char *format;
+	pid_t id;
+	uint32_t magic;
+	const ProtobufCMessageDescriptor *type;
+	void *ret;
+};
+
+struct earlies {
+	struct restore *s;
+	VEC(struct early) list;
+	size_t next;
+};
+
+static void load_early_some(void *argument)
+{
+	struct earlies *l = argument;
+	size_t from;
+
+	while ((from = __atomic_fetch_add(&l->next, EARLY_AT_ONCE, __ATOMIC_RELAXED)) < l->list.count)
+		for (size_t i = from; i < MIN(from + EARLY_AT_ONCE, l->list.count); i++) {
+			const struct early *e = &l->list.data[i];
+			struct image_file *file;
+			char name[40];
+			snprintf(name, sizeof(name), e->format, e->id);
+			if (image_open(l->s->dir, name, e->magic, &file))
+				continue;
+			image_read_message(file, e->type, e->ret);
+			image_close(file);
+		}
+}
+
+static void add_early(struct earlies *l, const char *format, pid_t id, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
+{
+	struct early *e = VEC_PUSH(&l->list);
+
+	if (e)
+		*e = (struct early){ format, id, magic, type, ret };
+}
+
+/* Where there is much to read, the largest part of it by all processors. What can't be read stays for those who need it, to say so. */
+static void load_early(struct restore *s)
+{
+	struct earlies l = { .s = s };
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; k < t->threads.count; k++)
+			add_early(&l, "core-%d.img", t->threads.data[k].tid, IMAGE_MAGIC_CORE, &core_entry__descriptor, &t->threads.data[k].core);
+		add_early(&l, "mm-%d.img", t->pid, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+		add_early(&l, "fs-%d.img", t->pid, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
+	}
+	struct workers *w = l.list.count < EARLY_SEVERAL || !image_is_directory(s->dir) ? NULL : workers_new();
+	for (size_t i = 0; w && i < MIN((size_t)WORKERS_MAX, l.list.count / EARLY_AT_ONCE); i++)
+		workers_submit_large(w, load_early_some, &l);
+	if (w)
+		load_early_some(&l);
+	workers_free(w);
+	VEC_FREE(&l.list);
 }
 
 static int by_id(const void *a, const void *b)
@@ -371,6 +450,8 @@ static int read_all(struct restore *s)
 	r = load_all(s, "pstree.img", IMAGE_MAGIC_PSTREE, &pstree_entry__descriptor, false, take_task, NULL);
 	if (!r && !s->tasks.count)
 		r = error_set(s->e, -EBADMSG, "pstree.img is empty");
+	if (!r)
+		load_early(s);
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
 		r = load_task(s, s->tasks.data[i]);
 	if (!r)

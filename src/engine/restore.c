@@ -299,16 +299,25 @@ static int make_root(struct restore *s)
 	return 0;
 }
 
-/* Those that are not held yet: of each process the first `most` threads. They end with us from then on (PTRACE_O_EXITKILL). */
+/* With which thread a process ends when we do (PTRACE_O_EXITKILL): the first, from the time on that it alone is held; and the last, of which the
+ * kernel lets go first: no other is to run for the moment that is left. */
+static bool ends_with_us(const struct rtask *t, size_t thread)
+{
+	return thread == t->leader_gone || thread + 1 == t->threads.count;
+}
+
+/* Those that are not held yet: of each process the first `most` threads. */
 static int seize(struct restore *s, size_t most)
 {
-	int options = PTRACE_O_EXITKILL | (s->seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0), r = 0;
+	const int options = s->seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0;
+	int r = 0;
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		for (size_t k = t->leader_gone, n = 0; !r && !t->dead && n < most && k < t->threads.count; k++, n++)
 			if (!t->threads.data[k].tracee.seized)
-				r = tracee_seize(&t->threads.data[k].tracee, t->pid, t->threads.data[k].tid, options, s->e);
+				r = tracee_seize(&t->threads.data[k].tracee, t->pid, t->threads.data[k].tid,
+						 options | (ends_with_us(t, k) ? PTRACE_O_EXITKILL : 0), s->e);
 	}
 	return r;
 }
@@ -543,7 +552,8 @@ static void let_live(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		const struct rtask *t = s->tasks.data[i];
 		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++)
-			ptrace(PTRACE_SETOPTIONS, t->threads.data[k].tid, 0, 0);
+			if (ends_with_us(t, k))
+				ptrace(PTRACE_SETOPTIONS, t->threads.data[k].tid, 0, 0);
 	}
 }
 

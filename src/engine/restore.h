@@ -49,6 +49,7 @@ struct rthread {
 	struct batch batch;
 	uint64_t stack; /* its end, in the arena */
 	FsEntry *fs;	/* directories of its own (unshare); or NULL */
+	bool fpu_left; /* its FPU state is set by ptrace; otherwise it loads that itself */
 	bool own_files; /* it has a descriptor table of its own (unshare): */
 	VEC(FdinfoEntry *) fds;
 	struct tracee tracee;

@@ -67,6 +67,8 @@ int image_dir_open_with(const char *path, const char *key, struct image_dir **re
 const char *image_dir_damage(const struct image_dir *dir);
 /* Each file with its size; what `found` returns other than 0 ends it. */
 int image_dir_list(struct image_dir *dir, int (*found)(void *data, const char *name, uint64_t size), void *data);
+/* It is no archive: its files may be opened by several threads at once, after the first. */
+bool image_is_directory(const struct image_dir *dir);
 /* Its bytes must be unpacked to be read; and only one after the other. */
 bool image_is_packed(const struct image_dir *dir);
 bool image_is_sequential(const struct image_dir *dir);

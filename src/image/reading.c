@@ -10,7 +10,7 @@
 #define MESSAGE_MAX (512UL << 20)
 #define WHOLE_MAX (1UL << 20) /* members of archives up to this size are read at once */
 
-static int open_in_directory(struct image_dir *dir, const char *name)
+static int open_in_directory(struct image_dir *dir, const char *name, uint64_t *ret_size)
 {
 	int fd = openat(dir->fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 	struct stat st;
@@ -18,6 +18,8 @@ static int open_in_directory(struct image_dir *dir, const char *name)
 
 	if (r < 0 && fd >= 0)
 		close(fd);
+	if (r >= 0)
+		*ret_size = (uint64_t)st.st_size;
 	return r;
 }
 
@@ -26,22 +28,20 @@ static int open_in_directory(struct image_dir *dir, const char *name)
 int image_raw_open(struct image_dir *dir, const char *name, struct image_raw **ret)
 {
 	const struct archive_member *m = dir->source ? source_find(dir->source, name) : NULL;
-	struct stat st;
+	uint64_t size = m ? m->size : 0;
 	int fd = -1;
 
 	if (dir->source && !m)
 		return -ENOENT;
-	if (!m && (fd = open_in_directory(dir, name)) < 0)
+	if (!m && (fd = open_in_directory(dir, name, &size)) < 0)
 		return fd;
 	struct image_raw *raw = calloc(1, sizeof(*raw));
-	if (!raw || (fd >= 0 && fstat(fd, &st) < 0)) {
-		int r = raw ? -errno : -ENOMEM;
-		free(raw);
+	if (!raw) {
 		if (fd >= 0)
 			close(fd);
-		return r;
+		return -ENOMEM;
 	}
-	*raw = (struct image_raw){ .dir = dir, .fd = fd, .offset = m ? m->offset : 0, .size = m ? m->size : (uint64_t)st.st_size };
+	*raw = (struct image_raw){ .dir = dir, .fd = fd, .offset = m ? m->offset : 0, .size = size };
 	snprintf(raw->name, sizeof(raw->name), "%s", name);
 	*ret = raw;
 	return 0;
@@ -75,6 +75,11 @@ int image_raw_fd(const struct image_raw *raw, uint64_t *ret_offset)
 {
 	*ret_offset = raw->offset;
 	return raw->fd >= 0 ? raw->fd : source_plain(raw->dir->source);
+}
+
+bool image_is_directory(const struct image_dir *dir)
+{
+	return !dir->source;
 }
 
 bool image_is_packed(const struct image_dir *dir)
@@ -258,7 +263,6 @@ static int open_member(struct image_dir *dir, struct image_file *file)
 static int open_for_reading(struct image_dir *dir, const char *name, struct image_file **ret)
 {
 	struct image_file *file = calloc(1, sizeof(*file));
-	struct stat st;
 
 	if (!file)
 		return -ENOMEM;
@@ -271,11 +275,10 @@ static int open_for_reading(struct image_dir *dir, const char *name, struct imag
 	if (dir->source) {
 		r = open_member(dir, file);
 	} else {
-		file->fd = open_in_directory(dir, name);
-		r = file->fd < 0 ? file->fd : fstat(file->fd, &st) < 0 ? -errno : 0;
+		file->fd = open_in_directory(dir, name, &file->size);
+		r = file->fd < 0 ? file->fd : 0;
 	}
 	if (!r && !dir->source) {
-		file->size = (uint64_t)st.st_size;
 		file->buffer = malloc(BUFFER_SIZE);
 		r = file->buffer ? 0 : -ENOMEM;
 	}

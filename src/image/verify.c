@@ -17,6 +17,8 @@
 #define SMALL_MAX (64 << 10) /* larger files are left to the threads */
 #define BLOCK_MIN (64 << 10)
 #define KEPT_MAX (4UL << 20)
+#define LOOKS_AT_ONCE 16
+#define LOOKS_SEVERAL 64 /* fewer are not worth a thread */
 #define THREADS_MAX 4
 #define STACK_SIZE (256UL << 10) /* inflate and LZ4 want some */
 
@@ -189,43 +191,128 @@ static int wrong_size(const char *name, long long is, long long size, struct err
 	return error_set(e, -EBADMSG, "%s has %lld bytes, not the %lld that were written: the checkpoint is damaged", name, is, size);
 }
 
-static int verify_small(struct image_dir *dir, const struct item *item, struct image_raw *raw, size_t size, size_t *kept, struct error *e)
-{
-	unsigned char *data = malloc(size + 1);
-	int r = 0;
+/* One file of the manifest, as a thread finds it. */
+struct look {
+	struct item item;
+	long long size; /* the manifest's */
+	enum { LOOK_FINE, LOOK_UNREADABLE, LOOK_OTHER_SIZE, LOOK_ALTERED, LOOK_NO_MEMORY } found;
+	long long found_size;
+	struct image_raw *raw;	/* of a large one, for the threads */
+	unsigned char *data;	/* of a small one, to be kept; or NULL */
+};
 
-	if (!data || image_raw_read(raw, NULL, data, size, 0))
-		r = unreadable(dir, item->name, e);
-	else if (!digest_is(XXH3_128bits(data, size), item->digest))
-		r = altered(item->name, e);
-	if (!r && size <= KEPT_MAX - *kept && image_dir_keep(dir, item->name, data, size)) {
-		*kept += size;
-		data = NULL;
+struct looks {
+	struct image_dir *dir;
+	struct look *data;
+	size_t count, next, kept; /* kept: bytes */
+};
+
+static void look_small(struct looks *l, struct look *k)
+{
+	const size_t size = (size_t)k->size;
+
+	k->data = malloc(size + 1);
+	k->found = !k->data ? LOOK_NO_MEMORY :
+		   image_raw_read(k->raw, NULL, k->data, size, 0) ? LOOK_UNREADABLE :
+		   !digest_is(XXH3_128bits(k->data, size), k->item.digest) ? LOOK_ALTERED : LOOK_FINE;
+	image_raw_close(TAKE_PTR(k->raw));
+	if (k->found != LOOK_FINE || __atomic_fetch_add(&l->kept, size, __ATOMIC_RELAXED) + size > KEPT_MAX) {
+		free(k->data);
+		k->data = NULL;
 	}
-	free(data);
-	return r;
 }
 
-static int verify_one(struct image_dir *dir, struct image_verification *v, struct item *item, long long size, size_t *kept,
-		      struct error *e)
+static void look_at(struct looks *l, struct look *k)
 {
-	struct image_raw *raw = NULL;
-	int r = image_raw_open(dir, item->name, &raw);
-
-	if (r)
-		r = unreadable(dir, item->name, e);
-	else if (size < 0 || image_raw_size(raw) != (uint64_t)size)
-		r = wrong_size(item->name, (long long)image_raw_size(raw), size, e);
-	else if (size <= SMALL_MAX)
-		r = verify_small(dir, item, raw, (size_t)size, kept, e);
-	else {
-		item->raw = raw;
-		item->size = (uint64_t)size;
-		if (add_large(v, item) == 0)
-			return 0;
-		r = error_set(e, -ENOMEM, "out of memory");
+	if (image_raw_open(l->dir, k->item.name, &k->raw)) {
+		k->found = LOOK_UNREADABLE;
+		return;
 	}
-	image_raw_close(raw);
+	k->found_size = (long long)image_raw_size(k->raw);
+	if (k->size < 0 || k->found_size != k->size) {
+		k->found = LOOK_OTHER_SIZE;
+		image_raw_close(TAKE_PTR(k->raw));
+	} else if (k->size <= SMALL_MAX) {
+		look_small(l, k);
+	}
+}
+
+static void look_at_some(void *argument)
+{
+	struct looks *l = argument;
+	size_t from;
+
+	while ((from = __atomic_fetch_add(&l->next, LOOKS_AT_ONCE, __ATOMIC_RELAXED)) < l->count)
+		for (size_t i = from; i < MIN(from + LOOKS_AT_ONCE, l->count); i++)
+			look_at(l, &l->data[i]);
+}
+
+/* Many files of a directory by all processors; members of an archive come through one reader. */
+static void look_at_all(struct looks *l)
+{
+	struct workers *w = l->dir->source || l->count < LOOKS_SEVERAL ? NULL : workers_new();
+
+	for (size_t i = 0; w && i < MIN((size_t)WORKERS_MAX, l->count / LOOKS_AT_ONCE); i++)
+		workers_submit_large(w, look_at_some, l);
+	look_at_some(l);
+	workers_free(w);
+}
+
+/* What is to come of it; consumes what was read. */
+static int take_look(struct image_verification *v, struct look *k, struct error *e)
+{
+	switch (k->found) {
+	case LOOK_UNREADABLE:
+		return unreadable(v->dir, k->item.name, e);
+	case LOOK_OTHER_SIZE:
+		return wrong_size(k->item.name, k->found_size, k->size, e);
+	case LOOK_ALTERED:
+		return altered(k->item.name, e);
+	case LOOK_NO_MEMORY:
+		return error_set(e, -ENOMEM, "out of memory");
+	case LOOK_FINE:
+		break;
+	}
+	if (k->data && image_dir_keep(v->dir, k->item.name, k->data, (size_t)k->size))
+		k->data = NULL;
+	if (!k->raw)
+		return 0;
+	k->item.raw = k->raw;
+	k->item.size = (uint64_t)k->size;
+	if (add_large(v, &k->item))
+		return error_set(e, -ENOMEM, "out of memory");
+	k->raw = NULL;
+	return 0;
+}
+
+static int verify_files(struct image_verification *v, const json_t *files, struct error *e)
+{
+	struct looks l = { .dir = v->dir };
+	size_t i;
+	json_t *entry;
+	int r = 0;
+
+	l.data = calloc(json_array_size(files) + 1, sizeof(*l.data));
+	if (!l.data)
+		return error_set(e, -ENOMEM, "out of memory");
+	json_array_foreach(files, i, entry) {
+		struct look *k = &l.data[l.count++];
+		json_int_t block = json_integer_value(json_object_get(entry, "block"));
+		k->item = (struct item){ .name = json_string_value(json_object_get(entry, "name")),
+					 .digest = json_string_value(json_object_get(entry, "xxh128")), .block = (uint64_t)block };
+		k->size = (long long)json_integer_value(json_object_get(entry, "size"));
+		if (!k->item.name || !k->item.digest || strchr(k->item.name, '/') || (block && block < BLOCK_MIN))
+			r = error_set(e, -EBADMSG, IMAGE_MANIFEST " is damaged");
+	}
+	if (!r)
+		look_at_all(&l);
+	for (i = 0; i < l.count; i++) {
+		if (!r)
+			r = take_look(v, &l.data[i], e);
+		image_raw_close(l.data[i].raw);
+		free(l.data[i].data);
+	}
+	free(l.data);
 	return r;
 }
 
@@ -253,8 +340,7 @@ json_t *image_manifest_read(struct image_dir *dir, int *ret)
 int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e)
 {
 	struct image_verification *v = calloc(1, sizeof(*v));
-	size_t i, kept = 0;
-	json_t *entry, *files;
+	json_t *files;
 	int r = 0;
 
 	if (!v)
@@ -272,18 +358,8 @@ int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verif
 		r = error_set(e, -EBADMSG, IMAGE_MANIFEST " can't be read: the checkpoint is damaged");
 	else if (!v->items)
 		r = error_set(e, -ENOMEM, "out of memory");
-	json_array_foreach(files, i, entry) {
-		struct item item = { .name = json_string_value(json_object_get(entry, "name")),
-				     .digest = json_string_value(json_object_get(entry, "xxh128")) };
-		json_int_t block = json_integer_value(json_object_get(entry, "block"));
-		if (r)
-			break;
-		item.block = (uint64_t)block;
-		if (!item.name || !item.digest || strchr(item.name, '/') || (block && block < BLOCK_MIN))
-			r = error_set(e, -EBADMSG, IMAGE_MANIFEST " is damaged");
-		else
-			r = verify_one(dir, v, &item, (long long)json_integer_value(json_object_get(entry, "size")), &kept, e);
-	}
+	else
+		r = verify_files(v, files, e);
 	if (r) {
 		v->cancelled = true;
 		image_dir_verified(v, e);

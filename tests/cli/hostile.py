@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Images that lie: about paths, ghosts, links, files of /proc, tables, locks and watches. Each is refused before anything runs, with the reason.
+"""Images that lie: about paths, ghosts, links, files of /proc, tables, registers, locks and watches. Each is refused before anything runs, with the reason.
 The rest is as in run.py."""
 import glob
 import os
@@ -118,6 +118,37 @@ def test_hostile_call(w):
     nr = next(part for part in registers if part[0] == 11)[2]
     for error, number, left in ((516, nr + 1, 5), (77, nr, None), (516, nr, None), (516, nr, 1 << 63), (514, nr + 1, None), (0, nr, 0)):
         refused_copy(w, images, lambda copy, one=lie(error, number, left): change(copy, name, one), "has a system call that can't be gone on with")
+    w.criu("restore", "-d", "-D", images).good()
+    Target.wait(target)
+
+
+def test_hostile_registers(w):
+    """States that no processor takes; the thread loads them itself."""
+    w.known = []
+    images, target = w.checkpoint("")
+    pack, name = packer(), f"core-{target.pid}.img"
+
+    def part(fields, number):
+        return next(field for field in fields if field[0] == number)
+
+    def lie(mxcsr=None, states=0):
+        def one(entry):
+            info = part(entry, 2)
+            inner = pack.fields(info[2])
+            fpu = part(inner, 3)
+            registers = pack.fields(fpu[2])
+            if mxcsr is not None:
+                part(registers, 7)[2] = mxcsr
+            xsave = part(registers, 13)
+            more = pack.fields(xsave[2])
+            part(more, 1)[2] |= states
+            xsave[2] = pack.message(more)
+            fpu[2] = pack.message(registers)
+            info[2] = pack.message(inner)
+        return one
+    for one, word in ((lie(mxcsr=0xffff0000), "is damaged"), (lie(states=1 << 18), "registers that this processor lacks"),
+                      (lie(states=1 << 63), "registers that this processor lacks"), (lie(states=1 << 8), "registers that this processor lacks")):
+        refused_copy(w, images, lambda copy, one=one: change(copy, name, one), "FPU state" if word == "is damaged" else "thread", word)
     w.criu("restore", "-d", "-D", images).good()
     Target.wait(target)
 

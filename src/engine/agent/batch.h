@@ -33,6 +33,7 @@ enum {
 	AGENT_OP_REPEAT = -18, /* go back by arg0 operations, until they have been run arg1 times */
 	AGENT_OP_ACTIONS = -15, /* the actions of all AGENT_SIGNALS signals to arg0, each as rt_sigaction gives it in 32 bytes */
 	AGENT_OP_CAPS = -16, /* the capability sets of this thread into the struct agent_caps at arg0 */
+	AGENT_OP_FPU = -19, /* the FPU state from the xsave area at arg0, all but the keys of memory (PKRU) */
 	AGENT_OP_EXIT = -13,  /* end this thread, and nobody needs its stack any more */
 };
 

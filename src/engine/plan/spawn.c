@@ -268,6 +268,9 @@ static int plan_threads(struct restore *s, struct rtask *t)
 		r = plan_thread(s, t, th);
 		if (r)
 			return r;
+		r = threads_plan_fpu(s, th);
+		if (r)
+			return r;
 		batch_what(&th->batch, "wait for the registers of thread %d", th->tid);
 		OP(&th->batch, AGENT_OP_ARRIVE, (uint64_t)t->threads_done, t->threads.count - 1);
 		OP(&th->batch, AGENT_OP_PARK);
@@ -326,6 +329,8 @@ static int plan_rest(struct restore *s, struct rtask *t)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)&s->words->leave, 1);
 		OP(b, __NR_exit, WEXITSTATUS(t->core->tc->leader_exit_code));
 	}
+	if (!r)
+		r = threads_plan_fpu(s, leader);
 	batch_what(b, "wait for the registers of process %d", t->pid);
 	if (!rest_plan(s, t))
 		OP(b, AGENT_OP_PARK);

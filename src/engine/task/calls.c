@@ -320,24 +320,35 @@ static int begin_call(struct rthread *th, const InterruptedCallEntry *c, long lo
 	return r;
 }
 
+static void note(struct user_regs_struct *regs, const InterruptedCallEntry *c, long long result)
+{
+	regs->rip += 2;
+	regs->rax = (unsigned long long)result;
+	regs->orig_rax = c->nr;
+}
+
+void calls_note(struct rthread *th)
+{
+	const InterruptedCallEntry *c = th->core->thread_core->call;
+
+	if (c && c->error != ERESTART_RESTARTBLOCK)
+		note(&th->tracee.regs, c, -(long long)c->error);
+}
+
 int calls_give_back(struct restore *s, struct rthread *th)
 {
 	const InterruptedCallEntry *c = th->core->thread_core->call;
 	struct user_regs_struct regs = th->tracee.regs;
-	long long result = c ? -(long long)c->error : 0;
+	long long result = 0;
 
-	if (!c)
+	if (!c || c->error != ERESTART_RESTARTBLOCK)
 		return 0;
-	if (c->error == ERESTART_RESTARTBLOCK) {
-		int r = begin_call(th, c, &result);
-		if (r == -ESRCH)
-			return error_errno(s->e, r, "cannot bring thread %d back into its system call", th->tid);
-		if (r) /* then from the beginning */
-			result = -ERESTARTNOHAND;
-	}
-	regs.rip += 2;
-	regs.rax = (unsigned long long)result;
-	regs.orig_rax = c->nr;
+	int r = begin_call(th, c, &result);
+	if (r == -ESRCH)
+		return error_errno(s->e, r, "cannot bring thread %d back into its system call", th->tid);
+	if (r) /* then from the beginning */
+		result = -ERESTARTNOHAND;
+	note(&regs, c, result);
 	if (ptrace(PTRACE_SETREGS, th->tid, 0, &regs) < 0)
 		return error_errno(s->e, -errno, "cannot set the registers of thread %d", th->tid);
 	return 0;

@@ -169,10 +169,12 @@ static bool same_for_all(const struct rtask *t)
 int seccomp_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const ThreadCoreEntry *c = th->core->thread_core;
-	bool for_all = same_for_all(t);
 
+	if (c->seccomp_mode != SECCOMP_MODE__filter)
+		return 0;
+	bool for_all = same_for_all(t);
 	batch_what(&th->batch, "install the seccomp filters of thread %d", th->tid);
-	if (c->seccomp_mode == SECCOMP_MODE__filter && (!for_all || th->tid == t->pid))
+	if (!for_all || th->tid == t->pid)
 		return plan_chain(s, th, c->seccomp_filter, for_all ? SECCOMP_FILTER_FLAG_TSYNC : 0);
 	return 0;
 }

@@ -42,7 +42,9 @@ int semaphores_check(struct dump *d, struct task *t);
 /* threads.c: registers, robust list, rseq, alternate stack, tid address. */
 int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core);
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th);
-/* The registers that a restored thread is to have; its FPU state into `area` of XSAVE_MAX bytes. */
+/* Next to last: the FPU state, which the agent leaves alone. */
+int threads_plan_fpu(struct restore *s, struct rthread *th);
+/* The registers that a restored thread is to have, into its tracee; what is left of its FPU state is set. */
 int threads_set_registers(struct restore *s, struct rthread *th);
 /* Once no system call of ours is to come any more. */
 int threads_set_dispatch(struct restore *s, struct rthread *th);

@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
+#define XSAVE_ALIGN 64
 
 /* Switches of prctl(2) that a thread has: how they are read, how they are set, what a new thread has. The images refer to
  * them by their place. */
@@ -167,21 +168,53 @@ int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
 	return 0;
 }
 
-int threads_set_registers(struct restore *s, struct rthread *th)
+static int lay_out_fpu(struct restore *s, const struct rthread *th, unsigned char area[XSAVE_MAX], size_t *ret_size)
 {
-	static unsigned char area[XSAVE_MAX];
-	const ThreadInfoX86 *info = th->core->thread_info;
-	size_t size;
-	int r = fpu_from_image(info->fpregs, area, &size);
+	int r = fpu_from_image(th->core->thread_info->fpregs, area, ret_size);
 
 	if (r == -ENOTSUP)
 		return error_set(s->e, r, "thread %d uses registers that this processor lacks", th->tid);
+	return r ? error_errno(s->e, r, "the FPU state of thread %d is damaged", th->tid) : 0;
+}
+
+int threads_plan_fpu(struct restore *s, struct rthread *th)
+{
+	_Alignas(64) unsigned char area[XSAVE_MAX];
+	size_t size;
+	int r = lay_out_fpu(s, th, area, &size);
+
+	th->fpu_left = !r && !fpu_to_load(area, &size);
+	if (r || th->fpu_left)
+		return r;
+	char *to = arena_take(&s->arena, size + XSAVE_ALIGN);
+	if (!to)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	to = (char *)ALIGN_UP((uint64_t)to, XSAVE_ALIGN);
+	memcpy(to, area, size);
+	batch_what(&th->batch, "load the FPU state of thread %d", th->tid);
+	OP(&th->batch, AGENT_OP_FPU, (uint64_t)to);
+	return 0;
+}
+
+static int set_fpu(struct restore *s, struct rthread *th)
+{
+	unsigned char area[XSAVE_MAX];
+	struct iovec io = { area, 0 };
+	int r = lay_out_fpu(s, th, area, &io.iov_len);
+
+	if (!r && ptrace(PTRACE_SETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
+		r = error_errno(s->e, -errno, "cannot set the FPU state of thread %d", th->tid);
+	return r;
+}
+
+int threads_set_registers(struct restore *s, struct rthread *th)
+{
+	int r = th->fpu_left ? set_fpu(s, th) : 0;
+
 	if (r)
-		return error_errno(s->e, r, "the FPU state of thread %d is damaged", th->tid);
-	struct iovec io = { area, size };
-	if (ptrace(PTRACE_SETREGSET, th->tid, NT_X86_XSTATE, &io) < 0)
-		return error_errno(s->e, -errno, "cannot set the FPU state of thread %d", th->tid);
-	regs_from_image(info->gpregs, &th->tracee.regs);
+		return r;
+	regs_from_image(th->core->thread_info->gpregs, &th->tracee.regs);
+	calls_note(th);
 	th->tracee.sigmask = th->core->thread_core->has_blk_sigset ? th->core->thread_core->blk_sigset :
 				    th->core->tc		   ? th->core->tc->blk_sigset :
 								     0;

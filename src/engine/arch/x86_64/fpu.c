@@ -4,6 +4,14 @@
 #include <cpuid.h>
 
 #define XSTATE_BV 512
+#define XSTATE_END 576
+#define MXCSR 24
+#define MXCSR_INITIAL 0x1f80
+#define MXCSR_MASK_USUAL 0xffbf /* where fxsave says 0 */
+#define FPU_PLAIN 3ULL /* x87, SSE */
+#define FPU_YMM (1ULL << 2)
+#define FPU_KEYS 9
+#define CPUID_OSXSAVE (1U << 27)
 
 /* One row an extended state: its number and the image's array for it. */
 struct component {
@@ -35,6 +43,44 @@ static void cpuid_xstate(unsigned int leaf, unsigned int *ret_a, unsigned int *r
 	}
 	*ret_a = kept[leaf].a;
 	*ret_b = kept[leaf].b;
+}
+
+/* What the processor takes, and what new threads have of it; kept as well. */
+struct processor_fpu {
+	bool known;
+	uint64_t states; /* XCR0; 0: there is no xsave */
+	uint32_t mxcsr_mask, keys;
+};
+
+static const struct processor_fpu *processor_fpu(void)
+{
+	static struct processor_fpu kept;
+	_Alignas(16) unsigned char legacy[512];
+	unsigned int a, b, c = 0, d;
+
+	if (kept.known)
+		return &kept;
+	asm volatile("fxsave64 %0" : "=m"(legacy));
+	memcpy(&kept.mxcsr_mask, legacy + 28, sizeof(kept.mxcsr_mask));
+	if (!kept.mxcsr_mask)
+		kept.mxcsr_mask = MXCSR_MASK_USUAL;
+	if (__get_cpuid(1, &a, &b, &c, &d) && c & CPUID_OSXSAVE) {
+		asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+		kept.states = a | (uint64_t)d << 32;
+	}
+	if (kept.states >> FPU_KEYS & 1)
+		asm volatile(".byte 0x0f, 0x01, 0xee" : "=a"(kept.keys), "=d"(d) : "c"(0)); /* rdpkru */
+	kept.known = true;
+	return &kept;
+}
+
+static uint64_t known_states(void)
+{
+	uint64_t known = FPU_PLAIN;
+
+	for (size_t i = 0; i < ARRAY_SIZE(components); i++)
+		known |= 1ULL << components[i].number;
+	return known;
 }
 
 static bool component_place(int number, size_t *ret_offset, size_t *ret_size)
@@ -97,10 +143,7 @@ int fpu_to_image(const unsigned char *area, size_t size, struct pool *pool, User
 	if (r || size < 576)
 		return r;
 	memcpy(&x->xstate_bv, area + XSTATE_BV, 8);
-	uint64_t known = 3; /* what stands above */
-	for (size_t i = 0; i < ARRAY_SIZE(components); i++)
-		known |= 1ULL << components[i].number;
-	if (x->xstate_bv & ~known)
+	if (x->xstate_bv & ~known_states())
 		return -ENOTSUP;
 	for (size_t i = 0; !r && i < ARRAY_SIZE(components); i++) {
 		const struct component *c = &components[i];
@@ -117,7 +160,7 @@ int fpu_to_image(const unsigned char *area, size_t size, struct pool *pool, User
 int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret_size)
 {
 	struct user_fpregs_struct *legacy = (void *)area;
-	size_t size = 576;
+	size_t size = XSTATE_END;
 
 	if (f->n_st_space > 32 || f->n_xmm_space > 64)
 		return -EBADMSG;
@@ -134,9 +177,13 @@ int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret
 		memcpy(area + 32, f->st_space, f->n_st_space * 4);
 	if (f->n_xmm_space)
 		memcpy(area + 160, f->xmm_space, f->n_xmm_space * 4);
-	uint64_t present = 3;
+	uint64_t present = FPU_PLAIN;
+	if (f->mxcsr & ~processor_fpu()->mxcsr_mask)
+		return -EBADMSG;
 	if (f->xsave) {
 		present = f->xsave->xstate_bv;
+		if (present & ~(known_states() & (processor_fpu()->states | FPU_PLAIN)))
+			return -ENOTSUP;
 		memcpy(area + XSTATE_BV, &present, 8);
 		for (size_t i = 0; i < ARRAY_SIZE(components); i++) {
 			const struct component *c = &components[i];
@@ -162,4 +209,31 @@ int fpu_from_image(const UserX86FpregsEntry *f, unsigned char *area, size_t *ret
 		size = b;
 	*ret_size = size;
 	return 0;
+}
+
+bool fpu_to_load(unsigned char *area, size_t *ret_size)
+{
+	const struct processor_fpu *p = processor_fpu();
+	const uint32_t initial = MXCSR_INITIAL;
+	uint32_t keys = 0;
+	uint64_t present;
+	size_t at, bytes, size = XSTATE_END;
+
+	memcpy(&present, area + XSTATE_BV, sizeof(present));
+	if (!p->states)
+		return false;
+	if (p->states >> FPU_KEYS & 1) {
+		if (present >> FPU_KEYS & 1 && component_place(FPU_KEYS, &at, &bytes))
+			memcpy(&keys, area + at, sizeof(keys));
+		if (keys != p->keys)
+			return false;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(components); i++)
+		if (present >> components[i].number & 1 && component_place(components[i].number, &at, &bytes))
+			size = MAX(size, at + bytes);
+	/* The instruction takes it from there even where SSE is as it is at first. */
+	if (!(present & (FPU_PLAIN & ~1ULL)) && !(present & FPU_YMM))
+		memcpy(area + MXCSR, &initial, sizeof(initial));
+	*ret_size = size;
+	return true;
 }
