@@ -430,7 +430,7 @@ int restore_open(const char *path, const char *key, struct image_dir **ret, stru
 static int read_all(struct restore *s)
 {
 	struct image_lineage lineage;
-	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, s->request->lazy != LAZY_NOT, &s->verification, s->e);
+	int r = s->request->skip_verify ? 0 : image_dir_verify_begin(s->dir, &s->verification, s->e);
 
 	if (r < 0)
 		return r;

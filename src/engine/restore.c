@@ -710,6 +710,8 @@ static int build_and_verify(struct restore *s)
 	int r = restore_build(s);
 
 	feed_stop(s);
+	if (!r)
+		fill_verify(s);
 	enter(s, STAGE_MEMORY);
 	part_memory(s);
 	enter(s, STAGE_VERIFY);

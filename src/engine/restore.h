@@ -111,6 +111,7 @@ struct rtask {
 	uint32_t *table_ready, *sharers_done, sharers;
 	uint32_t *threads_made; /* in the arena: kinds/procfile.c; or NULL */
 	struct image_raw *stored; /* its pages */
+	bool digests; /* who reads its pages says what their checksums are; memory/fill.c */
 	struct page_sources sources; /* those of its pages that parent checkpoints have */
 	int pages_fd, mem_fd;
 	uint64_t pages_offset; /* where they begin in pages_fd */
@@ -134,7 +135,8 @@ struct rest {
 /* Pages that a task reads itself. */
 struct filling {
 	const struct agent_fill *fill; /* in the arena */
-	uint64_t size;
+	uint64_t size, offset;	       /* offset: where the image begins in its file */
+	const char *name;	       /* of the image; the task's */
 };
 
 /* In the arena: when the pages of a task began to come, and when all were there. CLOCK_MONOTONIC. */
@@ -188,6 +190,7 @@ struct restore {
 	size_t threads;	  /* that will park */
 	size_t processes; /* that live */
 	pid_t next_helper; /* memory/fill.c: the id that was given out last; 0: none yet */
+	uint64_t digest;   /* memory/fill.c: in the arena, the code that computes checksums; 0: not there yet */
 	bool seccomp;	/* some thread has filters */
 	SeccompEntry *seccomp_image;
 	pid_t pid;	/* the root, once it was born */

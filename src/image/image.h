@@ -101,22 +101,23 @@ void image_dir_free(struct image_dir *dir);
 /* Compares each file with the manifest: 0 all as written, 1 there is no manifest, -EBADMSG with the text set. */
 int image_dir_verify(struct image_dir *dir, struct error *e);
 /* The same in two steps. The first compares small files, with the same results, and sets *ret when it gave 0. The
- * second waits until the others are compared too and releases it; NULL is as written. With `later` nothing is done between the two before
- * image_dir_verify_start. */
+ * second waits until the others are compared too and releases it; NULL is as written. */
 struct image_verification;
-int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e);
+int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e);
 /* Counts what is compared, of this one and of parents that are opened by way of it. It must outlive them. */
 struct meter;
 void image_dir_set_meter(struct image_dir *dir, struct meter *meter);
-/* Does nothing where it has begun, nor with NULL. */
+/* Threads read what is large, between the two. Does nothing where they have begun, nor with NULL. */
 void image_dir_verify_start(struct image_verification *v);
 int image_dir_verified(struct image_verification *v, struct error *e);
 /* In place of the second: nobody wants to know. Takes NULL. */
 void image_dir_verify_cancel(struct image_verification *v);
-/* The caller has read a block of IMAGE_BLOCK bytes of a packed file, and computed this: it need not be read once more. */
+/* The caller has read a block of IMAGE_BLOCK bytes of a file, and computed this: it need not be read once more. */
 void image_verification_note(struct image_verification *v, const char *name, size_t index, const unsigned char digest[16]);
 /* Whether it would be of use. */
 bool image_verification_wants(struct image_verification *v, const char *name);
+/* The same, and the threads leave the file alone: what was not noted of it is read by image_dir_verified. */
+bool image_verification_expect(struct image_verification *v, const char *name);
 /* Leaves a large file out, which the caller will compare himself, in time. False: it is not one of those that are under way. */
 struct image_digest {
 	uint64_t offset, size, block; /* of the file: where it begins in its descriptor, how much it is; of what each checksum is of, 0: of the whole */

@@ -2,7 +2,7 @@
  * Checking a checkpoint against its manifest. Sizes and small files at once, and what was read of these is kept for image_open;
  * large ones (pages) in threads of their own, while the caller goes on until image_dir_verified.
  *
- * Pages that are packed are unpacked only once: whoever does it for another reason says what the checksum of each block was
+ * Pages are read or unpacked only once: whoever does it for another reason says what the checksum of each block was
  * (image_verification_note), and only what is then left is read here.
  */
 #include "base/meter.h"
@@ -25,7 +25,7 @@
 struct item {
 	const char *name, *digest; /* the manifest's */
 	struct image_raw *raw;
-	bool unreadable, left;
+	bool unreadable, left, expected; /* expected: by whoever reads it anyway, until image_dir_verified */
 	uint64_t size, block; /* the checksum is that of the checksums of blocks of this size; 0: of the whole */
 	size_t first_unit, n_units; /* what a thread reads at a time: a block, or the whole */
 	XXH128_canonical_t *units;
@@ -47,7 +47,7 @@ struct image_verification {
 	size_t count, n_units, next;
 	struct worker workers[THREADS_MAX];
 	size_t n_workers;
-	bool cancelled;
+	bool cancelled, last; /* last: nobody else reads anything any more */
 };
 
 static bool digest_is(XXH128_hash_t is, const char *digest)
@@ -62,7 +62,8 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 {
 	uint64_t length = item->block ? item->block : item->size, at = unit * length, end = MIN(at + length, item->size);
 
-	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE) || __atomic_load_n(&item->left, __ATOMIC_RELAXED))
+	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE) || __atomic_load_n(&item->left, __ATOMIC_RELAXED) ||
+	    (item->expected && !w->v->last))
 		return;
 	XXH3_128bits_reset(w->hash);
 	while (at < end && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
@@ -76,6 +77,7 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 		at += n;
 	}
 	XXH128_canonicalFromHash(&item->units[unit], XXH3_128bits_digest(w->hash));
+	__atomic_store_n(&item->known[unit], !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED), __ATOMIC_RELEASE);
 }
 
 static bool is_altered(const struct item *item)
@@ -337,7 +339,7 @@ json_t *image_manifest_read(struct image_dir *dir, int *ret)
 	return r ? NULL : json_loadb((char *)text, size, 0, NULL);
 }
 
-int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verification **ret, struct error *e)
+int image_dir_verify_begin(struct image_dir *dir, struct image_verification **ret, struct error *e)
 {
 	struct image_verification *v = calloc(1, sizeof(*v));
 	json_t *files;
@@ -365,18 +367,16 @@ int image_dir_verify_begin(struct image_dir *dir, bool later, struct image_verif
 		image_dir_verified(v, e);
 		return r;
 	}
-	if (!later)
-		image_dir_verify_start(v);
 	*ret = v;
 	return 0;
 }
 
-/* Where nobody has said anything of it. */
+/* Where nobody has said anything of it, or is about to. */
 static bool is_left(const struct image_verification *v)
 {
 	for (size_t i = 0; i < v->count; i++)
 		for (size_t k = 0; k < v->items[i].n_units; k++)
-			if (!v->items[i].known[k] && !v->items[i].left)
+			if (!v->items[i].known[k] && !v->items[i].left && !(v->items[i].expected && !v->last))
 				return true;
 	return false;
 }
@@ -402,6 +402,15 @@ bool image_verification_wants(struct image_verification *v, const char *name)
 	return item && (item->block == IMAGE_BLOCK || item->size <= IMAGE_BLOCK) && !item->known[0];
 }
 
+bool image_verification_expect(struct image_verification *v, const char *name)
+{
+	const bool wanted = image_verification_wants(v, name);
+
+	if (wanted)
+		find_item(v, name)->expected = true;
+	return wanted;
+}
+
 void image_verification_note(struct image_verification *v, const char *name, size_t index, const unsigned char digest[16])
 {
 	struct item *item = find_item(v, name);
@@ -412,26 +421,43 @@ void image_verification_note(struct image_verification *v, const char *name, siz
 	__atomic_store_n(&item->known[index], true, __ATOMIC_RELEASE);
 }
 
-int image_dir_verified(struct image_verification *v, struct error *e)
+static void join_workers(struct image_verification *v)
 {
+	for (size_t i = 0; i < v->n_workers; i++) {
+		pthread_join(v->workers[i].thread, NULL);
+		release_worker(&v->workers[i]);
+	}
+	v->n_workers = 0;
+}
+
+/* What is still left. */
+static int read_rest(struct image_verification *v, struct error *e)
+{
+	struct worker own;
 	int r = 0;
 
-	if (!v)
+	v->last = true;
+	v->next = 0;
+	if (v->cancelled || !is_left(v))
 		return 0;
-	if (!v->cancelled && !v->n_workers && is_left(v))
-		start_workers(v);
-	if (!v->n_workers && v->count && !v->cancelled) {
-		struct worker own;
+	start_workers(v);
+	if (!v->n_workers) {
 		if (prepare_worker(v, &own))
 			work(&own);
 		else
 			r = error_set(e, -ENOMEM, "out of memory");
 		release_worker(&own);
 	}
-	for (size_t i = 0; i < v->n_workers; i++) {
-		pthread_join(v->workers[i].thread, NULL);
-		release_worker(&v->workers[i]);
-	}
+	join_workers(v);
+	return r;
+}
+
+int image_dir_verified(struct image_verification *v, struct error *e)
+{
+	if (!v)
+		return 0;
+	join_workers(v);
+	int r = read_rest(v, e);
 	for (size_t i = 0; i < v->count; i++) {
 		if (v->items[i].left)
 			v->items[i].unreadable = false;
@@ -507,7 +533,7 @@ void image_dir_verify_cancel(struct image_verification *v)
 int image_dir_verify(struct image_dir *dir, struct error *e)
 {
 	struct image_verification *v;
-	int r = image_dir_verify_begin(dir, false, &v, e);
+	int r = image_dir_verify_begin(dir, &v, e);
 
 	return r ? r : image_dir_verified(v, e);
 }

@@ -122,6 +122,55 @@ def test_huge_pages(w):
     expect(huge_kib(target.pid) >= before / 2, f"{huge_kib(target.pid)} KiB are in huge pages, where {before} were")
 
 
+# Some of it in one piece, some in many: every other page, and of these each with its number.
+PIECES = """
+m = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m[:] = os.urandom(24 << 20)
+n = mmap.mmap(-1, 24 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for i in range(0, 24 << 20, 8192):
+    n[i:i + 8] = i.to_bytes(8, "little")
+import hashlib
+sum = hashlib.md5(m).digest()
+count = tick
+def tick():
+    count()
+    if ticks % 16 == 2:
+        assert hashlib.md5(m).digest() == sum
+        assert all(n[i:i + 8] == i.to_bytes(8, "little") and n[i + 4096] == 0 for i in range(0, 24 << 20, 8192))
+"""
+
+
+def read_by(arguments, log):
+    """The status of a command, and how many bytes it has read itself: what it gave birth to is not counted."""
+    task = subprocess.Popen([str(word) for word in arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    os.waitid(os.P_PID, task.pid, os.WEXITED | os.WNOWAIT)
+    words = cli.read(f"/proc/{task.pid}/io").split()
+    return task.wait(), int(words[words.index("rchar:") + 1])
+
+
+def test_read_once(w):
+    """Who reads pages into place takes their checksums: nobody reads them once more, and what is damaged anywhere does not run."""
+    images, target = w.checkpoint(PIECES)
+    pages = max((entry.path for entry in os.scandir(images) if entry.name.startswith("pages-")), key=os.path.getsize)
+    size = os.path.getsize(pages)
+    expect(size > 32 << 20, f"the images have {size} bytes of memory")
+    with open(pages, "r+b") as file:
+        for at in (0, (4 << 20) - 1, 4 << 20, size // 2, size - (5 << 20), size - 1):
+            file.seek(at)
+            byte = file.read(1)[0]
+            for written in (byte ^ 1, byte):
+                file.seek(at)
+                file.write(bytes([written]))
+                file.flush()
+                if written != byte:
+                    w.criu("restore", "-d", "-D", images).error(os.path.basename(pages), "altered", "damaged")
+                    expect(cli.state_of(target.pid) is None, "something runs")
+    status, count = read_by([w.criu_path, "restore", "-d", "-D", images], target.log)
+    expect(status == 0, "it can't be restored")
+    target.wait(target.ticks() + 40)
+    expect(count < size / 4, f"{count} bytes were read beside {size} of memory")
+
+
 def pss_kib(pid):
     return int(next(line for line in cli.read(f"/proc/{pid}/smaps_rollup").splitlines() if line.startswith("Pss:")).split()[1])
 

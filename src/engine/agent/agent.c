@@ -115,9 +115,22 @@ static void populate(uint64_t address, uint64_t size)
 		call(__NR_madvise, (long)address, (long)size, MADV_POPULATE_WRITE, 0, 0, 0);
 }
 
+/* What reads a piece: `digest` is NULL where none is wanted. */
+struct reading {
+	int fd;
+	agent_digest_call *digest;
+	void *state;
+};
+
+static void note(const struct reading *r, uint64_t address, uint64_t size)
+{
+	if (r->digest)
+		r->digest(r->state, (const void *)address, size, 0);
+}
+
 /* In steps whose pages are made at once and not by a fault each (Linux 5.14; they are the same without), and are still in the
- * processor's cache when they are filled. */
-static long read_range(int fd, uint64_t address, uint64_t size, uint64_t offset)
+ * processor's cache when they are filled, and when their checksum is taken. */
+static long read_range(const struct reading *r, uint64_t address, uint64_t size, uint64_t offset)
 {
 	uint64_t done = 0, made = 0;
 
@@ -127,44 +140,64 @@ static long read_range(int fd, uint64_t address, uint64_t size, uint64_t offset)
 			populate(address + done, step);
 			made = done + step;
 		}
-		long n = call(__NR_pread64, fd, (long)(address + done), (long)step, (long)(offset + done), 0, 0);
+		long n = call(__NR_pread64, r->fd, (long)(address + done), (long)step, (long)(offset + done), 0, 0);
 		if (n == -EINTR)
 			continue;
 		if (n <= 0)
 			return n ? n : -EIO;
+		note(r, address + done, (uint64_t)n);
 		done += (uint64_t)n;
 	}
 	return 0;
 }
 
-static long read_piece(int fd, const struct agent_piece *piece)
+/* Small ones, by one call. Not 0: some of it, or nothing, was read. */
+static int read_ranges(const struct reading *r, const struct agent_range *ranges, uint64_t count, uint64_t size, uint64_t offset)
+{
+	for (uint64_t i = 0; i < count; i++)
+		populate(ranges[i].address, ranges[i].size);
+	if (call(__NR_preadv, r->fd, (long)ranges, (long)count, (long)offset, 0, 0) != (long)size)
+		return 1;
+	for (uint64_t i = 0; i < count; i++)
+		note(r, ranges[i].address, ranges[i].size);
+	return 0;
+}
+
+static long read_piece(const struct reading *reading, const struct agent_piece *piece)
 {
 	const struct agent_range *ranges = (const struct agent_range *)piece->ranges;
-	uint64_t offset = piece->offset;
+	uint64_t offset = piece->offset, next;
 	long r = 0;
 
-	if (piece->count > 1) {
-		for (uint64_t i = 0; i < piece->count; i++)
-			populate(ranges[i].address, ranges[i].size);
-		if (call(__NR_preadv, fd, (long)ranges, (long)piece->count, (long)offset, 0, 0) == (long)piece->size)
-			return 0;
-	}
-	for (uint64_t i = 0; !r && i < piece->count; i++) {
-		r = read_range(fd, ranges[i].address, ranges[i].size, offset);
-		offset += ranges[i].size;
+	for (uint64_t i = 0; !r && i < piece->count; i = next) {
+		uint64_t size = ranges[i].size;
+		for (next = i + 1; next < piece->count && size + ranges[next].size <= STEP; next++)
+			size += ranges[next].size;
+		if (next == i + 1 || read_ranges(reading, &ranges[i], next - i, size, offset)) {
+			size = ranges[i].size;
+			next = i + 1;
+			r = read_range(reading, ranges[i].address, size, offset);
+		}
+		offset += size;
 	}
 	return r;
 }
 
-static void fill(struct agent_fill *f, int fd)
+static void fill(struct agent_fill *f, int fd, void *state)
 {
 	const struct agent_piece *pieces = (const struct agent_piece *)f->pieces;
+	struct reading reading = { .fd = fd, .state = state };
 	uint32_t i;
 
 	while ((i = __atomic_fetch_add(&f->next, 1, __ATOMIC_SEQ_CST)) < f->count) {
-		long r = read_piece(fd, &pieces[i]);
+		reading.digest = pieces[i].digest ? (agent_digest_call *)f->digest : 0;
+		if (reading.digest)
+			reading.digest(state, 0, 0, 0);
+		long r = read_piece(&reading, &pieces[i]);
 		if (r)
 			__atomic_store_n(&f->error, r, __ATOMIC_SEQ_CST);
+		else if (reading.digest)
+			reading.digest(state, 0, 0, (unsigned char *)pieces[i].digest);
 	}
 }
 
@@ -216,7 +249,7 @@ static long run_op(struct agent_batch *batch, struct agent_op *op)
 		wait_owned((const struct agent_status *)batch->status, (uint32_t *)arg[0], (uint32_t)arg[1]);
 		return 0;
 	case AGENT_OP_FILL:
-		fill((struct agent_fill *)arg[0], (int)arg[1]);
+		fill((struct agent_fill *)arg[0], (int)arg[1], (void *)arg[2]);
 		return 0;
 	case AGENT_OP_FILLED:
 		wait_for_end((uint32_t *)arg[1], arg[2]);

@@ -26,7 +26,7 @@ enum {
 	AGENT_OP_ZERO = -8,   /* write zeroes over arg1 bytes at arg0 */
 	AGENT_OP_LOAD = -9,   /* its result is *(u64 *)arg0 */
 	AGENT_OP_STORE = -10, /* *(u32 *)arg0 = arg1 */
-	AGENT_OP_FILL = -11,  /* do the pieces of the struct agent_fill at arg0 that nobody has taken yet, each by preads from arg1 */
+	AGENT_OP_FILL = -11,  /* do the pieces of the struct agent_fill at arg0 that nobody has taken yet, each by preads from arg1; arg2: AGENT_DIGEST_STATE bytes */
 	AGENT_OP_FILLED = -12, /* wait until the arg2 threads whose ids are at arg1 have ended; its result is that of the filling at arg0 */
 	AGENT_OP_REST = -14,  /* as PARK, but wait in the code at arg0, with arg1 and arg2 as its arguments */
 	AGENT_OP_ADD = -17,   /* *(u32 *)(arg0 + arg2) += arg1 */
@@ -41,6 +41,13 @@ struct agent_caps {
 	uint64_t effective, permitted, inheritable, bounding, ambient;
 };
 
+/* digest.c: begins (neither data nor result), takes data, or gives the result: XXH3-128, the high word first. The state's address is a multiple of
+ * AGENT_DIGEST_ALIGN. */
+#define AGENT_DIGEST_SIZE 16
+#define AGENT_DIGEST_STATE 576
+#define AGENT_DIGEST_ALIGN 64
+typedef void agent_digest_call(void *state, const void *data, uint64_t size, unsigned char *result);
+
 /* Memory to be filled from a file, by several threads. */
 struct agent_range {
 	uint64_t address, size;
@@ -50,11 +57,13 @@ struct agent_piece {
 	uint64_t count;
 	uint64_t offset; /* in the file; the ranges follow upon each other there */
 	uint64_t size;
+	uint64_t digest; /* address of the 16 bytes where that of what was read goes, or 0 */
 };
 struct agent_fill {
 	uint32_t next, count; /* the first piece that was not taken */
 	int64_t error;        /* of a piece, or 0 */
 	uint64_t pieces;      /* address of struct agent_piece */
+	uint64_t digest;      /* address of an agent_digest_call, where a piece wants it */
 };
 
 struct agent_op {

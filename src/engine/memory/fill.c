@@ -4,7 +4,12 @@
  *
  * A helper needs an id that nobody else is to have: one is looked for from the highest downwards. Where it is not to be had after all,
  * the others do its part.
+ *
+ * Who reads a piece takes its checksum as well, where the manifest has one of just these bytes, so that the verification need not read them once more. It is
+ * compared when all have been read (fill_verify), and before anything runs.
  */
+#include "engine/agent/blob.h"
+#include "engine/arch/x86_64/processor.h"
 #include "engine/foreign.h"
 #include "engine/memory/feed.h"
 #include "engine/memory/lazy.h"
@@ -16,7 +21,7 @@
 #include <sched.h>
 #include <signal.h>
 
-#define PIECE_SIZE (2UL << 20)
+#define PIECE_SIZE IMAGE_BLOCK /* what the manifest has a checksum of */
 #define RANGES_MAX 1024 /* IOV_MAX */
 #define HELPER_SHARE (8UL << 20)
 #define HELPERS_MAX 7
@@ -28,6 +33,7 @@ struct cutter {
 	struct agent_piece *pieces;
 	size_t n_ranges, n_pieces, room;
 	uint64_t offset, wanted; /* in the file; bytes of the ranges */
+	uint64_t from;		 /* where the image begins in the file */
 	bool open; /* the last piece may take more */
 };
 
@@ -35,7 +41,7 @@ static void add_range(struct cutter *c, uint64_t address, uint64_t size)
 {
 	struct agent_piece *last = c->open ? &c->pieces[c->n_pieces - 1] : NULL;
 
-	if (!last || last->count == RANGES_MAX || last->size + size > PIECE_SIZE) {
+	if (!last || last->count == RANGES_MAX || (c->offset - c->from) % PIECE_SIZE == 0) {
 		last = &c->pieces[c->n_pieces++];
 		*last = (struct agent_piece){ .ranges = (uint64_t)&c->ranges[c->n_ranges], .offset = c->offset };
 		c->open = true;
@@ -56,8 +62,9 @@ static bool is_stored(const PagemapEntry *p)
 static void cut_span(const struct rtask *t, uint64_t start, uint64_t end, struct cutter *c, size_t *vma)
 {
 	for (uint64_t at = start, next; at < end; at = next) {
+		const uint64_t room = PIECE_SIZE - (c->offset - c->from) % PIECE_SIZE;
 		bool later;
-		next = MIN(at + PIECE_SIZE, lazy_stretch(t, at, end, vma, &later));
+		next = MIN(at + room, lazy_stretch(t, at, end, vma, &later));
 		if (!later) {
 			add_range(c, at, next - at);
 			continue;
@@ -92,7 +99,7 @@ static int cut(struct restore *s, struct rtask *t, struct cutter *c)
 {
 	for (size_t i = 0; i < t->pages.count; i++)
 		if (is_stored(t->pages.data[i]))
-			c->room += (uint64_t)t->pages.data[i]->nr_pages * PAGE_SIZE / PIECE_SIZE + 1;
+			c->room += (uint64_t)t->pages.data[i]->nr_pages * PAGE_SIZE / PIECE_SIZE + 2;
 	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
 	int r = make_room(s, t, c);
 	for (size_t i = 0, v = 0; !r && i < t->pages.count; i++)
@@ -107,7 +114,7 @@ static int cut_source(struct restore *s, struct rtask *t, const struct page_sour
 	size_t vma = 0;
 
 	VEC_FOREACH(&source->spans, x)
-		c->room += x->size / PIECE_SIZE + 1;
+		c->room += x->size / PIECE_SIZE + 2;
 	c->room += t->lazy ? 2 * t->mm->n_vmas : 0;
 	int r = make_room(s, t, c);
 	VEC_FOREACH(&source->spans, x) {
@@ -157,20 +164,70 @@ static size_t helpers_wanted(uint64_t size)
 	return MIN(MIN(processors - 1, HELPERS_MAX), size / HELPER_SHARE);
 }
 
+/* At a multiple of AGENT_DIGEST_ALIGN. */
+static void *take_aligned(struct restore *s, size_t size)
+{
+	void *at = arena_take(&s->arena, size + AGENT_DIGEST_ALIGN);
+
+	return at ? (void *)ALIGN_UP((uint64_t)at, AGENT_DIGEST_ALIGN) : NULL;
+}
+
+/* The code that computes checksums, once. 0: there is no room. */
+static uint64_t digest_code(struct restore *s)
+{
+	const bool wide = processor_has_avx2();
+	const size_t size = wide ? digest_avx2_blob_size : digest_blob_size;
+	void *code = s->digest ? NULL : take_aligned(s, size);
+
+	if (code) {
+		memcpy(code, wide ? digest_avx2_blob : digest_blob, size);
+		s->digest = (uint64_t)code;
+	}
+	return s->digest;
+}
+
+/* Of each piece that is a block of the manifest. */
+static int plan_digests(struct restore *s, struct rtask *t, const struct cutter *c, struct agent_fill *fill)
+{
+	const uint64_t size = image_raw_size(t->stored);
+	unsigned char *digests = arena_take(&s->arena, c->n_pieces * AGENT_DIGEST_SIZE);
+
+	fill->digest = digest_code(s);
+	if (!fill->digest || !digests)
+		return error_set(s->e, -ENOMEM, "the memory of process %d is in too many parts", t->pid);
+	for (size_t i = 0; i < c->n_pieces; i++) {
+		struct agent_piece *p = &c->pieces[i];
+		const uint64_t at = p->offset - c->from;
+		if (at % IMAGE_BLOCK == 0 && (p->size == IMAGE_BLOCK || at + p->size == size))
+			p->digest = (uint64_t)(digests + i * AGENT_DIGEST_SIZE);
+	}
+	return 0;
+}
+
+static int plan_fill(struct restore *s, struct batch *b, struct agent_fill *fill, int fd)
+{
+	void *state = fill->digest ? take_aligned(s, AGENT_DIGEST_STATE) : NULL;
+
+	if (fill->digest && !state)
+		return error_set(s->e, -ENOMEM, "out of memory");
+	OP(b, AGENT_OP_FILL, (uint64_t)fill, fd, (uint64_t)state);
+	return 0;
+}
+
 static int plan_helper(struct restore *s, struct rtask *t, struct agent_fill *fill, int fd, uint32_t *id)
 {
 	struct clone_args args = { .flags = THREAD_FLAGS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID, .parent_tid = (uint64_t)id,
 				   .child_tid = (uint64_t)id, .set_tid_size = 1 };
 	pid_t tid = choose_id(s);
 	struct batch own = {};
+	int r = tid ? plan_fill(s, &own, fill, fd) : 0;
 
-	if (!tid)
-		return 0;
-	OP(&own, AGENT_OP_FILL, (uint64_t)fill, fd);
+	if (!tid || r)
+		return r;
 	OP(&own, AGENT_OP_EXIT);
 	char *stack = arena_take(&s->arena, STACK_SIZE);
 	args.set_tid = arena_place(&s->arena, &tid, sizeof(tid));
-	int r = batch_finish(&own, &s->arena, (uint64_t)s->status);
+	r = batch_finish(&own, &s->arena, (uint64_t)s->status);
 	if (!r && stack && args.set_tid)
 		OP_MAY_FAIL(&t->threads.data[0].batch, AGENT_OP_FORK, arena_place(&s->arena, &args, sizeof(args)), sizeof(args),
 			    (uint64_t)own.final, (uint64_t)stack + STACK_SIZE);
@@ -187,8 +244,8 @@ static int plan_time(struct restore *s, struct rtask *t, struct timespec **ret)
 	return 0;
 }
 
-/* All pieces of one file. */
-static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *c, int fd)
+/* All pieces of one file, which is the task's own (`own`) or a parent checkpoint's. */
+static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *c, int fd, bool own)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	const size_t helpers = helpers_wanted(c->wanted);
@@ -199,13 +256,16 @@ static int plan_pieces(struct restore *s, struct rtask *t, const struct cutter *
 
 	if (!fill || !ids || !filling)
 		return error_set(s->e, -ENOMEM, "out of memory");
-	*filling = (struct filling){ fill, c->wanted };
+	*filling = (struct filling){ fill, c->wanted, c->from, own ? t->pages_name : NULL };
 	s->pages_total += c->wanted;
 	*fill = (struct agent_fill){ .count = (uint32_t)c->n_pieces, .pieces = (uint64_t)c->pieces };
+	if (own && t->digests)
+		r = plan_digests(s, t, c, fill);
 	batch_what(b, "read the memory of process %d", t->pid);
 	for (size_t i = 0; !r && i < helpers; i++)
 		r = plan_helper(s, t, fill, fd, &ids[i]);
-	OP(b, AGENT_OP_FILL, (uint64_t)fill, fd);
+	if (!r)
+		r = plan_fill(s, b, fill, fd);
 	OP(b, AGENT_OP_FILLED, (uint64_t)fill, (uint64_t)ids, helpers);
 	return r;
 }
@@ -225,13 +285,15 @@ static int plan_reading(struct restore *s, struct rtask *t)
 	t->pages_fd = hold_pages(s, t, t->stored, &c.offset);
 	if (t->pages_fd < 0)
 		return t->pages_fd;
-	const uint64_t from = t->pages_offset = c.offset;
+	const uint64_t from = t->pages_offset = c.from = c.offset;
 	int r = cut(s, t, &c);
 	/* In an archive another file follows. */
 	if (!r && c.offset - from > image_raw_size(t->stored))
 		r = error_set(s->e, -EBADMSG, "cannot read the memory of process %d: the image has too few pages", t->pid);
+	if (!r && c.n_pieces)
+		r = plan_pieces(s, t, &c, t->pages_fd, true);
 	image_raw_close(TAKE_PTR(t->stored));
-	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, t->pages_fd);
+	return r;
 }
 
 static int plan_source(struct restore *s, struct rtask *t, struct page_source *source)
@@ -241,9 +303,9 @@ static int plan_source(struct restore *s, struct rtask *t, struct page_source *s
 	source->fd = hold_pages(s, t, source->stored, &source->offset);
 	if (source->fd < 0)
 		return source->fd;
-	c.offset = source->offset;
+	c.from = c.offset = source->offset;
 	int r = cut_source(s, t, source, &c);
-	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, source->fd);
+	return r || !c.n_pieces ? r : plan_pieces(s, t, &c, source->fd, false);
 }
 
 int fill_plan(struct restore *s, struct rtask *t)
@@ -260,4 +322,27 @@ int fill_plan(struct restore *s, struct rtask *t)
 		if (!r)
 			r = image_raw_fd(source->stored, &offset) < 0 ? feed_plan_source(s, t, source) : plan_source(s, t, source);
 	return r || !times ? r : plan_time(s, t, &times->to);
+}
+
+/* Pages that parent checkpoints have are left to the verification's own threads: of these files only parts are read here. */
+void fill_expect(struct restore *s)
+{
+	uint64_t offset;
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		if (t->stored && t->pages_name && !t->lazy && image_raw_fd(t->stored, &offset) >= 0)
+			t->digests = image_verification_expect(s->verification, t->pages_name);
+	}
+}
+
+void fill_verify(struct restore *s)
+{
+	VEC_FOREACH(&s->fillings, f) {
+		const struct agent_piece *pieces = (const struct agent_piece *)f->fill->pieces;
+		for (size_t i = 0; i < f->fill->count; i++)
+			if (pieces[i].digest)
+				image_verification_note(s->verification, f->name, (pieces[i].offset - f->offset) / IMAGE_BLOCK,
+							(const unsigned char *)pieces[i].digest);
+	}
 }

@@ -117,18 +117,18 @@ int lazy_choose(struct restore *s)
 {
 	size_t count = 0;
 
-	if (s->request->lazy == LAZY_NOT)
-		return 0;
-	const bool able = can_wait(s);
+	const bool able = s->request->lazy != LAZY_NOT && can_wait(s);
 	for (size_t i = 0; able && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		t->lazy = !t->dead && t->mm && pages_in(t) >= (s->request->lazy == LAZY_ALL ? 1 : WORTH_PAGES) && !shares_pages(s, t) &&
 			  !is_needed_early(s, t);
 		count += t->lazy;
 	}
+	fill_expect(s);
 	if (!count)
 		verify_rest(s);
-	log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);
+	if (s->request->lazy != LAZY_NOT)
+		log_info("The memory of %zu of %zu processes comes when it is touched", count, s->tasks.count);
 	return 0;
 }
 

@@ -196,7 +196,7 @@ static int open_parent(struct restore *s, size_t level, struct parent **ret)
 	}
 	*slot = parent;
 	parent->dir = dir;
-	r = s->request->skip_verify ? 0 : image_dir_verify_begin(dir, s->request->lazy != LAZY_NOT, &parent->verification, s->e);
+	r = s->request->skip_verify ? 0 : image_dir_verify_begin(dir, &parent->verification, s->e);
 	if (r < 0)
 		return error_prefix(s->e, r, "in the parent checkpoint %zu up from %s", level + 1, s->request->images_dir);
 	*ret = parent;

@@ -17,6 +17,10 @@ bool memory_is_inherited(const struct rtask *t, const VmaEntry *v);
 struct place_range memory_own_range(const struct restore *s);
 /* fill.c: the part of memory_plan that reads the pages. */
 int fill_plan(struct restore *s, struct rtask *t);
+/* Before the verification begins: which images are left to who reads them into place. */
+void fill_expect(struct restore *s);
+/* When all memory is there: tells the verification. */
+void fill_verify(struct restore *s);
 /* Maps, fills and protects. */
 int memory_plan(struct restore *s, struct rtask *t);
 /* After the children are born: advice and locks, which they must not inherit; the mm's fields. */

@@ -2,6 +2,7 @@
 #include "engine/arch/x86_64/processor.h"
 
 #include <cpuid.h>
+#include <sys/platform/x86.h>
 
 enum word { ONE_C, ONE_D, SEVEN_B, SEVEN_C, SEVEN_D, SEVEN_ONE_A, EXTENDED_C, EXTENDED_D, XSAVE_A };
 
@@ -46,6 +47,11 @@ void processor_read(uint32_t ret[PROCESSOR_WORDS])
 		for (size_t k = i; k < PROCESSOR_WORDS && words[k].leaf == words[i].leaf && words[k].subleaf == words[i].subleaf; k++)
 			ret[i = k] = r[words[k].reg];
 	}
+}
+
+bool processor_has_avx2(void)
+{
+	return CPU_FEATURE_ACTIVE(AVX2);
 }
 
 bool processor_lacks(const uint32_t *then, size_t n, const uint32_t now[PROCESSOR_WORDS], char *ret, size_t size)
