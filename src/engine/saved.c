@@ -95,6 +95,7 @@ const struct refusal refusals[] = {
 	{ "UDP sockets with an error or half a datagram", "has a datagram that is not complete yet", "try again" },
 	{ "netlink sockets with messages not read yet; of the audit daemon; with a queue or tables of netfilter; of protocols other than those of routes, devices, packet filters and audit", "is a netlink socket with messages that were not read yet", "try again" },
 	{ "netlink sockets with messages not read yet; of the audit daemon; with a queue or tables of netfilter; of protocols other than those of routes, devices, packet filters and audit", "is a netlink socket of protocol", "close it first" },
+	{ "TAP devices with a packet filter", "has a packet filter, which the kernel does not tell", "let the program detach it" },
 	{ "raw IPv6 sockets with a router alert", "gets packets with a router alert", "close it first" },
 	{ "vsock connections", "is a vsock connection, or was one", "close it first" },
 	{ "vsock connections", "is a vsock socket with connections not accepted yet", "--skip-in-flight drops them" },

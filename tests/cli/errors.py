@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from world import attach_strace, BINARY, children_of, DEADLINE, dump_refused, expect, fermata, kill_all, main, make_32, NOBODY, read, readable, reap, restore_refused, Result, Skip, snapshot, state_of, Target, tests_of, wait_gone
+from world import attach_strace, BINARY, children_of, DEADLINE, dump_refused, expect, Failure, fermata, kill_all, main, make_32, NOBODY, read, readable, reap, restore_refused, Result, Skip, snapshot, state_of, Target, tests_of, wait_gone
 
 
 # ---- errors of dump ----
@@ -155,8 +155,8 @@ def test_error_netfilter_owner(w):
     """A table of nftables that goes with its socket (Linux 5.12)."""
     try:
         target = Target(w.work, OWNER)
-    except cli.Failure as e:
-        raise cli.Skip("no nftables, or no owners of tables") from e
+    except Failure as e:
+        raise Skip("no nftables, or no owners of tables") from e
     dump_refused(w, target.pid, "a netlink socket of protocol 12", "owns tables of nftables", "close it", target=target)
 
 
@@ -404,6 +404,30 @@ def test_restore_pid_taken(w):
     w.known = target.tree()
     restore_refused(w, images, f"pid {target.pid} is taken", "end that first")
     target.unharmed()
+
+
+DEVICE = """import struct
+tun = open('/dev/net/tun', 'r+b', buffering=0)
+fcntl.ioctl(tun, 0x400454ca, struct.pack('16sH22x', %r, 0x1001))
+"""
+
+
+def test_restore_device_taken(w):
+    """A network device of the same name, of another program; one that is to stay is used as it is."""
+    name = f"ft{os.getpid()}"
+    if not os.access("/dev/net/tun", os.W_OK):
+        raise Skip("no /dev/net/tun")
+    body = DEVICE % name.encode()
+    images, target = w.checkpoint(body)
+    other = Target(w.work, body)
+    w.known = other.tree()
+    restore_refused(w, images, f"there is a network device {name}", "end that first")
+    other.unharmed()
+    os.kill(other.pid, signal.SIGKILL)
+    wait_gone(other.pid)
+    w.known = []
+    w.criu("restore", "-d", "-D", images).good()
+    expect(os.path.exists(f"/sys/class/net/{name}"), "the device")
 
 
 def test_restore_empty(w):

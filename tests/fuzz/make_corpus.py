@@ -23,7 +23,7 @@ PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_more", "epoll_oneshot", "
             "seccomp_filter", "seccomp_threads", "sem_undo", "sessions", "sessions_gone", "shares", "shares_all", "signalfd", "sigqueue",
             "stopped", "sysv_ipc", "sysv_shm", "tcp_listen", "tcp_opening", "tcp_options", "tcp_waiting", "thread_cwd", "thread_files", "threads", "timerfd", "timers_posix", "udp",
             "unix_backlog", "unix_connected", "unix_creds", "unix_dgram", "unix_listen", "unix_names", "unix_options",
-            "unix_pending", "unix_pidfd", "unix_rights", "unix_senders", "unix_tree", "userfaultfd", "vsock", "zombies"]
+            "unix_pending", "unix_pidfd", "unix_rights", "unix_senders", "unix_tree", "tun", "userfaultfd", "vsock", "zombies"]
 OPTIONS = {"file_deleted_linked": ["--link-remap"], "file_deleted_dir": ["--link-remap"], "locks_mapped": ["--file-locks"], "mqueue": ["--host-ipc"], "sem_undo": ["--host-ipc"], "sysv_ipc": ["--host-ipc"],
            "tcp_opening": TCP, "tcp_options": TCP, "tcp_waiting": TCP}
 PAGES_MAX = 8192

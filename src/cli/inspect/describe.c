@@ -241,6 +241,10 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add(ret, "%s, protocol %#x, device %u", socket_type(e->psk->type), e->psk->protocol, e->psk->ifindex);
 	} else if (e->vsock) {
 		add(ret, "%s, port %u%s", socket_type(e->vsock->type), e->vsock->port, e->vsock->has_backlog ? ", listening" : "");
+	} else if (e->tunf) {
+		add(ret, "%s", e->tunf->netdev ? e->tunf->netdev : "no device yet");
+		if (e->tunf->device)
+			add(ret, ", %zu addresses, %zu routes", e->tunf->device->n_addresses, e->tunf->device->n_routes);
 	} else if (e->usk) {
 		add_unix(v, ret, e->usk);
 	} else if (e->efd) {

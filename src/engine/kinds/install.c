@@ -9,6 +9,7 @@
 #include "engine/kinds/kind.h"
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
+#include "engine/kinds/tun.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -46,7 +47,7 @@ static const FownEntry *owner_of(const FileEntry *e)
 	return e->reg ? e->reg->fown : e->pipe ? e->pipe->fown : e->isk ? e->isk->fown : e->nlsk ? e->nlsk->fown : e->psk ? e->psk->fown : e->usk ? e->usk->fown : e->efd ? e->efd->fown :
 	       e->epfd ? e->epfd->fown : e->sgfd ? e->sgfd->fown : e->tfd ? e->tfd->fown : e->ify ? e->ify->fown : e->ffy ? e->ffy->fown :
 	       e->tty ? e->tty->fown : e->memfd ? e->memfd->fown : e->uring ? e->uring->fown : e->mqueue ? e->mqueue->fown :
-	       e->vsock ? e->vsock->fown : NULL;
+	       e->vsock ? e->vsock->fown : e->tunf ? e->tunf->fown : NULL;
 }
 
 /* By its kind; or, a socket of the network, the caller's in its place. */
@@ -125,6 +126,8 @@ int files_make(struct restore *s)
 {
 	int r = tty_prepare_external(s);
 
+	if (!r)
+		r = tun_prepare(s);
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];

@@ -1,45 +1,27 @@
 /* See netlink_ties.h. Sources: linux/audit.h, linux/netfilter/nf_tables.h, net/netfilter/nfnetlink_queue.c and nfnetlink_log.c (their files in /proc). */
 #include "engine/kinds/netlink_ties.h"
 
-#include <libmnl/libmnl.h>
+#include "engine/kinds/netlink_ask.h"
+
 #include <linux/audit.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
 
-#define BUFFER_SIZE 32768 /* more than the kernel puts into one message of a dump */
-
 #ifndef NFTA_TABLE_OWNER
 #define NFTA_TABLE_OWNER 7
 #endif
 
-static inline void close_mnl(struct mnl_socket **socket)
-{
-	if (*socket)
-		mnl_socket_close(*socket);
-}
-#define _cleanup_mnl_ __attribute__((cleanup(close_mnl)))
-
-/* One request, and its answers to `take`. */
+/* One request, all zero: of any family, version 0. */
 static int ask(int protocol, uint16_t type, uint16_t flags, size_t extra, mnl_cb_t take, void *data)
 {
-	char buffer[BUFFER_SIZE];
+	char buffer[MNL_ALIGN(sizeof(struct nlmsghdr)) + 64];
 	struct nlmsghdr *h = mnl_nlmsg_put_header(buffer);
-	_cleanup_mnl_ struct mnl_socket *socket = mnl_socket_open(protocol);
-	int r = MNL_CB_OK;
 
-	if (!socket || mnl_socket_bind(socket, 0, MNL_SOCKET_AUTOPID) < 0)
-		return -errno;
 	h->nlmsg_type = type;
 	h->nlmsg_flags = NLM_F_REQUEST | flags;
-	mnl_nlmsg_put_extra_header(h, extra); /* all zero: of any family, version 0 */
-	if (mnl_socket_sendto(socket, h, h->nlmsg_len) < 0)
-		return -errno;
-	while (r > MNL_CB_STOP) {
-		ssize_t n = mnl_socket_recvfrom(socket, buffer, sizeof(buffer));
-		r = n < 0 ? MNL_CB_ERROR : mnl_cb_run(buffer, (size_t)n, 0, 0, take, data);
-	}
-	return r < 0 ? -errno : 0;
+	mnl_nlmsg_put_extra_header(h, extra);
+	return netlink_ask(protocol, h, take, data);
 }
 
 /* ---- the audit daemon ---- */

@@ -2,12 +2,12 @@
 #include "engine/kinds/kind.h"
 
 extern const struct kind kind_regfile, kind_pipe, kind_fifo, kind_epoll, kind_eventfd, kind_signalfd, kind_timerfd,
-	kind_memfd, kind_inotify, kind_unix, kind_inet, kind_netlink, kind_packet, kind_tty, kind_pidfd, kind_fanotify, kind_uring, kind_mqueue, kind_vsock, kind_uffd;
+	kind_memfd, kind_inotify, kind_unix, kind_inet, kind_netlink, kind_packet, kind_tty, kind_pidfd, kind_fanotify, kind_uring, kind_mqueue, kind_vsock, kind_uffd, kind_tun;
 
 const struct kind *const kinds[] = {
 	&kind_memfd,	&kind_pipe,    &kind_fifo, &kind_epoll, &kind_eventfd, &kind_signalfd, &kind_timerfd,
 	&kind_inotify, &kind_fanotify, &kind_unix, &kind_inet, &kind_netlink, &kind_packet, &kind_tty, &kind_pidfd, &kind_uring, &kind_mqueue,
-	&kind_vsock, &kind_uffd,
+	&kind_vsock, &kind_uffd, &kind_tun,
 	&kind_regfile,
 };
 const size_t kinds_count = ARRAY_SIZE(kinds);
