@@ -186,6 +186,26 @@ def test_config(w):
     expect(w.request("GET", "/v1/config")[0] == 200, "the daemon's own")
 
 
+def test_leave_running(w):
+    """The setting criu.leave_running, of the daemon's and the caller's; what is said on the command line stands above both."""
+    w.start()
+    pid = w.run("counter")
+    w.fermata("dump", "job", "counter", env={"FERMATA_CRIU_LEAVE_RUNNING": "true"}).good()
+    expect(alive(pid) and w.job("counter")["ended"] == "", w.job("counter"))
+    w.fermata("dump", "process", pid, "--no-server", "--config", '{"criu": {"leave_running": true}}').good()
+    w.counts_on("counter")
+    result = w.fermata("dump", "job", "counter", "--no-leave-running", "--config", '{"criu": {"leave_runing": true}}', env={"FERMATA_CRIU_LEAVE_RUNNING": "true"}).good()
+    expect("criu.leave_runing in --config" in result.err and not alive(pid) and w.job("counter")["ended"] == "dumped", result)
+    w.stop()
+    w.configure(criu={"leave_running": True})
+    w.start()
+    w.fermata("restore", "job", "counter").good()
+    expect(w.request("POST", "/v1/jobs/counter/dump", {})[0] == 200 and alive(pid), "the daemon's")
+    w.counts_on("counter")
+    w.fermata("dump", "job", "counter", "--no-leave-running").good()
+    expect(not alive(pid) and w.job("counter")["ended"] == "dumped", w.job("counter"))
+
+
 def progress_of(w, path, body):
     """The events of a request."""
     made = w.connection()
