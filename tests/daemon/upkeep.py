@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 
 from world import COUNT, NOBODY, expect, main, read, tests_of, until
@@ -142,6 +143,25 @@ def test_rights(w):
     w.fermata("checkpoint", "flatten", ids["theirsFalse"], before=OTHER).good()
     w.fermata("job", "checkpoint", "delete", ids["theirsFalse"], before=OTHER).good()
     expect(len(w.request("GET", "/v1/checkpoints")[1]) == 2 and len(os.listdir(w.work + "/store/checkpoints")) == 1, "root's are there")
+
+
+def test_by_path(w):
+    """Checkpoints that the daemon does not know, by where they lie: root's alone."""
+    w.start()
+    pid = w.run("counter")
+    one, two = (w.fermata("dump", "process", pid, "--no-server", "--leave-running", "--name", name).good().out.split()[-1] for name in ("one", "two"))
+    get = lambda path: w.request("GET", "/v1/" + path)
+    expect(get(f"inspect?path={one}")[1]["processes"][0]["pid"] == pid and str(pid) in get(f"inspect?path={one}&format=text")[1], "inspect")
+    expect(get(f"verify?path={one}")[1]["files"] > 5, "verify")
+    expect(any(row["file"].startswith(("core-", "pages-")) for row in get(f"diff?path={one}&other={two}")[1]) and get(f"diff?path={one}&other={one}") == (200, []), "diff")
+    for path in ("inspect", "inspect?path=here", f"diff?path={one}", f"verify?path={one}&key=here"):
+        expect(get(path)[0] == 400, path)
+    expect("no such directory" in get("verify?path=/none")[1]["error"], get("verify?path=/none"))
+    os.chmod(w.work, 0o755)
+    os.chown(w.socket, NOBODY, -1)
+    curl = [*OTHER, sys.executable, "-c", "import http.client, socket, sys\nmade = http.client.HTTPConnection('localhost')\nmade.sock = socket.socket(socket.AF_UNIX)\n"
+            "made.sock.connect(sys.argv[1])\nmade.request('GET', sys.argv[2])\nprint(made.getresponse().status)", w.socket, f"/v1/inspect?path={one}"]
+    expect(subprocess.run(curl, stdout=subprocess.PIPE, check=True).stdout == b"403\n", "a user")
 
 
 def bodies(document):
