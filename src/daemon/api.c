@@ -252,7 +252,7 @@ static int kill_job(struct call *c, struct error *e)
 	if (!r && (signal < 1 || signal > 64))
 		r = error_set(e, -EINVAL, "%d is no signal", signal);
 	if (!r)
-		r = tree_require_owner((pid_t)j.process.pid, c->caller.uid, e);
+		r = members_require_owner(c->daemon, &j, c->caller.uid, e);
 	if (!r)
 		r = job_kill(c->daemon, &j, signal, e);
 	return r ? r : answer_job(c, &j);

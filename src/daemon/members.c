@@ -105,6 +105,21 @@ int members_list_strays(struct daemon *d, const struct job *j, struct tree *ret)
 	return r;
 }
 
+int members_require_owner(struct daemon *d, const struct job *j, uid_t uid, struct error *e)
+{
+	struct tree strays = {};
+	int r = uid && job_runs(j) ? tree_require_owner((pid_t)j->process.pid, uid, e) : 0;
+
+	if (!r && uid && members_list_strays(d, j, &strays))
+		r = error_set(e, -ENOMEM, "out of memory");
+	for (size_t i = 0; !r && i < strays.count; i++) {
+		r = tree_require_owner(strays.data[i], uid, e);
+		r = r == -ESRCH ? 0 : r;
+	}
+	VEC_FREE(&strays);
+	return r;
+}
+
 void members_describe(const struct tree *t, char *to, size_t size)
 {
 	size_t used = 0;

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
-from world import COUNT, NOBODY, expect, main, read, tests_of, until
+from world import COUNT, NOBODY, alive, expect, main, read, tests_of, until
 
 LARGE = "import os, time\ndata = os.urandom(64 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)"
 OTHER = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
@@ -143,6 +144,37 @@ def test_rights(w):
     w.fermata("checkpoint", "flatten", ids["theirsFalse"], before=OTHER).good()
     w.fermata("job", "checkpoint", "delete", ids["theirsFalse"], before=OTHER).good()
     expect(len(w.request("GET", "/v1/checkpoints")[1]) == 2 and len(os.listdir(w.work + "/store/checkpoints")) == 1, "root's are there")
+
+
+def test_rights_to_kill(w):
+    """What a user's job has left is theirs to end, unless it is somebody else's by now."""
+    os.chmod(w.work, 0o755)
+    w.configure(group="nogroup")
+    w.start()
+    script = "setsid sleep 1000 & echo $!; exec sleep 1000"
+    w.fermata("run", "process", "--jid", "theirs", "--", "sh", "-c", script, before=OTHER).good()
+    until(lambda: w.fermata("job", "logs", "theirs").out.strip(), "the pid")
+    left = int(w.fermata("job", "logs", "theirs").out)
+    until(lambda: read(f"/proc/{left}/comm") == "sleep\n", "it to sleep")
+    os.kill(w.job("theirs")["pid"], signal.SIGKILL)
+    until(lambda: w.job("theirs")["left"] == [left], lambda: w.job("theirs"))
+    w.fermata("job", "kill", "theirs", before=OTHER).good()
+    expect(not alive(left), "it is ended")
+    # A program of root's, as sudo(8) would have started it.
+    if os.statvfs(w.work).f_flag & os.ST_NOSUID:
+        return "without a program of root's: the disk is mounted with nosuid"
+    shutil.copy(shutil.which("sleep"), w.work + "/roots")
+    os.chmod(w.work + "/roots", 0o4755)
+    w.fermata("run", "process", "--jid", "mixed", "--", "sh", "-c", script.replace("setsid sleep", f"setsid {w.work}/roots"), before=OTHER).good()
+    until(lambda: w.fermata("job", "logs", "mixed").out.strip(), "the pid")
+    left = int(w.fermata("job", "logs", "mixed").out)
+    until(lambda: read(f"/proc/{left}/comm") == "roots\n", "it to run")
+    os.kill(w.job("mixed")["pid"], signal.SIGKILL)
+    until(lambda: w.job("mixed")["left"] == [left], lambda: w.job("mixed"))
+    w.fermata("job", "kill", "mixed", before=OTHER).error("not yours alone")
+    expect(alive(left), "it runs on")
+    w.fermata("job", "kill", "mixed").good()
+    expect(not alive(left), "root ends it")
 
 
 def test_by_path(w):
