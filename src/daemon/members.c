@@ -158,6 +158,18 @@ static void list_session(const struct identity *leader, struct tree *ret)
 		closedir(dir);
 }
 
+/* What is another's by now, root's by sudo(8) for one, is not ended for the user of the job. */
+static void leave_others(const struct job *j, struct tree *t)
+{
+	struct error ignored;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < t->count; i++)
+		if (!j->uid || tree_require_owner(t->data[i], (uid_t)j->uid, &ignored) == 0)
+			t->data[kept++] = t->data[i];
+	t->count = kept;
+}
+
 /* Each supervisor goes when it has waited for the last of its own. */
 static bool supervisors_wait(struct daemon *d, const struct job *j)
 {
@@ -178,6 +190,7 @@ size_t members_end(struct daemon *d, const struct job *j, char *names, size_t si
 		struct tree rest = {};
 		if (members_list_strays(d, j, &rest) == 0)
 			list_session(&j->process, &rest);
+		leave_others(j, &rest);
 		if (rest.count > most) {
 			members_describe(&rest, names, size);
 			most = rest.count;
