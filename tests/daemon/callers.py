@@ -255,7 +255,7 @@ def test_progress(w):
         expect(0.9 < spent / profile["total_ns"] <= 1.01, profile)
         expect(path != "dump" or (set(STAGES) <= {stage["stage"] for stage in profile["stages"]} and 0 < profile["pause_ns"] <= profile["total_ns"]), profile)
     status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:9")
-    expect(status == 0 and re.search(r"\[#+\.*\] [0-9.]+ MiB of [0-9.]+ MiB, [0-9.]+ MiB/s, ", out) and "Dumped to" in out.splitlines()[-1], out)
+    expect(status == 0 and re.search(r"\[#+\.*\] [0-9.]+ MiB of [0-9.]+ MiB, [0-9.]+ [KM]iB/s, ", out) and "Dumped to" in out.splitlines()[-1], out)
     status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:9", "--quiet")
     expect(status == 0 and "MiB" not in out and "[" not in out, out)
     # A client that goes away does not end the dump.
