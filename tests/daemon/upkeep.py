@@ -142,6 +142,9 @@ def test_rights(w):
     w.fermata("checkpoint", "flatten", path, before=OTHER).error("only root")
     w.fermata("job", "checkpoint", "delete", ids["rootsTrue"], before=OTHER).error("no checkpoint")
     w.fermata("checkpoint", "flatten", ids["theirsFalse"], before=OTHER).good()
+    w.fermata("restore", "job", "theirs", "--as", "copy", before=OTHER).good()
+    until(lambda: len(w.numbers("copy")) > 3, "the copy to count")
+    expect(os.stat(w.job("copy")["log"]).st_uid == NOBODY and w.fermata("job", "logs", "copy", before=OTHER).good().out, "its log is theirs")
     w.fermata("job", "checkpoint", "delete", ids["theirsFalse"], before=OTHER).good()
     expect(len(w.request("GET", "/v1/checkpoints")[1]) == 2 and len(os.listdir(w.work + "/store/checkpoints")) == 1, "root's are there")
 
