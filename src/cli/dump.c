@@ -136,6 +136,7 @@ int verb_dump_process(struct command_line *c)
 		return cli_report(c, &e);
 	}
 	remote_profiling(c, s);
+	c->request.leave_running |= !c->events && remote_leaves_running(c, s); /* a daemon that has helpers says it to them */
 	if (c->events)
 		signal(SIGPIPE, SIG_IGN); /* the dump goes on when nobody listens any more */
 	c->request.images_dir = path;

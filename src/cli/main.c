@@ -75,6 +75,7 @@ static int run(struct command_line *c)
 	}
 	if (c->request.pidfile && c->program->configured)
 		c->request.pidfile = cli_in_work_dir(c, c->request.pidfile, pidfile);
+	remote_tell_unknown(c);
 	int status = remote_need_full(c);
 	return status ? status : c->verb->run(c);
 }

@@ -31,6 +31,21 @@ void remote_profiling(struct command_line *c, const struct settings *s)
 		c->profiling |= settings_bool(s, SETTING_PROFILING);
 }
 
+bool remote_leaves_running(const struct command_line *c, const struct settings *s)
+{
+	return !given_find(c->given, "leave-running") && !given_find(c->given, "leave-stopped") && settings_bool(s, SETTING_LEAVE_RUNNING);
+}
+
+void remote_tell_unknown(const struct command_line *c)
+{
+	_cleanup_free_ struct settings *s = c->config_json ? malloc(sizeof(*s)) : NULL;
+	struct error e = {};
+
+	/* What is wrong with them the verb says, and config show names all. */
+	if (s && !settings_read(s, c->program->name, "/", c->config_json, &e) && s->unknown[0] && strcmp(c->verb->name, "config show"))
+		fprintf(stderr, "Warning: there is no such setting, it is ignored: %s\n", s->unknown);
+}
+
 int remote_need_full(struct command_line *c)
 {
 	const struct option_row *row = option_find(c->program, "address");
@@ -217,7 +232,7 @@ static int heard(void *data, json_t *event, struct error *e)
 }
 
 /* One request whose answer is events; `body` is consumed. 0 with v->done, or an error that was reported. */
-static int follow(struct view *v, const char *path, json_t *body, const char *otherwise)
+static int follow(struct view *v, const char *path, json_t *body, bool dump, const char *otherwise)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	struct error e = {};
@@ -227,6 +242,8 @@ static int follow(struct view *v, const char *path, json_t *body, const char *ot
 		remote_profiling(v->c, s);
 	if (!r && v->c->profiling)
 		json_object_set_new(json_object_get(body, "options"), "profiling", json_true());
+	if (!r && dump && remote_leaves_running(v->c, s))
+		json_object_set_new(json_object_get(body, "options"), "leave-running", json_true());
 	if (!r)
 		r = client_events(s, "POST", path, body, heard, v, &e);
 	progress_end(v->c);
@@ -240,7 +257,7 @@ json_t *remote_work(struct command_line *c, const char *path, json_t *body)
 {
 	struct view v = { .c = c };
 
-	json_t *result = follow(&v, path, body, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_t *result = follow(&v, path, body, false, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
 	json_decref(v.profile);
 	json_decref(v.done);
 	return result;
@@ -260,7 +277,7 @@ int remote_dump(struct command_line *c, const char *path)
 		json_object_set_new(body, "dir", remote_absolute(c->dir));
 	if (c->name)
 		json_object_set_new(body, "name", json_string(c->name));
-	int status = follow(&v, path, body, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
+	int status = follow(&v, path, body, true, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
 	if (!status && c->json) {
 		json_t *profile = profile_json(c, true);
 		if (profile)
@@ -327,7 +344,7 @@ int remote_restore(struct command_line *c, const char *path, json_t *body)
 	if (c->checkpoint)
 		json_object_set_new(body, "checkpoint", json_string(c->checkpoint));
 	terminal_into(c, body);
-	int status = follow(&v, path, body, "the daemon ended before the restore did; fermata job list says what became of it");
+	int status = follow(&v, path, body, false, "the daemon ended before the restore did; fermata job list says what became of it");
 	if (!status)
 		status = announce(c, json_object_get(v.done, "job"));
 	json_decref(v.profile);

@@ -7,6 +7,10 @@
 int remote_settings(const struct command_line *c, struct settings *s, struct error *e);
 /* The setting profiling.enabled, unless the command line says otherwise. */
 void remote_profiling(struct command_line *c, const struct settings *s);
+/* The same of criu.leave_running: true where a dump is to leave it running though nobody said so on the command line. */
+bool remote_leaves_running(const struct command_line *c, const struct settings *s);
+/* Says which keys of --config there are none of. */
+void remote_tell_unknown(const struct command_line *c);
 /* A daemon on TCP needs the program that has TLS: cli_become_full where that is so. 0, or an exit status. */
 int remote_need_full(struct command_line *c);
 /* True: a daemon is to do it. False: --no-server, or there is none and none was named. */

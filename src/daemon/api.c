@@ -252,7 +252,7 @@ static int kill_job(struct call *c, struct error *e)
 	if (!r && (signal < 1 || signal > 64))
 		r = error_set(e, -EINVAL, "%d is no signal", signal);
 	if (!r)
-		r = tree_require_owner((pid_t)j.process.pid, c->caller.uid, e);
+		r = members_require_owner(c->daemon, &j, c->caller.uid, e);
 	if (!r)
 		r = job_kill(c->daemon, &j, signal, e);
 	return r ? r : answer_job(c, &j);
@@ -604,6 +604,9 @@ const struct route routes[] = {
 	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ", PRINTED, NULL, "json", compare_checkpoints },
 	{ "POST", "/v1/checkpoints/{id}/flatten", "Give it all the pages that it has in parents, so that it needs none",
 	  NULL, NULL, "events", call_flatten_checkpoint },
+	{ "GET", "/v1/inspect", "What a checkpoint holds, named by its path; `key`: the file with its store's key", PRINTED " path key", NULL, "json", call_inspect_path },
+	{ "GET", "/v1/verify", "Compare a checkpoint, named by its path, with its checksums", PRINTED " path key", NULL, "json", call_verify_path },
+	{ "GET", "/v1/diff", "In which files two differ, named by their paths", PRINTED " path other key", NULL, "json", call_diff_paths },
 	{ "POST", "/v1/store/ls", "The checkpoints of a store; `key`: the file with its key", NULL, STORE, "events", call_store_ls },
 	{ "POST", "/v1/store/stats", "How much is in a store, and how much of it is kept once for several", NULL, STORE, "events", call_store_stats },
 	{ "POST", "/v1/store/verify", "Compare every chunk of a store with its hash", NULL, STORE, "events", call_store_verify },

@@ -104,6 +104,8 @@ void job_wait_end(struct daemon *d, struct job *j);
 
 /* What belongs to the job, of this run or an earlier one, and is not below its first process (any more). The caller frees data. */
 int members_list_strays(struct daemon *d, const struct job *j, struct tree *ret);
+/* -EPERM, as tree_require_owner: all of the job must be the user's, also what has left its first process. */
+int members_require_owner(struct daemon *d, const struct job *j, uid_t uid, struct error *e);
 void members_describe(const struct tree *t, char *to, size_t size); /* "4127 (sleep), 4128 (sh)" */
 /* Before the job gets another supervisor: what the present one still looks after stays the job's. */
 void members_note_supervisor(struct daemon *d, const struct job *j);

@@ -105,6 +105,21 @@ int members_list_strays(struct daemon *d, const struct job *j, struct tree *ret)
 	return r;
 }
 
+int members_require_owner(struct daemon *d, const struct job *j, uid_t uid, struct error *e)
+{
+	struct tree strays = {};
+	int r = uid && job_runs(j) ? tree_require_owner((pid_t)j->process.pid, uid, e) : 0;
+
+	if (!r && uid && members_list_strays(d, j, &strays))
+		r = error_set(e, -ENOMEM, "out of memory");
+	for (size_t i = 0; !r && i < strays.count; i++) {
+		r = tree_require_owner(strays.data[i], uid, e);
+		r = r == -ESRCH ? 0 : r;
+	}
+	VEC_FREE(&strays);
+	return r;
+}
+
 void members_describe(const struct tree *t, char *to, size_t size)
 {
 	size_t used = 0;
@@ -143,6 +158,18 @@ static void list_session(const struct identity *leader, struct tree *ret)
 		closedir(dir);
 }
 
+/* What is another's by now, root's by sudo(8) for one, is not ended for the user of the job. */
+static void leave_others(const struct job *j, struct tree *t)
+{
+	struct error ignored;
+	size_t kept = 0;
+
+	for (size_t i = 0; i < t->count; i++)
+		if (!j->uid || tree_require_owner(t->data[i], (uid_t)j->uid, &ignored) == 0)
+			t->data[kept++] = t->data[i];
+	t->count = kept;
+}
+
 /* Each supervisor goes when it has waited for the last of its own. */
 static bool supervisors_wait(struct daemon *d, const struct job *j)
 {
@@ -163,6 +190,7 @@ size_t members_end(struct daemon *d, const struct job *j, char *names, size_t si
 		struct tree rest = {};
 		if (members_list_strays(d, j, &rest) == 0)
 			list_session(&j->process, &rest);
+		leave_others(j, &rest);
 		if (rest.count > most) {
 			members_describe(&rest, names, size);
 			most = rest.count;

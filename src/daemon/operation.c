@@ -27,6 +27,7 @@ struct operation {
 	struct checkpoint checkpoint;
 	char key[JID_MAX + 16], jid[JID_MAX];
 	bool leaves_running, was_frozen, periodic;
+	bool by_setting; /* it leaves it running since the setting says so */
 	int64_t keep;
 	json_t *words; /* the helper's command line */
 	int64_t start_ns;
@@ -378,6 +379,8 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 		add(o->words, "--streams=%ld", settings_number(s, SETTING_CHECKPOINT_STREAMS));
 	if (!json_object_get(options, "profiling") && settings_bool(s, SETTING_PROFILING))
 		add(o->words, "--profiling");
+	if (o->by_setting)
+		add(o->words, "--leave-running");
 	if (j && j->attachable)
 		add(o->words, "--shell-job");
 	if (enters && !o->leaves_running)
@@ -391,7 +394,9 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 	const json_t *options = json_object_get(body, "options");
 	int r = choose_path(o, c, body, periodic, e);
 
-	o->leaves_running = json_is_true(json_object_get(options, "leave-running")) || json_is_true(json_object_get(options, "leave-stopped"));
+	o->by_setting = !json_object_get(options, "leave-running") && !json_object_get(options, "leave-stopped") &&
+			settings_bool(&o->daemon->settings, SETTING_LEAVE_RUNNING);
+	o->leaves_running = o->by_setting || json_is_true(json_object_get(options, "leave-running")) || json_is_true(json_object_get(options, "leave-stopped"));
 	if (!r)
 		r = make_words(o, c, j, pid, body, periodic, e);
 	if (r)

@@ -32,6 +32,7 @@ static const struct row {
 	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT, "none tar gzip lz4 zlib zstd" },
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER, NULL },
 	[SETTING_CHECKPOINT_STORE_KEY] = { "checkpoint.store_key", "", "The file with the key of stores, which are encrypted then", KIND_TEXT, NULL },
+	[SETTING_LEAVE_RUNNING] = { "criu.leave_running", "false", "What is dumped runs on, unless --no-leave-running is given", KIND_BOOL, NULL },
 	[SETTING_CONNECTIONS] = { "connections", "256", "How many clients at once", KIND_NUMBER, NULL },
 	[SETTING_PROFILING] = { "profiling.enabled", "false", "Print where the time went", KIND_BOOL, NULL },
 	[SETTING_GPU_HELPER] = { "gpu.helper", "auto", "A process that has the GPU's driver loaded: auto (where there is one), on, off", KIND_TEXT, "auto on off" },

@@ -142,6 +142,51 @@ int call_verify_checkpoint(struct call *c, struct error *e)
 	return tool_begin(c->daemon, &work, &c->events, e);
 }
 
+/* ---- those that nobody here knows ---- */
+
+static int add_path(const struct call *c, json_t *words, const char *name, bool needed, const char *format, struct error *e)
+{
+	const char *path = c->query(c->connection, name);
+
+	if (!path && !needed)
+		return 0;
+	if (!path || !store_or_plain_is_absolute(path))
+		return error_set(e, -EINVAL, "the parameter %s must be a path from / on%s", name, needed ? ", or store:/DIR/NAME" : "");
+	return json_array_append_new(words, json_sprintf(format, path)) ? error_set(e, -EINVAL, "the parameter %s is no UTF-8", name) : 0;
+}
+
+static int look_at_path(struct call *c, const char *verb, bool two, struct error *e)
+{
+	json_t *words = json_pack("[s]", verb);
+	int r = c->caller.uid ? error_set(e, -EPERM, "only root may name a checkpoint by its path; fermata checkpoints shows the ids of yours") : 0;
+
+	if (!r)
+		r = add_path(c, words, "path", true, "%s", e);
+	if (!r && two)
+		r = add_path(c, words, "other", true, "%s", e);
+	if (!r)
+		r = add_path(c, words, "key", false, "--store-key=%s", e);
+	if (!r)
+		return call_answer_tool(c, words, e);
+	json_decref(words);
+	return r;
+}
+
+int call_inspect_path(struct call *c, struct error *e)
+{
+	return look_at_path(c, "inspect", false, e);
+}
+
+int call_verify_path(struct call *c, struct error *e)
+{
+	return look_at_path(c, "verify", false, e);
+}
+
+int call_diff_paths(struct call *c, struct error *e)
+{
+	return look_at_path(c, "diff", true, e);
+}
+
 /* ---- stores ---- */
 
 static int need_root(const struct call *c, struct error *e)

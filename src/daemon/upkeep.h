@@ -10,6 +10,10 @@ int call_delete_checkpoint(struct call *c, struct error *e);
 int call_flatten_checkpoint(struct call *c, struct error *e);
 int call_flatten_path(struct call *c, struct error *e); /* body: path */
 int call_verify_checkpoint(struct call *c, struct error *e);
+/* By paths behind `?`: path, other, key. Root's. */
+int call_inspect_path(struct call *c, struct error *e);
+int call_verify_path(struct call *c, struct error *e);
+int call_diff_paths(struct call *c, struct error *e);
 /* body: store, key */
 int call_store_ls(struct call *c, struct error *e);
 int call_store_stats(struct call *c, struct error *e);

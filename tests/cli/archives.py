@@ -303,7 +303,7 @@ def test_progress(w):
     target = Target(w.work, SLOW)
     slow = ["dump", "process", target.pid, "--dir", w.work, "--compression", "zstd:17", "--leave-running", "--no-live"]
     text = on_terminal(w, *slow)
-    expect("memory" in text and "#" in text and "MiB/s" in text and "left" in text and " of " in text, text[:2000])
+    expect("memory" in text and "#" in text and "iB/s" in text and "left" in text and " of " in text, text[:2000])
     expect(text.replace("\r\n", "\n").endswith(".tar.zst\n") and "\r\033[KDumped to" in text, text[-300:])
     expect("\r\033" not in on_terminal(w, *slow, "--quiet"), "--quiet")
     expect(not fermata(*slow, deadline=6 * DEADLINE).good().err, "not on a terminal")

@@ -186,6 +186,26 @@ def test_config(w):
     expect(w.request("GET", "/v1/config")[0] == 200, "the daemon's own")
 
 
+def test_leave_running(w):
+    """The setting criu.leave_running, of the daemon's and the caller's; what is said on the command line stands above both."""
+    w.start()
+    pid = w.run("counter")
+    w.fermata("dump", "job", "counter", env={"FERMATA_CRIU_LEAVE_RUNNING": "true"}).good()
+    expect(alive(pid) and w.job("counter")["ended"] == "", w.job("counter"))
+    w.fermata("dump", "process", pid, "--no-server", "--config", '{"criu": {"leave_running": true}}').good()
+    w.counts_on("counter")
+    result = w.fermata("dump", "job", "counter", "--no-leave-running", "--config", '{"criu": {"leave_runing": true}}', env={"FERMATA_CRIU_LEAVE_RUNNING": "true"}).good()
+    expect("criu.leave_runing in --config" in result.err and not alive(pid) and w.job("counter")["ended"] == "dumped", result)
+    w.stop()
+    w.configure(criu={"leave_running": True})
+    w.start()
+    w.fermata("restore", "job", "counter").good()
+    expect(w.request("POST", "/v1/jobs/counter/dump", {})[0] == 200 and alive(pid), "the daemon's")
+    w.counts_on("counter")
+    w.fermata("dump", "job", "counter", "--no-leave-running").good()
+    expect(not alive(pid) and w.job("counter")["ended"] == "dumped", w.job("counter"))
+
+
 def progress_of(w, path, body):
     """The events of a request."""
     made = w.connection()
@@ -235,7 +255,7 @@ def test_progress(w):
         expect(0.9 < spent / profile["total_ns"] <= 1.01, profile)
         expect(path != "dump" or (set(STAGES) <= {stage["stage"] for stage in profile["stages"]} and 0 < profile["pause_ns"] <= profile["total_ns"]), profile)
     status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:9")
-    expect(status == 0 and re.search(r"\[#+\.*\] [0-9.]+ MiB of [0-9.]+ MiB, [0-9.]+ MiB/s, ", out) and "Dumped to" in out.splitlines()[-1], out)
+    expect(status == 0 and re.search(r"\[#+\.*\] [0-9.]+ MiB of [0-9.]+ MiB, [0-9.]+ [KM]iB/s, ", out) and "Dumped to" in out.splitlines()[-1], out)
     status, out = on_terminal(w, "dump", "job", "large", "--leave-running", "--compression", "gzip:9", "--quiet")
     expect(status == 0 and "MiB" not in out and "[" not in out, out)
     # A client that goes away does not end the dump.
@@ -299,7 +319,7 @@ def test_metrics_and_api(w):
     expect(events[-1]["event"] == "error" and "runs" in events[-1]["error"], events)
     w.fermata("job", "kill", "counter").good()
     events = progress_of(w, "/v1/jobs/counter/restore", {"events": True})
-    expect(events[-1]["event"] == "done" and events[-1]["job"]["status"] in ("sleep", "running"), events)
+    expect(events[-1]["event"] == "done" and events[-1]["job"]["status"] in ("sleep", "running", "disk"), events)
     w.stop()
     w.configure(metrics=False)
     w.start()

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 import sys
 
-from world import COUNT, NOBODY, expect, main, read, tests_of, until
+from world import COUNT, NOBODY, alive, expect, main, read, tests_of, until
 
 LARGE = "import os, time\ndata = os.urandom(64 << 20)\nprint('ready', flush=True)\ntime.sleep(1000)"
 OTHER = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
@@ -140,8 +142,61 @@ def test_rights(w):
     w.fermata("checkpoint", "flatten", path, before=OTHER).error("only root")
     w.fermata("job", "checkpoint", "delete", ids["rootsTrue"], before=OTHER).error("no checkpoint")
     w.fermata("checkpoint", "flatten", ids["theirsFalse"], before=OTHER).good()
+    w.fermata("restore", "job", "theirs", "--as", "copy", before=OTHER).good()
+    until(lambda: len(w.numbers("copy")) > 3, "the copy to count")
+    expect(os.stat(w.job("copy")["log"]).st_uid == NOBODY and w.fermata("job", "logs", "copy", before=OTHER).good().out, "its log is theirs")
     w.fermata("job", "checkpoint", "delete", ids["theirsFalse"], before=OTHER).good()
     expect(len(w.request("GET", "/v1/checkpoints")[1]) == 2 and len(os.listdir(w.work + "/store/checkpoints")) == 1, "root's are there")
+
+
+def test_rights_to_kill(w):
+    """What a user's job has left is theirs to end, unless it is somebody else's by now."""
+    os.chmod(w.work, 0o755)
+    w.configure(group="nogroup")
+    w.start()
+    script = "setsid sleep 1000 & echo $!; exec sleep 1000"
+    w.fermata("run", "process", "--jid", "theirs", "--", "sh", "-c", script, before=OTHER).good()
+    until(lambda: w.fermata("job", "logs", "theirs").out.strip(), "the pid")
+    left = int(w.fermata("job", "logs", "theirs").out)
+    until(lambda: read(f"/proc/{left}/comm") == "sleep\n", "it to sleep")
+    os.kill(w.job("theirs")["pid"], signal.SIGKILL)
+    until(lambda: w.job("theirs")["left"] == [left], lambda: w.job("theirs"))
+    w.fermata("job", "kill", "theirs", before=OTHER).good()
+    expect(not alive(left), "it is ended")
+    # A program of root's, as sudo(8) would have started it.
+    if os.statvfs(w.work).f_flag & os.ST_NOSUID:
+        return "without a program of root's: the disk is mounted with nosuid"
+    shutil.copy(shutil.which("sleep"), w.work + "/roots")
+    os.chmod(w.work + "/roots", 0o4755)
+    w.fermata("run", "process", "--jid", "mixed", "--", "sh", "-c", script.replace("setsid sleep", f"setsid {w.work}/roots"), before=OTHER).good()
+    until(lambda: w.fermata("job", "logs", "mixed").out.strip(), "the pid")
+    left = int(w.fermata("job", "logs", "mixed").out)
+    until(lambda: read(f"/proc/{left}/comm") == "roots\n", "it to run")
+    os.kill(w.job("mixed")["pid"], signal.SIGKILL)
+    until(lambda: w.job("mixed")["left"] == [left], lambda: w.job("mixed"))
+    w.fermata("job", "kill", "mixed", before=OTHER).error("not yours alone")
+    expect(alive(left), "it runs on")
+    w.fermata("job", "kill", "mixed").good()
+    expect(not alive(left), "root ends it")
+
+
+def test_by_path(w):
+    """Checkpoints that the daemon does not know, by where they lie: root's alone."""
+    w.start()
+    pid = w.run("counter")
+    one, two = (w.fermata("dump", "process", pid, "--no-server", "--leave-running", "--name", name).good().out.split()[-1] for name in ("one", "two"))
+    get = lambda path: w.request("GET", "/v1/" + path)
+    expect(get(f"inspect?path={one}")[1]["processes"][0]["pid"] == pid and str(pid) in get(f"inspect?path={one}&format=text")[1], "inspect")
+    expect(get(f"verify?path={one}")[1]["files"] > 5, "verify")
+    expect(any(row["file"].startswith(("core-", "pages-")) for row in get(f"diff?path={one}&other={two}")[1]) and get(f"diff?path={one}&other={one}") == (200, []), "diff")
+    for path in ("inspect", "inspect?path=here", f"diff?path={one}", f"verify?path={one}&key=here"):
+        expect(get(path)[0] == 400, path)
+    expect("no such directory" in get("verify?path=/none")[1]["error"], get("verify?path=/none"))
+    os.chmod(w.work, 0o755)
+    os.chown(w.socket, NOBODY, -1)
+    curl = [*OTHER, sys.executable, "-c", "import http.client, socket, sys\nmade = http.client.HTTPConnection('localhost')\nmade.sock = socket.socket(socket.AF_UNIX)\n"
+            "made.sock.connect(sys.argv[1])\nmade.request('GET', sys.argv[2])\nprint(made.getresponse().status)", w.socket, f"/v1/inspect?path={one}"]
+    expect(subprocess.run(curl, stdout=subprocess.PIPE, check=True).stdout == b"403\n", "a user")
 
 
 def bodies(document):
