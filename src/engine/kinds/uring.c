@@ -742,7 +742,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
+	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept, with what is linked to them; Linux 6.13, BTF and BPF), threads of the kernel that submit (SQPOLL), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,
