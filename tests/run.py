@@ -72,6 +72,7 @@ SEES_FLAGS = ("madvise",)
 # What a dump must refuse under kernels older than that, and the words in its reason.
 OLDER = {
     "io_uring": ((6, 0), "Linux 6.0"),
+    "io_uring_disk": ((6, 16), "requests under way"),
     "io_uring_polled": ((6, 13), "is an io_uring ring with"),
     "io_uring_requests": ((6, 16), "requests under way"),
     "leader_gone": ((6, 9), "before Linux 6.9"),
