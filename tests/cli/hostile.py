@@ -302,6 +302,21 @@ def test_hostile_memory_of_descriptors(w):
     Target.wait(target)
 
 
+def test_hostile_states(w):
+    """States of the processor that a process is said to have asked for: there is no such."""
+    w.known, pack = [], packer()
+    images, target = w.checkpoint("pass")
+
+    def states(bits):
+        def one(entry):
+            for field in entry:
+                if field[0] == 3 and field[1] == 2:
+                    field[2] = pack.message(pack.fields(field[2]) + [[1011, 0, bits]])
+        return lambda copy: change(copy, f"core-{target.pid}.img", one)
+    for bits in (1 << 62, 1 << 40 | 1):
+        refused_copy(w, images, states(bits), f"process {target.pid} has asked for states of the processor")
+
+
 def test_hostile_ring(w):
     """Requests of io_uring that can't be, or that another could not have submitted."""
     w.known, pack, uring = [], packer(), 1005
