@@ -41,7 +41,7 @@ USER = ("aio", "anon", "brk", "env", "epoll", "eventfd", "fork", "forker", "io_u
 SETPRIV = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpoint_restore,+sys_ptrace"]
 # As after a boot of the machine: with clocks that are behind what they were. What has to do with time, and with who is whose child.
-BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "itimer", "itimers", "leader_gone", "orphan", "pdeathsig", "restart", "rseq", "seccomp_filter", "sessions", "shares_all",
+BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "io_uring_requests", "itimer", "itimers", "leader_gone", "orphan", "pdeathsig", "restart", "rseq", "seccomp_filter", "sessions", "shares_all",
           "signals", "sleep", "sleeps", "spawner", "sysv_shm", "tcp_established", "threads_many", "timeouts", "timerfd", "timers_posix", "timers_ticking", "vdso", "zombies")
 KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
@@ -72,6 +72,9 @@ SEES_FLAGS = ("madvise",)
 # What a dump must refuse under kernels older than that, and the words in its reason.
 OLDER = {
     "io_uring": ((6, 0), "Linux 6.0"),
+    "io_uring_disk": ((6, 16), "requests under way"),
+    "io_uring_polled": ((6, 13), "is an io_uring ring with"),
+    "io_uring_requests": ((6, 16), "requests under way"),
     "leader_gone": ((6, 9), "before Linux 6.9"),
     "leader_gone_more": ((6, 9), "before Linux 6.9"),
     "syscall_dispatch": ((6, 4), "before Linux 6.4"),

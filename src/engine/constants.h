@@ -19,3 +19,9 @@
 #define PR_SET_MEMORY_MERGE 67 /* Linux 6.4 */
 #define PR_GET_MEMORY_MERGE 68
 #endif
+/* arch_prctl(2), Linux 5.16: states of the processor that a process must ask for. */
+#ifndef ARCH_GET_XCOMP_SUPP
+#define ARCH_GET_XCOMP_SUPP 0x1021
+#define ARCH_GET_XCOMP_PERM 0x1022
+#define ARCH_REQ_XCOMP_PERM 0x1023
+#endif

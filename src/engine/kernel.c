@@ -294,6 +294,13 @@ int kernel_size(const struct kernel *k, const char *type, const char *member)
 	return kind == BTF_KIND_INT || kind == BTF_KIND_ENUM || has_members(t) ? (int)(count * t->size) : -ENOENT;
 }
 
+int kernel_struct_size(const struct kernel *k, const char *type)
+{
+	const struct btf_type *t = find_struct(k, type);
+
+	return t ? (int)t->size : -ENOENT;
+}
+
 int kernel_bit(const struct kernel *k, const char *type, const char *member)
 {
 	struct index *x = k->index;

@@ -18,6 +18,8 @@ void kernel_close(struct kernel *k);
 int kernel_offset(const struct kernel *k, const char *type, const char *member);
 /* The same in bits, for a member that is less than a byte. */
 int kernel_bit(const struct kernel *k, const char *type, const char *member);
+/* How many bytes a whole struct has; -ENOENT. */
+int kernel_struct_size(const struct kernel *k, const char *type);
 /* How many bytes it has, where it is a number, a pointer, a struct or an array of those. */
 int kernel_size(const struct kernel *k, const char *type, const char *member);
 /* The value of an enumerator, none of which is negative; -ENOENT. `type`: "" for those without a name. */

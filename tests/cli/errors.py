@@ -191,20 +191,17 @@ def test_error_io_uring(w):
             "sqes = mmap.mmap(ring, 256, offset=0x10000000)\nsqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 0, 1)\n"
             "m[p[11]:p[11] + 4] = struct.pack('<I', 1)\n{submit}\n")
     submit = "assert libc.syscall(426, ring, 1, 0, 0, 0, 0) == 1"
-    for setup, then, words in (("", submit, "requests under way (1 submitted, 0 completed); try again"),
-                               ("p[2] = 2", "", "a thread of the kernel that submits (IORING_SETUP_SQPOLL)"),
+    # What a worker of the kernel waits for: somebody who writes to a FIFO.
+    fifo = ("os.mkfifo('fifo')\npath = ctypes.create_string_buffer(b'fifo')\n"
+            "sqes[:32] = struct.pack('<BBHiQQII', 18, 16, 0, -100, 0, ctypes.addressof(path), 0, 0)\n")
+    for setup, then, words in (("", submit + "\nos.close(r)", "a request under way (IORING_OP_POLL_ADD) on a file whose descriptor was closed"),
+                               ("", fifo + submit, "requests under way that are not to be seen (1 of 1)"),
+                               ("p[2] = 2", "os.fork() or time.sleep(1000)", "a thread of the kernel that submits (IORING_SETUP_SQPOLL), and process "),
                                ("p[2] = 0x1000", "b = ctypes.create_string_buffer(8192)\ng = (ctypes.c_uint64 * 5)(ctypes.addressof(b) + 4095 & ~4095, 7 << 32 | 8, 0, 0, 0)\n"
                                 "assert libc.syscall(427, ring, 22, g, 1) == 0", "groups of buffers"),
                                ("", "e = ctypes.c_int(os.eventfd(0))\nassert libc.syscall(427, ring, 4, ctypes.byref(e), 1) == 0\nos.close(e.value)", "an eventfd that is told")):
         target = Target(w.work, body.format(setup=setup, submit=then))
         dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with " + words, target=target)
-    # One request, one completion, and it goes on: a poll that tells of each event, a timer that ticks.
-    again = "assert libc.syscall(426, ring, 1, 1, 1, 0, 0) == 1\n"
-    for then in ("sqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 1, 1)\nos.write(wr, b'x')\n" + again,
-                 "t = ctypes.create_string_buffer(struct.pack('qq', 1, 0))\n"
-                 "sqes[:32] = struct.pack('<BBHiQQII', 11, 0, 0, -1, 0, ctypes.addressof(t), 1, 1 << 6)\n" + again):
-        target = Target(w.work, body.format(setup="", submit=then))
-        dump_refused(w, target.pid, f"process {target.pid}", "is an io_uring ring with requests under way", target=target)
 
 
 def test_error_mq_notify(w):

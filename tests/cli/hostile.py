@@ -333,6 +333,68 @@ def test_hostile_memory_of_descriptors(w):
     Target.wait(target)
 
 
+def test_hostile_states(w):
+    """States of the processor that a process is said to have asked for: there is no such."""
+    w.known, pack = [], packer()
+    images, target = w.checkpoint("pass")
+
+    def states(bits):
+        def one(entry):
+            for field in entry:
+                if field[0] == 3 and field[1] == 2:
+                    field[2] = pack.message(pack.fields(field[2]) + [[1011, 0, bits]])
+        return lambda copy: change(copy, f"core-{target.pid}.img", one)
+    for bits in (1 << 62, 1 << 40 | 1):
+        refused_copy(w, images, states(bits), f"process {target.pid} has asked for states of the processor")
+
+
+def test_hostile_ring(w):
+    """Requests of io_uring that can't be, or that another could not have submitted."""
+    w.known, pack, uring = [], packer(), 1005
+    images, target = w.checkpoint(
+        "import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\np = (ctypes.c_uint32 * 30)()\nring = libc.syscall(425, 4, p)\nr, wr = os.pipe()\n"
+        "m = mmap.mmap(ring, p[16] + 16)\nsqes = mmap.mmap(ring, 256, offset=0x10000000)\nsqes[:32] = struct.pack('<BBHiQQII', 6, 0, 0, r, 0, 0, 0, 1)\n"
+        "m[p[11]:p[11] + 4] = struct.pack('<I', 1)\nassert libc.syscall(426, ring, 1, 0, 0, 0, 0) == 1")
+
+    def requests(changer):
+        def lie(inner):
+            found = [part for part in inner if part[0] == 18]
+            if pack.message(inner) and not found:
+                raise Skip("this kernel does not let requests be seen")
+            for part in found:
+                request = pack.fields(part[2])
+                changer(request)
+                part[2] = pack.message(request)
+        return lambda copy: change_inside(copy, uring, lie)
+
+    def entry(changer):
+        def lie(request):
+            field = next(part for part in request if part[0] == 2)
+            data = bytearray(field[2])
+            field[2] = bytes(changer(data) or data)
+        return requests(lie)
+
+    def byte(at, value):
+        def changer(data):
+            data[at] = value
+        return entry(changer)
+    for lie in (byte(0, 18), byte(0, 255), byte(0, 11), byte(1, 4), byte(42, 1), entry(lambda data: data[:60]), entry(lambda data: data + b"1234"),
+                requests(lambda request: request.append([3, 2, b"x" * 16])), requests(lambda request: request.append([4, 2, b"x" * 16])),
+                requests(lambda request: request.append([4, 2, b"x"]))):
+        refused_copy(w, images, lie, "ring that can't be")
+
+    def number(field, value):
+        return lambda copy: change_inside(copy, uring, lambda inner: inner.append([field, 0, value]))
+    refused_copy(w, images, number(9, 0), "ring that can't be")
+    refused_copy(w, images, number(3, 2 | 1 << 13), "ring that can't be")
+    refused_copy(w, images, number(3, 1 << 1 | 1 << 6), "ring that can't be")
+    refused_copy(w, images, number(3, 1 << 6), "ring that can't be")
+
+    def other(request):
+        next(part for part in request if part[0] == 1)[2] = 1
+    refused_copy(w, images, requests(other), "thread 1, which")
+
+
 def test_hostile_watches(w):
     w.known, pack = [], packer()
     os.mkdir(os.path.join(w.work, "dir"))

@@ -18,7 +18,7 @@ SANDBOX = "/mnt"
 TCP = ["--tcp-established", "--network-lock", "skip"]
 PROGRAMS = ["anon", "chroot", "creds", "epoll", "epoll_more", "epoll_oneshot", "epoll_tree", "eventfd", "fanotify", "fifo", "fifo_unlinked",
             "file_deleted", "file_deleted_dir", "file_deleted_linked", "file_proc", "file_proc_dead", "fork", "inotify",
-            "inotify_gone", "inotify_queued", "io_uring", "itimers", "locks_mapped", "map_anon_shared", "map_memfd", "memfd",
+            "inotify_gone", "inotify_queued", "io_uring", "io_uring_requests", "itimers", "locks_mapped", "map_anon_shared", "map_memfd", "memfd",
             "mempolicy", "mptcp", "mqueue", "mqueue_notify", "orphan", "pidfd", "pipe", "pipe_packet", "pipe_packet_ends", "pipe_tree", "rseq",
             "seccomp_filter", "seccomp_threads", "sem_undo", "sessions", "sessions_gone", "shares", "shares_all", "signalfd", "sigqueue",
             "stopped", "sysv_ipc", "sysv_shm", "tcp_listen", "tcp_opening", "tcp_options", "tcp_waiting", "thread_cwd", "thread_files", "threads", "timerfd", "timers_posix", "udp",

@@ -267,6 +267,8 @@ void describe_file(struct view *v, const struct file *f, struct file_words *ret)
 		add_terminal(v, ret, e->tty);
 	} else if (e->uring) {
 		add(ret, "%u entries", e->uring->sq_entries);
+		if (e->uring->n_requests)
+			add(ret, ", %zu requests under way", e->uring->n_requests);
 	} else if (e->pidfd && e->pidfd->pid) {
 		add(ret, "process %u", e->pidfd->pid);
 	} else if (e->pidfd) {

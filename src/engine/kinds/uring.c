@@ -46,6 +46,7 @@ struct seen {
 
 struct state {
 	VEC(struct seen) seen;
+	struct uring_symbols symbols;
 };
 
 extern const struct kind kind_uring;
@@ -139,6 +140,7 @@ struct ring {
 	struct uring_layout layout;
 	void *ring, *sqes;
 	size_t ring_size, sqes_size;
+	struct uring_done_list done;
 };
 
 /* What fdinfo says now: since it was read, the agent was in the process, for which the kernel may have completed some requests. */
@@ -444,6 +446,7 @@ static bool has_timeouts(struct dump *d, const struct descriptor *f)
 /* How far it has come, and what is under way. Where the kernel's memory can't be read that must be nothing: as many have completed as were submitted. */
 static int capture_requests(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
+	struct state *state = *kind_state(d, &kind_uring);
 	struct uring_counts counts = {};
 
 	if (!number_of(f, "CachedSqHead", &counts.submitted) || !number_of(f, "CachedCqTail", &counts.completed))
@@ -453,7 +456,7 @@ static int capture_requests(struct dump *d, struct descriptor *f, struct ring *r
 	r->e.submitted = counts.submitted;
 	r->e.completed = counts.completed;
 	r->e.has_completed = counts.completed != counts.submitted;
-	int s = uring_requests_capture(d, f, &counts, &r->e, pool);
+	int s = uring_requests_capture(d, f, &counts, &state->symbols, &r->e, &r->done, pool);
 	if (s != -ENOSYS)
 		return s;
 	if (r->e.has_completed || has_list(f, "PollList") || has_timeouts(d, f))
@@ -621,7 +624,7 @@ static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, 
 		int s = refresh(f);
 		if (s)
 			return fd_errno(d, f, s, "is an io_uring ring; cannot read its fdinfo");
-		r->e.n_requests = 0;
+		r->e.n_requests = r->done.count = 0;
 		s = capture_requests(d, f, r, pool);
 		if (s)
 			return s;
@@ -640,6 +643,21 @@ static int capture_moment(struct dump *d, struct descriptor *f, struct ring *r, 
 	}
 }
 
+/* Completions that were not told yet go behind those that were. */
+static int add_done(struct dump *d, struct descriptor *f, struct ring *r)
+{
+	struct io_uring_cqe *cqes = (struct io_uring_cqe *)((char *)r->ring + r->layout.cq.cqes);
+	uint32_t *tail = uring_word(r->ring, r->layout.cq.tail);
+
+	if (r->e.cq_entries - (*tail - *uring_word(r->ring, r->layout.cq.head)) < r->done.count)
+		return refuse(d, f, "more completions to come than it has room for");
+	for (size_t i = 0; i < r->done.count; i++)
+		cqes[(*tail)++ & (r->e.cq_entries - 1)] = r->done.data[i];
+	r->e.completed = *tail;
+	r->e.has_completed = *tail != r->e.submitted;
+	return 0;
+}
+
 static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, struct pool *pool)
 {
 	FileEntry entry = FILE_ENTRY__INIT;
@@ -652,6 +670,8 @@ static int capture_ring(struct dump *d, struct descriptor *f, struct ring *r, st
 		s = capture_setup(d, f, r);
 	if (!s)
 		s = capture_moment(d, f, r, pool);
+	if (!s)
+		s = add_done(d, f, r);
 	if (!s)
 		s = capture_buffers(d, f, r, pool);
 	if (!s)
@@ -690,12 +710,13 @@ static int capture(struct dump *d, struct descriptor *f)
 	int result = capture_ring(d, f, &r, &pool);
 	if (!result && r.e.setup & IORING_SETUP_SQPOLL) {
 		x->submitted = r.e.submitted;
-		x->completed = uring_completed(&r.e);
+		x->completed = uring_completed(&r.e) - (uint32_t)r.done.count;
 		x->sq_entries = r.e.sq_entries;
 		x->cq_entries = r.e.cq_entries;
 		x->layout = r.layout;
 		x->fd = fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0);
 	}
+	VEC_FREE(&r.done);
 	free(r.ring);
 	free(r.sqes);
 	pool_free(&pool);
@@ -742,7 +763,7 @@ static int finish(struct dump *d, void **at, bool success)
 
 const struct kind kind_uring = {
 	.name = "an io_uring ring",
-	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
+	.summary = "io_uring rings: requests under way (polls, timeouts, and what waits to read, write, receive, send or accept, with what is linked to them; Linux 6.13, BTF and BPF), threads of the kernel that submit (SQPOLL), entries not submitted, completions not reaped, registered files, buffers, rings and eventfds (Linux 6.0)",
 	.type = FD_TYPES__FERMATA_URING,
 	.recognise = recognise,
 	.capture = capture,

@@ -5,6 +5,8 @@
  * come true in lists of work that the thread has still to do; each leads to those that are linked behind it. The kernel keeps no copy of the entry that a request
  * came from, but of all that is needed to make it again: what the program gave stands in the request, read once when it was submitted.
  *
+ * What is done, and waits for the stopped thread to be told, stands in the image as a completion.
+ *
  * Left out: a multishot timeout begins its period anew; a poll that is ready at once tells so once more. Not to be had: what a worker of the kernel is doing
  * (IOSQE_ASYNC, files that can't be polled), what waits for others (IOSQE_IO_DRAIN), and operations that have happened in part.
  */
@@ -22,8 +24,8 @@
 #define COMMAND_SIZE 64	 /* the part that belongs to the operation */
 #define FREE_MAX (1U << 20)
 #define TABLE_MAX (1U << 16)
-#define TRIES 20
 #define PAUSE_NS 2000000
+#define WAIT_NS 500000000LL
 #define ENTRY_FLAGS 0x7fULL /* IOSQE_*, in the low bits of a request's flags */
 #define TIMER_QUEUED 1
 #define ITER_UBUF 0
@@ -35,15 +37,17 @@
 
 struct layout {
 	/* io_kiocb */
-	int opcode, buf_index, flags, user_data, fd, ctx, tctx, hash_node, async_data, link, work_node, comp_list;
+	int opcode, buf_index, flags, user_data, result, fd, ctx, tctx, hash_node, async_data, link, work_node, work_func;
 	/* io_ring_ctx */
 	int buckets, bits, timeouts, work, retry, free, allocated, tail, cq_timeouts;
-	int bucket_size, cur_pos_bit;
+	int bucket_size, cur_pos_bit, fail_bit, reissue_bit;
 };
 
 struct under_way {
 	uint64_t at;
 	bool linked; /* behind the one before it */
+	bool waits;  /* for those before it, and has not begun */
+	bool done;   /* only its completion is to be told */
 	char bytes[REQUEST_SIZE];
 };
 
@@ -54,6 +58,7 @@ struct finder {
 	struct layout l;
 	uint64_t ring; /* its io_ring_ctx */
 	struct pool *pool;
+	struct uring_symbols *symbols;
 	bool polled; /* IORING_SETUP_SQPOLL */
 	VEC(struct under_way) list;
 };
@@ -65,9 +70,9 @@ static int find_layout(struct kernel *k, struct layout *l)
 		const char *type, *member;
 	} wanted[] = {
 		{ &l->opcode, "io_kiocb", "opcode" }, { &l->buf_index, "io_kiocb", "buf_index" }, { &l->flags, "io_kiocb", "flags" },
-		{ &l->user_data, "io_kiocb", "cqe.user_data" }, { &l->fd, "io_kiocb", "cqe.fd" }, { &l->ctx, "io_kiocb", "ctx" },
+		{ &l->user_data, "io_kiocb", "cqe.user_data" }, { &l->fd, "io_kiocb", "cqe.fd" }, { &l->result, "io_kiocb", "cqe.res" }, { &l->ctx, "io_kiocb", "ctx" },
 		{ &l->tctx, "io_kiocb", "tctx" }, { &l->hash_node, "io_kiocb", "hash_node" }, { &l->async_data, "io_kiocb", "async_data" },
-		{ &l->link, "io_kiocb", "link" }, { &l->work_node, "io_kiocb", "io_task_work.node" }, { &l->comp_list, "io_kiocb", "comp_list" },
+		{ &l->link, "io_kiocb", "link" }, { &l->work_node, "io_kiocb", "io_task_work.node" }, { &l->work_func, "io_kiocb", "io_task_work.func" },
 		{ &l->buckets, "io_ring_ctx", "cancel_table.hbs" }, { &l->bits, "io_ring_ctx", "cancel_table.hash_bits" },
 		{ &l->timeouts, "io_ring_ctx", "timeout_list" }, { &l->work, "io_ring_ctx", "work_llist" },
 		{ &l->free, "io_ring_ctx", "submit_state.free_list.next" }, { &l->tail, "io_ring_ctx", "cached_cq_tail" },
@@ -77,16 +82,18 @@ static int find_layout(struct kernel *k, struct layout *l)
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
 		if ((*wanted[i].to = kernel_offset(k, wanted[i].type, wanted[i].member)) < 0)
 			return -ENOSYS;
-	for (size_t i = 0; i < 12; i++)
+	for (size_t i = 0; i < ARRAY_SIZE(wanted) && !strcmp(wanted[i].type, "io_kiocb"); i++)
 		if (*wanted[i].to > REQUEST_SIZE - 16)
 			return -ENOSYS;
 	l->retry = kernel_offset(k, "io_ring_ctx", "retry_llist");
 	l->allocated = kernel_offset(k, "io_ring_ctx", "nr_req_allocated");
 	l->cur_pos_bit = kernel_enumerator(k, "", "REQ_F_CUR_POS_BIT");
+	l->fail_bit = kernel_enumerator(k, "", "REQ_F_FAIL_BIT");
+	l->reissue_bit = kernel_enumerator(k, "", "REQ_F_REISSUE_BIT");
 	/* A bucket is its list, and on Linux before 6.10 a lock in front of it; a second table is there then too. */
 	l->bucket_size = 64;
 	const bool old = kernel_offset(k, "io_ring_ctx", "cancel_table_locked.hbs") >= 0;
-	return old || l->cur_pos_bit < 0 || kernel_offset(k, "io_hash_bucket", "list") ? -ENOSYS : 0;
+	return old || l->cur_pos_bit < 0 || l->fail_bit < 0 || l->reissue_bit < 0 || kernel_offset(k, "io_hash_bucket", "list") ? -ENOSYS : 0;
 }
 
 static int read_word(const struct finder *x, uint64_t at, uint64_t *ret)
@@ -121,19 +128,18 @@ static bool is_known(const struct finder *x, uint64_t at)
 }
 
 /* With all that is linked behind it. -EAGAIN: it is no request of this ring any more. */
-static int add(struct finder *x, uint64_t at)
+static int add(struct finder *x, uint64_t at, bool waits)
 {
 	bool linked = false;
 	int r = 0;
 
-	for (; !r && at && !is_known(x, at); linked = true) {
+	for (; !r && at && !is_known(x, at); linked = waits = true) {
 		if (x->list.count >= URING_REQUESTS_MAX)
 			return -E2BIG;
 		struct under_way *q = VEC_PUSH(&x->list);
 		if (!q)
 			return -ENOMEM;
-		q->at = at;
-		q->linked = linked;
+		*q = (struct under_way){ .at = at, .linked = linked, .waits = waits };
 		r = kernel_read(x->k, at, q->bytes, REQUEST_SIZE);
 		if (!r && word_of(q, x->l.ctx) != x->ring)
 			r = -EAGAIN;
@@ -149,29 +155,89 @@ static int add_list(struct finder *x, uint64_t head, int inside)
 	int r = read_word(x, head, &at);
 
 	for (uint32_t n = 0; !r && at && at != head; n++) {
-		r = n > URING_REQUESTS_MAX ? -EAGAIN : add(x, at - (uint64_t)inside);
+		r = n > URING_REQUESTS_MAX ? -EAGAIN : add(x, at - (uint64_t)inside, false);
 		if (!r)
 			r = read_word(x, at, &at);
 	}
 	return r;
 }
 
-/* What a thread has still to do. A poll that was woken stands in its table as well, and a timeout that is over has done nothing yet. Others may be done already, and
- * are not added: then there are more than were found. */
+/* Functions of the kernel by which one sees what a thread has still to do for a request: some 20 ms. */
+static void read_symbols(struct uring_symbols *ret)
+{
+	const struct {
+		const char *name;
+		uint64_t *to;
+	} wanted[] = { { "io_req_rw_complete", &ret->rw_complete }, { "io_req_task_complete", &ret->complete }, { "io_req_task_submit", &ret->submit } };
+	FILE *file = fopen("/proc/kallsyms", "re");
+	char line[512], name[256];
+	unsigned long long address;
+	size_t found = 0;
+
+	ret->read = true;
+	while (file && found < ARRAY_SIZE(wanted) && fgets(line, sizeof(line), file)) {
+		if (!strstr(line, " io_req_") || sscanf(line, "%llx %*c %255s", &address, name) != 2)
+			continue;
+		for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+			if (!strcmp(name, wanted[i].name)) {
+				*wanted[i].to = address;
+				found++;
+			}
+	}
+	if (file)
+		fclose(file);
+}
+
+static bool has_flag(const struct finder *x, const struct under_way *r, int bit)
+{
+	return word_of(r, x->l.flags) >> bit & 1;
+}
+
+/* One that is done, of which nobody was told yet. Not added, and so missed: of which more is to be done first, or is not known. */
+static int add_done(struct finder *x, const struct under_way *q)
+{
+	const uint64_t next = word_of(q, x->l.link);
+	const int caller_at = kernel_offset(x->k, "io_rw", "kiocb.dio_complete");
+	uint8_t opcode = IORING_OP_NOP;
+	int r = next ? kernel_read(x->k, next + (uint64_t)x->l.opcode, &opcode, sizeof(opcode)) : 0;
+
+	if (r || has_flag(x, q, x->l.reissue_bit) || (next && (has_flag(x, q, x->l.fail_bit) || opcode == IORING_OP_LINK_TIMEOUT)))
+		return r;
+	/* A direct write whose file system has still to look at it. */
+	if (word_of(q, x->l.work_func) == x->symbols->rw_complete && caller_at >= 0 && caller_at <= COMMAND_SIZE - 8 && word_of(q, caller_at))
+		return 0;
+	struct under_way *to = x->list.count < URING_REQUESTS_MAX ? VEC_PUSH(&x->list) : NULL;
+	if (!to)
+		return -ENOMEM;
+	*to = *q;
+	to->done = true;
+	return next ? add(x, next, true) : 0;
+}
+
+/*
+ * What a thread has still to do. A poll that was woken stands in its table as well; a timeout that is over, or something that is to be tried once more, has done
+ * nothing yet; and what is done has its result. Others are not added: then there are more than were found.
+ */
 static int add_work(struct finder *x, uint64_t head)
 {
+	struct under_way q;
 	uint64_t at;
 	int r = read_word(x, head, &at);
 
 	for (uint32_t n = 0; !r && at; n++) {
-		const uint64_t request = at - (uint64_t)x->l.work_node;
-		uint64_t owner = 0;
-		uint8_t opcode = 0;
-		r = n > URING_REQUESTS_MAX ? -EAGAIN : read_word(x, request + (uint64_t)x->l.ctx, &owner);
-		if (!r)
-			r = kernel_read(x->k, request + (uint64_t)x->l.opcode, &opcode, sizeof(opcode));
-		if (!r && owner == x->ring && opcode == IORING_OP_TIMEOUT)
-			r = add(x, request);
+		q = (struct under_way){ .at = at - (uint64_t)x->l.work_node };
+		r = n > URING_REQUESTS_MAX ? -EAGAIN : kernel_read(x->k, q.at, q.bytes, REQUEST_SIZE);
+		if (r)
+			return r;
+		const uint64_t function = word_of(&q, x->l.work_func);
+		if (!x->symbols->read && word_of(&q, x->l.ctx) == x->ring)
+			read_symbols(x->symbols);
+		if (word_of(&q, x->l.ctx) == x->ring && !is_known(x, q.at)) {
+			if (q.bytes[x->l.opcode] == IORING_OP_TIMEOUT || (function && function == x->symbols->submit))
+				r = add(x, q.at, false);
+			else if (function && (function == x->symbols->rw_complete || function == x->symbols->complete))
+				r = add_done(x, &q);
+		}
 		if (!r)
 			r = read_word(x, at, &at);
 	}
@@ -304,13 +370,13 @@ static int describe_timeout(const struct finder *x, const struct under_way *r, U
 		s = kernel_read(x->k, x->ring + (uint64_t)x->l.cq_timeouts, &by_timeouts, sizeof(by_timeouts));
 	if (s)
 		return s;
-	const bool begun = state == TIMER_QUEUED || !r->linked, moment = flags & IORING_TIMEOUT_ABS && flags & IORING_TIMEOUT_REALTIME;
+	const bool begun = state == TIMER_QUEUED || !r->waits, moment = flags & IORING_TIMEOUT_ABS && flags & IORING_TIMEOUT_REALTIME;
 	const uint32_t off = (uint32_t)command(x, r, "io_timeout", "off");
 	e->timeout_flags = flags;
 	e->len = 1;
 	if (flags & IORING_TIMEOUT_MULTISHOT)
 		e->off = off ? command(x, r, "io_timeout", "repeats") : 0;
-	else if (off && e->opcode == IORING_OP_TIMEOUT && !r->linked)
+	else if (off && e->opcode == IORING_OP_TIMEOUT && !r->waits)
 		e->off = MAX((int32_t)((uint32_t)command(x, r, "io_timeout", "target_seq") - (completed - by_timeouts)), 1);
 	else
 		e->off = off;
@@ -474,7 +540,7 @@ static int find_place(const struct finder *x, uint64_t table, uint32_t size, uin
 
 /*
  * The number that the request's file has, as descriptor of the thread or among the registered ones; -1: none any more. That which it was submitted with is
- * lost once something has woken it. One that is linked and has not begun has no file yet.
+ * lost once something has woken it. One that has not begun has no file yet.
  */
 static int find_file(const struct finder *x, const struct under_way *r, const struct thread *th, bool registered)
 {
@@ -485,7 +551,7 @@ static int find_file(const struct finder *x, const struct under_way *r, const st
 	uint64_t table;
 	uint32_t size = 0;
 
-	if (!file && r->linked)
+	if (!file && r->waits)
 		return given;
 	if (registered) {
 		if (registered_at < 0 || count_at < 0 || node_at < 0 || node_at > REQUEST_SIZE - 8 || read_word(x, x->ring + (uint64_t)registered_at, &table) ||
@@ -533,6 +599,14 @@ static int describe(const struct finder *x, const struct under_way *r, UringRequ
 	return 0;
 }
 
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
 /* Lists change only by what comes from elsewhere (a timer that ends, say) and by the kernel's own threads, which are soon done with most things. */
 static int find_consistent(struct finder *x, const struct uring_counts *counts)
 {
@@ -540,8 +614,8 @@ static int find_consistent(struct finder *x, const struct uring_counts *counts)
 	uint32_t count = 0;
 	int r = -EAGAIN;
 
-	for (int i = 0; i < TRIES && r == -EAGAIN; i++) {
-		if (i > 0)
+	for (const int64_t end = now_ns() + WAIT_NS; r == -EAGAIN && now_ns() < end;) {
+		if (count)
 			nanosleep(&pause, NULL);
 		r = find_all(x);
 		if (!r)
@@ -551,10 +625,22 @@ static int find_consistent(struct finder *x, const struct uring_counts *counts)
 	}
 	if (r != -EAGAIN)
 		return r;
-	return refuse(x->d, x->f, "requests under way that are not to be seen (%u of %u): in a worker of the kernel, done and not told yet, or waiting for others", count - (uint32_t)x->list.count, count);
+	return refuse(x->d, x->f, "requests under way that are not to be seen (%u of %u): in a worker of the kernel, or waiting for others", count - (uint32_t)x->list.count, count);
 }
 
-static int capture_all(struct finder *x, UringEntry *e)
+/* A completion that nobody was told of, which the image has in its place. */
+static int take_done(struct finder *x, const struct under_way *r, struct uring_done_list *done)
+{
+	if (word_of(r, x->l.flags) & IOSQE_CQE_SKIP_SUCCESS && (int32_t)half_of(r, x->l.result) >= 0)
+		return 0;
+	struct io_uring_cqe *to = VEC_PUSH(done);
+	if (!to)
+		return error_set(x->d->e, -ENOMEM, "out of memory");
+	*to = (struct io_uring_cqe){ .user_data = word_of(r, x->l.user_data), .res = (int32_t)half_of(r, x->l.result) };
+	return 0;
+}
+
+static int capture_all(struct finder *x, UringEntry *e, struct uring_done_list *done)
 {
 	int r = 0;
 
@@ -562,23 +648,28 @@ static int capture_all(struct finder *x, UringEntry *e)
 	if (!e->requests)
 		return error_set(x->d->e, -ENOMEM, "out of memory");
 	for (size_t i = 0; !r && i < x->list.count; i++) {
-		UringRequest *q = e->requests[i] = pool_take(x->pool, sizeof(*q));
+		const struct under_way *u = &x->list.data[i];
+		UringRequest *q = u->done ? NULL : pool_take(x->pool, sizeof(*q));
+		if (u->done) {
+			r = take_done(x, u, done);
+			continue;
+		}
 		if (!q)
 			return error_set(x->d->e, -ENOMEM, "out of memory");
 		uring_request__init(q);
-		r = describe(x, &x->list.data[i], q);
-		e->n_requests++;
+		r = describe(x, u, q);
+		/* The last of each chain leads to nothing. */
+		if (!r && (i + 1 == x->list.count || !x->list.data[i + 1].linked))
+			((struct io_uring_sqe *)q->sqe.data)->flags &= (uint8_t)~(IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
+		e->requests[e->n_requests++] = q;
 	}
-	/* The last of each chain leads to nothing. */
-	for (size_t i = 0; !r && i < x->list.count; i++)
-		if (i + 1 == x->list.count || !x->list.data[i + 1].linked)
-			((struct io_uring_sqe *)e->requests[i]->sqe.data)->flags &= (uint8_t)~(IOSQE_IO_LINK | IOSQE_IO_HARDLINK);
 	return r;
 }
 
-int uring_requests_capture(struct dump *d, struct descriptor *f, const struct uring_counts *counts, UringEntry *e, struct pool *pool)
+int uring_requests_capture(struct dump *d, struct descriptor *f, const struct uring_counts *counts, struct uring_symbols *symbols, UringEntry *e,
+			   struct uring_done_list *done, struct pool *pool)
 {
-	struct finder x = { .d = d, .f = f, .k = dump_kernel(d), .pool = pool, .polled = e->setup & IORING_SETUP_SQPOLL };
+	struct finder x = { .symbols = symbols, .d = d, .f = f, .k = dump_kernel(d), .pool = pool, .polled = e->setup & IORING_SETUP_SQPOLL };
 	int r = x.k ? find_layout(x.k, &x.l) : -ENOSYS;
 
 	if (r || kernel_file(x.k, f->own_fd, &x.ring) || inside_follow(d, &x.ring, "file", "private_data"))
@@ -587,7 +678,7 @@ int uring_requests_capture(struct dump *d, struct descriptor *f, const struct ur
 	if (r == -EFAULT || r == -ENOMEM || r == -E2BIG || r == -ENOSYS)
 		r = r == -ENOSYS ? r : fd_errno(d, f, r, "is an io_uring ring; cannot look at its requests");
 	if (!r)
-		r = capture_all(&x, e);
+		r = capture_all(&x, e, done);
 	VEC_FREE(&x.list);
 	return r;
 }

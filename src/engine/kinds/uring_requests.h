@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "engine/kinds/kind.h"
+#include "engine/kinds/uring.h"
 
 #include "base/pool.h"
 
@@ -13,9 +13,21 @@ struct uring_counts {
 	uint32_t submitted, completed;
 };
 
+/* Addresses of the kernel's functions, 0 where they are not told; read when they are needed, once. */
+struct uring_symbols {
+	bool read;
+	uint64_t rw_complete, complete, submit;
+};
+
+struct uring_done_list {
+	struct io_uring_cqe *data;
+	size_t count, capacity;
+};
+
 /*
- * Fills e->requests: all that is under way, in an order in which they can be submitted again. Refuses what can't be, by name. -ENOSYS, without a text: the
- * kernel's memory can't be read here. A ring's submissions and completions alone tell how many there are only as long as each completes once; where the kernel
- * counts what it has allocated (Linux 6.16), that must come to the same.
+ * Fills e->requests: all that is under way, in an order in which they can be submitted again; and `done`, whose data the caller frees: completions that the program's
+ * threads have not brought into the ring yet. Refuses what can't be, by name. -ENOSYS, without a text: the kernel's memory can't be read here. A ring's submissions
+ * and completions alone tell how many there are only as long as each completes once; where the kernel counts what it has allocated (Linux 6.16), that must come to the same.
  */
-int uring_requests_capture(struct dump *d, struct descriptor *f, const struct uring_counts *counts, UringEntry *e, struct pool *pool);
+int uring_requests_capture(struct dump *d, struct descriptor *f, const struct uring_counts *counts, struct uring_symbols *symbols, UringEntry *e,
+			   struct uring_done_list *done, struct pool *pool);

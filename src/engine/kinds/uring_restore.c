@@ -81,7 +81,6 @@ static bool requests_can_be(const UringEntry *e)
 {
 	size_t chain = 0;
 
-	/* One with a thread of the kernel has one process alone: its owner. */
 	if (e->setup & IORING_SETUP_SQPOLL && e->setup & IORING_SETUP_DEFER_TASKRUN)
 		return false;
 	if (e->n_requests > URING_REQUESTS_MAX || e->n_requests > e->submitted ||
@@ -96,13 +95,26 @@ static bool requests_can_be(const UringEntry *e)
 	return !chain;
 }
 
+/* A ring with a thread of the kernel is made by its process, which is alone with it. */
+static bool is_alone(const struct restore *s, const struct file *f)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; t != f->owner && !t->files_owner && k < t->fds.count; k++)
+			if (t->fds.data[k]->id == f->id)
+				return false;
+	}
+	return true;
+}
+
 static int check(struct restore *s, const struct file *f)
 {
 	const UringEntry *e = f->entry->uring;
 
 	if (!e || !is_power(e->sq_entries, URING_ENTRIES_MAX) || !is_power(e->cq_entries, 2 * URING_ENTRIES_MAX) ||
 	    e->cq_entries < e->sq_entries || e->setup & ~SETUP_KNOWN || e->layout.len != sizeof(struct uring_layout) ||
-	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX || e->eventfd > INT32_MAX || !requests_can_be(e))
+	    e->sqes.len != uring_sqes_size(e->sq_entries) || e->n_buffers > URING_BUFFERS_MAX || e->n_files > URING_FILES_MAX || e->eventfd > INT32_MAX || !requests_can_be(e) ||
+	    (e->setup & IORING_SETUP_SQPOLL && !is_alone(s, f)))
 		return error_set(s->e, -EBADMSG, "file %u lacks its entry, or is a ring that can't be", f->id);
 	return 0;
 }

@@ -13,7 +13,7 @@
 #include <sys/prctl.h>
 
 #define MEMBARRIER_GET_REGISTRATIONS (1 << 9) /* Linux 6.3 */
-#define LEADER_OPS (11 + THREAD_OPS)
+#define LEADER_OPS (12 + THREAD_OPS)
 #define CREDS_OPS 8
 #define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
@@ -209,6 +209,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	a->results[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
 	a->results[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
 	a->results[7] = op_add(b, __NR_membarrier, MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0);
+	op_add(b, __NR_arch_prctl, ARCH_GET_XCOMP_PERM, out + offsetof(struct leader_out, task.xcomp), 0, 0);
 	a->results[3] = ask_thread(b, out + offsetof(struct leader_out, thread));
 	ask_timers(t, b, 0, first_timers(t), out + offsetof(struct leader_out, timer));
 	/* No events, at once: fails where it is no context. */

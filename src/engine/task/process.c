@@ -1,13 +1,18 @@
 /*
- * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid, membarrier.
+ * What belongs to the process as a whole: resource limits, personality, OOM score, coredump filter, subreaper, THP switch, login uid, membarrier, states
+ * of the processor that must be asked for.
  *
  * Left out: keyrings; it has the caller's (hidden.c refuses what would be lost).
  */
 #include "base/log.h"
+#include "engine/arch/x86_64/processor.h"
 #include "engine/constants.h"
+#include "engine/kernel.h"
+#include "engine/task/inside.h"
 #include "engine/task/state.h"
 
 #include <fcntl.h>
+#include <asm/unistd.h>
 #include <linux/capability.h>
 #include <linux/membarrier.h>
 #include <sys/mman.h>
@@ -30,6 +35,26 @@ static int read_number(pid_t pid, const char *name, int base, long *ret)
 	if (!r)
 		*ret = strtol(text, NULL, base);
 	return r;
+}
+
+/*
+ * States of the processor that it has asked for (ARCH_REQ_XCOMP_PERM), as its leader has them: right behind its task_struct (Linux 6.16) or in it. Where that can't be
+ * read the agent has asked, if it was there.
+ */
+static uint64_t states_on_demand(struct dump *d, struct task *t)
+{
+	const uint64_t wanted = processor_on_demand();
+	struct kernel *k = wanted ? dump_kernel(d) : NULL;
+	uint64_t task, states = 0;
+
+	if (!wanted || t->answers.xcomp)
+		return t->answers.xcomp & wanted;
+	int at = k ? kernel_offset(k, "task_struct", "thread.fpu.perm.__state_perm") : -1;
+	if (k && at < 0 && (at = kernel_offset(k, "fpu", "perm.__state_perm")) >= 0)
+		at += kernel_struct_size(k, "task_struct");
+	if (at < 0 || inside_task(d, t->threads.data[0], &task) || kernel_read(k, task + (uint64_t)at, &states, sizeof(states)))
+		return 0;
+	return states & wanted;
 }
 
 int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core)
@@ -62,6 +87,8 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 	}
 	core->has_child_subreaper = 1;
 	core->child_subreaper = t->answers.subreaper != 0;
+	core->xcomp_permitted = states_on_demand(d, t);
+	core->has_xcomp_permitted = core->xcomp_permitted != 0;
 	return 0;
 }
 
@@ -134,6 +161,14 @@ int process_plan(struct restore *s, struct rtask *t)
 		snprintf(text, sizeof(text), "%u", tc->loginuid);
 		plan_write(s, b, "/proc/self/loginuid", text);
 	}
+	if (tc->xcomp_permitted & ~processor_on_demand())
+		return error_set(s->e, -ENOTSUP, "process %d has asked for states of the processor (ARCH_REQ_XCOMP_PERM, tiles of AMX) that this one or its kernel lacks; restore it "
+				 "where they are", t->pid);
+	for (uint64_t i = 0; tc->xcomp_permitted >> i && i < 64; i++)
+		if (tc->xcomp_permitted >> i & 1) {
+			batch_what(b, "ask for state %d of the processor for process %d (ARCH_REQ_XCOMP_PERM)", (int)i, t->pid);
+			OP(b, __NR_arch_prctl, ARCH_REQ_XCOMP_PERM, i);
+		}
 	batch_what(b, "set the subreaper flag of process %d", t->pid);
 	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
 	if (t->vm_owner)

@@ -141,6 +141,7 @@ struct task {
 		struct itimerval itimer[3];
 		uint32_t subreaper;
 		int64_t dumpable, thp_disable, brk, memory_merge, mdwe, membarrier;
+		uint64_t xcomp; /* ARCH_GET_XCOMP_PERM; 0: not told */
 		uint32_t mlockall; /* MCL_* for what is mapped later */
 	} answers;
 	struct asking *asking; /* ask.c */

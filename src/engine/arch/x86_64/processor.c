@@ -1,8 +1,13 @@
 /* See processor.h. */
 #include "engine/arch/x86_64/processor.h"
+#include "engine/constants.h"
 
+#include <asm/unistd.h>
 #include <cpuid.h>
 #include <sys/platform/x86.h>
+#include <unistd.h>
+
+#define XSTATE_ON_DEMAND (1ULL << 18) /* the tiles of AMX */
 
 enum word { ONE_C, ONE_D, SEVEN_B, SEVEN_C, SEVEN_D, SEVEN_ONE_A, EXTENDED_C, EXTENDED_D, XSAVE_A };
 
@@ -52,6 +57,13 @@ void processor_read(uint32_t ret[PROCESSOR_WORDS])
 bool processor_has_avx2(void)
 {
 	return CPU_FEATURE_ACTIVE(AVX2);
+}
+
+uint64_t processor_on_demand(void)
+{
+	uint64_t states = 0;
+
+	return syscall(__NR_arch_prctl, ARCH_GET_XCOMP_SUPP, &states) < 0 ? 0 : states & XSTATE_ON_DEMAND;
 }
 
 bool processor_lacks(const uint32_t *then, size_t n, const uint32_t now[PROCESSOR_WORDS], char *ret, size_t size)

@@ -12,5 +12,7 @@
 void processor_read(uint32_t ret[PROCESSOR_WORDS]);
 /* Of this one, and that its system lets programs use it. */
 bool processor_has_avx2(void);
+/* States (bits of XCR0) that a process must ask for before it may use them, as far as this processor has them: tiles of AMX. Few do. */
+uint64_t processor_on_demand(void);
 /* The names of what `then` has and `now` lacks, "avx512f avx512bw"; false: there is nothing. Words that `then` does not have are nothing. */
 bool processor_lacks(const uint32_t *then, size_t n, const uint32_t now[PROCESSOR_WORDS], char *ret, size_t size);
