@@ -37,6 +37,7 @@ struct look {
 	struct dump *d;
 	struct live_task *lt;
 	uint64_t start, end;
+	bool file;
 	struct track_runs changes;
 };
 

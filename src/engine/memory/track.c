@@ -7,6 +7,7 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #ifndef UFFD_USER_MODE_ONLY
@@ -137,7 +138,15 @@ bool track_can_watch(const struct proc_vma *v)
 {
 	uint32_t status = vma_status(v);
 
+	if (track_is_file(v)) /* of a device, or of huge pages, it is not */
+		return !(v->prot & PROT_EXEC) && v->name && v->name[0] == '/' && (strncmp(v->name, "/dev/", 5) || !strncmp(v->name, "/dev/shm/", 9)) &&
+		       strncmp(v->name, "/memfd:", 7);
 	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
+}
+
+bool track_is_file(const struct proc_vma *v)
+{
+	return vma_status(v) & VMA_FILE_PRIVATE;
 }
 
 void track_unwatch_all(int uffd, const struct proc_maps *maps)
@@ -206,12 +215,47 @@ static int scan_part(int fd, struct scan_arg how, uint64_t start, uint64_t end, 
 	return scan(fd, how, runs);
 }
 
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs)
+static int by_start(const void *a, const void *b)
+{
+	const struct track_run *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+/* Those from number `first` on in order, none twice. */
+static void put_in_order(struct track_runs *runs, size_t first)
+{
+	size_t count = first;
+
+	if (runs->count - first > 1)
+		qsort(runs->data + first, runs->count - first, sizeof(*runs->data), by_start);
+	for (size_t i = first; i < runs->count; i++) {
+		struct track_run *last = count > first ? &runs->data[count - 1] : NULL;
+		if (last && runs->data[i].start < last->end)
+			last->end = MAX(last->end, runs->data[i].end);
+		else
+			runs->data[count++] = runs->data[i];
+	}
+	runs->count = count;
+}
+
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs)
 {
 	struct scan_arg how = collect_written;
+	const size_t first = runs->count;
 
 	how.category_mask = all ? 0 : TRACK_WRITTEN;
-	return scan_part(pagemap_fd, how, start, end, runs);
+	if (!file)
+		return scan_part(pagemap_fd, how, start, end, runs);
+	how.category_inverted = TRACK_FILE;
+	how.category_mask |= TRACK_FILE;
+	int r = scan_part(pagemap_fd, how, start, end, runs);
+	how.flags = 0;
+	how.category_mask = TRACK_FILE | TRACK_SWAPPED;
+	if (!r && !all)
+		r = scan_part(pagemap_fd, how, start, end, runs);
+	put_in_order(runs, first);
+	return r;
 }
 
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
@@ -232,9 +276,19 @@ int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_r
 	return scan(pagemap_fd, arg, runs);
 }
 
-int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs)
 {
-	return scan_part(pagemap_fd, find_changes, start, end, runs);
+	struct scan_arg how = find_changes;
+	const size_t first = runs->count;
+
+	how.category_anyof_mask |= file ? TRACK_FILE : 0;
+	how.return_mask |= file ? TRACK_FILE : 0;
+	int r = scan_part(pagemap_fd, how, start, end, runs);
+	for (size_t i = first; file && i < runs->count; i++) {
+		uint32_t *what = &runs->data[i].what;
+		*what = *what & TRACK_FILE ? TRACK_FILE : *what & TRACK_SWAPPED ? *what | TRACK_WRITTEN : *what;
+	}
+	return r;
 }
 
 /* ---- where little has changed ---- */
@@ -304,13 +358,6 @@ static int find_gone(pid_t pid, uint64_t start, uint64_t end, const struct exten
 	return r ? r : ask(pid, &a, start, end, suspects);
 }
 
-static int by_start(const void *a, const void *b)
-{
-	const struct track_run *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs)
 {
 	struct track_runs suspects = {};
@@ -320,7 +367,7 @@ int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, co
 	/* Not every kernel can be asked so. */
 	if (!r && find_gone(pid, start, end, stored, &suspects)) {
 		VEC_FREE(&suspects);
-		return track_changes(pagemap_fd, start, end, runs);
+		return track_changes(pagemap_fd, start, end, false, runs);
 	}
 	if (!r && suspects.count > unprotected)
 		qsort(suspects.data, suspects.count, sizeof(*suspects.data), by_start);
@@ -341,15 +388,17 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 	return r;
 }
 
-int track_written(int pagemap_fd, uint64_t start, uint64_t end, uint64_t *size)
+int track_written(int pagemap_fd, uint64_t start, uint64_t end, bool file, uint64_t *size)
 {
 	struct track_runs suspects = {}, written = {};
 	struct scan_arg how = collect_written;
-	int r = find_suspects(pagemap_fd, start, end, &suspects);
+	int r = file ? 0 : find_suspects(pagemap_fd, start, end, &suspects);
 
 	how.flags = 0;
+	how.category_inverted = file ? TRACK_FILE : 0;
+	how.category_mask |= how.category_inverted;
 	if (!r)
-		r = scan_suspects(pagemap_fd, &how, &suspects, &written);
+		r = file ? scan_part(pagemap_fd, how, start, end, &written) : scan_suspects(pagemap_fd, &how, &suspects, &written);
 	for (size_t i = 0; i < written.count; i++)
 		*size += written.data[i].end - written.data[i].start;
 	VEC_FREE(&suspects);

@@ -23,8 +23,11 @@ int track_open_asking(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
  * space is gone. A range that is a part of an area cuts it in two. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
-/* Private anonymous memory. */
+/* Private anonymous memory, and private mappings of files that no code is in. */
 bool track_can_watch(const struct proc_vma *v);
+/* Of a watched area: one of a file. There only pages that were written count as being there; the kernel leaves marks where such a one was emptied, which look
+ * as if it were swapped out, so what seems swapped out is always said to be written. */
+bool track_is_file(const struct proc_vma *v);
 /* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
  * as if they had not been written. */
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
@@ -35,7 +38,7 @@ bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
 void track_unwatch_all(int uffd, const struct proc_maps *maps);
 
 /* A run of pages, and what PAGEMAP_SCAN says of them. */
-enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
+enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_FILE = 4, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
 struct track_run {
 	uint64_t start, end;
 	uint32_t what;
@@ -47,15 +50,15 @@ struct track_runs {
 
 /* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
  * written too, for the first call. */
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs);
-/* The same without `all`, in a third of the time where few pages were written. */
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs);
+/* The same without `all`, of no file, in a third of the time where few pages were written. */
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
-int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
-/* The same in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
 /* Adds how many bytes of a watched area were written, or came, since the last call of track_collect. Nothing is protected. */
-int track_written(int pagemap_fd, uint64_t start, uint64_t end, uint64_t *size);
+int track_written(int pagemap_fd, uint64_t start, uint64_t end, bool file, uint64_t *size);
 /* Pages that are there and protected, whatever kind of descriptor does that. */
 int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
