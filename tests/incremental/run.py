@@ -258,6 +258,31 @@ def file_mappings(tree):
 
 
 @test
+def huge_pages(tree):
+    """Private memory of huge pages: what was not written is not saved again, also when some of it was emptied in between."""
+    if tree.ask(tree.root, "huge 40") != "ok":
+        raise Skip("no huge pages are reserved (/proc/sys/vm/nr_hugepages)")
+    tree.dump("d0", "--leave-running", "--track-mem")
+    for i in range(1, 9):
+        tree.step(i, 120)
+        state = tree.state() if i % 3 else None
+        tree.dump(f"d{i}", "--leave-running", "--parent", tree.path(f"d{i - 1}"), *(("--no-live",) if i % 2 else ()))
+        expect(state in (None, tree.state()), "the dump changed the tree")
+    tree.restore(f"d{i}", tree.state())
+    tree.dump("d0again", "--leave-running", "--track-mem")
+    tree.ask(tree.root, "huge 40")
+    last, state = "d0again", tree.state()
+    for way in ((), (), ("--no-live",)):
+        i += 1
+        tree.dump(f"d{i}", "--leave-running", "--parent", tree.path(last), *way)
+        full, part = pages_in(tree.path("d9")), pages_in(tree.path(f"d{i}"))
+        expect(full > 10240 and (i == 9 or part < 1200), f"of {full} pages {part} were written once more, with none of the huge ones changed")
+        expect(tree.state() == state, "the dump changed the tree")
+        last = f"d{i}"
+    tree.restore(f"d{i}", state)
+
+
+@test
 def random_chains(tree):
     """Any order of dumps and pre-dumps, of either program, with forks and ends of processes, and restores in between."""
     seed = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)

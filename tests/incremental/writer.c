@@ -260,6 +260,18 @@ static void make_big(size_t mib)
 		fill(big + i * PAGE);
 }
 
+static int make_huge(size_t mib)
+{
+	if (!huge) {
+		huge_size = mib << 20;
+		huge = mmap(NULL, huge_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		huge = huge == MAP_FAILED ? NULL : huge;
+	}
+	for (size_t i = 0; huge && i < huge_size; i += PAGE)
+		fill(huge + i);
+	return huge != NULL;
+}
+
 /* ---- one that goes on writing ---- */
 
 /* Page n has the last number below run[0] that is n modulo their count; the one that is being written may be one off. */
@@ -333,13 +345,8 @@ static void obey(char *line)
 		for (size_t i = 0; i < SHARED; i += PAGE)
 			fill(private_file + i);
 	} else if (!strcmp(word, "huge")) {
-		huge_size = a << 20;
-		huge = mmap(NULL, huge_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-		if (huge == MAP_FAILED)
+		if (!make_huge(a))
 			snprintf(text, sizeof(text), "none");
-		for (size_t i = 0; huge != MAP_FAILED && i < huge_size; i += PAGE)
-			fill(huge + i);
-		huge = huge == MAP_FAILED ? NULL : huge;
 	} else if (!strcmp(word, "big")) {
 		state = 1;
 		make_big(a);

@@ -237,7 +237,8 @@ static int find_areas(struct dump *d, struct tracked *tr, struct task *t)
 	tr->held.count = 0;
 	for (size_t i = 0; !r && i < t->maps.count; i++) {
 		struct proc_vma *v = &t->maps.data[i];
-		if (!track_can_watch(v) || !track_is_watched(t->pagemap_fd, v->start, v->end) || track_watch(tr->uffd, v->start, v->end) != 1)
+		if (!track_can_watch(v) || !track_is_watched(t->pagemap_fd, v->start, v->end) || track_watch(tr->uffd, v->start, v->end) != 1 ||
+		    track_drop_marked(tr->uffd, t->pagemap_fd, v))
 			continue;
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 		r = extents_add(&tr->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
@@ -417,6 +418,8 @@ static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, cons
 		else if (track_watch(tr->uffd, v->start, v->end) == 1)
 			r = track_collect(t->pagemap_fd, v->start, v->end, !held, track_is_file(v), &runs);
 	}
+	if (!r && held && track_is_huge(v))
+		r = track_add_emptied(t->proc, v->start, v->end, &runs);
 	if (!r)
 		r = held ? note_written(&runs, unknown) : extents_add(unknown, (struct extent){ .start = v->start, .end = v->end, .shared = true });
 	VEC_FREE(&runs);

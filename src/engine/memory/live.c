@@ -250,7 +250,7 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 			lt->gone = true; /* another program: exec */
 			return 0;
 		}
-		if (s != 1 && !(s == -EBUSY && is_watched_by_another_of_us(d, v)))
+		if ((s != 1 && !(s == -EBUSY && is_watched_by_another_of_us(d, v))) || (s == 1 && track_drop_marked(lt->uffd, t->pagemap_fd, v)))
 			continue;
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 		if (s == 1)

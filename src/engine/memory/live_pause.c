@@ -25,6 +25,8 @@ static void run_look(void *argument)
 	int r = look->file ? track_changes(pagemap_fd, look->start, look->end, true, &look->changes) :
 			     track_changes_of(look->lt->proc, pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
 
+	if (!r && look->huge)
+		r = track_add_emptied(look->lt->proc, look->start, look->end, &look->changes);
 	if (r)
 		error_errno(&why, r, "process %d (%s): cannot read its pagemap", look->lt->pid, look->lt->comm);
 	live_note(look->d->live, r, &why);
@@ -41,7 +43,7 @@ int live_look(struct dump *d, struct live_task *lt)
 			struct look *look = VEC_PUSH(&lt->looks);
 			if (!look)
 				return error_set(d->e, -ENOMEM, "out of memory");
-			*look = (struct look){ .d = d, .lt = lt, .start = at, .end = MIN(v->end, at + step), .file = track_is_file(v) };
+			*look = (struct look){ .d = d, .lt = lt, .start = at, .end = MIN(v->end, at + step), .file = track_is_file(v), .huge = track_is_huge(v) };
 		}
 	}
 	VEC_FOREACH(&lt->looks, look) {

@@ -37,7 +37,7 @@ struct look {
 	struct dump *d;
 	struct live_task *lt;
 	uint64_t start, end;
-	bool file;
+	bool file, huge;
 	struct track_runs changes;
 };
 

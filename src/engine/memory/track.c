@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -20,6 +21,8 @@
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 #define TABLE_SIZE (2UL << 20) /* of memory, that a page table is for */
+#define WORDS 8192
+#define GIANT_SIZE (1UL << 30)
 #define NEAR (1UL << 20) /* to walk over so much takes as long as another call */
 
 /* linux/fs.h has these since 6.7. */
@@ -141,7 +144,14 @@ bool track_can_watch(const struct proc_vma *v)
 	if (track_is_file(v)) /* of a device, or of huge pages, it is not */
 		return !(v->prot & PROT_EXEC) && v->name && v->name[0] == '/' && (strncmp(v->name, "/dev/", 5) || !strncmp(v->name, "/dev/shm/", 9)) &&
 		       strncmp(v->name, "/memfd:", 7);
-	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
+	if (track_is_huge(v) && (v->start | v->end) % GIANT_SIZE == 0) /* a page may be larger than what is protected at once */
+		return false;
+	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL));
+}
+
+bool track_is_huge(const struct proc_vma *v)
+{
+	return vma_status(v) & VMA_ANON_PRIVATE && v->inode;
 }
 
 bool track_is_file(const struct proc_vma *v)
@@ -266,6 +276,55 @@ bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
 				.category_mask = TRACK_WATCHED, .return_mask = TRACK_WATCHED };
 
 	return ioctl(pagemap_fd, SCAN, &arg) > 0;
+}
+
+bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v)
+{
+	struct uffdio_range range = { v->start, v->end - v->start };
+	struct region region;
+	struct scan_arg marks = { .size = sizeof(marks), .start = v->start, .end = v->end, .vec = (uint64_t)&region, .vec_len = 1, .max_pages = 1,
+				  .category_mask = TRACK_SWAPPED, .return_mask = TRACK_SWAPPED };
+
+	if (!track_is_huge(v) || ioctl(pagemap_fd, SCAN, &marks) <= 0 || ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
+		return false;
+	v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
+	return true;
+}
+
+static bool is_empty(pid_t pid, uint64_t page)
+{
+	uint64_t buffer[WORDS];
+	size_t size = ALIGN_UP(sizeof(*buffer), 64); /* nearly always that tells */
+
+	for (uint64_t at = page; at < page + TABLE_SIZE; at += size, size = sizeof(buffer)) {
+		size = (size_t)MIN(size, page + TABLE_SIZE - at);
+		struct iovec local = { buffer, size }, remote = { (void *)at, size };
+		if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != (ssize_t)size)
+			return true;
+		for (size_t i = 0; i < size / sizeof(*buffer); i++)
+			if (buffer[i])
+				return false;
+	}
+	return true;
+}
+
+int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs)
+{
+	const size_t count = runs->count;
+	size_t i = 0;
+
+	for (uint64_t page = start; page < end; page += TABLE_SIZE) {
+		while (i < count && runs->data[i].end <= page)
+			i++;
+		if ((i < count && runs->data[i].start <= page) || !is_empty(pid, page))
+			continue;
+		struct track_run *run = VEC_PUSH(runs);
+		if (!run)
+			return -ENOMEM;
+		*run = (struct track_run){ page, MIN(end, page + TABLE_SIZE), TRACK_PRESENT | TRACK_WRITTEN };
+	}
+	put_in_order(runs, 0);
+	return 0;
 }
 
 int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)

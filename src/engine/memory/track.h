@@ -23,8 +23,12 @@ int track_open_asking(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
  * space is gone. A range that is a part of an area cuts it in two. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
-/* Private anonymous memory, and private mappings of files that no code is in. */
+/* Private anonymous memory, of huge pages (hugetlb) too, and private mappings of files that no code is in. */
 bool track_can_watch(const struct proc_vma *v);
+/* Of a watched area: private memory of huge pages. Where such a one that was protected is emptied, too, a mark is left, which no question tells from a page
+ * that is under way elsewhere. So when the tree stands still an area with marks is let go by this; true: it is not watched any more. */
+bool track_is_huge(const struct proc_vma *v);
+bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Of a watched area: one of a file. There only pages that were written count as being there; the kernel leaves marks where such a one was emptied, which look
  * as if it were swapped out, so what seems swapped out is always said to be written. */
 bool track_is_file(const struct proc_vma *v);
@@ -58,6 +62,9 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
 /* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
+/* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
+ * such are added. The process stands still. */
+int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs);
 /* Adds how many bytes of a watched area were written, or came, since the last call of track_collect. Nothing is protected. */
 int track_written(int pagemap_fd, uint64_t start, uint64_t end, bool file, uint64_t *size);
 /* Pages that are there and protected, whatever kind of descriptor does that. */
