@@ -232,40 +232,13 @@ static int by_start(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-/* Those from number `first` on in order, none twice. */
-static void put_in_order(struct track_runs *runs, size_t first)
-{
-	size_t count = first;
-
-	if (runs->count - first > 1)
-		qsort(runs->data + first, runs->count - first, sizeof(*runs->data), by_start);
-	for (size_t i = first; i < runs->count; i++) {
-		struct track_run *last = count > first ? &runs->data[count - 1] : NULL;
-		if (last && runs->data[i].start < last->end)
-			last->end = MAX(last->end, runs->data[i].end);
-		else
-			runs->data[count++] = runs->data[i];
-	}
-	runs->count = count;
-}
-
 int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs)
 {
 	struct scan_arg how = collect_written;
-	const size_t first = runs->count;
 
-	how.category_mask = all ? 0 : TRACK_WRITTEN;
-	if (!file)
-		return scan_part(pagemap_fd, how, start, end, runs);
-	how.category_inverted = TRACK_FILE;
-	how.category_mask |= TRACK_FILE;
-	int r = scan_part(pagemap_fd, how, start, end, runs);
-	how.flags = 0;
-	how.category_mask = TRACK_FILE | TRACK_SWAPPED;
-	if (!r && !all)
-		r = scan_part(pagemap_fd, how, start, end, runs);
-	put_in_order(runs, first);
-	return r;
+	how.category_inverted = file ? TRACK_FILE : 0;
+	how.category_mask = (all ? 0 : TRACK_WRITTEN) | how.category_inverted;
+	return scan_part(pagemap_fd, how, start, end, runs);
 }
 
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
@@ -285,7 +258,7 @@ bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v)
 	struct scan_arg marks = { .size = sizeof(marks), .start = v->start, .end = v->end, .vec = (uint64_t)&region, .vec_len = 1, .max_pages = 1,
 				  .category_mask = TRACK_SWAPPED, .return_mask = TRACK_SWAPPED };
 
-	if (!track_is_huge(v) || ioctl(pagemap_fd, SCAN, &marks) <= 0 || ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
+	if (!v->inode || ioctl(pagemap_fd, SCAN, &marks) <= 0 || ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
 		return false;
 	v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 	return true;
@@ -323,7 +296,8 @@ int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs
 			return -ENOMEM;
 		*run = (struct track_run){ page, MIN(end, page + TABLE_SIZE), TRACK_PRESENT | TRACK_WRITTEN };
 	}
-	put_in_order(runs, 0);
+	if (runs->count > count)
+		qsort(runs->data, runs->count, sizeof(*runs->data), by_start);
 	return 0;
 }
 
@@ -343,10 +317,9 @@ int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struc
 	how.category_anyof_mask |= file ? TRACK_FILE : 0;
 	how.return_mask |= file ? TRACK_FILE : 0;
 	int r = scan_part(pagemap_fd, how, start, end, runs);
-	for (size_t i = first; file && i < runs->count; i++) {
-		uint32_t *what = &runs->data[i].what;
-		*what = *what & TRACK_FILE ? TRACK_FILE : *what & TRACK_SWAPPED ? *what | TRACK_WRITTEN : *what;
-	}
+	for (size_t i = first; file && i < runs->count; i++)
+		if (runs->data[i].what & TRACK_FILE)
+			runs->data[i].what = TRACK_FILE;
 	return r;
 }
 

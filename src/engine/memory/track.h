@@ -29,9 +29,12 @@ bool track_can_watch(const struct proc_vma *v);
  * that is under way elsewhere. So when the tree stands still an area with marks is let go by this; true: it is not watched any more. */
 bool track_is_huge(const struct proc_vma *v);
 bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
-/* Of a watched area: one of a file. There only pages that were written count as being there; the kernel leaves marks where such a one was emptied, which look
- * as if it were swapped out, so what seems swapped out is always said to be written. */
+/* Of a watched area: one of a file, where only pages that were written count as being there; private memory of huge pages. */
 bool track_is_file(const struct proc_vma *v);
+bool track_is_huge(const struct proc_vma *v);
+/* Where a page of either was protected and is emptied, the kernel leaves a mark that no question tells from a page that is swapped out or under way elsewhere.
+ * So when the tree stands still an area that may have any is let go. True: it is not watched any more. */
+bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
  * as if they had not been written. */
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
