@@ -158,6 +158,7 @@ static int begin(struct dump *d)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	pthread_mutex_init(&d->live->lock, NULL);
 	d->live->spill_fd = -1;
+	d->live->tells_holes = track_tells_holes();
 	d->live->told = dump_kernel(d) && !vmbits_learn(d->kernel, &d->live->bits);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	workers_pace(d->workers, PACE_URGENT);

@@ -22,8 +22,9 @@ static void run_look(void *argument)
 	struct look *look = argument;
 	struct error why = {};
 	const int pagemap_fd = look->lt->t->pagemap_fd;
-	int r = look->file ? track_changes(pagemap_fd, look->start, look->end, true, &look->changes) :
-			     track_changes_of(look->lt->proc, pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
+	int r = look->file || !look->d->live->tells_holes ?
+			track_changes(pagemap_fd, look->start, look->end, look->file, &look->changes) :
+			track_changes_of(look->lt->proc, pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
 
 	if (!r && look->huge)
 		r = track_add_emptied(look->lt->proc, look->start, look->end, &look->changes);

@@ -267,7 +267,7 @@ bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v)
 static bool is_empty(pid_t pid, uint64_t page)
 {
 	uint64_t buffer[WORDS];
-	size_t size = ALIGN_UP(sizeof(*buffer), 64); /* nearly always that tells */
+	size_t size = 64; /* nearly always that tells */
 
 	for (uint64_t at = page; at < page + TABLE_SIZE; at += size, size = sizeof(buffer)) {
 		size = (size_t)MIN(size, page + TABLE_SIZE - at);
@@ -332,6 +332,28 @@ int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struc
 static int find_suspects(int fd, uint64_t start, uint64_t end, struct track_runs *runs)
 {
 	return scan_part(fd, (struct scan_arg){ .category_mask = TRACK_WRITTEN, .return_mask = TRACK_WRITTEN }, start, end, runs);
+}
+
+/* Two pages of our own, of which one is there, and protected. */
+bool track_tells_holes(void)
+{
+	_cleanup_close_ int uffd = (int)syscall(__NR_userfaultfd, FLAGS), maps = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	char *pages = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const uint64_t start = (uintptr_t)pages, end = start + 2 * PAGE_SIZE;
+	struct track_runs protected = {}, found = {};
+	bool tells = false;
+
+	if (uffd < 0 || maps < 0 || pages == MAP_FAILED)
+		return false;
+	madvise(pages, 2 * PAGE_SIZE, MADV_NOHUGEPAGE);
+	*(volatile char *)pages = 1;
+	if (!enable(uffd, false) && track_watch(uffd, start, end) == 1 && !track_collect(maps, start, end, true, false, &protected) &&
+	    !find_suspects(maps, start, end, &found))
+		tells = protected.count == 1 && found.count == 1 && found.data[0].start == start + PAGE_SIZE && found.data[0].end == end;
+	VEC_FREE(&protected);
+	VEC_FREE(&found);
+	munmap(pages, 2 * PAGE_SIZE);
+	return tells;
 }
 
 /* What is near to each other takes one call. */

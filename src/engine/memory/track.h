@@ -25,10 +25,6 @@ int track_open_asking(struct dump *d, struct task *t);
 int track_watch(int uffd, uint64_t start, uint64_t end);
 /* Private anonymous memory, of huge pages (hugetlb) too, and private mappings of files that no code is in. */
 bool track_can_watch(const struct proc_vma *v);
-/* Of a watched area: private memory of huge pages. Where such a one that was protected is emptied, too, a mark is left, which no question tells from a page
- * that is under way elsewhere. So when the tree stands still an area with marks is let go by this; true: it is not watched any more. */
-bool track_is_huge(const struct proc_vma *v);
-bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Of a watched area: one of a file, where only pages that were written count as being there; private memory of huge pages. */
 bool track_is_file(const struct proc_vma *v);
 bool track_is_huge(const struct proc_vma *v);
@@ -63,6 +59,8 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+/* Whether this kernel answers in the way that track_changes_of rests on. */
+bool track_tells_holes(void);
 /* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
 /* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
