@@ -7,11 +7,14 @@
 #include <jansson.h>
 #include <limits.h>
 #include <linux/capability.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
+
+#define LARGE_LIST (1 << 20)
 
 /* To the log; where that is a file, to stderr too. */
 int cli_report(const struct command_line *c, const struct error *e)
@@ -183,6 +186,7 @@ int cli_dump_tree(struct command_line *c, struct error *e)
 	if (r)
 		error_prefix(e, r, "cannot dump process %d", c->request.pid);
 	progress_begin(c);
+	mallopt(M_MMAP_THRESHOLD, LARGE_LIST); /* lists of pages go back to the kernel; the C library would begin to keep such */
 	if (!r)
 		r = explain(c, engine_dump(&c->request, e), e);
 	progress_end(c);

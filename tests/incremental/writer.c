@@ -2,7 +2,7 @@
  * A program whose memory changes in every way that a chain of checkpoints must follow, when it is told to, and that can say at any moment what all
  * of it holds: a checksum over the addresses and the bytes. It has no descriptors for that; commands and answers are files in its directory:
  *
- *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "share", "end"
+ *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "huge MEBIBYTES", "share", "file", "end"
  *	reply.PID	the answer
  *
  * With "run" a child of it goes on writing sequence numbers by itself, and says "digest" whether they are all as they must be.
@@ -33,6 +33,8 @@ static struct area areas[AREAS];
 static char statics[96 * PAGE] __attribute__((aligned(4096)));
 static char *shared, *private_file, *big;
 static size_t big_size;
+static char *huge; /* of huge pages */
+static size_t huge_size;
 static uint64_t state, steps;
 static uint64_t *run; /* a child that writes by itself: a page each */
 static char *const *arguments;
@@ -84,6 +86,7 @@ static uint64_t digest(void)
 	hash = mix(hash, statics, sizeof(statics));
 	hash = mix(hash, shared, SHARED);
 	hash = mix(hash, private_file, SHARED);
+	hash = huge ? mix(hash, huge, huge_size) : hash;
 	return big ? mix(hash, big, big_size) : hash;
 }
 
@@ -198,6 +201,25 @@ static void grow_heap(void)
 		kept[i][0] = (char)next();
 }
 
+/* What was written of it is at times dropped again: then the file's own is there. */
+static void change_private_file(void)
+{
+	char *at = private_file + below(64) * PAGE;
+
+	if (below(3))
+		fill(at);
+	else
+		madvise(at, (1 + below(8)) * PAGE, MADV_DONTNEED);
+}
+
+static void change_huge(void)
+{
+	if (below(3))
+		fill(huge + below(huge_size / PAGE) * PAGE);
+	else
+		madvise(huge + below(huge_size >> 21) * (2UL << 20), 2UL << 20, MADV_DONTNEED);
+}
+
 static void step(void)
 {
 	struct area *a = &areas[below(AREAS)];
@@ -218,7 +240,7 @@ static void step(void)
 	case 6: read_into(a); break;
 	case 10: fill(statics + below(96) * PAGE); break;
 	case 11: fill(shared + below(SHARED / PAGE) * PAGE); break;
-	case 12: fill(private_file + below(64) * PAGE); break;
+	case 12: below(2) && huge ? change_huge() : change_private_file(); break;
 	case 13: grow_heap(); break;
 	default: write_some(a);
 	}
@@ -236,6 +258,18 @@ static void make_big(size_t mib)
 	big = mmap(NULL, big_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	for (size_t i = 0; i < big_size / PAGE; i++)
 		fill(big + i * PAGE);
+}
+
+static int make_huge(size_t mib)
+{
+	if (!huge) {
+		huge_size = mib << 20;
+		huge = mmap(NULL, huge_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+		huge = huge == MAP_FAILED ? NULL : huge;
+	}
+	for (size_t i = 0; huge && i < huge_size; i += PAGE)
+		fill(huge + i);
+	return huge != NULL;
 }
 
 /* ---- one that goes on writing ---- */
@@ -307,6 +341,12 @@ static void obey(char *line)
 	} else if (!strcmp(word, "share")) {
 		for (size_t i = 0; i < SHARED; i += PAGE)
 			fill(shared + i);
+	} else if (!strcmp(word, "file")) {
+		for (size_t i = 0; i < SHARED; i += PAGE)
+			fill(private_file + i);
+	} else if (!strcmp(word, "huge")) {
+		if (!make_huge(a))
+			snprintf(text, sizeof(text), "none");
 	} else if (!strcmp(word, "big")) {
 		state = 1;
 		make_big(a);

@@ -237,7 +237,8 @@ static int find_areas(struct dump *d, struct tracked *tr, struct task *t)
 	tr->held.count = 0;
 	for (size_t i = 0; !r && i < t->maps.count; i++) {
 		struct proc_vma *v = &t->maps.data[i];
-		if (!track_can_watch(v) || !track_is_watched(t->pagemap_fd, v->start, v->end) || track_watch(tr->uffd, v->start, v->end) != 1)
+		if (!track_can_watch(v) || !track_is_watched(t->pagemap_fd, v->start, v->end) || track_watch(tr->uffd, v->start, v->end) != 1 ||
+		    track_drop_marked(tr->uffd, t->pagemap_fd, v))
 			continue;
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 		r = extents_add(&tr->held, (struct extent){ .start = v->start, .end = v->end, .shared = true });
@@ -413,10 +414,12 @@ static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, cons
 	if (track_can_watch(v) && (held || track)) {
 		/* Without `track` nothing is changed; what is not there is listed as well. */
 		if (!track)
-			r = track_changes(t->pagemap_fd, v->start, v->end, &runs);
+			r = track_changes(t->pagemap_fd, v->start, v->end, track_is_file(v), &runs);
 		else if (track_watch(tr->uffd, v->start, v->end) == 1)
-			r = track_collect(t->pagemap_fd, v->start, v->end, !held, &runs);
+			r = track_collect(t->pagemap_fd, v->start, v->end, !held, track_is_file(v), &runs);
 	}
+	if (!r && held && track_is_huge(v))
+		r = track_add_emptied(t->proc, v->start, v->end, &runs);
 	if (!r)
 		r = held ? note_written(&runs, unknown) : extents_add(unknown, (struct extent){ .start = v->start, .end = v->end, .shared = true });
 	VEC_FREE(&runs);
@@ -522,6 +525,7 @@ int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 /* An area that was looked at while nothing could change. */
 static int arm_looked(struct task *t, const struct proc_vma *v, const struct track_runs *changes, size_t *next)
 {
+	const bool file = track_is_file(v);
 	struct track_runs ignored = {};
 	size_t first;
 	int r = 0;
@@ -531,9 +535,9 @@ static int arm_looked(struct task *t, const struct proc_vma *v, const struct tra
 	for (first = *next; *next < changes->count && changes->data[*next].start < v->end;)
 		++*next;
 	if (*next - first > SINGLY)
-		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, false, &ignored);
+		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, false, file, &ignored);
 	for (size_t i = first; !r && *next - first <= SINGLY && i < *next; i++)
-		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, false, &ignored);
+		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, false, file, &ignored);
 	VEC_FREE(&ignored);
 	return r;
 }

@@ -158,6 +158,7 @@ static int begin(struct dump *d)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	pthread_mutex_init(&d->live->lock, NULL);
 	d->live->spill_fd = -1;
+	d->live->tells_holes = track_tells_holes();
 	d->live->told = dump_kernel(d) && !vmbits_learn(d->kernel, &d->live->bits);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	workers_pace(d->workers, PACE_URGENT);
@@ -250,7 +251,7 @@ static int hold_areas(struct dump *d, struct live_task *lt, struct task *t)
 			lt->gone = true; /* another program: exec */
 			return 0;
 		}
-		if (s != 1 && !(s == -EBUSY && is_watched_by_another_of_us(d, v)))
+		if ((s != 1 && !(s == -EBUSY && is_watched_by_another_of_us(d, v))) || (s == 1 && track_drop_marked(lt->uffd, t->pagemap_fd, v)))
 			continue;
 		v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
 		if (s == 1)

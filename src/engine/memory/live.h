@@ -7,8 +7,8 @@
  *	live_settle	behind the pause: what is still to be copied (live_cow.c), then the pages images
  *	live_end	at any moment: nothing is watched any more
  *
- * What can't be watched is copied in the pause: private mappings of files, huge pages of hugetlb, memory that is shared (shmem.h), processes that are
- * born meanwhile, or that a device may write to (pinned.h).
+ * What can't be watched is copied in the pause: code, mappings of devices, memory that is shared (shmem.h), processes that are born meanwhile, or that a
+ * device may write to (pinned.h).
  */
 #pragma once
 

@@ -48,14 +48,14 @@ static int cut_clean(struct live_task *lt, uint64_t start, uint64_t end, size_t 
 }
 
 /* Of what the parent lacks: memory that was only read is not to be saved now either. */
-static int add_lacking(struct live_task *lt, const struct extents *lacking, struct extents *changed)
+static int add_lacking(struct live_task *lt, bool file, const struct extents *lacking, struct extents *changed)
 {
 	struct page_runs there = {};
 	struct extents found = {};
 	int r = 0;
 
 	for (size_t i = 0; !r && i < lacking->count; i++)
-		r = scan_pages(lt->pagemap_fd, lacking->data[i].start, lacking->data[i].end, false, false, &there);
+		r = scan_pages(lt->pagemap_fd, lacking->data[i].start, lacking->data[i].end, file, false, &there);
 	for (size_t i = 0; !r && i < there.count; i++)
 		r = add_run(&found, there.data[i].start, there.data[i].end);
 	if (!r)
@@ -92,17 +92,17 @@ static int collect_since(struct live_task *lt, const struct proc_vma *v, struct 
 {
 	struct track_runs changes = {}, written = {};
 	struct extents changed = {}, lacking = {};
-	int r = track_changes(lt->pagemap_fd, v->start, v->end, &changes);
+	int r = track_changes(lt->pagemap_fd, v->start, v->end, track_is_file(v), &changes);
 
 	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, false, &written);
+		r = track_collect(lt->pagemap_fd, v->start, v->end, false, track_is_file(v), &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		if (!(written.data[i].what & TRACK_ZERO))
 			r = add_run(&changed, written.data[i].start, written.data[i].end);
 	if (!r)
 		r = find_clean(lt, v, &changes, &written, &lacking, previous);
 	if (!r)
-		r = add_lacking(lt, &lacking, &changed);
+		r = add_lacking(lt, track_is_file(v), &lacking, &changed);
 	for (size_t i = 0; !r && i < changed.count; i++)
 		r = add_run(runs, changed.data[i].start, changed.data[i].end);
 	VEC_FREE(&changes);
@@ -124,11 +124,13 @@ static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool 
 {
 	struct track_runs written = {};
 	bool is_new = false;
+	const bool file = track_is_file(v);
 	int r = first ? 0 : watch_new(lt, v, &is_new);
+	const bool all = first || is_new;
 
 	if (!r)
-		r = first || is_new ? track_collect(lt->pagemap_fd, v->start, v->end, true, &written) :
-				      track_collect_few(lt->pagemap_fd, v->start, v->end, &written);
+		r = all || file ? track_collect(lt->pagemap_fd, v->start, v->end, all, file, &written) :
+				  track_collect_few(lt->pagemap_fd, v->start, v->end, &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
 							add_run(runs, written.data[i].start, written.data[i].end);
@@ -184,7 +186,7 @@ int live_left(const struct dump *d, uint64_t *ret)
 		const struct live_task *lt = d->live->tasks.data[i];
 		for (size_t k = 0; !r && !lt->given_up && !lt->gone && k < lt->maps.count; k++)
 			if (track_can_watch(&lt->maps.data[k]) && track_is_watched(lt->pagemap_fd, lt->maps.data[k].start, lt->maps.data[k].end))
-				r = track_written(lt->pagemap_fd, lt->maps.data[k].start, lt->maps.data[k].end, ret);
+				r = track_written(lt->pagemap_fd, lt->maps.data[k].start, lt->maps.data[k].end, track_is_file(&lt->maps.data[k]), ret);
 		r = r == -ESRCH || r == -ENOENT ? 0 : r; /* it has ended */
 	}
 	return r;

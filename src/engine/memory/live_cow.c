@@ -197,7 +197,7 @@ static int take_areas(struct live_cow *c)
 		uint64_t size = 0;
 		for (size_t k = extents_find(last, v->start); k < last->count && last->data[k].start < v->end; k++)
 			size += MIN(last->data[k].end, v->end) - MAX(last->data[k].start, v->start);
-		if (track_can_watch(v) && size >= AREA_MIN && size >= (v->end - v->start) / SHARE)
+		if (track_can_watch(v) && !v->inode && size >= AREA_MIN && size >= (v->end - v->start) / SHARE)
 			r = take_area(c, v);
 	}
 	return r;

@@ -21,8 +21,13 @@ static void run_look(void *argument)
 {
 	struct look *look = argument;
 	struct error why = {};
-	int r = track_changes_of(look->lt->proc, look->lt->t->pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
+	const int pagemap_fd = look->lt->t->pagemap_fd;
+	int r = look->file || !look->d->live->tells_holes ?
+			track_changes(pagemap_fd, look->start, look->end, look->file, &look->changes) :
+			track_changes_of(look->lt->proc, pagemap_fd, look->start, look->end, &look->lt->slots.known, &look->changes);
 
+	if (!r && look->huge)
+		r = track_add_emptied(look->lt->proc, look->start, look->end, &look->changes);
 	if (r)
 		error_errno(&why, r, "process %d (%s): cannot read its pagemap", look->lt->pid, look->lt->comm);
 	live_note(look->d->live, r, &why);
@@ -39,7 +44,7 @@ int live_look(struct dump *d, struct live_task *lt)
 			struct look *look = VEC_PUSH(&lt->looks);
 			if (!look)
 				return error_set(d->e, -ENOMEM, "out of memory");
-			*look = (struct look){ .d = d, .lt = lt, .start = at, .end = MIN(v->end, at + step) };
+			*look = (struct look){ .d = d, .lt = lt, .start = at, .end = MIN(v->end, at + step), .file = track_is_file(v), .huge = track_is_huge(v) };
 		}
 	}
 	VEC_FOREACH(&lt->looks, look) {

@@ -37,6 +37,7 @@ struct look {
 	struct dump *d;
 	struct live_task *lt;
 	uint64_t start, end;
+	bool file, huge;
 	struct track_runs changes;
 };
 
@@ -83,6 +84,7 @@ struct live {
 	bool watching; /* the first stop is over */
 	bool slowly;
 	bool tree; /* more than one process */
+	bool tells_holes; /* track.h */
 	bool told; /* the flags of areas are read in the pause, by vmbits.h */
 	struct vmbits bits;
 	pthread_mutex_t lock;

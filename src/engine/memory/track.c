@@ -7,7 +7,9 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
@@ -19,6 +21,8 @@
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 #define TABLE_SIZE (2UL << 20) /* of memory, that a page table is for */
+#define WORDS 8192
+#define GIANT_SIZE (1UL << 30)
 #define NEAR (1UL << 20) /* to walk over so much takes as long as another call */
 
 /* linux/fs.h has these since 6.7. */
@@ -137,7 +141,22 @@ bool track_can_watch(const struct proc_vma *v)
 {
 	uint32_t status = vma_status(v);
 
-	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL)) && !v->inode;
+	if (track_is_file(v)) /* of a device, or of huge pages, it is not */
+		return !(v->prot & PROT_EXEC) && v->name && v->name[0] == '/' && (strncmp(v->name, "/dev/", 5) || !strncmp(v->name, "/dev/shm/", 9)) &&
+		       strncmp(v->name, "/memfd:", 7);
+	if (track_is_huge(v) && (v->start | v->end) % GIANT_SIZE == 0) /* a page may be larger than what is protected at once */
+		return false;
+	return status & VMA_ANON_PRIVATE && !(status & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL));
+}
+
+bool track_is_huge(const struct proc_vma *v)
+{
+	return vma_status(v) & VMA_ANON_PRIVATE && v->inode;
+}
+
+bool track_is_file(const struct proc_vma *v)
+{
+	return vma_status(v) & VMA_FILE_PRIVATE;
 }
 
 void track_unwatch_all(int uffd, const struct proc_maps *maps)
@@ -206,11 +225,19 @@ static int scan_part(int fd, struct scan_arg how, uint64_t start, uint64_t end, 
 	return scan(fd, how, runs);
 }
 
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs)
+static int by_start(const void *a, const void *b)
+{
+	const struct track_run *x = a, *y = b;
+
+	return x->start < y->start ? -1 : x->start > y->start;
+}
+
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs)
 {
 	struct scan_arg how = collect_written;
 
-	how.category_mask = all ? 0 : TRACK_WRITTEN;
+	how.category_inverted = file ? TRACK_FILE : 0;
+	how.category_mask = (all ? 0 : TRACK_WRITTEN) | how.category_inverted;
 	return scan_part(pagemap_fd, how, start, end, runs);
 }
 
@@ -224,6 +251,56 @@ bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end)
 	return ioctl(pagemap_fd, SCAN, &arg) > 0;
 }
 
+bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v)
+{
+	struct uffdio_range range = { v->start, v->end - v->start };
+	struct region region;
+	struct scan_arg marks = { .size = sizeof(marks), .start = v->start, .end = v->end, .vec = (uint64_t)&region, .vec_len = 1, .max_pages = 1,
+				  .category_mask = TRACK_SWAPPED, .return_mask = TRACK_SWAPPED };
+
+	if (!v->inode || ioctl(pagemap_fd, SCAN, &marks) <= 0 || ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
+		return false;
+	v->vmflags &= ~(uint64_t)(PROC_VMF_UW | PROC_VMF_UM);
+	return true;
+}
+
+static bool is_empty(pid_t pid, uint64_t page)
+{
+	uint64_t buffer[WORDS];
+	size_t size = 64; /* nearly always that tells */
+
+	for (uint64_t at = page; at < page + TABLE_SIZE; at += size, size = sizeof(buffer)) {
+		size = (size_t)MIN(size, page + TABLE_SIZE - at);
+		struct iovec local = { buffer, size }, remote = { (void *)at, size };
+		if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != (ssize_t)size)
+			return true;
+		for (size_t i = 0; i < size / sizeof(*buffer); i++)
+			if (buffer[i])
+				return false;
+	}
+	return true;
+}
+
+int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs)
+{
+	const size_t count = runs->count;
+	size_t i = 0;
+
+	for (uint64_t page = start; page < end; page += TABLE_SIZE) {
+		while (i < count && runs->data[i].end <= page)
+			i++;
+		if ((i < count && runs->data[i].start <= page) || !is_empty(pid, page))
+			continue;
+		struct track_run *run = VEC_PUSH(runs);
+		if (!run)
+			return -ENOMEM;
+		*run = (struct track_run){ page, MIN(end, page + TABLE_SIZE), TRACK_PRESENT | TRACK_WRITTEN };
+	}
+	if (runs->count > count)
+		qsort(runs->data, runs->count, sizeof(*runs->data), by_start);
+	return 0;
+}
+
 int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
 {
 	struct scan_arg arg = { .start = start, .end = end, .category_inverted = TRACK_WRITTEN, .category_mask = TRACK_WRITTEN,
@@ -232,9 +309,18 @@ int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_r
 	return scan(pagemap_fd, arg, runs);
 }
 
-int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs)
 {
-	return scan_part(pagemap_fd, find_changes, start, end, runs);
+	struct scan_arg how = find_changes;
+	const size_t first = runs->count;
+
+	how.category_anyof_mask |= file ? TRACK_FILE : 0;
+	how.return_mask |= file ? TRACK_FILE : 0;
+	int r = scan_part(pagemap_fd, how, start, end, runs);
+	for (size_t i = first; file && i < runs->count; i++)
+		if (runs->data[i].what & TRACK_FILE)
+			runs->data[i].what = TRACK_FILE;
+	return r;
 }
 
 /* ---- where little has changed ---- */
@@ -246,6 +332,28 @@ int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_run
 static int find_suspects(int fd, uint64_t start, uint64_t end, struct track_runs *runs)
 {
 	return scan_part(fd, (struct scan_arg){ .category_mask = TRACK_WRITTEN, .return_mask = TRACK_WRITTEN }, start, end, runs);
+}
+
+/* Two pages of our own, of which one is there, and protected. */
+bool track_tells_holes(void)
+{
+	_cleanup_close_ int uffd = (int)syscall(__NR_userfaultfd, FLAGS), maps = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	char *pages = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	const uint64_t start = (uintptr_t)pages, end = start + 2 * PAGE_SIZE;
+	struct track_runs protected = {}, found = {};
+	bool tells = false;
+
+	if (uffd < 0 || maps < 0 || pages == MAP_FAILED)
+		return false;
+	madvise(pages, 2 * PAGE_SIZE, MADV_NOHUGEPAGE);
+	*(volatile char *)pages = 1;
+	if (!enable(uffd, false) && track_watch(uffd, start, end) == 1 && !track_collect(maps, start, end, true, false, &protected) &&
+	    !find_suspects(maps, start, end, &found))
+		tells = protected.count == 1 && found.count == 1 && found.data[0].start == start + PAGE_SIZE && found.data[0].end == end;
+	VEC_FREE(&protected);
+	VEC_FREE(&found);
+	munmap(pages, 2 * PAGE_SIZE);
+	return tells;
 }
 
 /* What is near to each other takes one call. */
@@ -304,13 +412,6 @@ static int find_gone(pid_t pid, uint64_t start, uint64_t end, const struct exten
 	return r ? r : ask(pid, &a, start, end, suspects);
 }
 
-static int by_start(const void *a, const void *b)
-{
-	const struct track_run *x = a, *y = b;
-
-	return x->start < y->start ? -1 : x->start > y->start;
-}
-
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs)
 {
 	struct track_runs suspects = {};
@@ -320,7 +421,7 @@ int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, co
 	/* Not every kernel can be asked so. */
 	if (!r && find_gone(pid, start, end, stored, &suspects)) {
 		VEC_FREE(&suspects);
-		return track_changes(pagemap_fd, start, end, runs);
+		return track_changes(pagemap_fd, start, end, false, runs);
 	}
 	if (!r && suspects.count > unprotected)
 		qsort(suspects.data, suspects.count, sizeof(*suspects.data), by_start);
@@ -341,15 +442,17 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 	return r;
 }
 
-int track_written(int pagemap_fd, uint64_t start, uint64_t end, uint64_t *size)
+int track_written(int pagemap_fd, uint64_t start, uint64_t end, bool file, uint64_t *size)
 {
 	struct track_runs suspects = {}, written = {};
 	struct scan_arg how = collect_written;
-	int r = find_suspects(pagemap_fd, start, end, &suspects);
+	int r = file ? 0 : find_suspects(pagemap_fd, start, end, &suspects);
 
 	how.flags = 0;
+	how.category_inverted = file ? TRACK_FILE : 0;
+	how.category_mask |= how.category_inverted;
 	if (!r)
-		r = scan_suspects(pagemap_fd, &how, &suspects, &written);
+		r = file ? scan_part(pagemap_fd, how, start, end, &written) : scan_suspects(pagemap_fd, &how, &suspects, &written);
 	for (size_t i = 0; i < written.count; i++)
 		*size += written.data[i].end - written.data[i].start;
 	VEC_FREE(&suspects);

@@ -23,8 +23,14 @@ int track_open_asking(struct dump *d, struct task *t);
 /* 1: all of [start, end) is watched by this descriptor, now or before. 0: it can't be. -EBUSY: somebody else watches it. -ESRCH: the address
  * space is gone. A range that is a part of an area cuts it in two. */
 int track_watch(int uffd, uint64_t start, uint64_t end);
-/* Private anonymous memory. */
+/* Private anonymous memory, of huge pages (hugetlb) too, and private mappings of files that no code is in. */
 bool track_can_watch(const struct proc_vma *v);
+/* Of a watched area: one of a file, where only pages that were written count as being there; private memory of huge pages. */
+bool track_is_file(const struct proc_vma *v);
+bool track_is_huge(const struct proc_vma *v);
+/* Where a page of either was protected and is emptied, the kernel leaves a mark that no question tells from a page that is swapped out or under way elsewhere.
+ * So when the tree stands still an area that may have any is let go. True: it is not watched any more. */
+bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
  * as if they had not been written. */
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
@@ -35,7 +41,7 @@ bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
 void track_unwatch_all(int uffd, const struct proc_maps *maps);
 
 /* A run of pages, and what PAGEMAP_SCAN says of them. */
-enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
+enum { TRACK_WATCHED = 1, TRACK_WRITTEN = 2, TRACK_FILE = 4, TRACK_PRESENT = 8, TRACK_SWAPPED = 16, TRACK_ZERO = 32 };
 struct track_run {
 	uint64_t start, end;
 	uint32_t what;
@@ -47,15 +53,20 @@ struct track_runs {
 
 /* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
  * written too, for the first call. */
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, struct track_runs *runs);
-/* The same without `all`, in a third of the time where few pages were written. */
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs);
+/* The same without `all`, of no file, in a third of the time where few pages were written. */
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
-int track_changes(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
-/* The same in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
+int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+/* Whether this kernel answers in the way that track_changes_of rests on. */
+bool track_tells_holes(void);
+/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
+/* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
+ * such are added. The process stands still. */
+int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs);
 /* Adds how many bytes of a watched area were written, or came, since the last call of track_collect. Nothing is protected. */
-int track_written(int pagemap_fd, uint64_t start, uint64_t end, uint64_t *size);
+int track_written(int pagemap_fd, uint64_t start, uint64_t end, bool file, uint64_t *size);
 /* Pages that are there and protected, whatever kind of descriptor does that. */
 int track_protected(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
