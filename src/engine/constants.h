@@ -2,10 +2,14 @@
 #pragma once
 
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x80 /* Linux 5.6 */
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #endif
 #ifndef PR_GET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57 /* Linux 5.6 */

@@ -102,6 +102,7 @@ struct rtask {
 	size_t uffd_op;
 	char *pages_name; /* of its pages in the images, or NULL */
 	bool shares; /* memory with its parent, which it is born from */
+	bool vdso_stays; /* where it has it from its parent */
 	/* Further up in the tree: who builds the descriptor table, or sets the directories, that it shares; or NULL. */
 	struct rtask *files_owner, *fs_owner;
 	struct rtask *vm_owner; /* whose memory it has (CLONE_VM): it is born when that is complete; or NULL */
@@ -124,6 +125,10 @@ struct own {
 	bool has_oom_score_adj, has_coredump_filter, has_loginuid;
 	long oom_score_adj, coredump_filter, loginuid;
 	uint64_t limits[16][2];
+	uint32_t personality;
+	uint64_t timer_slack; /* ns */
+	bool has_nice;	      /* and it is handed on as it is */
+	int nice;
 };
 
 /* plan/rest.c: the code in which tasks wait for their registers. */

@@ -232,6 +232,16 @@ static int run_to_syscall_exit(struct tracee *t, struct user_regs_struct *regs)
 	return ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
+int tracee_pass_call(struct tracee *t)
+{
+	struct user_regs_struct regs;
+	int r = run_to_syscall_exit(t, &regs);
+
+	if (!r)
+		r = tracee_interrupt(t);
+	return !r && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : r;
+}
+
 /* Continues until the entry or the exit of a system call. */
 static int run_to_call(struct tracee *t)
 {

@@ -39,6 +39,8 @@ void tracing_end(const struct tracing *t);
 
 int tracee_seize(struct tracee *t, pid_t pid, pid_t tid, int options, struct error *e);
 int tracee_interrupt(struct tracee *t);
+/* Lets a stopped thread run to the end of its next system call, where it is interrupted. */
+int tracee_pass_call(struct tracee *t);
 /* Waits for the stop, then reads registers and mask. -ETIMEDOUT: the deadline has passed; it is let go when the coordinator ends. */
 int tracee_wait_stop(struct tracee *t, struct error *e);
 /* The same without the registers and the mask, which a restore is about to set. */

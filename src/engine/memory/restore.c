@@ -119,7 +119,7 @@ static const VmaEntry *inherited(const struct rtask *t, const VmaEntry *v)
 
 bool memory_is_inherited(const struct rtask *t, const VmaEntry *v)
 {
-	return inherited(t, v) != NULL;
+	return inherited(t, v) != NULL || (t->vdso_stays && vdso_is_part(v));
 }
 
 struct place_range memory_own_range(const struct restore *s)
@@ -135,19 +135,20 @@ static void plan_unmap(struct batch *b, uint64_t start, uint64_t end)
 		OP(b, __NR_munmap, start, end - start);
 }
 
-int memory_plan_inherit(struct restore *s, struct rtask *t)
+int memory_plan_inherit(struct restore *s, struct rtask *t, bool alone)
 {
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size, at = 0;
 
 	t->shares = !t->parent->vm_owner;
-	/* Even where it stays in its place: children that are born before memory is filled look for it there. */
+	t->vdso_stays = alone && vdso_is_parents(s, t);
 	batch_what(b, "put the vdso aside in process %d", t->pid);
-	vdso_plan_aside_of(s, b, t->parent, room);
+	if (!t->vdso_stays)
+		vdso_plan_aside_of(s, b, t->parent, room);
 	batch_what(b, "leave what process %d has of its parent", t->pid);
 	for (size_t i = 0; i <= t->mm->n_vmas; i++) {
 		const VmaEntry *v = i < t->mm->n_vmas ? t->mm->vmas[i] : NULL;
-		if (v && !inherited(t, v))
+		if (v && !memory_is_inherited(t, v))
 			continue;
 		uint64_t start = v ? v->start : TASK_END;
 		if (at < arena && start > arena) {
@@ -261,14 +262,41 @@ static bool is_dense(const struct rtask *t, const VmaEntry *v)
 
 /* What must be known before the area is filled: each page would be a huge one; or none, though the program has asked for them, where they are
  * filled three times as fast. One that is sparse gets its advice when it is filled (memory_plan_finish). */
-static void plan_huge(struct rtask *t, const VmaEntry *v)
+static uint64_t early_advice(struct restore *s, const struct rtask *t, const VmaEntry *v)
+{
+	if (!v->has_madv || v->status & (VMA_SYSVIPC | VMA_AIORING) || inherited(t, v) || vdso_is_part(v) || uring_is_area(s, v))
+		return 0;
+	if (v->madv & 1ULL << MADV_NOHUGEPAGE)
+		return 1ULL << MADV_NOHUGEPAGE;
+	return v->madv & 1ULL << MADV_HUGEPAGE && is_dense(t, v) ? 1ULL << MADV_HUGEPAGE : 0;
+}
+
+static void plan_advice(struct rtask *t, uint64_t start, uint64_t end, uint64_t advice)
 {
 	struct batch *b = &t->threads.data[0].batch;
 
-	if (v->has_madv && v->madv & 1ULL << MADV_NOHUGEPAGE)
-		OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_NOHUGEPAGE);
-	else if (v->has_madv && v->madv & 1ULL << MADV_HUGEPAGE && is_dense(t, v))
-		OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, MADV_HUGEPAGE);
+	for (uint64_t one = 0; one < 64 && advice >> one; one++)
+		if (advice >> one & 1) {
+			batch_what(b, "advise %d on memory at %lx of process %d", (int)one, (unsigned long)start, t->pid);
+			OP_MAY_FAIL(b, __NR_madvise, start, end - start, one);
+		}
+}
+
+/* One call for all areas that lie side by side, as the stacks of threads do. Private ones only: there no advice fails for one and not for the other. */
+static void plan_advices(struct restore *s, struct rtask *t, uint64_t (*advice_of)(struct restore *s, const struct rtask *t, const VmaEntry *v))
+{
+	for (size_t i = 0, next; i < t->mm->n_vmas; i = next) {
+		const VmaEntry *v = t->mm->vmas[i];
+		const uint64_t advice = advice_of(s, t, v);
+		uint64_t end = v->end;
+		for (next = i + 1; advice && next < t->mm->n_vmas && v->status & VMA_ANON_PRIVATE; next++) {
+			const VmaEntry *n = t->mm->vmas[next];
+			if (n->start != end || !(n->status & VMA_ANON_PRIVATE) || advice_of(s, t, n) != advice)
+				break;
+			end = n->end;
+		}
+		plan_advice(t, v->start, end, advice);
+	}
 }
 
 static int plan_map(struct restore *s, struct rtask *t, const VmaEntry *v, bool fill)
@@ -321,9 +349,9 @@ int memory_plan(struct restore *s, struct rtask *t)
 			opened[i] = (v->prot & 3) != 3;
 		} else if (!vdso_is_part(v) && !uring_is_area(s, v)) {
 			r = plan_map(s, t, v, opened[i]);
-			plan_huge(t, v);
 		}
 	}
+	plan_advices(s, t, early_advice);
 	if (!r)
 		r = aio_plan(s, t);
 	if (!r)
@@ -387,19 +415,21 @@ static void plan_seals(struct rtask *t)
 	}
 }
 
+/* What was not given before. */
+static uint64_t late_advice(struct restore *s, const struct rtask *t, const VmaEntry *v)
+{
+	return vdso_is_part(v) || !v->has_madv ? 0 : v->madv & ~early_advice(s, t, v);
+}
+
 int memory_plan_finish(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
 
+	plan_advices(s, t, late_advice);
 	for (size_t i = 0; i < t->mm->n_vmas; i++) {
 		const VmaEntry *v = t->mm->vmas[i];
 		if (vdso_is_part(v))
 			continue;
-		for (uint64_t advice = 0; v->has_madv && advice < 64; advice++)
-			if (v->madv & (1ULL << advice)) {
-				batch_what(b, "advise %d on memory at %lx of process %d", (int)advice, (unsigned long)v->start, t->pid);
-				OP_MAY_FAIL(b, __NR_madvise, v->start, v->end - v->start, advice);
-			}
 		if (v->anon_name && !strncmp(v->anon_name, "[anon:", 6)) {
 			char name[128];
 			snprintf(name, sizeof(name), "%s", v->anon_name + 6);

@@ -9,8 +9,9 @@ int arena_make(struct restore *s);
 int memory_plan_clear(struct restore *s, struct rtask *t);
 /* Whether some of its pages are its parent's. */
 bool memory_is_shared(const struct rtask *t);
-/* For such a one, which is born with all that its parent has: what is not its own goes. */
-int memory_plan_inherit(struct restore *s, struct rtask *t);
+/* For such a one, which is born with all that its parent has: what is not its own goes. `alone`: it has no children before its own memory is
+ * there; they look for the vdso beside the arena. */
+int memory_plan_inherit(struct restore *s, struct rtask *t, bool alone);
 /* Whether an area is the parent's, since fork(2). */
 bool memory_is_inherited(const struct rtask *t, const VmaEntry *v);
 /* Where the arena and the vdso that is put beside it are. */

@@ -113,6 +113,27 @@ void vdso_plan_aside_of(struct restore *s, struct batch *b, const struct rtask *
 		plan_move(s, b, start_of(parent), room);
 }
 
+static const VmaEntry *next_part(const struct rtask *t, size_t *at)
+{
+	while (*at < t->mm->n_vmas && !vdso_is_part(t->mm->vmas[*at]))
+		++*at;
+	return *at < t->mm->n_vmas ? t->mm->vmas[(*at)++] : NULL;
+}
+
+bool vdso_is_parents(const struct restore *s, const struct rtask *t)
+{
+	const VmaEntry *own, *theirs;
+	size_t i = 0, k = 0;
+
+	if (old_area(s, t) || old_area(s, t->parent))
+		return false;
+	do {
+		own = next_part(t, &i);
+		theirs = next_part(t->parent, &k);
+	} while (own && theirs && own->start == theirs->start && own->end == theirs->end);
+	return !own && !theirs;
+}
+
 /* The sizes of all areas, and where in them the code stands. */
 static uint64_t own_size(const struct restore *s, uint64_t *ret_code)
 {
@@ -189,6 +210,8 @@ int vdso_plan(struct restore *s, struct rtask *t, uint64_t room, uint64_t room_s
 	if (ours != theirs || !s->tasks.data[0]->mm->has_vdso)
 		return error_set(s->e, -ENOTSUP, "mm-%d.img does not hold the vdso of the kernel of the dump; dump again, with this version",
 				 s->tasks.data[0]->pid);
+	if (t->vdso_stays)
+		return 0;
 	struct batch *b = &t->threads.data[0].batch;
 	batch_what(b, "place the vdso of process %d", t->pid);
 	plan_move(s, b, room, start_of(t));

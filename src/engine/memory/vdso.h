@@ -21,7 +21,9 @@ bool vdso_is_part(const VmaEntry *v);
 void vdso_plan_aside(struct restore *s, struct batch *b, uint64_t room);
 /* The same in a child that has memory of its parent's. */
 void vdso_plan_aside_of(struct restore *s, struct batch *b, const struct rtask *parent, uint64_t room);
-/* From `room`, or the image of the old one. `room_size`: of the room. */
+/* Whether both are to have it at the same place, and not as an old one. */
+bool vdso_is_parents(const struct restore *s, const struct rtask *t);
+/* From `room`, unless it stays; or the image of the old one. `room_size`: of the room. */
 int vdso_plan(struct restore *s, struct rtask *t, uint64_t room, uint64_t room_size);
 /* Whether the task's vdso is the image of the old one. */
 bool vdso_is_old(struct restore *s, const struct rtask *t);

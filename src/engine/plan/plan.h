@@ -12,7 +12,7 @@
 /* The shared range: a bump allocator, nothing is given back. Its pages cost only what is used. */
 struct arena {
 	char *start;
-	size_t size, used;
+	size_t size, used, made; /* made: whose pages are there */
 };
 
 /* Zeroed, 16-aligned. NULL when it is full. */

@@ -5,7 +5,6 @@
 #include "engine/memory/vma.h"
 
 #include <fcntl.h>
-#include <sched.h>
 #include <sys/ptrace.h>
 
 static int write_own(uint64_t address, const void *data)
@@ -75,12 +74,9 @@ int rest_wait(struct restore *s, struct rtask *t)
 		if (at >= place + SNIPPET_REST_LOOP && at < place + SNIPPET_REST_SIZE)
 			return 0;
 		/* Not quite there yet. */
-		if (ptrace(PTRACE_CONT, tracee->tid, 0, 0) < 0)
-			return error_errno(s->e, -errno, "cannot continue thread %d", tracee->tid);
-		sched_yield();
-		r = tracee_interrupt(tracee);
+		r = tracee_pass_call(tracee);
 		if (r)
-			return error_errno(s->e, r, "cannot stop thread %d", tracee->tid);
+			return error_errno(s->e, r, "cannot continue thread %d", tracee->tid);
 	}
 }
 

@@ -48,9 +48,10 @@ static uint64_t place_stack(struct restore *s)
 	return stack ? (uint64_t)stack + STACK_SIZE : 0;
 }
 
-static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags, int exit_signal)
+/* `clear_tid`: the word that the kernel is to clear at the end of a thread (set_tid_address(2)), or 0. */
+static void plan_clone(struct restore *s, struct batch *b, struct batch *child, pid_t pid, uint64_t flags, int exit_signal, uint64_t clear_tid)
 {
-	struct clone_args args = { .flags = flags, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : (uint64_t)exit_signal };
+	struct clone_args args = { .flags = flags | (clear_tid ? CLONE_CHILD_CLEARTID : 0), .child_tid = clear_tid, .exit_signal = flags & (CLONE_THREAD | CLONE_PARENT) ? 0 : (uint64_t)exit_signal };
 
 	if (pid) {
 		args.set_tid = arena_place(&s->arena, &pid, sizeof(pid));
@@ -77,7 +78,7 @@ static void plan_births(struct restore *s, struct node *n, bool late, enum birth
 		plan_clone(s, n->batch, nodes[i].batch, b->pid, (b->clone_parent ? CLONE_PARENT : 0) |
 			   (t && t->files_owner ? CLONE_FILES : 0) | (t && t->fs_owner ? CLONE_FS : 0) |
 			   (t && t->vm_owner ? CLONE_VM : 0) | (t && t->shares_actions ? CLONE_SIGHAND : 0),
-			   t && t->core->tc->has_exit_signal ? (int)t->core->tc->exit_signal : SIGCHLD);
+			   t && t->core->tc->has_exit_signal ? (int)t->core->tc->exit_signal : SIGCHLD, 0);
 	}
 }
 
@@ -252,7 +253,8 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 	if (r)
 		return r;
 	batch_what(&th->batch, "set the parent-death signal of thread %d", th->tid);
-	OP(&th->batch, __NR_prctl, PR_SET_PDEATHSIG, c->pdeath_sig);
+	if (c->pdeath_sig || th == &t->threads.data[0]) /* where plan_start has set one */
+		OP(&th->batch, __NR_prctl, PR_SET_PDEATHSIG, c->pdeath_sig);
 	r = signals_plan_queues(s, t, th);
 	return r ? r : seccomp_plan_strict(s, th);
 }
@@ -263,6 +265,9 @@ static int plan_threads(struct restore *s, struct rtask *t)
 	int r = 0;
 
 	t->threads_done = arena_take(&s->arena, sizeof(*t->threads_done));
+	batch_what(leader, "name process %d", t->pid);
+	if (t->threads.count > 1)
+		threads_plan_name(s, t, &t->threads.data[0], leader);
 	for (size_t i = 1; !r && i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
 		r = plan_thread(s, t, th);
@@ -277,7 +282,7 @@ static int plan_threads(struct restore *s, struct rtask *t)
 		if (batch_finish(&th->batch, &s->arena, (uint64_t)s->status))
 			return error_set(s->e, -ENOMEM, "out of memory");
 		batch_what(leader, "create thread %d of process %d", th->tid, t->pid);
-		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS, 0);
+		plan_clone(s, leader, &th->batch, th->tid, THREAD_FLAGS, 0, th->core->thread_info->clear_tid_addr);
 	}
 	return r;
 }
@@ -347,7 +352,7 @@ static int plan_task(struct restore *s, struct node *n)
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
 	else if (!t->vm_owner && (n->birth->late || (t->parent->vm_owner && !t->dead)))
-		r = memory_plan_inherit(s, t);
+		r = memory_plan_inherit(s, t, !has_births(s, n, false, BIRTH_BEFORE_SESSION) && !has_births(s, n, false, BIRTH_AFTER_SESSION));
 	plan_births(s, n, false, BIRTH_BEFORE_SESSION);
 	if (!session_late) {
 		plan_session(s, n);

@@ -17,6 +17,8 @@
 #include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sched.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 
 
@@ -108,6 +110,10 @@ int process_read_own(struct restore *s)
 	if (proc_read_status(getpid(), &own->status))
 		return error_set(s->e, -EIO, "cannot read the capabilities of the coordinator");
 	own->securebits = (uint32_t)prctl(PR_GET_SECUREBITS);
+	own->personality = (uint32_t)personality(0xffffffff);
+	own->timer_slack = (uint64_t)prctl(PR_GET_TIMERSLACK);
+	own->has_nice = sched_getscheduler(0) == SCHED_OTHER; /* without SCHED_RESET_ON_FORK */
+	own->nice = getpriority(PRIO_PROCESS, 0);
 	own->has_oom_score_adj = read_number(getpid(), "oom_score_adj", 10, &own->oom_score_adj) == 0;
 	own->has_loginuid = read_number(getpid(), "loginuid", 10, &own->loginuid) == 0;
 	own->has_coredump_filter = read_number(getpid(), "coredump_filter", 16, &own->coredump_filter) == 0;

@@ -177,7 +177,8 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		struct attributes a = { FIRST_VERSION, c->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK, c->sched_flags | reset, c->sched_nice, c->sched_prio,
 					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns, 0, 0 };
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
-		OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
+		if (!s->own.has_nice || s->own.nice != c->sched_nice)
+			OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
 		if (a.policy || a.flags || a.runtime)
 			OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
 	}
@@ -200,7 +201,7 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		   c->mempolicy_nodes.len * 8);
 	}
 	/* A real-time thread has no slack of its own: 0, which would mean the default. */
-	if (c->has_timer_slack_ns && c->timer_slack_ns) {
+	if (c->has_timer_slack_ns && c->timer_slack_ns && c->timer_slack_ns != s->own.timer_slack) {
 		batch_what(b, "set the timer slack of thread %d", th->tid);
 		OP(b, __NR_prctl, PR_SET_TIMERSLACK, c->timer_slack_ns);
 	}

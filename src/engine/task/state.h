@@ -41,6 +41,8 @@ int semaphores_check(struct dump *d, struct task *t);
 
 /* threads.c: registers, robust list, rseq, alternate stack, tid address. */
 int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEntry *core);
+/* The name. Threads have it of their leader, so one that has threads gets it before them. */
+void threads_plan_name(struct restore *s, const struct rtask *t, const struct rthread *th, struct batch *b);
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th);
 /* Next to last: the FPU state, which the agent leaves alone. */
 int threads_plan_fpu(struct restore *s, struct rthread *th);

@@ -142,24 +142,42 @@ int threads_capture(struct dump *d, struct thread *th, struct pool *pool, CoreEn
 	return capture_registers(d, th, pool, core);
 }
 
+static const char *name_of(const struct rtask *t, const struct rthread *th)
+{
+	const char *own = th->core->thread_core->comm;
+
+	return own ? own : t->core->tc->comm;
+}
+
+void threads_plan_name(struct restore *s, const struct rtask *t, const struct rthread *th, struct batch *b)
+{
+	const char *name = name_of(t, th);
+
+	OP(b, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, name, strlen(name) + 1));
+}
+
 int threads_plan_state(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const ThreadCoreEntry *c = th->core->thread_core;
 	struct batch *b = &th->batch;
-	const char *comm = c->comm ? c->comm : t->core->tc->comm;
+	const uint32_t personality = c->has_personality ? c->personality : t->core->tc->personality;
+	const bool is_leader = th == &t->threads.data[0];
 
-	batch_what(b, "set the state of thread %d", th->tid);
-	OP(b, __NR_personality, c->has_personality ? c->personality : t->core->tc->personality);
 	plan_switches(th);
 	batch_what(b, "set the state of thread %d", th->tid);
-	OP(b, __NR_prctl, PR_SET_NAME, arena_place(&s->arena, comm, strlen(comm) + 1));
+	if (personality != s->own.personality)
+		OP(b, __NR_personality, personality);
+	if (is_leader ? t->threads.count == 1 : strcmp(name_of(t, th), name_of(t, &t->threads.data[0])))
+		threads_plan_name(s, t, th, b);
 	if (c->futex_rla)
 		OP(b, __NR_set_robust_list, c->futex_rla, c->futex_rla_len);
-	if (c->sas) {
+	/* A thread is born without one. */
+	if (c->sas && (is_leader || !(c->sas->ss_flags & SS_DISABLE))) {
 		stack_t alt = { .ss_sp = (void *)c->sas->ss_sp, .ss_flags = (int)c->sas->ss_flags & ~SS_ONSTACK, .ss_size = c->sas->ss_size };
 		OP(b, __NR_sigaltstack, arena_place(&s->arena, &alt, sizeof(alt)), 0);
 	}
-	OP(b, __NR_set_tid_address, th->core->thread_info->clear_tid_addr);
+	if (is_leader) /* others are born with it */
+		OP(b, __NR_set_tid_address, th->core->thread_info->clear_tid_addr);
 	int r = files_plan_thread(s, t, th);
 	if (r)
 		return r;
