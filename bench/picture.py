@@ -143,10 +143,10 @@ def live(bench, mib, rate):
     return {name: row[name] for name in ("pause_ms", "seen_ms", "floor_seen_ms", "aim_ms")}
 
 
-def copy(bench, mib, workers):
+def copy(bench, mib):
     """MiB a second of dump, restore and their floors."""
     floors, rounds = {"dump": [], "restore": []}, {"dump": [], "restore": []}
-    measuring.one_round(bench, (f"{mib} MiB", mib, 1, 1, None, None), floors, rounds, {"dump": workers, "restore": workers})
+    measuring.one_round(bench, (f"{mib} MiB", mib, 1, 1, None, None), floors, rounds)
     return {name: mib / seconds for verb in ("dump", "restore")
             for name, seconds in ((verb, rounds[verb][0][0]), (f"floor of {verb}", floors[verb][0]))}
 
@@ -213,7 +213,7 @@ def measure(bench, quick, seconds):
     sizes, rates, size = (SIZES[:2], RATES[:3], SIZES[1]) if quick else (SIZES, RATES, RATE_SIZE)
     curves = {"by_size": Curve(sizes, lambda mib: live(bench, mib, 50)),
               "by_rate": Curve(rates, lambda rate: live(bench, size, rate)),
-              "copies": Curve(sizes if quick else COPIED, lambda mib: copy(bench, mib, os.cpu_count())),
+              "copies": Curve(sizes if quick else COPIED, lambda mib: copy(bench, mib)),
               "answers": Curve(sizes, lambda mib: answer(bench, mib))}
     images, rounds, took = image_sizes(bench, 64), 0, 0
     while not rounds or (not quick and rounds < ROUNDS and time.monotonic() + took < end):
