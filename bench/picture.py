@@ -106,7 +106,7 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Fermata: measured</title>
 <style>body{{font-family:sans-serif;max-width:700px;margin:2em auto;line-height:1.4}}svg{{width:100%;height:auto;border:1px solid #ddd}}</style>
 <h1>Fermata: measured</h1>
-<p>Made by <code>make bench</code>: medians of {rounds} rounds of measuring, all in one run on one machine with {processors} processors, with the floor (what a plain copy or the machine itself takes) beside them. Compare
+<p>Made by <code>make bench</code>: medians of {rounds} rounds of measuring, all in one run on one machine with {processors} processors (load before it began: {load:.1f}), with the floor (what a plain copy or the machine itself takes) beside them. Compare
 the curves with each other, not with those of another machine.</p>
 {pictures}
 </html>
@@ -266,6 +266,7 @@ def main():
     parser.add_argument("--criu", default=os.path.join(measuring.ROOT, "build/src/cli/fermata"))
     args = parser.parse_args()
     measuring.begin()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
         found = measure(measuring.Bench(os.path.abspath(args.criu), work), args.quick, args.seconds)
     drawn = pictures(found)
@@ -274,7 +275,7 @@ def main():
         with open(os.path.join(args.out, f"{name}.svg"), "w") as file:
             file.write(text)
     with open(os.path.join(args.out, "bench.html"), "w") as file:
-        file.write(PAGE.format(pictures="\n".join(drawn.values()), rounds=found["rounds"], processors=os.cpu_count()))
+        file.write(PAGE.format(pictures="\n".join(drawn.values()), rounds=found["rounds"], processors=os.cpu_count(), load=load))
     if args.json:
         print(json.dumps(found, indent=1))
     print(f"{len(drawn)} pictures are in {os.path.join(args.out, 'bench.html')}")

@@ -72,6 +72,8 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 		XXH3_128bits_update(w->hash, w->buffer, n);
 		at += n;
 	}
+	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE)) /* by whoever has read it into place meanwhile: what that found counts */
+		return;
 	XXH128_canonicalFromHash(&item->units[unit], XXH3_128bits_digest(w->hash));
 	__atomic_store_n(&item->known[unit], !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED), __ATOMIC_RELEASE);
 }
