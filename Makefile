@@ -33,11 +33,12 @@ check-kernels: all
 	scripts/install-deps.sh kernels
 	tests/kernels/run.py --exchange $(KERNELS)
 
+# About six minutes; each takes --help, and without limits as long as it wants.
 bench: all
-	bench/bench.py
-	bench/packed.py
-	bench/memory.py
-	bench/picture.py
+	bench/bench.py --seconds 90
+	bench/packed.py --mib 512 --rounds 1
+	bench/memory.py --seconds 90
+	bench/picture.py --seconds 90
 
 docs: all
 	scripts/docs.py

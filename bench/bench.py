@@ -4,6 +4,7 @@
 --json         print one JSON object
 --markdown     print a table of ratios, as the README has it
 --rounds N     how often each small case is run (15); the large ones run a fifth as often, three times at least
+--seconds N    fewer where they would take longer, but one round of each
 --criu PATH    another program that takes criu's options
 --quick        few rounds and no case over 256 MiB
 Words          run only the cases with one of them in their name"""
@@ -17,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -44,6 +44,34 @@ RSS_ALLOWANCE_KIB = 1024
 
 class Unsupported(Exception):
     pass
+
+
+class Time:
+    """Shares out what there is among the cases that are still to come; None: there is no end to it."""
+
+    def __init__(self, seconds):
+        self.end, self.left = time.monotonic() + seconds if seconds else None, 1
+
+    def over(self, cases):
+        """Each of them, and notes how many there still are."""
+        for number, case in enumerate(cases):
+            self.left = len(cases) - number
+            yield case
+
+    def rounds(self, most):
+        """Counts up to `most`, and ends earlier where another round as long as the longest would be too much."""
+        now = begun = time.monotonic()
+        until = now + max(self.end - now, 0) / self.left if self.end else float("inf")
+        longest = 0
+        for number in range(most):
+            if number and now + longest > until:
+                return
+            yield number
+            begun, now = now, time.monotonic()
+            longest = max(longest, now - begun)
+
+
+ENDLESS = Time(None)
 
 
 class Bench:
@@ -139,28 +167,6 @@ def sweep(kill=True):
     raise Unsupported("a process is left that does not end")
 
 
-def count_workers(bench, command):
-    """How many threads the command has at most, itself and what it starts: sampled, not measured."""
-    most = [1]
-    done = threading.Event()
-    task = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def sample():
-        while not done.is_set():
-            try:
-                most[0] = max(most[0], len(os.listdir(f"/proc/{task.pid}/task")))
-            except OSError:
-                pass
-            time.sleep(0.0005)
-
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    task.wait()
-    done.set()
-    sampler.join()
-    return most[0]
-
-
 def check(bench, pid, processes, threads):
     found = [pid] + children(pid)
     tasks = len(os.listdir(f"/proc/{pid}/task"))
@@ -171,7 +177,7 @@ def check(bench, pid, processes, threads):
         raise Unsupported("the restored memory is not what it was")
 
 
-def one_round(bench, case, floors, rounds, workers):
+def one_round(bench, case, floors, rounds):
     name, mib, processes, threads = case[:4]
     large = case[4] is None
     pid = bench.start(mib, processes, threads)
@@ -186,9 +192,9 @@ def one_round(bench, case, floors, rounds, workers):
         sweep(kill=False)
         if large:
             warm(mib)
-            floors["dump"].append(plain_copy(bench, "write", mib, workers["dump"]))
+            floors["dump"].append(plain_copy(bench, "write", mib))
             warm(mib)
-            floors["restore"].append(plain_copy(bench, "read", mib, workers["restore"]))
+            floors["restore"].append(plain_copy(bench, "read", mib))
             os.unlink(bench.scratch)
             warm(mib)
         rounds["restore"].append(bench.restore())
@@ -202,22 +208,11 @@ def warm(mib):
     subprocess.run([BIN + "floor", "warm", "-", str(4 * mib), "1"], check=True, timeout=DEADLINE)
 
 
-def plain_copy(bench, what, mib, workers):
-    out = subprocess.run([BIN + "floor", what, bench.scratch, str(mib), str(workers)], stdout=subprocess.PIPE, check=True,
+def plain_copy(bench, what, mib):
+    """By all processors."""
+    out = subprocess.run([BIN + "floor", what, bench.scratch, str(mib), str(os.cpu_count())], stdout=subprocess.PIPE, check=True,
                          timeout=DEADLINE).stdout
     return int(out) / 1e9
-
-
-def workers_of(bench, case):
-    """One round that is not measured: how many threads do the copying."""
-    pid = bench.start(*case[1:4])
-    try:
-        bench.fresh_images()
-        dump = count_workers(bench, [bench.criu, "dump", "-t", str(pid), "-D", bench.images])
-        sweep(kill=False)
-        return {"dump": dump, "restore": count_workers(bench, [bench.criu, "restore", "-d", "-D", bench.images])}
-    finally:
-        sweep()
 
 
 def available_mib():
@@ -225,27 +220,25 @@ def available_mib():
         return int(next(line for line in file if line.startswith("MemAvailable:")).split()[1]) // 1024
 
 
-def run_case(bench, case, repeat):
+def run_case(bench, case, repeat, time_left=ENDLESS):
     name, mib, processes, threads, *aims = case
     floors, rounds = {"dump": [], "restore": []}, {"dump": [], "restore": []}
-    workers = {"dump": 1, "restore": 1}
     error = None
     try:
         if aims[0] is None:
             if available_mib() < 8 * mib:
                 raise Unsupported(f"{8 * mib} MiB of free memory are needed, {available_mib()} are there")
-            workers = workers_of(bench, case)
             repeat = max(3, repeat // 5)
-        for _ in range(repeat):
-            one_round(bench, case, floors, rounds, workers)
+        for _ in time_left.rounds(repeat):
+            one_round(bench, case, floors, rounds)
     except (Unsupported, subprocess.SubprocessError, OSError) as failure:
         error = str(failure)
     finally:
         sweep()
-    return [row(name, verb, mib, aim, floors[verb], rounds[verb], workers[verb], error) for verb, aim in zip(("dump", "restore"), aims)]
+    return [row(name, verb, mib, aim, floors[verb], rounds[verb], error) for verb, aim in zip(("dump", "restore"), aims)]
 
 
-def row(name, verb, mib, aim_ms, floors, rounds, workers, error):
+def row(name, verb, mib, aim_ms, floors, rounds, error):
     out = {"case": name, "verb": verb, "rounds": len(rounds)}
     if error or not rounds:
         return out | {"error": f"failed: {error}"}
@@ -255,7 +248,7 @@ def row(name, verb, mib, aim_ms, floors, rounds, workers, error):
     out["times_floor"] = ms / out["floor_ms"]
     if aim_ms is None:
         aim_ms = out["floor_ms"] / SHARE
-        out |= {"mib_per_s": mib / ms * 1e3, "floor_mib_per_s": mib / out["floor_ms"] * 1e3, "workers": workers}
+        out |= {"mib_per_s": mib / ms * 1e3, "floor_mib_per_s": mib / out["floor_ms"] * 1e3}
     return out | {"aim_ms": aim_ms, "times_aim": ms / aim_ms}
 
 
@@ -276,7 +269,7 @@ def ask_writer(bench, pid):
     raise Unsupported("the writer does not answer")
 
 
-def live_case(bench, mib, rate, repeat):
+def live_case(bench, mib, rate, repeat, time_left=ENDLESS):
     """The pause as the engine tells it and as the program sees it, beside what it sees while all processors copy memory to a file; and what it wrote
     meanwhile of what it did before."""
     out = {"case": f"live {mib} MiB, {rate} MiB/s", "verb": "pause"}
@@ -295,11 +288,11 @@ def live_case(bench, mib, rate, repeat):
                                 stderr=subprocess.DEVNULL, start_new_session=True, cwd=bench.work)
         task.returncode = 0  # reaped by sweep
         bench.wait_word("ready")
-        for _ in range(repeat):
+        for _ in time_left.rounds(repeat):
             ask_writer(bench, task.pid)
             time.sleep(1)
             before.append(ask_writer(bench, task.pid)[1])
-            plain_copy(bench, "write", COPIED, os.cpu_count())
+            plain_copy(bench, "write", COPIED)
             os.unlink(bench.scratch)
             quiet.append(ask_writer(bench, task.pid)[0])
             bench.fresh_images()
@@ -321,7 +314,7 @@ def live_case(bench, mib, rate, repeat):
         bench.images = images
         if disk:
             disk.cleanup()
-    return out | {"rounds": repeat, "floor_seen_ms": statistics.median(quiet), "pause_ms": statistics.median(pauses), "aim_ms": 3 + mib / 2048, "seen_ms": statistics.median(seen),
+    return out | {"rounds": len(pauses), "floor_seen_ms": statistics.median(quiet), "pause_ms": statistics.median(pauses), "aim_ms": 3 + mib / 2048, "seen_ms": statistics.median(seen),
                   "whole_ms": statistics.median(seconds) * 1e3, "wrote_of_before": statistics.median(during) / statistics.median(before) if statistics.median(before) else 1}
 
 
@@ -356,7 +349,7 @@ def print_text(rows, memory):
         if "error" in r:
             print(f"{label:22} {r['error']}")
             continue
-        extra = f"  {r['mib_per_s']:.0f} MiB/s, plain copy {r['floor_mib_per_s']:.0f}, {r['workers']} thread(s)" if "workers" in r else ""
+        extra = f"  {r['mib_per_s']:.0f} MiB/s, plain copy {r['floor_mib_per_s']:.0f}" if "mib_per_s" in r else ""
         print(f"{label:22}{r['median_ms']:10.2f}{r['floor_ms']:10.2f}{r['times_floor']:9.2f}{r['aim_ms']:9.1f}{r['times_aim']:7.2f}"
               f"{r['rss_kib'] / 1024:10.1f}{extra}")
     for m in memory:
@@ -386,20 +379,24 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=int)
     parser.add_argument("--criu", default=os.path.join(ROOT, "build/src/cli/fermata"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     begin()
-    rows = []
+    rows, live = [], []
     with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
         bench = Bench(os.path.abspath(args.criu), work)
-        for case in CASES:
-            if args.words and not any(word in case[0] for word in args.words) or args.quick and case[1] > 256:
-                continue
-            rows += run_case(bench, case, 5 if args.quick else args.rounds)
-        live = [live_case(bench, mib, rate, 3 if args.quick or mib > 1024 else 7) for mib, rate in LIVE_CASES
-                if (not args.words or any(word in f"live {mib} {rate}" for word in args.words)) and not (args.quick and mib > 1024)]
+        cases = [case for case in CASES if not (args.words and not any(word in case[0] for word in args.words) or args.quick and case[1] > 256)]
+        lives = [(mib, rate) for mib, rate in LIVE_CASES
+                 if (not args.words or any(word in f"live {mib} {rate}" for word in args.words)) and not (args.quick and mib > 1024)]
+        time_left = Time(args.seconds)
+        for case in time_left.over(cases + lives):
+            if case in cases:
+                rows += run_case(bench, case, 5 if args.quick else args.rounds, time_left)
+            else:
+                live.append(live_case(bench, *case, 3 if args.quick or case[0] > 1024 else 7, time_left))
     memory = memory_row(rows)
     if args.json:
         print(json.dumps({"rows": rows, "live": live, "memory": memory}, indent=1))

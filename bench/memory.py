@@ -5,6 +5,7 @@ restore, many of one checkpoint; each beside its floor, in one run. Needs root.
 --json         print one JSON object
 --markdown     print a table, as the README has it
 --quick        little memory
+--seconds N    fewer rounds where they would take longer, but one of each
 --criu PATH    another build of fermata
 Words          run only the rows with one of them in their name"""
 import argparse
@@ -72,7 +73,7 @@ def criu_dump(bench, pid, to, *options):
     return bench.measured([bench.criu, "dump", "-t", str(pid), "-D", to, *options])[0]
 
 
-def incremental(bench, quick):
+def incremental(bench, quick, time_left):
     """One hundredth of the memory is written between two dumps."""
     mib = 256 if quick else 1024
     room(4 * mib)
@@ -81,7 +82,7 @@ def incremental(bench, quick):
     first = fresh(bench, "round0")
     full.append(criu_dump(bench, writer.pid, first, "-R", "--track-mem"))
     whole = on_disk(first)
-    for number in range(1, ROUNDS + 1):
+    for number in (count + 1 for count in time_left.rounds(ROUNDS)):
         writer.change()
         to = fresh(bench, f"round{number}")
         part.append(criu_dump(bench, writer.pid, to, "-R", "--track-mem", "--prev-images-dir", f"../round{number - 1}"))
@@ -94,7 +95,7 @@ def incremental(bench, quick):
             Row(f"incremental, 1% of {mib} MiB written: size", statistics.median(size), whole / 100, "MiB", 3, "a hundredth of a full one")]
 
 
-def store(bench, quick):
+def store(bench, quick, time_left):
     """Twenty checkpoints, between which 5% are written."""
     mib = 64 if quick else 512
     room(4 * mib)
@@ -118,7 +119,7 @@ def pss(pids):
     return total / 1024
 
 
-def forked(bench, quick):
+def forked(bench, quick, time_left):
     """Ten processes that share their memory since fork."""
     mib = 128 if quick else 1024
     room(4 * mib)
@@ -146,7 +147,7 @@ def lazy_size(quick):
     return next((mib for mib in sizes if measuring.available_mib() > 2 * mib + 512), sizes[-1])
 
 
-def lazy(bench, quick):
+def lazy(bench, quick, time_left):
     """Until the restored program answers a signal. Small and large take turns, so that both meet the same machine."""
     large = lazy_size(quick)
     room(2 * large + 512)
@@ -156,7 +157,7 @@ def lazy(bench, quick):
         images[mib] = fresh(bench, f"lazy{mib}")
         criu_dump(bench, pids[mib], images[mib])
         measuring.sweep(kill=False)
-    for _ in range(3 * ROUNDS):
+    for _ in time_left.rounds(3 * ROUNDS):
         for mib, options in ((1, ()), (large, ("--lazy-pages",))):
             times[mib].append(until_it_answers(bench, pids[mib], images[mib], *options))
             measuring.sweep()
@@ -181,7 +182,7 @@ def within(unshare, pid):
     raise measuring.Unsupported("nothing was restored in a pid namespace")
 
 
-def many(bench, quick):
+def many(bench, quick, time_left):
     """Ten restores of one checkpoint, each in a pid namespace of its own, of a program that touches little: the images, in memory once, and what
     each has, with the processes behind it."""
     mib, count = (64 if quick else 512), 10
@@ -212,17 +213,18 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=int)
     parser.add_argument("--criu", default=os.path.join(measuring.ROOT, "build/src/cli/fermata"))
     parser.add_argument("words", nargs="*")
     args = parser.parse_args()
     measuring.begin()
     rows, failures = [], {}
-    for name, case in CASES.items():
-        if args.words and not any(word in name for word in args.words):
-            continue
+    cases = [(name, case) for name, case in CASES.items() if not args.words or any(word in name for word in args.words)]
+    time_left = measuring.Time(args.seconds)
+    for name, case in time_left.over(cases):
         with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
             try:
-                rows += case(measuring.Bench(os.path.abspath(args.criu), work), args.quick)
+                rows += case(measuring.Bench(os.path.abspath(args.criu), work), args.quick, time_left)
             except (measuring.Unsupported, subprocess.SubprocessError, OSError) as failure:
                 failures[name] = str(failure)
             finally:

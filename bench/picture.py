@@ -3,25 +3,33 @@
 
 --out DIR      where bench.html and the pictures go (docs/pictures)
 --json         print what was measured as well
---quick        fewer points, fewer rounds
+--quick        fewer points, one round
+--seconds N    no round is begun that would end later (240); there is one in any case
 --criu PATH    another program that takes criu's options"""
 import argparse
 import html
 import json
 import math
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 import bench as measuring
+import memory
 
 SIZES = (64, 256, 1024, 4096)  # MiB
 COPIED = (64, 256, 1024)
+ROUNDS = 7
+SECONDS = 240  # after which no further round begins
 RATES = (0, 50, 200, 800, 3200)  # MiB that the program writes a second
 RATE_SIZE = 1024
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 36, 92
+SIDE = 24
 COLOURS = ("#1b6ac9", "#d1495b", "#2b9348", "#7a5195", "#8d99ae")
 
 
@@ -43,10 +51,10 @@ def text_of(value):
 
 
 class Axis:
-    def __init__(self, values, begin, end, logarithmic, round_up=True):
+    def __init__(self, values, begin, end, logarithmic):
         self.begin, self.end, self.logarithmic = begin, end, logarithmic
         self.low = min(values) if logarithmic else 0
-        self.high = max(values) * (1.1 if round_up else 1)
+        self.high = max(values) * 1.1
         if self.high <= self.low:
             self.high = self.low + 1
 
@@ -56,12 +64,22 @@ class Axis:
         return self.begin + (self.end - self.begin) * share
 
 
-def chart(title, x_name, y_name, lines, log_x=False, log_y=False):
+class Even:
+    """Places that are far from each other stand side by side."""
+
+    def __init__(self, values, begin, end):
+        self.values, self.begin, self.end = sorted(set(values)), begin, end
+
+    def at(self, value):
+        return self.begin + (self.end - self.begin) * self.values.index(value) / max(len(self.values) - 1, 1)
+
+
+def chart(title, x_name, y_name, lines, log_y=False):
     """lines: name → [(x, y)]; a name that begins with "aim" or "floor" is dashed. Gives the SVG."""
     points = [point for line in lines.values() for point in line]
     if not points:
         return ""
-    x = Axis([p[0] for p in points], LEFT, WIDTH - RIGHT, log_x, round_up=False)
+    x = Even([p[0] for p in points], LEFT + SIDE, WIDTH - RIGHT - SIDE)
     y = Axis([p[1] for p in points], HEIGHT - BOTTOM, TOP, log_y)
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
@@ -88,32 +106,64 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Fermata: measured</title>
 <style>body{{font-family:sans-serif;max-width:700px;margin:2em auto;line-height:1.4}}svg{{width:100%;height:auto;border:1px solid #ddd}}</style>
 <h1>Fermata: measured</h1>
-<p>Made by <code>make bench</code>: medians, all in one run on one machine, with the floor (what a plain copy or the machine itself takes) beside them. Compare
+<p>Made by <code>make bench</code>: medians of {rounds} rounds of measuring, all in one run on one machine with {processors} processors (load before it began: {load:.1f}), with the floor (what a plain copy or the machine itself takes) beside them. Compare
 the curves with each other, not with those of another machine.</p>
-{}
+{pictures}
 </html>
 """
 
 
 # ---- measuring ----
 
-def live_points(bench, cases, repeat):
-    for mib, rate in cases:
-        row = measuring.live_case(bench, mib, rate, repeat)
-        if "error" in row:
-            print(f"{row['case']}: {row['error']}", file=sys.stderr)
-        else:
-            yield mib, rate, row
+class Curve:
+    """Points that are measured round by round, all of a round one after the other, so that each meets the same machine; medians are drawn."""
+
+    def __init__(self, places, measure):
+        self.places, self.measure, self.found = list(places), measure, {}
+
+    def round(self):
+        for at in list(self.places):
+            try:
+                self.found.setdefault(at, []).append(self.measure(at))
+            except (measuring.Unsupported, subprocess.SubprocessError, OSError) as failure:
+                print(f"{at}: {failure}", file=sys.stderr)
+                self.places.remove(at)
+            finally:
+                measuring.sweep()
+
+    def points(self):
+        """[(place, {name: median})]"""
+        return [(at, {name: statistics.median(found[name] for found in rows) for name in rows[0]}) for at, rows in sorted(self.found.items())]
 
 
-def copy_points(bench, sizes, repeat):
-    """MiB a second of dump, restore and their floors, for each size."""
-    for mib in sizes:
-        rows = measuring.run_case(bench, (f"{mib} MiB", mib, 1, 1, None, None), repeat * 5)
-        if any("error" in row for row in rows):
-            print(f"{mib} MiB: {rows[0].get('error') or rows[1].get('error')}", file=sys.stderr)
-        else:
-            yield mib, {row["verb"]: row for row in rows}
+def live(bench, mib, rate):
+    row = measuring.live_case(bench, mib, rate, 1)
+    if "error" in row:
+        raise measuring.Unsupported(f"{row['case']}: {row['error']}")
+    return {name: row[name] for name in ("pause_ms", "seen_ms", "floor_seen_ms", "aim_ms")}
+
+
+def copy(bench, mib):
+    """MiB a second of dump, restore and their floors."""
+    floors, rounds = {"dump": [], "restore": []}, {"dump": [], "restore": []}
+    measuring.one_round(bench, (f"{mib} MiB", mib, 1, 1, None, None), floors, rounds)
+    return {name: mib / seconds for verb in ("dump", "restore")
+            for name, seconds in ((verb, rounds[verb][0][0]), (f"floor of {verb}", floors[verb][0]))}
+
+
+def answer(bench, mib):
+    """ms until a restored program answers a signal."""
+    pid, images = memory.Writer(bench, mib, 0).pid, memory.fresh(bench, "answer")
+    memory.criu_dump(bench, pid, images)
+    measuring.sweep(kill=False)
+    found = {}
+    try:
+        for name, options in (("all of it", ()), ("lazy", ("--lazy-pages",))):
+            found[name] = memory.until_it_answers(bench, pid, images, *options) * 1e3
+            measuring.sweep()
+    finally:
+        shutil.rmtree(images)
+    return found
 
 
 # Half text, a quarter zeros, a quarter random bytes.
@@ -157,12 +207,21 @@ def image_sizes(bench, mib):
     return found
 
 
-def measure(bench, quick):
-    repeat = 1 if quick else 3
-    sizes, rates = (SIZES[:2], RATES[:3]) if quick else (SIZES, RATES)
-    by_size = [(mib, row) for mib, _, row in live_points(bench, [(mib, 50) for mib in sizes], repeat)]
-    by_rate = [(rate, row) for _, rate, row in live_points(bench, [(sizes[-1] if quick else RATE_SIZE, rate) for rate in rates], repeat)]
-    return {"by_size": by_size, "by_rate": by_rate, "copies": list(copy_points(bench, sizes if quick else COPIED, repeat)), "images": image_sizes(bench, 64)}
+def measure(bench, quick, seconds):
+    """As many rounds as there is time for, once after a first."""
+    end = time.monotonic() + seconds
+    sizes, rates, size = (SIZES[:2], RATES[:3], SIZES[1]) if quick else (SIZES, RATES, RATE_SIZE)
+    curves = {"by_size": Curve(sizes, lambda mib: live(bench, mib, 50)),
+              "by_rate": Curve(rates, lambda rate: live(bench, size, rate)),
+              "copies": Curve(sizes if quick else COPIED, lambda mib: copy(bench, mib)),
+              "answers": Curve(sizes, lambda mib: answer(bench, mib))}
+    images, rounds, took = image_sizes(bench, 64), 0, 0
+    while not rounds or (not quick and rounds < ROUNDS and time.monotonic() + took < end):
+        start = time.monotonic()
+        for curve in curves.values():
+            curve.round()
+        rounds, took = rounds + 1, time.monotonic() - start
+    return {name: curve.points() for name, curve in curves.items()} | {"images": images, "rounds": rounds, "rate_mib": size}
 
 
 def pictures(found):
@@ -171,12 +230,13 @@ def pictures(found):
     out = {
         "pause-size": chart("Pause of a live dump, 50 MiB/s written meanwhile", "memory, MiB", "ms",
                             {name: [(mib, row[key]) for mib, row in size] for name, key in pauses} |
-                            {"aim": [(mib, row["aim_ms"]) for mib, row in size]}, log_x=True),
-        "pause-rate": chart("Pause of a live dump against the write rate", "written meanwhile, MiB/s", "ms",
+                            {"aim": [(mib, row["aim_ms"]) for mib, row in size]}),
+        "pause-rate": chart(f"Pause of a live dump of {found['rate_mib']} MiB against the write rate", "written meanwhile, MiB/s", "ms",
                             {name: [(at, row[key]) for at, row in rate] for name, key in pauses}),
         "throughput": chart("Dump and restore of a stopped process", "memory, MiB", "MiB/s",
-                            {f"{prefix}{verb}": [(mib, rows[verb][key]) for mib, rows in copies]
-                             for verb in ("dump", "restore") for prefix, key in (("", "mib_per_s"), ("floor of ", "floor_mib_per_s"))}, log_x=True),
+                            {name: [(mib, row[name]) for mib, row in copies] for name in ("dump", "floor of dump", "restore", "floor of restore")}),
+        "answer": chart("Restore, until the program answers", "memory, MiB", "ms",
+                        {name: [(mib, row[name]) for mib, row in found["answers"]] for name in ("all of it", "lazy")}, log_y=True),
     }
     if images:
         out["size"] = bars("Checkpoint of 64 MiB (half text, a quarter zeros, a quarter random)", "MiB on disk", images)
@@ -202,18 +262,20 @@ def main():
     parser.add_argument("--out", default=os.path.join(measuring.ROOT, "docs/pictures"))
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seconds", type=int, default=SECONDS)
     parser.add_argument("--criu", default=os.path.join(measuring.ROOT, "build/src/cli/fermata"))
     args = parser.parse_args()
     measuring.begin()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fermata-bench-", dir="/dev/shm") as work:
-        found = measure(measuring.Bench(os.path.abspath(args.criu), work), args.quick)
+        found = measure(measuring.Bench(os.path.abspath(args.criu), work), args.quick, args.seconds)
     drawn = pictures(found)
     os.makedirs(args.out, exist_ok=True)
     for name, text in drawn.items():
         with open(os.path.join(args.out, f"{name}.svg"), "w") as file:
             file.write(text)
     with open(os.path.join(args.out, "bench.html"), "w") as file:
-        file.write(PAGE.format("\n".join(drawn.values())))
+        file.write(PAGE.format(pictures="\n".join(drawn.values()), rounds=found["rounds"], processors=os.cpu_count(), load=load))
     if args.json:
         print(json.dumps(found, indent=1))
     print(f"{len(drawn)} pictures are in {os.path.join(args.out, 'bench.html')}")

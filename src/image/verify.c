@@ -63,7 +63,7 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 	uint64_t length = item->block ? item->block : item->size, at = unit * length, end = MIN(at + length, item->size);
 
 	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE) || __atomic_load_n(&item->left, __ATOMIC_RELAXED) ||
-	    (item->expected && !w->v->last))
+	    (__atomic_load_n(&item->expected, __ATOMIC_RELAXED) && !w->v->last))
 		return;
 	XXH3_128bits_reset(w->hash);
 	while (at < end && !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED)) {
@@ -76,6 +76,8 @@ static void verify_unit(struct worker *w, struct item *item, size_t unit)
 		meter_add(item->raw->dir ? item->raw->dir->meter : NULL, n);
 		at += n;
 	}
+	if (__atomic_load_n(&item->known[unit], __ATOMIC_ACQUIRE)) /* by whoever has read it into place meanwhile: what that found counts */
+		return;
 	XXH128_canonicalFromHash(&item->units[unit], XXH3_128bits_digest(w->hash));
 	__atomic_store_n(&item->known[unit], !__atomic_load_n(&w->v->cancelled, __ATOMIC_RELAXED), __ATOMIC_RELEASE);
 }
@@ -399,7 +401,7 @@ bool image_verification_wants(struct image_verification *v, const char *name)
 {
 	const struct item *item = v ? find_item(v, name) : NULL;
 
-	return item && (item->block == IMAGE_BLOCK || item->size <= IMAGE_BLOCK) && !item->known[0];
+	return item && (item->block == IMAGE_BLOCK || item->size <= IMAGE_BLOCK) && !__atomic_load_n(&item->known[item->n_units - 1], __ATOMIC_ACQUIRE);
 }
 
 bool image_verification_expect(struct image_verification *v, const char *name)
@@ -407,7 +409,7 @@ bool image_verification_expect(struct image_verification *v, const char *name)
 	const bool wanted = image_verification_wants(v, name);
 
 	if (wanted)
-		find_item(v, name)->expected = true;
+		__atomic_store_n(&find_item(v, name)->expected, true, __ATOMIC_RELAXED);
 	return wanted;
 }
 

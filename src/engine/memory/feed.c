@@ -169,21 +169,6 @@ static void note_failure(struct feeder *all, const struct error *why)
 	wake(&all->s->status->change);
 }
 
-/* The first run that ends behind a place of the image. */
-static size_t find_run(const struct feed *f, uint64_t offset)
-{
-	size_t low = 0, high = f->runs.count;
-
-	while (low < high) {
-		size_t middle = (low + high) / 2;
-		if (f->runs.data[middle].offset + f->runs.data[middle].size <= offset)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return low;
-}
-
 static int write_parts(struct feed *f, struct iovec *local, struct iovec *remote, size_t count, uint64_t total, struct error *e)
 {
 	for (size_t k = 0; total;) {
@@ -209,7 +194,7 @@ static int write_memory(struct feed *f, unsigned char *from, uint64_t offset, si
 {
 	struct iovec remote[SEGMENTS], local[SEGMENTS];
 	const uint64_t end = offset + size;
-	size_t i = find_run(f, offset), count;
+	size_t i = spans_at(&f->runs, offset), count;
 
 	*ret_done = 0;
 	while (i < f->runs.count && f->runs.data[i].offset < end) {
@@ -229,23 +214,10 @@ static int write_memory(struct feed *f, unsigned char *from, uint64_t offset, si
 	return 0;
 }
 
-/* The next bytes of the image from `at` on that go somewhere, as many as follow each other. 0: there are none before `end`. */
-static size_t next_bytes(const struct feed *f, uint64_t *at, uint64_t end)
-{
-	size_t i = find_run(f, *at), n = 0;
-
-	if (i == f->runs.count || f->runs.data[i].offset >= end)
-		return 0;
-	*at = MAX(*at, f->runs.data[i].offset);
-	for (; i < f->runs.count && f->runs.data[i].offset <= *at + n && n < STEP; i++)
-		n = (size_t)(f->runs.data[i].offset + f->runs.data[i].size - *at);
-	return (size_t)MIN((uint64_t)MIN(n, STEP), end - *at);
-}
-
 /* Whether anything of a block is wanted: otherwise it need not be unpacked. */
 static bool is_wanted(const struct feed *f, uint64_t at, uint64_t end)
 {
-	size_t i = find_run(f, at);
+	size_t i = spans_at(&f->runs, at);
 
 	return f->notes || (i < f->runs.count && f->runs.data[i].offset < end);
 }
@@ -262,7 +234,7 @@ static int feed_block(struct feeder *all, struct feed *f, size_t index, struct i
 		return 0;
 	XXH3_128bits_reset(hash);
 	while (!r && at < end && !__atomic_load_n(&all->failed, __ATOMIC_RELAXED)) {
-		size_t n = f->notes ? (size_t)MIN(STEP, end - at) : next_bytes(f, &at, end);
+		size_t n = f->notes ? (size_t)MIN(STEP, end - at) : spans_next(&f->runs, &at, end, STEP);
 		if (!n)
 			break;
 		r = image_raw_read(f->stored, reader, buffer, n, at);

@@ -138,6 +138,33 @@ int spans_join(const struct page_spans *a, const struct page_spans *b, struct pa
 	return r;
 }
 
+size_t spans_at(const struct page_spans *list, uint64_t offset)
+{
+	size_t low = 0, high = list->count;
+
+	while (low < high) {
+		size_t middle = (low + high) / 2;
+		if (list->data[middle].offset + list->data[middle].size <= offset)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+size_t spans_next(const struct page_spans *list, uint64_t *at, uint64_t end, size_t most)
+{
+	size_t i = spans_at(list, *at);
+	uint64_t n = 0;
+
+	if (i == list->count || list->data[i].offset >= end)
+		return 0;
+	*at = MAX(*at, list->data[i].offset);
+	for (; i < list->count && list->data[i].offset <= *at + n && n < most; i++)
+		n = list->data[i].offset + list->data[i].size - *at;
+	return (size_t)MIN(MIN(n, most), end - *at);
+}
+
 /* ---- the checkpoints ---- */
 
 static int fail_chain(struct restore *s, int r, const char *what, const struct image_dir *of, size_t level)

@@ -51,6 +51,11 @@ int spans_join(const struct page_spans *a, const struct page_spans *b, struct pa
 /* The parts of one list that the other has as well, with the offsets of the second. */
 int spans_common(const struct page_spans *a, const struct page_spans *b, struct page_spans *ret);
 
+/* Where offsets ascend: the first span that ends behind a place of the pages file. */
+size_t spans_at(const struct page_spans *list, uint64_t offset);
+/* The next bytes of the pages file from *at on that are of a span, as many as follow each other, up to `most` and before `end`; 0: there are none. */
+size_t spans_next(const struct page_spans *list, uint64_t *at, uint64_t end, size_t most);
+
 /* Finds what `wanted`, of the pagemap image `name` of the checkpoint itself, has in parents. With the text set. */
 int parents_find(struct restore *s, const char *name, const struct page_spans *wanted, struct page_sources *ret);
 void page_sources_finish(struct page_sources *sources);

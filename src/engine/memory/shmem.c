@@ -262,23 +262,6 @@ int shmem_finish(struct dump *d, bool success)
 
 /* ---- restore ---- */
 
-/* `mapped`: the file, which write(2) does not work on; or NULL. */
-static int copy_pages(const struct image_raw *from, int to, char *mapped, uint64_t from_at, uint64_t to_at, uint64_t size, void *buffer)
-{
-	while (size) {
-		size_t want = MIN(COPY_SIZE, size);
-		int r = image_raw_read(from, NULL, mapped ? mapped + to_at : buffer, want, from_at);
-		if (r)
-			return r;
-		if (!mapped && pwrite(to, buffer, want, (off_t)to_at) != (ssize_t)want)
-			return -errno;
-		from_at += want;
-		to_at += want;
-		size -= want;
-	}
-	return 0;
-}
-
 /* A file of huge pages is filled through memory. NULL: another file; MAP_FAILED. */
 static char *map_huge(int fd, const struct stat *st)
 {
@@ -289,28 +272,8 @@ static char *map_huge(int fd, const struct stat *st)
 	return mmap(NULL, (size_t)st->st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 }
 
-struct shmem_target {
-	int fd;
-	char *mapped;
-	uint64_t size;
-};
-
-static int copy_spans(const struct image_raw *from, const struct shmem_target *to, const struct page_spans *spans, void *buffer)
-{
-	const uint64_t room = ALIGN_UP(to->size, PAGE_SIZE);
-	int r = 0;
-
-	for (size_t i = 0; !r && i < spans->count; i++) {
-		const struct page_span *x = &spans->data[i];
-		r = x->address > room || x->size > room - x->address ? -EBADMSG : 0;
-		if (!r)
-			r = copy_pages(from, to->fd, to->mapped, x->offset, x->address, MIN(x->size, to->size - MIN(x->address, to->size)), buffer);
-	}
-	return r;
-}
-
 /* Its own pages, then those of the parent checkpoints. */
-static int copy_all(struct restore *s, const struct shmem_target *to, const struct pagemap *m, const struct page_sources *sources, void *buffer)
+static int copy_all(struct restore *s, const struct shmem_target *to, const struct pagemap *m, const struct page_sources *sources)
 {
 	struct image_raw *pages = NULL;
 	char name[32];
@@ -318,22 +281,23 @@ static int copy_all(struct restore *s, const struct shmem_target *to, const stru
 	snprintf(name, sizeof(name), "pages-%u.img", m->pages_id);
 	int r = image_raw_open(s->dir, name, &pages);
 	if (!r)
-		r = copy_spans(pages, to, &m->here, buffer);
+		r = shmem_fill(s, &(struct shmem_source){ s->dir, pages, &m->here }, to);
 	image_raw_close(pages);
-	for (size_t i = 0; !r && i < sources->count; i++)
-		r = copy_spans(sources->data[i].stored, to, &sources->data[i].spans, buffer);
+	for (size_t i = 0; !r && i < sources->count; i++) {
+		const struct page_source *x = &sources->data[i];
+		r = shmem_fill(s, &(struct shmem_source){ x->parent->dir, x->stored, &x->spans }, to);
+	}
 	return r;
 }
 
 int shmem_read_pages(struct restore *s, int fd, const char *name)
 {
-	_cleanup_free_ void *buffer = malloc(COPY_SIZE);
 	struct page_sources sources = {};
 	struct pagemap m = {};
 	struct stat st;
 
-	if (!buffer || fstat(fd, &st) < 0)
-		return error_set(s->e, -ENOMEM, "out of memory");
+	if (fstat(fd, &st) < 0)
+		return error_errno(s->e, -errno, "cannot look at the file that %s is of", name);
 	int r = pagemap_read(s->dir, name, &m);
 	if (r == -ENOENT)
 		return r;
@@ -346,7 +310,7 @@ int shmem_read_pages(struct restore *s, int fd, const char *name)
 		mapped = NULL;
 		r = error_set(s->e, -ENOMEM, "not enough huge pages are free for %s; see /proc/sys/vm/nr_hugepages", name);
 	}
-	if (!r && (r = copy_all(s, &(struct shmem_target){ fd, mapped, (uint64_t)st.st_size }, &m, &sources, buffer))) {
+	if (!r && (r = copy_all(s, &(struct shmem_target){ fd, mapped, (uint64_t)st.st_size }, &m, &sources))) {
 		const char *damage = r == -EBADMSG ? image_dir_damage(s->dir) : NULL;
 		r = damage ? error_set(s->e, r, "cannot fill from %s: %s is damaged", name, damage) : error_errno(s->e, r, "cannot fill from %s", name);
 	}

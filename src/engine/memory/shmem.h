@@ -5,7 +5,7 @@
 #pragma once
 
 #include "engine/dump.h"
-#include "engine/restore.h"
+#include "engine/memory/parents.h"
 #include "proc/proc.h"
 
 /* The id of the segment behind an area; it is saved by shmem_finish. */
@@ -22,3 +22,17 @@ int shmem_fd(struct restore *s, uint64_t id);
 /* Fills a file from pagemap NAME. -ENOENT: it has no image, nothing to fill. */
 int shmem_read_pages(struct restore *s, int fd, const char *name);
 void shmem_release(struct restore *s);
+
+/* shmem_fill.c: pages of an image, of the checkpoint `dir`. Spans are ascending in the image too. */
+struct shmem_source {
+	struct image_dir *dir;
+	const struct image_raw *pages;
+	const struct page_spans *spans;
+};
+struct shmem_target {
+	int fd;
+	char *mapped; /* the file, which write(2) does not work on; or NULL */
+	uint64_t size;
+};
+/* 0, or a negative errno without a text. -EBADMSG: too few pages, or no room for them. */
+int shmem_fill(struct restore *s, const struct shmem_source *from, const struct shmem_target *to);
