@@ -1,12 +1,14 @@
 /* See processor.h. */
 #include "engine/arch/x86_64/processor.h"
-#include "engine/constants.h"
 
 #include <asm/unistd.h>
 #include <cpuid.h>
 #include <sys/platform/x86.h>
 #include <unistd.h>
 
+#ifndef ARCH_GET_XCOMP_SUPP
+#define ARCH_GET_XCOMP_SUPP 0x1021 /* arch_prctl(2), Linux 5.16 */
+#endif
 #define XSTATE_ON_DEMAND (1ULL << 18) /* the tiles of AMX */
 
 enum word { ONE_C, ONE_D, SEVEN_B, SEVEN_C, SEVEN_D, SEVEN_ONE_A, EXTENDED_C, EXTENDED_D, XSAVE_A };
