@@ -19,7 +19,6 @@
 #define PID_MAX (4 << 20)
 #define EARLY_AT_ONCE 8
 #define EARLY_SEVERAL 64 /* images; fewer are not worth a thread */
-#define FD_MAX (1U << 20)
 #define TASK_END 0x7ffffffff000ULL
 
 static int load_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)

@@ -49,7 +49,6 @@
 
 #define STACK_SIZE (16UL << 10)
 #define USUAL_DESCRIPTORS 1000
-#define FD_MAX (1U << 20)
 #define WATCH_NS 100000000
 #define REAP_NS 5000000
 #define REAP_TRIES 400
@@ -58,38 +57,89 @@
 
 /* ---- plan ---- */
 
+static int compare_numbers(const void *a, const void *b)
+{
+	const int x = *(const int *)a, y = *(const int *)b;
+
+	return (x > y) - (x < y);
+}
+
+struct numbers {
+	VEC(int) list;
+};
+
+static bool add_number(struct numbers *n, uint32_t fd)
+{
+	int *slot = VEC_PUSH(&n->list);
+
+	if (slot)
+		*slot = (int)MIN(fd, FD_MAX);
+	return slot;
+}
+
+/* Those of descriptors of tasks, and those under which epoll sets know what has another by now; in ascending order. */
+static int collect_numbers(const struct restore *s, struct numbers *ret)
+{
+	bool enough = add_number(ret, 63);
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		for (size_t k = 0; k < t->fds.count; k++)
+			enough = enough && add_number(ret, t->fds.data[k]->fd);
+		for (size_t k = 0; k < t->threads.count; k++)
+			VEC_FOREACH(&t->threads.data[k].fds, e)
+				enough = enough && add_number(ret, (*e)->fd);
+	}
+	VEC_FOREACH(&s->files, f)
+		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
+			enough = enough && add_number(ret, f->entry->epfd->tfd[i]->tfd);
+	if (enough)
+		qsort(ret->list.data, ret->list.count, sizeof(*ret->list.data), compare_numbers);
+	return enough ? 0 : -ENOMEM;
+}
+
+/* Ours begin above those of all tasks. Where these go up to the limit, which may not be raised, in the widest gap between them. */
+static int place_numbers(struct restore *s, const struct numbers *n, size_t room)
+{
+	const int highest = n->list.data[n->list.count - 1];
+	rlim_t need = (rlim_t)highest + 2 + room;
+	struct rlimit limit;
+
+	s->fd_base = highest + 2; /* the number below it is for putting one aside */
+	s->fd_top = INT_MAX;
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur >= need)
+		return 0;
+	struct rlimit more = { need, MAX(limit.rlim_max, need) };
+	if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+		return 0;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	s->fd_base = s->fd_top = 0;
+	for (size_t i = 0; i + 1 < n->list.count; i++) {
+		const int from = n->list.data[i] + 2, to = MIN(n->list.data[i + 1], (int)MIN(limit.rlim_cur, FD_MAX));
+		if (to - from > s->fd_top - s->fd_base) {
+			s->fd_base = from;
+			s->fd_top = to;
+		}
+	}
+	return (size_t)(s->fd_top - s->fd_base) >= room ? 0 : error_set(s->e, -EMFILE, "%lu descriptors are needed, more than the limit of %lu; see ulimit -n",
+									(unsigned long)need, (unsigned long)limit.rlim_cur);
+}
+
 static int choose_fd_base(struct restore *s)
 {
-	struct rlimit limit;
-	int highest = 63;
+	struct numbers numbers = {};
 	size_t sources = 0;
 
 	for (size_t i = 0; i < s->tasks.count; i++)
 		sources += s->tasks.data[i]->sources.count;
-	for (size_t i = 0; i < s->tasks.count; i++) {
-		const struct rtask *t = s->tasks.data[i];
-		for (size_t k = 0; k < t->fds.count; k++)
-			highest = MAX(highest, (int)t->fds.data[k]->fd);
-		for (size_t k = 0; k < t->threads.count; k++)
-			VEC_FOREACH(&t->threads.data[k].fds, e)
-				highest = MAX(highest, (int)(*e)->fd);
-	}
-	/* Numbers under which epoll sets know what has another by now. */
-	VEC_FOREACH(&s->files, f)
-		for (size_t i = 0; f->entry->epfd && i < f->entry->epfd->n_tfd; i++)
-			highest = MAX(highest, (int)MIN(f->entry->epfd->tfd[i]->tfd, FD_MAX));
-	s->fd_base = highest + 2; /* the number below it is for putting one aside */
-	if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-		/* Twice: a pipe, say, has an end that is held until all is connected. The limits of tasks are their own. */
-		rlim_t need = (rlim_t)s->fd_base + 2 * s->files.count + s->tasks.count + sources + 64;
-		if (limit.rlim_cur >= need)
-			return 0;
-		limit.rlim_cur = limit.rlim_max = MAX(limit.rlim_max, need);
-		if (setrlimit(RLIMIT_NOFILE, &limit) < 0)
-			return error_set(s->e, -EMFILE, "%lu descriptors are needed, more than the limit of %lu; see ulimit -n",
-					 (unsigned long)need, (unsigned long)limit.rlim_cur);
-	}
-	return 0;
+	int r = collect_numbers(s, &numbers);
+	/* Twice: a pipe, say, has an end that is held until all is connected. The limits of tasks are their own. */
+	r = r ? error_errno(s->e, r, "cannot plan") : place_numbers(s, &numbers, 2 * s->files.count + s->tasks.count + sources + 64);
+	VEC_FREE(&numbers.list);
+	return r;
 }
 
 /* Killed, or exiting, and at work on that still. */

@@ -43,6 +43,8 @@ struct file {
 	void *own; /* the kind's */
 };
 
+#define FD_MAX (1U << 20) /* descriptors are below it */
+
 struct rthread {
 	pid_t tid;
 	CoreEntry *core;
@@ -183,7 +185,8 @@ struct restore {
 		struct clocks_parent *parent;
 	} clocks; /* task/clocks.h */
 	bool succeeded;
-	int fd_base, tty;
+	int fd_base, fd_top; /* from where, and below what, numbers are ours while there are tasks: above theirs, or in a gap between them */
+	int tty;
 	int aio_fd; /* memory/aio.c; 0: not open */
 	struct proc_maps self;
 	struct own own;

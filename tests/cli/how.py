@@ -6,6 +6,7 @@ Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another 
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -425,6 +426,21 @@ def test_killed_just_now(w):
     w.criu("restore", "-d", "-D", images).good()
     reaper.join()
     target.unharmed()
+
+
+def test_highest_descriptors(w):
+    """A program that keeps its own descriptors at the limit, as valgrind does: there is no room above them."""
+    body = ("import resource, select\nlimit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+            "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
+            "r, w = os.pipe()\nfor fd in (r, w):\n    os.dup2(fd, limit - 1 - fd)\n    os.close(fd)\n"
+            "top, low = limit - 1 - r, limit - 1 - w\npoll = select.epoll()\npoll.register(top, select.EPOLLIN)\nplain = tick\n"
+            "def tick():\n    os.write(low, b'x')\n    assert poll.poll(5) == [(top, select.EPOLLIN)] and os.read(top, 10) == b'x'\n    plain()\n")
+    images, target = w.checkpoint(body)
+    w.criu("restore", "-d", "-D", images).good()
+    target.unharmed()
+    numbers = sorted(map(int, os.listdir(f"/proc/{target.pid}/fd")))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    expect(len([fd for fd in numbers if fd > limit - 10]) == 2 and numbers[-3] < 20, numbers)
 
 
 def set_processor(path, tag, word):

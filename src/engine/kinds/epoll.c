@@ -425,7 +425,7 @@ static int plan_entry(struct restore *s, struct rtask *t, struct file *f, const 
 	struct epoll_event event = { .events = e->spent ? EPOLLONESHOT | ANYTHING : e->events, .data.u64 = e->data };
 	uint64_t at = arena_place(&s->arena, &event, sizeof(event));
 
-	if (target < 0 || e->tfd >= (uint32_t)s->fd_base - 1)
+	if (target < 0 || e->tfd >= FD_MAX)
 		return target < 0 ? target : error_set(s->e, -EBADMSG, "epoll descriptor %d of process %d watches descriptor %u, which can't be", fd, t->pid, e->tfd);
 	int r = e->spent && e->silent ? make_ready(s, f, t, e) : 0;
 	if (r)

@@ -34,10 +34,14 @@ struct file *file_find(struct restore *s, uint32_t id)
 
 int restore_hold(struct restore *s, int fd)
 {
-	if (fd >= s->fd_base)
+	if (fd >= s->fd_base && fd < s->fd_top)
 		return fd;
 	int high = fcntl(fd, F_DUPFD_CLOEXEC, s->fd_base);
 	int r = high < 0 ? -errno : high;
+	if (high >= s->fd_top) {
+		close(high);
+		r = -EMFILE;
+	}
 	close(fd);
 	return r;
 }
@@ -186,6 +190,14 @@ static int plan_late(struct restore *s, struct rtask *t, bool made_here)
 	return 0;
 }
 
+/* All but ours. */
+static void plan_empty(struct restore *s, struct batch *b)
+{
+	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
+	if (s->fd_top < INT_MAX)
+		OP(b, __NR_close_range, s->fd_top, ~0U, 0);
+}
+
 static int plan_table(struct restore *s, struct rtask *t)
 {
 	struct batch *b = &t->threads.data[0].batch;
@@ -195,7 +207,7 @@ static int plan_table(struct restore *s, struct rtask *t)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->files_owner->table_ready, 1);
 		return 0;
 	}
-	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
+	plan_empty(s, b);
 	for (size_t i = 0; i < t->fds.count; i++) {
 		const FdinfoEntry *e = t->fds.data[i];
 		int fd = file_fd(s, e->id);
@@ -279,7 +291,7 @@ static int plan_thread_table(struct restore *s, struct rtask *t, struct rthread 
 			return error_set(s->e, -EBADMSG, "fdinfo-thread-%d.img has file %u, which its process lacks", th->tid, e->id);
 		aside[i] = (uint64_t)(OP(b, __NR_fcntl, number, F_DUPFD_CLOEXEC, s->fd_base) - b->ops.data);
 	}
-	OP(b, __NR_close_range, 0, s->fd_base - 1, 0);
+	plan_empty(s, b);
 	for (size_t i = 0; i < th->fds.count; i++) {
 		const FdinfoEntry *e = th->fds.data[i];
 		struct file *f = file_find(s, e->id);
@@ -292,7 +304,7 @@ static int plan_thread_table(struct restore *s, struct rtask *t, struct rthread 
 		if (f->owner == t && f->fd >= 0 && number_in(t, e->id) < 0)
 			plan_owner(s, t, b, f, (int)e->fd);
 	}
-	OP(b, __NR_close_range, s->fd_base, ~0U, 0);
+	OP(b, __NR_close_range, s->fd_base, s->fd_top - 1, 0);
 	return 0;
 }
 
@@ -337,7 +349,7 @@ void files_plan_close(struct restore *s, struct rtask *t, bool keep)
 			OP(b, __NR_close_range, from, kept[i] - 1, 0);
 		from = MAX(from, kept[i] + 1);
 	}
-	OP(b, __NR_close_range, from, ~0U, 0);
+	OP(b, __NR_close_range, from, s->fd_top - 1, 0);
 }
 
 /* Whoever shares something with others changes it, and closes what was only for building, once they have what they need. */
