@@ -65,6 +65,7 @@ const struct refusal refusals[] = {
 	{ "processes without a vdso, or with one that they have changed", "no room for the agent", "boot without vdso=0" },
 	{ "processes without a vdso, or with one that they have changed", "its vdso can't be read", "boot without vdso=0" },
 	{ "processes without a vdso, or with one that they have changed", "it has changed its vdso", "boot without vdso=0" },
+	{ "processes without a vdso, or with one that they have changed", "it has unmapped its vdso", "boot without vdso=0; run it without valgrind" },
 	{ "registers of AMX (tiles) that are in use", "registers of the processor that are not saved", "try again" },
 	{ "at restore: a processor that lacks instructions which that of the dump had", "the processor lacks what that of the dump had", "--cpu-cap none" },
 	{ "at restore: a processor or kernel without the states that a process has asked for (tiles of AMX)", "has asked for states of the processor", "restore it where they are" },

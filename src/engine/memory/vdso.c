@@ -50,7 +50,7 @@ int vdso_capture(struct dump *d, struct task *t, MmEntry *mm)
 		mm->vdso.len = size;
 		return 0;
 	}
-	return 0;
+	return task_error(d, t, -ENOTSUP, "it has unmapped its vdso, without which it can't be restored; run it without what does that (valgrind, say)");
 }
 
 /* ---- restore ---- */
