@@ -213,6 +213,11 @@ static void note_dumped(struct daemon *d, const char *jid)
 		log_warning("%s", e.text);
 }
 
+void checkpoint_key(const struct checkpoint *c, char ret[CHECKPOINT_KEY_MAX])
+{
+	snprintf(ret, CHECKPOINT_KEY_MAX, "checkpoint %.40s", c->id);
+}
+
 static int recover_one(struct daemon *d, struct checkpoint *c, size_t *pending, struct error *e)
 {
 	char path[STORE_PATH_MAX];
@@ -262,10 +267,16 @@ int checkpoints_recover(struct daemon *d, size_t *ret_pending, struct error *e)
 	int r = store_list_unfinished(d->store, &list, e);
 
 	for (size_t i = 0; !r && i < list.count; i++) {
-		char key[64];
-		snprintf(key, sizeof(key), "checkpoint %s", list.data[i].id);
-		if (list.data[i].state == CHECKPOINT_PENDING && !busy_is(d, key))
-			r = recover_one(d, &list.data[i], ret_pending, e);
+		struct checkpoint *c = &list.data[i];
+		char key[CHECKPOINT_KEY_MAX], id[sizeof(c->id)];
+		struct error gone = {};
+		checkpoint_key(c, key);
+		if (c->state != CHECKPOINT_PENDING || busy_is(d, key))
+			continue;
+		/* Whoever was at work on it until just now has written down what became of it. */
+		memcpy(id, c->id, sizeof(id));
+		if (store_get_checkpoint(d->store, id, c, &gone) == 0 && c->state == CHECKPOINT_PENDING)
+			r = recover_one(d, c, ret_pending, e);
 	}
 	VEC_FREE(&list);
 	return r;

@@ -126,6 +126,10 @@ int options_words(const struct caller *c, const json_t *options, json_t *ret, st
 
 /* ---- checkpoints.c ---- */
 
+#define CHECKPOINT_KEY_MAX 64
+/* What busy_begin knows it by. */
+void checkpoint_key(const struct checkpoint *c, char ret[CHECKPOINT_KEY_MAX]);
+
 bool checkpoint_find(const char *path, char ret[STORE_PATH_MAX]); /* `path` with whichever ending it got */
 bool checkpoint_is_whole(const char *path);
 uint64_t checkpoint_size(const char *path);

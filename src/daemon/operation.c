@@ -219,7 +219,7 @@ static void *work(void *argument)
 	struct daemon *d = o->daemon;
 	struct outcome out = {};
 	struct error e = {};
-	char id[64];
+	char id[CHECKPOINT_KEY_MAX];
 
 	events_tell(o->events, json_pack("{s:s, s:s}", "event", "started", "path", o->checkpoint.path));
 	while (sem_wait(&places) < 0)
@@ -233,7 +233,7 @@ static void *work(void *argument)
 		r = succeed(o, &out, &e);
 	else
 		fail(o, &e);
-	snprintf(id, sizeof(id), "checkpoint %s", o->checkpoint.id);
+	checkpoint_key(&o->checkpoint, id);
 	busy_end(d, id);
 	busy_end(d, o->key);
 	d->counters.operations--;
@@ -392,6 +392,7 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 {
 	struct checkpoint *k = &o->checkpoint;
 	const json_t *options = json_object_get(body, "options");
+	char key[CHECKPOINT_KEY_MAX];
 	int r = choose_path(o, c, body, periodic, e);
 
 	o->by_setting = !json_object_get(options, "leave-running") && !json_object_get(options, "leave-stopped") &&
@@ -411,7 +412,12 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 	k->attachable = j ? j->attachable : 0;
 	k->time_ns = now_ns();
 	o->keep = periodic && j ? j->keep : 0;
-	return store_put_checkpoint(o->daemon->store, k, true, e);
+	/* Before there is a row without a worker, which would be taken for that of a daemon that was killed. */
+	checkpoint_key(k, key);
+	r = busy_begin(o->daemon, key, "is being written", e);
+	if (!r && (r = store_put_checkpoint(o->daemon->store, k, true, e)))
+		busy_end(o->daemon, key);
+	return r;
 }
 
 static int start_thread(struct operation *o, struct error *e)
@@ -440,7 +446,7 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 {
 	struct operation *o = calloc(1, sizeof(*o));
 	struct events *events = o ? events_new() : NULL;
-	char id[64];
+	char id[CHECKPOINT_KEY_MAX];
 	int r;
 
 	if (!events) {
@@ -468,11 +474,10 @@ int operation_dump(struct daemon *d, const struct caller *c, const struct job *j
 	r = tree_require_owner(pid, c->uid, e);
 	if (!r)
 		r = prepare(o, c, j, pid, body, periodic, e);
-	snprintf(id, sizeof(id), "checkpoint %s", o->checkpoint.id);
-	if (!r)
-		r = busy_begin(d, id, "is being written", e);
-	if (!r && (r = start_thread(o, e)))
+	if (!r && (r = start_thread(o, e))) {
+		checkpoint_key(&o->checkpoint, id);
 		busy_end(d, id);
+	}
 	if (r) {
 		busy_end(d, o->key);
 		operation_free(o);

@@ -38,19 +38,14 @@ static bool find_by_path(struct call *c, const char *path, struct checkpoint *re
 	return found;
 }
 
-static void key_of(const struct checkpoint *k, char ret[64])
-{
-	snprintf(ret, 64, "checkpoint %.40s", k->id);
-}
-
 /* ---- removed ---- */
 
 static int remove_known(struct call *c, const struct checkpoint *k, struct error *e)
 {
-	char key[64];
+	char key[CHECKPOINT_KEY_MAX];
 	int r;
 
-	key_of(k, key);
+	checkpoint_key(k, key);
 	r = busy_begin(c->daemon, key, "is being deleted", e);
 	if (r)
 		return r;
@@ -95,11 +90,11 @@ static void note_size(struct daemon *d, const char *id)
 
 static int flatten(struct call *c, const struct checkpoint *k, struct error *e)
 {
-	char key[64];
+	char key[CHECKPOINT_KEY_MAX];
 
 	if (k->state != CHECKPOINT_WHOLE)
 		return error_set(e, -EBUSY, "the checkpoint %s is %s", k->id, k->state == CHECKPOINT_LEAVING ? "being removed" : "being written");
-	key_of(k, key);
+	checkpoint_key(k, key);
 	const struct tool_work work = { .words = json_pack("[s, s, s, s]", "checkpoint", "flatten", k->path, "--no-server"), .keys = { key, k->jid },
 					.what = "has a checkpoint flattened", .done = note_size, .id = k->id };
 	return tool_begin(c->daemon, &work, &c->events, e);

@@ -221,6 +221,8 @@ def test_load(w):
     expect(end < middle + (2 << 20), f"the heap grew from {middle} to {end}")
     made, missed = int(metric(w, "dumps_total")), int(metric(w, "periodic_missed"))
     expect(metric(w, "dumps_failed_total") == 0, w.said()[-2000:])
+    # No daemon was killed: none of them was taken for one that nobody is at work on.
+    expect("half-written" not in w.said() and "while no daemon ran" not in w.said(), w.said()[-2000:])
     due = LOAD_JOBS * LOAD_SECONDS
     waiting = sum(w.request("GET", f"/v1/jobs/{jid}")[1]["checkpoint_late_s"] for jid in pids)
     expect(made >= LOAD_JOBS * 2 and made + missed + waiting > due - 2 * LOAD_JOBS, f"{made} made, {missed} left out and {waiting} waited for, of {due}")

@@ -187,7 +187,10 @@ class World:
         return [pid for pid in found if pid > 0 and alive(pid)]
 
     def finish(self):
-        self.stop()
+        try:
+            self.stop()
+        except subprocess.TimeoutExpired:  # the test has failed already
+            self.kill()
         for _ in range(200):
             left = self.processes()
             for pid in left:
