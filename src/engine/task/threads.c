@@ -1,6 +1,6 @@
 /*
  * What each thread has: registers, name, robust futex list, rseq area, alternate signal stack, tid address, parent-death
- * signal, personality, small switches, dispatch of system calls. Registers go through ptrace(2), the rest through the agent.
+ * signal, personality, small switches, dispatch of system calls. General registers go through ptrace(2), the rest through the agent.
  */
 #include "engine/constants.h"
 #include "engine/arch/x86_64/fpu.h"
