@@ -106,7 +106,7 @@ PAGE = """<!DOCTYPE html>
 <html lang="en"><meta charset="utf-8"><title>Fermata: measured</title>
 <style>body{{font-family:sans-serif;max-width:700px;margin:2em auto;line-height:1.4}}svg{{width:100%;height:auto;border:1px solid #ddd}}</style>
 <h1>Fermata: measured</h1>
-<p>Made by <code>make bench</code>: medians of {rounds} rounds of measuring, all in one run on one machine with {processors} processors (load before it began: {load:.1f}), with the floor (what a plain copy or the machine itself takes) beside them. Compare
+<p>Made by <code>make bench</code>: medians (rounds: {rounds}), all in one run on one machine with {processors} processors (load before it began: {load:.1f}), with the floor (what a plain copy or the machine itself takes) beside them. Compare
 the curves with each other, not with those of another machine.</p>
 {pictures}
 </html>
