@@ -27,7 +27,6 @@
 #define SHARE 8		     /* of an area: to protect it takes a fortieth of the time of a copy, but then all of it is copied once more */
 #define PROTECT_SIZE (64UL << 20)
 #define GAP (64UL << 10)
-#define UNWATCH_SIZE (16UL << 20) /* the kernel holds the address space meanwhile */
 #define EVENTS 16
 
 enum { TO_DO, BUSY, DONE };
@@ -172,13 +171,7 @@ static int take_area(struct live_cow *c, const struct proc_vma *v)
 {
 	struct cow_area *area;
 
-	for (uint64_t at = v->start, step; at < v->end; at += step) {
-		step = MIN(UNWATCH_SIZE, v->end - at);
-		struct uffdio_range range = { at, step };
-		if (ioctl(c->lt->uffd, UFFDIO_UNREGISTER, &range) < 0)
-			return 0;
-	}
-	if (track_watch(c->uffd, v->start, v->end) != 1)
+	if (track_unwatch(c->lt->uffd, v->start, v->end) || track_watch(c->uffd, v->start, v->end) != 1)
 		return 0;
 	area = VEC_PUSH(&c->areas);
 	if (area)
@@ -398,11 +391,7 @@ static void submit(struct dump *d, struct live_cow *c)
 static void disarm(struct live_cow *c)
 {
 	for (size_t i = 0; i < c->areas.count; i++)
-		for (uint64_t at = c->areas.data[i].start, end = c->areas.data[i].end, step; at < end; at += step) {
-			step = MIN(UNWATCH_SIZE, end - at);
-			struct uffdio_range range = { at, step };
-			ioctl(c->uffd, UFFDIO_UNREGISTER, &range);
-		}
+		track_unwatch(c->uffd, c->areas.data[i].start, c->areas.data[i].end);
 	c->areas.count = 0;
 	if (c->runs) {
 		eventfd_write(c->stop, 1);

@@ -1,6 +1,7 @@
 /* See track.h. Numbers from the kernel's Documentation/admin-guide/mm/pagemap.rst and userfaultfd.rst. */
 #include "engine/memory/track.h"
 
+#include "engine/memory/stride.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -159,16 +160,27 @@ bool track_is_file(const struct proc_vma *v)
 	return vma_status(v) & VMA_FILE_PRIVATE;
 }
 
+int track_unwatch(int uffd, uint64_t start, uint64_t end)
+{
+	struct stride stride = { .least = end - start > UNWATCH_WHOLE ? UNWATCH_SIZE : end - start };
+	int r = 0;
+
+	for (uint64_t at = start, step; at < end && r != -ESRCH; at += step) {
+		step = MIN(stride_begin(&stride), end - at);
+		struct uffdio_range range = { at, step };
+		if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0)
+			r = -errno;
+		stride_end(&stride);
+	}
+	return r;
+}
+
 void track_unwatch_all(int uffd, const struct proc_maps *maps)
 {
 	for (size_t i = 0; i < maps->count; i++) {
 		const struct proc_vma *v = &maps->data[i];
-		uint64_t step = v->end - v->start > UNWATCH_WHOLE ? UNWATCH_SIZE : v->end - v->start;
-		for (uint64_t at = v->start; track_can_watch(v) && at < v->end; at += step) {
-			struct uffdio_range range = { at, MIN(step, v->end - at) };
-			if (ioctl(uffd, UFFDIO_UNREGISTER, &range) < 0 && errno == ESRCH)
-				return;
-		}
+		if (track_can_watch(v) && track_unwatch(uffd, v->start, v->end) == -ESRCH)
+			return;
 	}
 }
 
@@ -195,11 +207,14 @@ static int scan(int fd, struct scan_arg arg, struct track_runs *runs)
 	arg.vec = (uint64_t)regions;
 	arg.vec_len = MIN(ARRAY_SIZE(regions), ALIGN_UP(arg.end - arg.start, PAGE_SIZE) / PAGE_SIZE + 1); /* which the kernel makes room for in each call */
 	const uint64_t end = arg.end;
+	struct stride stride = { .least = PROTECT_SIZE };
 	while (arg.start < end) {
-		arg.end = arg.flags & SCAN_PROTECT ? MIN(end, arg.start + PROTECT_SIZE) : end;
+		if (arg.flags & SCAN_PROTECT)
+			arg.end = arg.start + MIN(stride_begin(&stride), end - arg.start);
 		int n = ioctl(fd, SCAN, &arg), r = 0;
 		if (n < 0)
 			return -errno;
+		stride_end(&stride);
 		for (int i = 0; i < n && !r; i++)
 			r = add(runs, &regions[i]);
 		if (r)

@@ -38,6 +38,7 @@ bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
  * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
  * milliseconds it is two areas, which mremap(2) takes for none.
  */
+int track_unwatch(int uffd, uint64_t start, uint64_t end); /* 0, or what kept the last piece that could not be let go; -ESRCH: the process has gone */
 void track_unwatch_all(int uffd, const struct proc_maps *maps);
 
 /* A run of pages, and what PAGEMAP_SCAN says of them. */
