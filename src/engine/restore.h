@@ -131,6 +131,8 @@ struct own {
 	uint64_t timer_slack; /* ns */
 	bool has_nice;	      /* and it is handed on as it is */
 	int nice;
+	/* What children are born with and a thread that has nothing of the kind must be rid of. */
+	bool bound, has_io_priority, has_mempolicy, thp_disabled;
 };
 
 /* plan/rest.c: the code in which tasks wait for their registers. */

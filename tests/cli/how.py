@@ -428,6 +428,25 @@ def test_killed_just_now(w):
     target.unharmed()
 
 
+def test_from_another_class(w):
+    """The restoring command's own scheduling is not the program's, nor is where it may run."""
+    images, target = w.checkpoint()
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        raise cli.Skip("no right to a real-time class") from None
+    cpus = os.sched_getaffinity(0)
+    for before in (["chrt", "-f", "1"], ["chrt", "-b", "0"], ["nice", "-n", "7"], ["taskset", "-c", str(min(cpus))], ["ionice", "-c", "2", "-n", "7"]):
+        cli.run(before[0], before[1:] + [w.criu_path, "restore", "-d", "-D", images]).good()
+        target.unharmed()
+        expect(os.sched_getscheduler(target.pid) == os.SCHED_OTHER and os.getpriority(os.PRIO_PROCESS, target.pid) == 0, before)
+        expect(os.sched_getaffinity(target.pid) == cpus, before)
+        expect("none" in cli.run("ionice", ["-p", target.pid]).good().out, before)
+        os.kill(target.pid, signal.SIGKILL)
+        wait_gone(target.pid)
+
+
 def test_highest_descriptors(w):
     """A program that keeps its own descriptors at the limit, as valgrind does: there is no room above them."""
     body = ("import resource, select\nlimit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"

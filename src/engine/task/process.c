@@ -114,6 +114,8 @@ int process_read_own(struct restore *s)
 	own->timer_slack = (uint64_t)prctl(PR_GET_TIMERSLACK);
 	own->has_nice = sched_getscheduler(0) == SCHED_OTHER; /* without SCHED_RESET_ON_FORK */
 	own->nice = getpriority(PRIO_PROCESS, 0);
+	own->thp_disabled = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0;
+	sched_read_own(own);
 	own->has_oom_score_adj = read_number(getpid(), "oom_score_adj", 10, &own->oom_score_adj) == 0;
 	own->has_loginuid = read_number(getpid(), "loginuid", 10, &own->loginuid) == 0;
 	own->has_coredump_filter = read_number(getpid(), "coredump_filter", 16, &own->coredump_filter) == 0;
@@ -179,8 +181,8 @@ int process_plan(struct restore *s, struct rtask *t)
 	OP(b, __NR_prctl, PR_SET_CHILD_SUBREAPER, tc->child_subreaper);
 	if (t->vm_owner)
 		return plan_limits(s, t);
-	if (t->mm->thp_disabled)
-		OP(b, __NR_prctl, PR_SET_THP_DISABLE, 1, 0, 0, 0);
+	if (t->mm->thp_disabled || s->own.thp_disabled)
+		OP(b, __NR_prctl, PR_SET_THP_DISABLE, t->mm->has_thp_disabled && t->mm->thp_disabled, 0, 0, 0);
 	if (t->mm->memory_merge) {
 		batch_what(b, "set the memory merge switch of process %d", t->pid);
 		OP(b, __NR_prctl, PR_SET_MEMORY_MERGE, 1);

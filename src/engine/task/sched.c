@@ -166,6 +166,30 @@ int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 	return 0;
 }
 
+void sched_read_own(struct own *own)
+{
+	unsigned char mask[AFFINITY_MAX / 8];
+	int mode = 0, bits = 0;
+	long size = syscall(__NR_sched_getaffinity, 0, sizeof(mask), mask);
+
+	for (long i = 0; i < size; i++)
+		bits += __builtin_popcount(mask[i]);
+	own->bound = size > 0 && bits < all_processors();
+	own->has_io_priority = syscall(__NR_ioprio_get, IOPRIO_WHO_PROCESS, 0) > 0;
+	own->has_mempolicy = syscall(__NR_get_mempolicy, &mode, NULL, 0, NULL, 0) == 0 && mode;
+}
+
+static void plan_affinity(struct restore *s, const ThreadCoreEntry *c, struct batch *b)
+{
+	unsigned char all[AFFINITY_MAX / 8];
+
+	memset(all, 0xff, sizeof(all));
+	if (c->has_affinity && c->affinity.len <= AFFINITY_MAX / 8)
+		OP(b, __NR_sched_setaffinity, 0, c->affinity.len, arena_place(&s->arena, c->affinity.data, c->affinity.len));
+	else if (s->own.bound)
+		OP(b, __NR_sched_setaffinity, 0, sizeof(all), arena_place(&s->arena, all, sizeof(all)));
+}
+
 int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const ThreadCoreEntry *c = th->core->thread_core;
@@ -179,7 +203,7 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
 		if (!s->own.has_nice || s->own.nice != c->sched_nice)
 			OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
-		if (a.policy || a.flags || a.runtime)
+		if (a.policy || a.flags || a.runtime || !s->own.has_nice) /* children have our class, which may not be the usual one */
 			OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
 	}
 	if (c->has_util_min && c->has_util_max) {
@@ -187,18 +211,16 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		batch_what(b, "set the utilisation clamps of thread %d (they need a kernel with CONFIG_UCLAMP_TASK)", th->tid);
 		OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
 	}
-	if (c->has_affinity && c->affinity.len <= AFFINITY_MAX / 8) {
-		batch_what(b, "bind thread %d to its processors", th->tid);
-		OP(b, __NR_sched_setaffinity, 0, c->affinity.len, arena_place(&s->arena, c->affinity.data, c->affinity.len));
-	}
-	if (c->has_io_priority) {
+	batch_what(b, "bind thread %d to its processors", th->tid);
+	plan_affinity(s, c, b);
+	if (c->has_io_priority || s->own.has_io_priority) {
 		batch_what(b, "set the io priority of thread %d", th->tid);
-		OP(b, __NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, c->io_priority);
+		OP(b, __NR_ioprio_set, IOPRIO_WHO_PROCESS, 0, c->has_io_priority ? c->io_priority : 0);
 	}
-	if (c->mempolicy) {
+	if (c->mempolicy || s->own.has_mempolicy) {
+		const size_t size = c->mempolicy ? c->mempolicy_nodes.len : 0;
 		batch_what(b, "set the memory policy of thread %d", th->tid);
-		OP(b, __NR_set_mempolicy, c->mempolicy, arena_place(&s->arena, c->mempolicy_nodes.data, c->mempolicy_nodes.len),
-		   c->mempolicy_nodes.len * 8);
+		OP(b, __NR_set_mempolicy, c->mempolicy, size ? arena_place(&s->arena, c->mempolicy_nodes.data, size) : 0, size * 8);
 	}
 	/* A real-time thread has no slack of its own: 0, which would mean the default. */
 	if (c->has_timer_slack_ns && c->timer_slack_ns && c->timer_slack_ns != s->own.timer_slack) {

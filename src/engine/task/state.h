@@ -28,6 +28,7 @@ int timers_plan(struct restore *s, struct rtask *t);
 
 /* sched.c: class, nice, affinity, io priority, timer slack of a thread. */
 int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core);
+void sched_read_own(struct own *own); /* bound, has_io_priority, has_mempolicy */
 int sched_plan(struct restore *s, struct rtask *t, struct rthread *th);
 
 /* process.c: limits, personality, OOM score, subreaper, name … */
