@@ -117,7 +117,7 @@ static int place_numbers(struct restore *s, const struct numbers *n, size_t room
 		setrlimit(RLIMIT_NOFILE, &limit);
 	}
 	s->fd_base = s->fd_top = 0;
-	for (size_t i = 0; i + 1 < n->list.count; i++) {
+	for (size_t i = 0; (rlim_t)highest < limit.rlim_cur && i + 1 < n->list.count; i++) {
 		const int from = n->list.data[i] + 2, to = MIN(n->list.data[i + 1], (int)MIN(limit.rlim_cur, FD_MAX));
 		if (to - from > s->fd_top - s->fd_base) {
 			s->fd_base = from;

@@ -61,7 +61,7 @@ static pid_t start_with(int obstacle, int out)
 		if (fd != ready[1])
 			close(fd);
 	if (obstacle)
-		socket(AF_NETLINK, SOCK_RAW, 12 /* of netfilter */);
+		socket(AF_NETLINK, SOCK_RAW, 11 /* the connector: events of processes */);
 	sigset_t set;
 	sigemptyset(&set);
 	sigaddset(&set, SIGUSR1);

@@ -283,7 +283,7 @@ def test_check_lacking(w):
 OBSTACLES = """
 held = open(%r, "w")
 fcntl.flock(held, fcntl.LOCK_EX)
-netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 11)
 listener = socket.socket()
 listener.bind(("127.0.0.1", 0))
 listener.listen()
@@ -379,7 +379,7 @@ def test_process_tree(w):
         raise Skip("needs strace")
     small = os.path.join(w.work, "small")
     make_32(small)
-    target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n"
+    target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 11)\n"
                             f"        while True: time.sleep(1)\nif not os.fork():\n    os.execv({small!r}, ['small'])\ntime.sleep(0.3)")
     first, second, last = sorted(children_of(target.pid))
     tracer = attach_strace(first)

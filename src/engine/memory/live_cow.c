@@ -289,18 +289,34 @@ static int protect(struct live_cow *c, uint64_t start, uint64_t end)
 	return 0;
 }
 
-/* The late pieces of an area, late->data[first] to before `last`. What is between them is not there, or was not written. */
-static int arm_area(struct live_cow *c, size_t first, size_t last)
+/* The late pieces of an area. What is between them is not there, or was not written. */
+static int arm_area(struct live_cow *c, const struct extents *part)
 {
-	const struct extents *late = &c->lt->late;
 	int r = 0;
 
-	for (size_t i = first; !r && i < last; i++)
-		r = add_chunks(c, late->data[i]);
-	for (size_t i = first, next; !r && i < last; i = next) {
-		for (next = i + 1; next < last && late->data[next].start - late->data[next - 1].end <= GAP; next++)
+	for (size_t i = 0; !r && i < part->count; i++)
+		r = add_chunks(c, part->data[i]);
+	for (size_t i = 0, next; !r && i < part->count; i = next) {
+		for (next = i + 1; next < part->count && part->data[next].start - part->data[next - 1].end <= GAP; next++)
 			;
-		r = protect(c, late->data[i].start, late->data[next - 1].end);
+		r = protect(c, part->data[i].start, part->data[next - 1].end);
+	}
+	return r;
+}
+
+/* Those of late->data[*i] and what follows that lie in the area; one may go on in the next area, where other things hold. */
+static int cut_out(struct extents *late, size_t *i, const struct proc_vma *v, struct extents *part)
+{
+	int r = 0;
+
+	part->count = 0;
+	while (!r && *i < late->count && late->data[*i].start < v->end) {
+		struct extent *x = &late->data[*i], head = *x;
+		head.end = MIN(x->end, v->end);
+		r = extents_add(part, head);
+		x->slot += head.end - x->start;
+		x->start = head.end;
+		*i += x->start == x->end;
 	}
 	return r;
 }
@@ -308,21 +324,20 @@ static int arm_area(struct live_cow *c, size_t first, size_t last)
 /* What is left to be copied in the pause stays in lt->late. */
 static int arm(struct live_cow *c, const struct proc_maps *maps)
 {
-	struct extents *late = &c->lt->late, now = {};
+	struct extents *late = &c->lt->late, now = {}, part = {};
 	size_t i = 0;
 	int r = 0;
 
 	for (size_t m = 0; !r && m < maps->count && i < late->count; m++) {
 		const struct proc_vma *v = &maps->data[m];
-		size_t first = i;
-		while (i < late->count && late->data[i].start < v->end)
-			i++;
-		if (live_cow_has(c, v))
-			r = arm_area(c, first, i);
+		r = cut_out(late, &i, v, &part);
+		if (!r && part.count && live_cow_has(c, v))
+			r = arm_area(c, &part);
 		else
-			for (size_t n = first; !r && n < i; n++)
-				r = extents_add(&now, late->data[n]);
+			for (size_t n = 0; !r && n < part.count; n++)
+				r = extents_add(&now, part.data[n]);
 	}
+	VEC_FREE(&part);
 	VEC_FREE(late);
 	*late = now;
 	return r;
