@@ -500,7 +500,8 @@ static int finish_threads(struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++) {
 		struct rtask *t = s->tasks.data[i];
 		for (size_t k = t->leader_gone; !r && !t->dead && k < t->threads.count; k++)
-			r = threads_set_dispatch(s, &t->threads.data[k]);
+			if (!(r = threads_set_dispatch(s, &t->threads.data[k])))
+				r = sched_finish(s, &t->threads.data[k]);
 	}
 	return r;
 }
