@@ -6,7 +6,9 @@
  * that its own restart block says when the time is over; then it gets its own registers, and the kernel goes on from there.
  *
  * Calls that end with EINTR have no restart block. Those without a limit are made again; those with up to a second too, from the beginning. One that
- * waits for longer would never end under checkpoints that come more often than that, so it ends with EINTR, as it does after SIGSTOP and SIGCONT.
+ * waits for longer would never end under checkpoints that come more often than that, so it ends with EINTR, as it does after SIGSTOP and SIGCONT. What
+ * is left of its time was on the kernel's stack, which the stop has unwound, and there is no way to hand it over but by what is the program's own: a
+ * register that the call keeps, memory, an option of the socket.
  */
 #include "engine/task/calls.h"
 
@@ -47,7 +49,8 @@ static const struct {
 	{ __NR_read, SOCKET, 0 },	      { __NR_readv, SOCKET, 0 },	      { __NR_recvfrom, SOCKET, 0 },
 	{ __NR_recvmsg, SOCKET, 0 },	      { __NR_accept, SOCKET, 0 },	      { __NR_accept4, SOCKET, 0 },
 	{ __NR_write, SOCKET, 0 },	      { __NR_writev, SOCKET, 0 },	      { __NR_sendto, SOCKET, 0 },
-	{ __NR_sendmsg, SOCKET, 0 },	      { __NR_connect, SOCKET, 0 },
+	{ __NR_sendmsg, SOCKET, 0 },	      { __NR_connect, SOCKET, 0 },	      { __NR_recvmmsg, SOCKET, 0 },
+	{ __NR_sendmmsg, SOCKET, 0 },
 };
 
 static unsigned long long argument(const struct user_regs_struct *regs, size_t i)
