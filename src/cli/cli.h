@@ -30,7 +30,7 @@ struct command_line {
 	int log_fd; /* the log file's, or -1; open until the program ends, or who began closes it */
 	/* criu */
 	bool display_stats, log_pid, exec_command, unprivileged, no_default_config, check_extra, check_experimental, check_all;
-	const char *config, *ext_unix_sk, *network_lock, *cpu_cap;
+	const char *config, *ext_unix_sk, *network_lock, *lsm_profile, *cpu_cap;
 	struct option_list scripts, features, external, inherit;
 	struct external_list externals; /* of these two */
 	/* fermata */

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 
+#define LABEL_MAX 4096
 #define CRIU_GHOST_LIMIT (1UL << 20) /* as that program's manual page has it */
 
 void cli_init(struct command_line *c, const struct program *p)
@@ -124,6 +125,23 @@ static int set_processor(struct command_line *c, struct error *e)
 	return 0;
 }
 
+/* The tree has the label that restore runs under. Where there is none to have, whatever is asked for is no loss. */
+static int check_label(const struct command_line *c, struct error *e)
+{
+	_cleanup_free_ char *label = NULL;
+	const char *asked = c->lsm_profile;
+
+	if (!asked)
+		return 0;
+	if ((strncmp(asked, "apparmor:", 9) && strncmp(asked, "selinux:", 8)) || !strchr(asked, ':')[1])
+		return error_set(e, -EINVAL, "--lsm-profile is apparmor:NAME or selinux:LABEL, not %s", asked);
+	if (read_file_at(AT_FDCWD, "/proc/self/attr/current", LABEL_MAX, &label, NULL) == 0)
+		return error_set(e, -ENOTSUP, "option --lsm-profile is not there yet: the tree gets the label that restore runs under; run it under %s with %s",
+				 strchr(asked, ':') + 1, asked[0] == 'a' ? "aa-exec -p" : "runcon");
+	log_warning("--lsm-profile %s does nothing: this kernel has no security module with labels", asked);
+	return 0;
+}
+
 int cli_prepare(struct command_line *c, struct error *e)
 {
 	int r = take_externals(c, e);
@@ -134,5 +152,7 @@ int cli_prepare(struct command_line *c, struct error *e)
 		r = set_processor(c, e);
 	if (!r && c->verb->missing)
 		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
-	return r ? r : cli_open_log(c, e);
+	if (!r)
+		r = cli_open_log(c, e);
+	return r ? r : check_label(c, e);
 }

@@ -492,11 +492,18 @@ static int set_registers(struct rthread *th, struct error *e)
 	return 0;
 }
 
-static int finish_thread(struct restore *s, struct rthread *th)
+/* What no batch may come behind. */
+static int finish_threads(struct restore *s)
 {
-	int r = calls_give_back(s, th);
+	int r = calls_give_back(s);
 
-	return r ? r : threads_set_dispatch(s, th);
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !r && !t->dead && k < t->threads.count; k++)
+			if (!(r = threads_set_dispatch(s, &t->threads.data[k])))
+				r = sched_finish(s, &t->threads.data[k]);
+	}
+	return r;
 }
 
 /* A task that has left the arena itself. */
@@ -509,9 +516,7 @@ static int switch_resting(struct restore *s, struct rtask *t)
 		r = threads_set_registers(s, th);
 	if (!r)
 		r = rest_clean(s, t);
-	if (!r)
-		r = set_registers(th, s->e);
-	return r ? r : finish_thread(s, th);
+	return r ? r : set_registers(th, s->e);
 }
 
 /* Every thread gets its registers; the leader (another where that has ended), which goes last, takes the arena away, unless the memory is
@@ -533,8 +538,6 @@ static int switch_task(struct restore *s, struct rtask *t)
 			r = threads_set_registers(s, th);
 		if (!r && (th != leader || t->vm_owner))
 			r = set_registers(th, s->e);
-		if (!r && t->vm_owner)
-			r = finish_thread(s, th);
 	}
 	if (r || t->vm_owner)
 		return r;
@@ -552,11 +555,7 @@ static int switch_task(struct restore *s, struct rtask *t)
 		r = agent_seat_leave(&seat, s->e);
 	if (!r)
 		r = agent_seat_left(&seat, s->e);
-	if (!r)
-		r = rest_clean(s, t);
-	for (size_t i = first; !r && i < t->threads.count; i++)
-		r = finish_thread(s, &t->threads.data[i]);
-	return r;
+	return r ? r : rest_clean(s, t);
 }
 
 /* All at once: while one is waited for, the others stop. */
@@ -625,6 +624,8 @@ static int restore_switch(struct restore *s)
 	for (size_t i = s->tasks.count; !r && i-- > 0;)
 		if (!s->tasks.data[i]->dead)
 			r = switch_task(s, s->tasks.data[i]);
+	if (!r)
+		r = finish_threads(s);
 	if (!r)
 		r = cuda_restore(s);
 	if (r)

@@ -242,45 +242,56 @@ int tracee_pass_call(struct tracee *t)
 	return !r && ptrace(PTRACE_CONT, t->tid, 0, 0) < 0 ? -errno : r;
 }
 
-/* Continues until the entry or the exit of a system call. */
-static int run_to_call(struct tracee *t)
+static int go_to_call(struct tracee *t)
+{
+	return ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0 ? -errno : 0;
+}
+
+/* Until the entry or the exit of a system call. */
+static int wait_call(struct tracee *t)
 {
 	for (;;) {
-		int status;
-		if (ptrace(PTRACE_SYSCALL, t->tid, 0, 0) < 0)
-			return -errno;
-		int r = wait_status(t, &status);
+		int status, r = wait_status(t, &status);
 		if (r)
 			return r;
 		if (WSTOPSIG(status) == (SIGTRAP | 0x80))
 			return 0;
+		if ((r = go_to_call(t)))
+			return r;
 	}
+}
+
+int tracee_begin_call(struct tracee *t, struct user_regs_struct *regs)
+{
+	regs->orig_rax = (unsigned long long)-1;
+	return ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0 ? -errno : go_to_call(t);
+}
+
+int tracee_interrupt_call(struct tracee *t)
+{
+	int r = wait_call(t);
+
+	if (!r && ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
+		r = -errno;
+	return r ? r : go_to_call(t);
+}
+
+int tracee_end_call(struct tracee *t, struct user_regs_struct *regs)
+{
+	int r = wait_call(t);
+
+	return r ? r : ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
 }
 
 int tracee_call(struct tracee *t, struct user_regs_struct *regs)
 {
-	regs->orig_rax = (unsigned long long)-1;
-	if (ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0)
-		return -errno;
-	int r = run_to_call(t);
-	if (!r)
-		r = run_to_call(t);
-	return r ? r : ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
-}
+	int r = tracee_begin_call(t, regs);
 
-int tracee_interrupted_call(struct tracee *t, struct user_regs_struct *regs)
-{
-	int r;
-
-	regs->orig_rax = (unsigned long long)-1;
-	if (ptrace(PTRACE_SETREGS, t->tid, 0, regs) < 0)
-		return -errno;
-	r = run_to_call(t);
-	if (!r && ptrace(PTRACE_INTERRUPT, t->tid, 0, 0) < 0)
-		r = -errno;
 	if (!r)
-		r = run_to_call(t);
-	return r ? r : ptrace(PTRACE_GETREGS, t->tid, 0, regs) < 0 ? -errno : 0;
+		r = wait_call(t);
+	if (!r)
+		r = go_to_call(t);
+	return r ? r : tracee_end_call(t, regs);
 }
 
 /* What stopped it on its way is nothing that the agent waits for: on. Of what comes from elsewhere only SIGSTOP has an effect. */

@@ -54,9 +54,12 @@ int tracee_set_dispatch(struct tracee *t, const struct syscall_dispatch *dispatc
 
 /* Lets a stopped thread, whose signals are blocked, make the call of these registers, which stand before a syscall instruction: `regs` become those at its end. */
 int tracee_call(struct tracee *t, struct user_regs_struct *regs);
-/* Lets a stopped thread, whose signals are blocked, make the call of these registers, interrupted as soon as it begins: `regs` become those at its
- * end. It must be let go afterwards (tracee_detach). */
-int tracee_interrupted_call(struct tracee *t, struct user_regs_struct *regs);
+/* Lets a stopped thread, whose signals are blocked, make the call of these registers, interrupted as soon as it begins, in three steps, so that many
+ * threads do each at the same time: up to the call, into it, to its end, whose registers the last one gives. It must be let go afterwards
+ * (tracee_detach). */
+int tracee_begin_call(struct tracee *t, struct user_regs_struct *regs);
+int tracee_interrupt_call(struct tracee *t);
+int tracee_end_call(struct tracee *t, struct user_regs_struct *regs);
 
 /* Where the agent stands in a process: code, linger, the leader's batch and stack, then a slot for each other thread. */
 struct agent_seat {

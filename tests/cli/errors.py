@@ -262,11 +262,41 @@ def test_error_seccomp_listener(w):
 def test_error_anonymous_inodes(w):
     """What the kernel shows a name of and nothing else."""
     attr = "attr = ctypes.create_string_buffer(144)\nstruct.pack_into('{}', attr, 0, {})\n"
-    for body, words in ((attr.format("IIIII", "1, 4, 8, 4, 0") + "held = libc.syscall(321, 0, attr, 144)", "a BPF object"),
+    code = "code = ctypes.create_string_buffer(struct.pack('QQ', 0xb7, 0x95))\nlicense = ctypes.create_string_buffer(b'GPL')\n"
+    code += attr.format("IIQQ", "1, 2, ctypes.addressof(code), ctypes.addressof(license)")
+    types = "types = ctypes.create_string_buffer(struct.pack('HBBIIIIIIIII', 0xeb9f, 1, 0, 24, 0, 16, 16, 5, 1, 1 << 24, 4, 0x1000020) + b'\\0int')\n"
+    for body, words in ((attr.format("IIIII", "1, 4, 8, 4, 0") + "held = libc.syscall(321, 0, attr, 144)", "a BPF map"),
+                        (code + "held = libc.syscall(321, 5, attr, 144)", "a BPF program"),
+                        (types + attr.format("QQI", "ctypes.addressof(types), 0, 45") + "held = libc.syscall(321, 18, attr, 144)", "a BPF object"),
                         (attr.format("IIQ", "1, 112, 0") + "held = libc.syscall(298, attr, 0, -1, -1, 0)", "a perf event"),
                         ("rules = ctypes.c_uint64(1)\nheld = libc.syscall(444, ctypes.byref(rules), 8, 0)", "a Landlock ruleset")):
         target = Target(w.work, f"import ctypes, struct\nlibc = ctypes.CDLL(None)\n{body}\nassert held >= 0")
         dump_refused(w, target.pid, "anon_inode:", f"is {words}", target=target)
+
+
+def test_error_udp_corked(w):
+    """Half a datagram, of either protocol; nothing, once it has gone."""
+    for kind in ("socket.SOCK_DGRAM)", "socket.SOCK_DGRAM, 136)"):
+        half = f"s = socket.socket(socket.AF_INET, {kind}\ns.connect(('127.0.0.1', 9))\ns.setsockopt(17, 1, 1)\ns.send(b'half')\n"
+        target = Target(w.work, half)
+        dump_refused(w, target.pid, f"process {target.pid}", "has a datagram that is not complete yet (UDP_CORK)", "try again", target=target)
+    target = Target(w.work, "there = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\nthere.bind(('127.0.0.1', 0))\n" + half.replace(kind, "socket.SOCK_DGRAM)").replace("('127.0.0.1', 9)", "there.getsockname()") +
+                    "s.setsockopt(17, 1, 0)\nassert there.recv(10) == b'half'\ns.setsockopt(17, 1, 1)")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
+
+
+def test_error_fanotify_queued(w):
+    """Events that wait; nothing to refuse once they were read."""
+    body = ("import ctypes\nlibc = ctypes.CDLL(None)\nopen('seen', 'w').close()\ngroup = libc.fanotify_init({}, 0)\n"
+            "assert group < 0 or libc.fanotify_mark(group, 1, ctypes.c_uint64(0x20), -100, b'seen') == 0\nopen('seen').close()\n"
+            "open('group', 'w').write(str(group))\n")
+    for flags in (2, 0x202):  # whose events have a descriptor, and a file handle
+        target = Target(w.work, body.format(flags))
+        if int(read(os.path.join(w.work, "group"))) < 0:
+            raise Skip("no fanotify here")
+        dump_refused(w, target.pid, "anon_inode:[fanotify]", "has events that were not read yet", "try again when the program has read them", target=target)
+    target = Target(w.work, body.format(2) + "os.read(group, 4096)")
+    w.criu("dump", "-t", target.pid, "-D", w.make_dir(), "-R").good()
 
 
 def test_error_userfaultfd(w):

@@ -6,7 +6,9 @@ Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another 
 import contextlib
 import ctypes
 import os
+import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -388,6 +390,39 @@ def test_connections_without_repair(w):
     target = Target(w.work, "l = socket.socket()\nl.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)\nl.bind(('127.0.0.1', 0))\nl.listen(5)\n"
                             "c = socket.create_connection(l.getsockname())\n")
     w.criu("dump", "-t", target.pid, "-D", w.work, "--tcp-established").error("connections not accepted yet", "SO_REUSEPORT", "--skip-in-flight")
+    target.unharmed()
+
+
+def test_threads_at_once(w):
+    """Threads in calls that were interrupted are all on their way before one is waited for, and niced only then: on a busy machine each turn takes seconds."""
+    if not shutil.which("strace"):
+        raise cli.Skip("needs strace")
+    target = Target(w.work, "import select\ndef wait():\n    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 7)\n    select.poll().poll(3600000)\n"
+                            "for _ in range(9):\n    threading.Thread(target=wait, daemon=True).start()\ntime.sleep(0.2)")
+    images, calls = w.make_dir(), os.path.join(w.work, "calls")
+    w.criu("dump", "-t", target.pid, "-D", images).good()
+    cli.reap()
+    w.criu("restore", "-d", "-D", images, before=["strace", "-o", calls, "-e", "trace=ptrace,setpriority"]).good()
+    target.unharmed()
+    tids = {int(tid) for tid in os.listdir(f"/proc/{target.pid}/task")} - {target.pid}
+    expect(len(tids) == 9 and all(os.getpriority(os.PRIO_PROCESS, tid) == 7 for tid in tids), tids)
+    done = [(int(tid), what == "setpriority") for what, tid in re.findall(r"^(?:ptrace\(PTRACE_SYSCALL|(setpriority)\(PRIO_PROCESS), (\d+)", cli.read(calls), re.M) if int(tid) in tids]
+    expect([{tid for tid, _ in done[at:at + 9]} for at in (0, 9, 18)] == [tids] * 3 and [niced for _, niced in done] == [False] * 18 + [True] * 9, done)
+
+
+def test_lsm_profile(w):
+    """Without a security module that has labels it changes nothing, and says so."""
+    target, images = Target(w.work), w.make_dir()
+    w.criu("dump", "-t", target.pid, "-D", images).good()
+    cli.reap()
+    for bad in ("apparmor", "apparmor:", "smack:a"):
+        w.criu("restore", "-d", "-D", images, "--lsm-profile", bad).error(f"--lsm-profile is apparmor:NAME or selinux:LABEL, not {bad}")
+    with contextlib.suppress(OSError):
+        cli.read("/proc/self/attr/current")
+        w.criu("restore", "-d", "-D", images, "--lsm-profile", "apparmor:a").error("not there yet", "run it under a with aa-exec -p")
+        return
+    result = w.criu("restore", "-d", "-D", images, "--lsm-profile", "apparmor:a").good()
+    expect("--lsm-profile apparmor:a does nothing: this kernel has no security module with labels" in result.out + result.err, result.err)
     target.unharmed()
 
 

@@ -6,7 +6,7 @@
 #include <sys/sem.h>
 #include <sys/socket.h>
 
-enum { EPOLL, EPOLL_MASK, EPOLL_SHORT, SEM, SEM_TIMED, SIGNAL, AIO, URING, RECEIVE, HANDLED, COUNT };
+enum { EPOLL, EPOLL_MASK, EPOLL_SHORT, SEM, SEM_TIMED, SIGNAL, AIO, URING, RECEIVE, RECEIVE_MANY, HANDLED, COUNT };
 static pid_t tids[COUNT];
 static int pair[2], ends[2], epoll, other, sems, done;
 static aio_context_t aio;
@@ -43,6 +43,9 @@ static void *body(void *argument)
 	case URING: CHECK(syscall(SYS_io_uring_enter, ring.fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 0); break;
 	case RECEIVE:
 		CHECK(recv(pair[0], &event, 1, 0) == -1 && errno == EAGAIN && seconds_now(CLOCK_MONOTONIC) - start > 0.799);
+		break;
+	case RECEIVE_MANY:
+		CHECK(recvmmsg(pair[0], &(struct mmsghdr){}, 1, 0, NULL) == -1 && errno == EAGAIN && seconds_now(CLOCK_MONOTONIC) - start > 0.799);
 		break;
 	case HANDLED: CHECK(epoll_wait(other, &event, 1, -1) == -1 && errno == EINTR && handled == SIGRTMIN + 3); break;
 	}
@@ -82,7 +85,7 @@ static void release(void)
 int main(int argc, char **argv)
 {
 	static const long calls[COUNT] = {SYS_epoll_wait, SYS_epoll_pwait2, SYS_epoll_wait, SYS_semop, SYS_semtimedop, SYS_rt_sigtimedwait, SYS_io_getevents,
-		SYS_io_uring_enter, SYS_recvfrom, SYS_epoll_wait};
+		SYS_io_uring_enter, SYS_recvfrom, SYS_recvmmsg, SYS_epoll_wait};
 	live_init(argc, argv);
 	pthread_t threads[COUNT];
 	make();

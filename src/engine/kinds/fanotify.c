@@ -2,8 +2,11 @@
  * fanotify(7): how the group was made, and its marks, from fdinfo: on files and directories, mounts and file systems. What is marked:
  * watched.c; a mount by where it is mounted. The marks are added last of all.
  *
- * Refused: events that were not read, whose files the kernel opens only when they are (they name processes too, which have ended by then);
- * marks that ask for permission, which would hold up the machine while the tree stands still.
+ * Refused: events that were not read. They name the process, which can't be chosen when an event is made to happen again, and has often ended; and the
+ * very file, by a descriptor that the kernel opens when they are read or by its handle, so that it would have to happen there (a file that is gone
+ * can't be deleted once more), where other groups, inotify and the time of the file would tell of it too. A file system that nobody else sees, as for
+ * inotify (inotify_queue.c), has other files.
+ * Refused too: marks that ask for permission, which would hold up the machine while the tree stands still.
  *
  * Left out: whether a group was made without CAP_SYS_ADMIN, which is not told; it is made with it.
  */

@@ -20,8 +20,9 @@ static const struct row families[] = {
 static const struct {
 	const char *target, *name;
 } inodes[] = {
-	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf", "a BPF object" },
-	{ "anon_inode:kvm", "a KVM virtual machine" },
+	{ "anon_inode:[perf_event]", "a perf event" },	 { "anon_inode:bpf-map", "a BPF map" },
+	{ "anon_inode:bpf-prog", "a BPF program" },	 { "anon_inode:bpf", "a BPF object" },
+	{ "anon_inode:btf", "a BPF object" },		 { "anon_inode:kvm", "a KVM virtual machine" },
 	{ "anon_inode:dmabuf", "a DMA buffer" },	 { "/dmabuf", "a DMA buffer" },
 	{ "anon_inode:seccomp", "a seccomp listener" },	 { "anon_inode:[fscontext]", "a mount under way" },
 	{ "anon_inode:[landlock-ruleset]", "a Landlock ruleset" },	{ "/secretmem", "secret memory (memfd_secret), which nobody but the process can read" },

@@ -6,7 +6,9 @@
  * that its own restart block says when the time is over; then it gets its own registers, and the kernel goes on from there.
  *
  * Calls that end with EINTR have no restart block. Those without a limit are made again; those with up to a second too, from the beginning. One that
- * waits for longer would never end under checkpoints that come more often than that, so it ends with EINTR, as it does after SIGSTOP and SIGCONT.
+ * waits for longer would never end under checkpoints that come more often than that, so it ends with EINTR, as it does after SIGSTOP and SIGCONT. What
+ * is left of its time was on the kernel's stack, which the stop has unwound, and there is no way to hand it over but by what is the program's own: a
+ * register that the call keeps, memory, an option of the socket.
  */
 #include "engine/task/calls.h"
 
@@ -47,7 +49,8 @@ static const struct {
 	{ __NR_read, SOCKET, 0 },	      { __NR_readv, SOCKET, 0 },	      { __NR_recvfrom, SOCKET, 0 },
 	{ __NR_recvmsg, SOCKET, 0 },	      { __NR_accept, SOCKET, 0 },	      { __NR_accept4, SOCKET, 0 },
 	{ __NR_write, SOCKET, 0 },	      { __NR_writev, SOCKET, 0 },	      { __NR_sendto, SOCKET, 0 },
-	{ __NR_sendmsg, SOCKET, 0 },	      { __NR_connect, SOCKET, 0 },
+	{ __NR_sendmsg, SOCKET, 0 },	      { __NR_connect, SOCKET, 0 },	      { __NR_recvmmsg, SOCKET, 0 },
+	{ __NR_sendmmsg, SOCKET, 0 },
 };
 
 static unsigned long long argument(const struct user_regs_struct *regs, size_t i)
@@ -291,33 +294,36 @@ static int poke(pid_t tid, uint64_t address, const void *from, size_t size)
 	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
 }
 
-/* Makes the call with what is left, interrupted; gives what it says. */
-static int begin_call(struct rthread *th, const InterruptedCallEntry *c, long long *ret)
-{
-	struct tracee *t = &th->tracee;
-	struct user_regs_struct regs = t->regs;
-	const uint64_t all = ~0ULL, at = (regs.rsp - RED_ZONE - 64) & ~15ULL; /* memory that is nobody's */
-	const struct timespec left = { (time_t)(c->left_ns / NS_PER_S), (long)(c->left_ns % NS_PER_S) };
-	struct timespec saved = {};
-	uint16_t code;
-	int r = peek(t->tid, regs.rip, &code, sizeof(code));
+/* A thread that makes its call with what is left, interrupted. */
+struct again {
+	struct rthread *th;
+	const InterruptedCallEntry *call;
+	struct user_regs_struct regs;
+	struct timespec saved; /* from where the time is put, below its stack: memory that is nobody's */
+	uint64_t at;	       /* 0: it is put nowhere */
+	int r;
+};
 
-	if (r || code != 0x050f) /* syscall */
-		return r ? r : -EINVAL;
+static void begin_call(struct again *a)
+{
+	struct tracee *t = &a->th->tracee;
+	const InterruptedCallEntry *c = a->call;
+	const uint64_t all = ~0ULL, at = (t->regs.rsp - RED_ZONE - 64) & ~15ULL;
+	const struct timespec left = { (time_t)(c->left_ns / NS_PER_S), (long)(c->left_ns % NS_PER_S) };
+	uint16_t code;
+
+	a->regs = t->regs;
+	a->r = peek(t->tid, t->regs.rip, &code, sizeof(code));
+	if (!a->r && code != 0x050f) /* syscall */
+		a->r = -EINVAL;
+	if (a->r)
+		return;
 	const bool in_memory = c->nr != __NR_poll;
-	*time_of((long)c->nr, &regs) = in_memory ? at : MIN((c->left_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
-	if (in_memory && ((r = peek(t->tid, at, &saved, sizeof(saved))) || (r = poke(t->tid, at, &left, sizeof(left)))))
-		return r;
-	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0)
-		r = -errno;
-	if (!r)
-		r = tracee_interrupted_call(t, &regs);
-	*ret = (long long)regs.rax;
-	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 && !r)
-		r = -errno;
-	if (in_memory && !r)
-		r = poke(t->tid, at, &saved, sizeof(saved));
-	return r;
+	*time_of((long)c->nr, &a->regs) = in_memory ? at : MIN((c->left_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
+	if (in_memory && ((a->r = peek(t->tid, at, &a->saved, sizeof(a->saved))) || (a->r = poke(t->tid, at, &left, sizeof(left)))))
+		return;
+	a->at = in_memory ? at : 0;
+	a->r = ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0 ? -errno : tracee_begin_call(t, &a->regs);
 }
 
 static void note(struct user_regs_struct *regs, const InterruptedCallEntry *c, long long result)
@@ -335,21 +341,51 @@ void calls_note(struct rthread *th)
 		note(&th->tracee.regs, c, -(long long)c->error);
 }
 
-int calls_give_back(struct restore *s, struct rthread *th)
+/* It has its own registers, with what its call has said among them. */
+static int end_call(struct restore *s, struct again *a)
 {
-	const InterruptedCallEntry *c = th->core->thread_core->call;
-	struct user_regs_struct regs = th->tracee.regs;
-	long long result = 0;
+	struct tracee *t = &a->th->tracee;
+	struct user_regs_struct regs = t->regs;
 
-	if (!c || c->error != ERESTART_RESTARTBLOCK)
-		return 0;
-	int r = begin_call(th, c, &result);
-	if (r == -ESRCH)
-		return error_errno(s->e, r, "cannot bring thread %d back into its system call", th->tid);
-	if (r) /* then from the beginning */
-		result = -ERESTARTNOHAND;
-	note(&regs, c, result);
-	if (ptrace(PTRACE_SETREGS, th->tid, 0, &regs) < 0)
-		return error_errno(s->e, -errno, "cannot set the registers of thread %d", th->tid);
-	return 0;
+	if (!a->r)
+		a->r = tracee_end_call(t, &a->regs);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 && !a->r)
+		a->r = -errno;
+	if (a->at && !a->r)
+		a->r = poke(t->tid, a->at, &a->saved, sizeof(a->saved));
+	if (a->r == -ESRCH)
+		return error_errno(s->e, a->r, "cannot bring thread %d back into its system call", a->th->tid);
+	/* Where that failed, from the beginning. */
+	note(&regs, a->call, a->r ? -ERESTARTNOHAND : (long long)a->regs.rax);
+	return ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 ? error_errno(s->e, -errno, "cannot set the registers of thread %d", a->th->tid) : 0;
+}
+
+/* Each step in all threads before it is waited for in any: one that is niced, on a machine that is busy, takes long to have its turn. */
+int calls_give_back(struct restore *s)
+{
+	VEC(struct again) all = {};
+	int r = 0;
+
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		struct rtask *t = s->tasks.data[i];
+		for (size_t k = t->leader_gone; !t->dead && k < t->threads.count; k++) {
+			const InterruptedCallEntry *c = t->threads.data[k].core->thread_core->call;
+			struct again *a = c && c->error == ERESTART_RESTARTBLOCK ? VEC_PUSH(&all) : NULL;
+			if (a)
+				*a = (struct again){ .th = &t->threads.data[k], .call = c };
+			else if (c && c->error == ERESTART_RESTARTBLOCK)
+				r = error_set(s->e, -ENOMEM, "out of memory");
+		}
+	}
+	if (!r)
+		VEC_FOREACH(&all, a)
+			begin_call(a);
+	if (!r)
+		VEC_FOREACH(&all, a)
+			a->r = a->r ? a->r : tracee_interrupt_call(&a->th->tracee);
+	VEC_FOREACH(&all, a)
+		if (!r)
+			r = end_call(s, a);
+	VEC_FREE(&all);
+	return r;
 }

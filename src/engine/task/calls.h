@@ -18,5 +18,5 @@ int calls_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 bool calls_are_valid(const CoreEntry *core);
 /* Puts what the kernel had noted of its call among the registers that it is to have. */
 void calls_note(struct rthread *th);
-/* Of those with a time that is left. The thread is stopped, has its registers, and no batch is to come: it is in its call again. */
-int calls_give_back(struct restore *s, struct rthread *th);
+/* Of those with a time that is left, in all threads. They are stopped, have their registers, and no batch is to come: they are in their calls again. */
+int calls_give_back(struct restore *s);

@@ -190,6 +190,12 @@ static void plan_affinity(struct restore *s, const ThreadCoreEntry *c, struct ba
 		OP(b, __NR_sched_setaffinity, 0, sizeof(all), arena_place(&s->arena, all, sizeof(all)));
 }
 
+/* Until all is made it is as quick as we are: on a busy machine a niced thread has its turn after seconds. */
+static bool is_niced_last(const struct restore *s, const ThreadCoreEntry *c)
+{
+	return c->has_sched_policy && !c->sched_policy && !c->sched_flags && !c->sched_runtime_ns && s->own.has_nice && c->sched_nice > s->own.nice;
+}
+
 int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 {
 	const ThreadCoreEntry *c = th->core->thread_core;
@@ -201,7 +207,7 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		struct attributes a = { FIRST_VERSION, c->sched_policy & ~(uint32_t)SCHED_RESET_ON_FORK, c->sched_flags | reset, c->sched_nice, c->sched_prio,
 					c->sched_runtime_ns, c->sched_deadline_ns, c->sched_period_ns, 0, 0 };
 		batch_what(b, "set scheduling class %u, nice %d of thread %d", a.policy, a.nice, th->tid);
-		if (!s->own.has_nice || s->own.nice != c->sched_nice)
+		if (!is_niced_last(s, c) && (!s->own.has_nice || s->own.nice != c->sched_nice))
 			OP(b, __NR_setpriority, PRIO_PROCESS, 0, (int64_t)c->sched_nice);
 		if (a.policy || a.flags || a.runtime || !s->own.has_nice) /* children have our class, which may not be the usual one */
 			OP(b, __NR_sched_setattr, 0, arena_place(&s->arena, &a, sizeof(a)), 0);
@@ -228,4 +234,13 @@ int sched_plan(struct restore *s, struct rtask *t, struct rthread *th)
 		OP(b, __NR_prctl, PR_SET_TIMERSLACK, c->timer_slack_ns);
 	}
 	return 0;
+}
+
+int sched_finish(struct restore *s, struct rthread *th)
+{
+	const ThreadCoreEntry *c = th->core->thread_core;
+
+	if (!is_niced_last(s, c) || setpriority(PRIO_PROCESS, (id_t)th->tid, c->sched_nice) == 0)
+		return 0;
+	return error_errno(s->e, -errno, "cannot set nice %d of thread %d", c->sched_nice, th->tid);
 }

@@ -30,6 +30,8 @@ int timers_plan(struct restore *s, struct rtask *t);
 int sched_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCoreEntry *core);
 void sched_read_own(struct own *own); /* bound, has_io_priority, has_mempolicy */
 int sched_plan(struct restore *s, struct rtask *t, struct rthread *th);
+/* What would slow it down, of a stopped thread that has only to be let go. */
+int sched_finish(struct restore *s, struct rthread *th);
 
 /* process.c: limits, personality, OOM score, subreaper, name … */
 int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreEntry *core);
