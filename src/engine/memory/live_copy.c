@@ -166,31 +166,36 @@ static int copy_running(struct chunk *c, unsigned char *buffer, struct error *wh
 	return r;
 }
 
-/* Late pieces have their places one behind the other, none of them partly in memory. */
+/* Those of a batch from `first` on that follow upon each other in their places, all in memory or none: live_cow.c has taken others from between them. */
+static void find_run(const struct live *l, const struct batch_of_pages *b, size_t first, struct batch_of_pages *run)
+{
+	run->count = run->size = 0;
+	for (size_t i = first; i < b->count; i++) {
+		if (run->count && (b->places[i] != run->places[0] + run->size || (b->places[i] < l->late_room) != (run->places[0] < l->late_room)))
+			break;
+		run->segments[run->count] = b->segments[i];
+		run->places[run->count++] = b->places[i];
+		run->size += b->segments[i].size;
+	}
+}
+
 static int copy_late(struct chunk *c, unsigned char *buffer, struct error *why)
 {
 	struct live *l = c->d->live;
 	struct dump own = *c->d;
-	struct batch_of_pages b;
+	struct batch_of_pages b, run;
 	int r = 0;
 
 	own.e = why;
 	while (!r && c->size) {
 		gather(c, &b);
-		bool in_memory = b.places[b.count - 1] < l->late_room;
-		if (b.places[0] < l->late_room && !in_memory) { /* the last that are in memory, and the first that are not */
-			for (size_t i = 0; !r && i < b.count; i++) {
-				const struct segment *s = &b.segments[i];
-				bool here = b.places[i] < l->late_room;
-				r = pages_read(&own, c->lt->t, here ? l->late + b.places[i] : buffer, s, 1);
-				if (!r && !here && (r = write_all(l->spill_fd, buffer, s->size, b.places[i] - l->late_room)))
-					error_errno(why, r, "cannot write the pages of process %d", c->lt->pid);
-			}
-			continue;
+		for (size_t i = 0; !r && i < b.count; i += run.count) {
+			find_run(l, &b, i, &run);
+			const bool in_memory = run.places[0] < l->late_room;
+			r = pages_read(&own, c->lt->t, in_memory ? l->late + run.places[0] : buffer, run.segments, run.count);
+			if (!r && !in_memory && (r = write_batch(l->spill_fd, buffer, &run, l->late_room)))
+				error_errno(why, r, "cannot write the pages of process %d", c->lt->pid);
 		}
-		r = pages_read(&own, c->lt->t, in_memory ? l->late + b.places[0] : buffer, b.segments, b.count);
-		if (!r && !in_memory && (r = write_batch(l->spill_fd, buffer, &b, l->late_room)))
-			error_errno(why, r, "cannot write the pages of process %d", c->lt->pid);
 	}
 	return r;
 }
