@@ -283,6 +283,23 @@ def huge_pages(tree):
 
 
 @test
+def marks_of_an_earlier_watch(tree):
+    """An area that another joins is watched no more, and its pages keep marks with which they would look unchanged for ever after."""
+    tree.ask(tree.root, "big 8")
+    for way in ((), ("--no-live",)):
+        name = "still" if way else "live"
+        tree.ask(tree.root, "part")
+        tree.dump(name + "0", "--leave-running", "--track-mem", *way)
+        if tree.ask(tree.root, "join") != "1":
+            raise Skip("this kernel does not join the areas")
+        tree.ask(tree.root, "touch 300 1")
+        tree.dump(name + "1", "--leave-running", "--track-mem", *way)
+        tree.ask(tree.root, "touch 300 2")
+        tree.dump(name + "2", "--leave-running", "--parent", tree.path(name + "1"), *way)
+        tree.restore(name + "2", tree.state())
+
+
+@test
 def random_chains(tree):
     """Any order of dumps and pre-dumps, of either program, with forks and ends of processes, and restores in between."""
     seed = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)

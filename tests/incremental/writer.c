@@ -2,13 +2,14 @@
  * A program whose memory changes in every way that a chain of checkpoints must follow, when it is told to, and that can say at any moment what all
  * of it holds: a checksum over the addresses and the bytes. It has no descriptors for that; commands and answers are files in its directory:
  *
- *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "huge MEBIBYTES", "share", "file", "end"
+ *	cmd.PID		"step SEED COUNT", "digest", "fork", "exec", "touch PERCENT", "big MEBIBYTES", "huge MEBIBYTES", "part", "join", "share", "file", "end"
  *	reply.PID	the answer
  *
  * With "run" a child of it goes on writing sequence numbers by itself, and says "digest" whether they are all as they must be.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -252,6 +253,31 @@ static void touch(size_t percent)
 		fill(big + below(big_size / PAGE) * PAGE);
 }
 
+/* The second half goes away, or comes back to the first, which makes them one area again. Gives the number of areas between both ends. */
+static int part(bool away)
+{
+	const size_t half = big_size / 2;
+	static char *place;
+	char line[256];
+	int count = 0;
+
+	if (away)
+		place = mmap(NULL, half, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (away)
+		mremap(big + half, half, half, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+	else
+		mremap(place, half, half, MREMAP_MAYMOVE | MREMAP_FIXED, big + half);
+	FILE *maps = fopen("/proc/self/maps", "re");
+	while (maps && fgets(line, sizeof(line), maps)) {
+		unsigned long start = 0, end = 0;
+		sscanf(line, "%lx-%lx", &start, &end);
+		count += start < (unsigned long)big + big_size && end > (unsigned long)big;
+	}
+	if (maps)
+		fclose(maps);
+	return count;
+}
+
 static void make_big(size_t mib)
 {
 	big_size = mib << 20;
@@ -350,6 +376,8 @@ static void obey(char *line)
 	} else if (!strcmp(word, "big")) {
 		state = 1;
 		make_big(a);
+	} else if (!strcmp(word, "part") || !strcmp(word, "join")) {
+		snprintf(text, sizeof(text), "%d", part(*word == 'p'));
 	} else if (!strcmp(word, "fork") || !strcmp(word, "run")) {
 		pid_t pid = fork();
 		if (pid == 0) {

@@ -416,7 +416,8 @@ static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, cons
 		if (!track)
 			r = track_changes(t->pagemap_fd, v->start, v->end, track_is_file(v), &runs);
 		else if (track_watch(tr->uffd, v->start, v->end) == 1)
-			r = track_collect(t->pagemap_fd, v->start, v->end, !held, track_is_file(v), &runs);
+			r = held ? track_collect(t->pagemap_fd, v->start, v->end, track_is_file(v), &runs) :
+				   track_collect_all(tr->uffd, t->pagemap_fd, v->start, v->end, track_is_file(v), &runs);
 	}
 	if (!r && held && track_is_huge(v))
 		r = track_add_emptied(t->proc, v->start, v->end, &runs);
@@ -535,9 +536,9 @@ static int arm_looked(struct task *t, const struct proc_vma *v, const struct tra
 	for (first = *next; *next < changes->count && changes->data[*next].start < v->end;)
 		++*next;
 	if (*next - first > SINGLY)
-		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, false, file, &ignored);
+		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, file, &ignored);
 	for (size_t i = first; !r && *next - first <= SINGLY && i < *next; i++)
-		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, false, file, &ignored);
+		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, file, &ignored);
 	VEC_FREE(&ignored);
 	return r;
 }

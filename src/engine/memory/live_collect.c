@@ -95,7 +95,7 @@ static int collect_since(struct live_task *lt, const struct proc_vma *v, struct 
 	int r = track_changes(lt->pagemap_fd, v->start, v->end, track_is_file(v), &changes);
 
 	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, false, track_is_file(v), &written);
+		r = track_collect(lt->pagemap_fd, v->start, v->end, track_is_file(v), &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		if (!(written.data[i].what & TRACK_ZERO))
 			r = add_run(&changed, written.data[i].start, written.data[i].end);
@@ -129,8 +129,9 @@ static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool 
 	const bool all = first || is_new;
 
 	if (!r)
-		r = all || file ? track_collect(lt->pagemap_fd, v->start, v->end, all, file, &written) :
-				  track_collect_few(lt->pagemap_fd, v->start, v->end, &written);
+		r = all	 ? track_collect_all(lt->uffd, lt->pagemap_fd, v->start, v->end, file, &written) :
+		    file ? track_collect(lt->pagemap_fd, v->start, v->end, true, &written) :
+			   track_collect_few(lt->pagemap_fd, v->start, v->end, &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		r = written.data[i].what & TRACK_ZERO ? add_zero(lt, &written.data[i], runs) :
 							add_run(runs, written.data[i].start, written.data[i].end);

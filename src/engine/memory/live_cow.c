@@ -166,12 +166,13 @@ static void *answer_all(void *argument)
 
 /* ---- before the pause ---- */
 
-/* From the descriptor that does not ask to the one that does. One that has changed meanwhile is left to be copied in the pause. */
+/* From the descriptor that does not ask to the one that does. One that has changed meanwhile is left to be copied in the pause: it may have marks of the
+ * first one still, and who writes to such a page would be asked when nobody answers yet. */
 static int take_area(struct live_cow *c, const struct proc_vma *v)
 {
 	struct cow_area *area;
 
-	if (track_unwatch(c->lt->uffd, v->start, v->end) || track_watch(c->uffd, v->start, v->end) != 1)
+	if (!track_is_watched(c->lt->pagemap_fd, v->start, v->end) || track_unwatch(c->lt->uffd, v->start, v->end) || track_watch(c->uffd, v->start, v->end) != 1)
 		return 0;
 	area = VEC_PUSH(&c->areas);
 	if (area)

@@ -247,12 +247,43 @@ static int by_start(const void *a, const void *b)
 	return x->start < y->start ? -1 : x->start > y->start;
 }
 
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs)
+/* Marks of an earlier watch, of an area that was taken from it (mremap(2) of its neighbour): with such a page looks protected, and is not. */
+static bool has_old_marks(int uffd, const struct track_runs *runs, size_t first)
+{
+	bool found = false;
+
+	for (size_t i = first; i < runs->count; i++) {
+		const struct track_run *x = &runs->data[i];
+		struct uffdio_writeprotect wp = { .range = { x->start, x->end - x->start } };
+		if (x->what & TRACK_WRITTEN)
+			continue;
+		found = true;
+		while (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp) < 0 && errno == EAGAIN)
+			;
+	}
+	return found;
+}
+
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs)
 {
 	struct scan_arg how = collect_written;
 
 	how.category_inverted = file ? TRACK_FILE : 0;
-	how.category_mask = (all ? 0 : TRACK_WRITTEN) | how.category_inverted;
+	how.category_mask = TRACK_WRITTEN | how.category_inverted;
+	return scan_part(pagemap_fd, how, start, end, runs);
+}
+
+int track_collect_all(int uffd, int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs)
+{
+	struct scan_arg how = collect_written;
+	const size_t first = runs->count;
+
+	how.category_inverted = how.category_mask = file ? TRACK_FILE : 0;
+	how.return_mask |= TRACK_WRITTEN;
+	int r = scan_part(pagemap_fd, how, start, end, runs);
+	if (r || !has_old_marks(uffd, runs, first))
+		return r;
+	runs->count = first;
 	return scan_part(pagemap_fd, how, start, end, runs);
 }
 
@@ -362,7 +393,7 @@ bool track_tells_holes(void)
 		return false;
 	madvise(pages, 2 * PAGE_SIZE, MADV_NOHUGEPAGE);
 	*(volatile char *)pages = 1;
-	if (!enable(uffd, false) && track_watch(uffd, start, end) == 1 && !track_collect(maps, start, end, true, false, &protected) &&
+	if (!enable(uffd, false) && track_watch(uffd, start, end) == 1 && !track_collect_all(uffd, maps, start, end, false, &protected) &&
 	    !find_suspects(maps, start, end, &found))
 		tells = protected.count == 1 && found.count == 1 && found.data[0].start == start + PAGE_SIZE && found.data[0].end == end;
 	VEC_FREE(&protected);

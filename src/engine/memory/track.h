@@ -52,10 +52,11 @@ struct track_runs {
 	size_t count, capacity;
 };
 
-/* The pages of watched areas that were written since the last call are added to *runs and protected from now on. `all`: those that were not
- * written too, for the first call. */
-int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool all, bool file, struct track_runs *runs);
-/* The same without `all`, of no file, in a third of the time where few pages were written. */
+/* The pages of watched areas that were written since the last call are added to *runs and protected from now on. */
+int track_collect(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+/* For the first call: those that were not written too. What an earlier watch has left there is taken away. */
+int track_collect_all(int uffd, int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+/* As track_collect, of no file, in a third of the time where few pages were written. */
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs);
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
