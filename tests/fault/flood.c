@@ -9,6 +9,7 @@
  *	outside		by itself; and it has memory that another process may write to (process_vm_writev): the numbers from 1 on, each to a page of the
  *			first half and then to the same of the second, in turn. Where that is it says: "at ADDRESS"
  *	zeros		by itself, but for each sixteenth page, which it only reads until it writes all of them, at SIGUSR1
+ *	pieces		by itself, and of each 4 MiB the first 64 KiB are an area of their own
  *	scattered	by itself, and between each two pages there is none
  *	drops		by itself; and at SIGUSR1 the second half of its memory is emptied, and not used any more
  *	exits		by itself; and at SIGUSR1 it ends
@@ -195,6 +196,8 @@ int main(int argc, char **argv)
 	if (!pages || memory == MAP_FAILED)
 		return 1;
 	madvise((void *)memory, pages * step * sizeof(*memory), MADV_NOHUGEPAGE);
+	for (uint64_t i = 0; !strcmp(argv[2], "pieces") && i < pages; i += 1024)
+		madvise((void *)&memory[i * WORDS], 16 * PAGE, MADV_DONTDUMP);
 	signal(SIGUSR1, on_signal);
 	signal(SIGUSR2, on_signal);
 	if (argv[2][0] == 'k')

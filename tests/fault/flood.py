@@ -121,6 +121,11 @@ def test_moment(work):
     is_one_moment(work, "itself")
 
 
+def test_pieces(work):
+    """Small areas, which are copied in the pause, among large ones, which are not."""
+    is_one_moment(work, "pieces")
+
+
 def test_kernel_writes(work):
     is_one_moment(work, "kernel")
 
