@@ -25,7 +25,7 @@ static const char *const op_names[] = { "state", "lock", "checkpoint", "restore"
 #define BLOCKS 64
 #define BASE 0x7f0000000000ULL /* device addresses begin here, */
 #define DEVICE_BITS 36	       /* and those of each device have so many */
-#define DEVICE "/dev/net/tun"  /* a character device that no checkpoint holds */
+#define DEVICE "/dev/loop-control" /* a character device that no checkpoint holds */
 
 struct message {
 	uint32_t op, timeout_ms;

@@ -293,7 +293,7 @@ def test_off(w):
     """Without the driver's help a CUDA process is not saved, never mind what of it could be."""
     w.start()
     status, out = w.command("dump", "process", w.pid, "--gpu", "off", "--dir", w.work, "--name", "one")
-    w.refused((status, out), "/dev/net/tun")
+    w.refused((status, out), "/dev/loop-control")
     w.goes_on()
 
 
@@ -649,7 +649,7 @@ def full_disk(w, mib, *options, env=None):
 def nvidia_device():
     """The driver's device has a name as NVIDIA's have."""
     device = f"/dev/nvidia-test{os.getpid()}"
-    os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+    os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/loop-control").st_rdev)
     os.environ["FAKE_DEVICE"] = device
     try:
         yield device
@@ -731,7 +731,7 @@ def test_unsaveable(w):
         w.end()
         os.unlink(w.out)
         os.makedirs(folder, exist_ok=True)
-        os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/net/tun").st_rdev)
+        os.mknod(device, 0o600 | stat_module.S_IFCHR, os.stat("/dev/loop-control").st_rdev)
         os.environ["FAKE_DEVICE"] = device
         w.start()
         w.fail("lock 999")
@@ -781,7 +781,7 @@ def test_seen(w):
         file.write("cdiVersion: 0.5.0\nkind: nvidia.com/gpu\ncontainerEdits:\n  mounts:\n"
                    f"  - hostPath: {library}\n    containerPath: /usr/lib/libcuda.so.1\n  hooks:\n  - hookName: createContainer\n    path: /usr/bin/nvidia-cdi-hook\n"
                    f"    args: [nvidia-cdi-hook, enable-cuda-compat, --host-driver-version=580.65.06]\ndevices:\n"
-                   + "".join(f"- name: {uuid(n)}\n  containerEdits:\n    deviceNodes: [{{path: /dev/net/tun}}]\n" for n in (0, 1)))
+                   + "".join(f"- name: {uuid(n)}\n  containerEdits:\n    deviceNodes: [{{path: /dev/loop-control}}]\n" for n in (0, 1)))
     on = {"FERMATA_GPU": "on", "FERMATA_CDI_DIRS": cdi}
     status, out = w.command("check", "--full", env=on)
     part = out[out.index("\nGPU\n"):out.index("\nruntimes")]
@@ -997,8 +997,8 @@ def main():
         with tempfile.TemporaryDirectory(prefix="fermata-gpu-", dir="/tmp") as work:
             world = World(work, custom)
             try:
-                if not os.path.exists("/dev/net/tun"):
-                    raise Skip("needs /dev/net/tun, which stands for a GPU")
+                if not os.path.exists("/dev/loop-control"):
+                    raise Skip("needs /dev/loop-control, which stands for a GPU")
                 test(world)
                 report("passed", name)
             except Skip as why:
