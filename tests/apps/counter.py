@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import time
 
 from app import App, DEADLINE, expect, state_of, wait_for
@@ -18,6 +19,7 @@ class Shell:
         self.pid, self.terminal = pty.fork()
         if not self.pid:
             os.chdir(work)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where a shell has started the tests behind its back
             os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"], environment)
         self.seen = self.all = ""
         self.until("$ ")
