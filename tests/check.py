@@ -9,7 +9,37 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-SUITES = ("run.py", "incremental/run.py", "cli/run.py", "cli/inspecting.py", "cli/completion.py", "cli/errors.py", "cli/hostile.py", "daemon/run.py", "daemon/terminals.py", "daemon/recovery.py", "daemon/callers.py", "daemon/tls.py", "daemon/upkeep.py", "daemon/endurance.py", "cli/external.py", "cli/how.py", "cli/rpc.py", "cli/shmfile.py", "cli/archives.py", "store/run.py", "network/run.py", "fuzz/run.py", "fault/run.py", "fault/lazy.py", "fault/flood.py", "fault/memory.py", "gpu/run.py", "gpu/real.py", "apps/run.py")
+SUITES = (
+    "run.py",
+    "incremental/run.py",
+    "cli/run.py",
+    "cli/inspecting.py",
+    "cli/completion.py",
+    "cli/errors.py",
+    "cli/hostile.py",
+    "daemon/run.py",
+    "daemon/terminals.py",
+    "daemon/recovery.py",
+    "daemon/callers.py",
+    "daemon/tls.py",
+    "daemon/upkeep.py",
+    "daemon/endurance.py",
+    "cli/external.py",
+    "cli/how.py",
+    "cli/rpc.py",
+    "cli/shmfile.py",
+    "cli/archives.py",
+    "store/run.py",
+    "network/run.py",
+    "fuzz/run.py",
+    "fault/run.py",
+    "fault/lazy.py",
+    "fault/flood.py",
+    "fault/memory.py",
+    "gpu/run.py",
+    "gpu/real.py",
+    "apps/run.py",
+)
 TOTAL = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped$")
 
 
