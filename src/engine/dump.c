@@ -345,9 +345,10 @@ static int capture_task(struct dump *d, struct task *t)
 						    "it has a parent-death signal, and its parent's main thread has ended, which is not saved"));
 	if (!r && !t->vm_owner)
 		r = dump_part(d, mm_capture(d, t));
-	if (!r && !asked)
-		r = dump_part(d, core_capture(d, t));
-	return r || d->obstacles || t->vm_owner ? r : pages_capture(d, t);
+	/* A worker copies them while its threads are captured. */
+	if (!r && !d->obstacles && !t->vm_owner)
+		r = pages_capture(d, t);
+	return !r && !asked ? dump_part(d, core_capture(d, t)) : r;
 }
 
 size_t dump_descriptors(const struct dump *d)
