@@ -21,6 +21,7 @@ void cli_free(struct command_line *c)
 	VEC_FREE(&c->external);
 	VEC_FREE(&c->inherit);
 	VEC_FREE(&c->gpu_map);
+	cli_gpu_free(c);
 	external_free(&c->externals);
 }
 
@@ -142,14 +143,19 @@ static int check_label(const struct command_line *c, struct error *e)
 	return 0;
 }
 
-int cli_prepare(struct command_line *c, struct error *e)
+int cli_take_values(struct command_line *c, struct error *e)
 {
 	int r = take_externals(c, e);
 
 	if (!r)
 		r = set_network_lock(c, e);
-	if (!r)
-		r = set_processor(c, e);
+	return r ? r : set_processor(c, e);
+}
+
+int cli_prepare(struct command_line *c, struct error *e)
+{
+	int r = cli_take_values(c, e);
+
 	if (!r && c->verb->missing)
 		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
 	if (!r)

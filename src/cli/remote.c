@@ -121,26 +121,13 @@ json_t *remote_absolute(const char *path)
 	return json_string(full);
 }
 
-/* Options of the request that are this side's, or that have a place of their own in it. */
-static bool is_own(const char *name)
-{
-	static const char *const names[] = { "dir", "name", "result-file", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "verbosity", "log-file", "log-format", "log-level",
-					     "criu-opts" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(name, names[i]))
-			return true;
-	return false;
-}
-
 json_t *remote_options(const struct command_line *c)
 {
 	json_t *options = json_object();
 
 	for (size_t i = 0; i < c->given->count; i++) {
 		const struct given *g = &c->given->data[i];
-		if (is_own(g->row->name) || !option_belongs(c->program, c->verb, g->row))
+		if (option_is_own(g->row->name) || !option_belongs(c->program, c->verb, g->row))
 			continue;
 		if (g->row->kind == OPTION_LIST) {
 			json_t *list = json_object_get(options, g->row->name);

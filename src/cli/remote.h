@@ -32,7 +32,15 @@ json_t *remote_absolute(const char *path);
 int remote_print(json_t *document); /* consumes it; an exit status */
 int remote_duration(const char *text, long *ret_s, struct error *e); /* "90", "10m", "2h" */
 
-/* dump.c: --result-file. The first, before the dump, says whether it can be written; the second writes. Both give an exit status. */
+/* requested.c: what the daemon is told of the options, see daemon/vocabulary.h. */
+int requested_check(const char *verb, const json_t *options, struct error *e);
+json_t *requested_describe(const char *verb);
+/* It is this side's, or has a place of its own in a request. */
+bool option_is_own(const char *name);
+
+/* dump.c: --compression and --streams into the request. */
+int dump_read_packing(struct command_line *c, struct error *e);
+/* --result-file. The first, before the dump, says whether it can be written; the second writes. Both give an exit status. */
 int dump_check_result(const struct command_line *c);
 int dump_write_result(const struct command_line *c, const char *path);
 /* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */

@@ -155,7 +155,7 @@ static int get_config(struct call *c, struct error *e)
 
 static int get_openapi(struct call *c, struct error *e)
 {
-	c->answer = routes_openapi();
+	c->answer = routes_openapi(c->daemon->vocabulary);
 	return 0;
 }
 
@@ -505,7 +505,7 @@ static int check_process(struct call *c, struct error *e)
 	json_t *words = r ? NULL : json_pack("[s, s, s]", "check", "process", c->words[0]);
 
 	if (!r)
-		r = options_words(&c->caller, json_object_get(c->body, "options"), words, e);
+		r = options_words(json_object_get(c->body, "options"), words, e);
 	if (!r)
 		return call_answer_tool(c, words, e);
 	json_decref(words);
@@ -565,8 +565,8 @@ static int restore_path(struct call *c, struct error *e)
 #define TERMINAL "attachable:boolean attach:boolean raw:boolean rows:integer columns:integer"
 #define RUN "jid argv:texts env:texts cwd umask:integer out as_root:boolean " TERMINAL " " TIMES
 #define MANAGE "pid:integer jid upcoming:boolean " TIMES
-#define DUMP "dir name options:object"
-#define RESTORE "path checkpoint as out events:boolean options:object " TERMINAL
+#define DUMP "dir name options:dump-process"
+#define RESTORE "path checkpoint as out events:boolean options:restore-process " TERMINAL
 #define STORE "store key"
 #define PRINTED "format verbose:boolean"
 
@@ -617,7 +617,7 @@ const struct route routes[] = {
 	{ "GET", "/v1/check", "What the machine has of what dump and restore need", PRINTED, NULL, "json", get_check },
 	{ "GET", "/v1/processes/{pid}", "A process; with `tree` all below it", PRINTED " tree:boolean", NULL, "json", show_process },
 	{ "POST", "/v1/processes/{pid}/check", "Whether it can be saved, with all below it, and what is in the way",
-	  PRINTED, "options:object", "json", check_process },
+	  PRINTED, "options:check-process", "json", check_process },
 	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", NULL, DUMP, "events", dump_process },
 	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, NULL, "json", freeze_process },
 	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, NULL, "json", unfreeze_process },

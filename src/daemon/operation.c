@@ -385,7 +385,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 		add(o->words, "--shell-job");
 	if (enters && !o->leaves_running)
 		add(o->words, "--leave-stopped");
-	return options_words(c, options, o->words, e);
+	return options_words(options, o->words, e);
 }
 
 static int prepare(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic, struct error *e)
@@ -423,22 +423,17 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 static int start_thread(struct operation *o, struct error *e)
 {
 	struct daemon *d = o->daemon;
-	pthread_attr_t attributes;
-	pthread_t thread;
+	struct error ignored = {};
 
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, 512UL << 10);
 	d->counters.operations++;
 	d->counters.periodic += o->periodic;
-	int r = pthread_create(&thread, &attributes, work, o);
-	pthread_attr_destroy(&attributes);
+	int r = thread_begin(work, o, e);
 	if (!r)
 		return 0;
 	d->counters.operations--;
 	d->counters.periodic -= o->periodic;
-	store_delete_checkpoint(d->store, o->checkpoint.id, e);
-	return error_errno(e, -r, "cannot start a thread");
+	store_delete_checkpoint(d->store, o->checkpoint.id, &ignored);
+	return r;
 }
 
 int operation_dump(struct daemon *d, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic,

@@ -33,6 +33,7 @@
 #define BODY_MAX (8u << 20)
 #define HEADERS_MAX (64u << 10)
 #define IDLE_S 60u
+#define THREAD_STACK (512UL << 10)
 #define PERIODIC_S 50 /* how long a request waits for a periodic checkpoint of its job */
 
 int64_t now_ns(void)
@@ -102,6 +103,19 @@ bool busy_is(struct daemon *d, const char *key)
 	bool found = busy_find(d, key) != NULL;
 	pthread_mutex_unlock(&d->lock);
 	return found;
+}
+
+int thread_begin(void *(*run)(void *argument), void *argument, struct error *e)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, THREAD_STACK);
+	int r = pthread_create(&thread, &attributes, run, argument);
+	pthread_attr_destroy(&attributes);
+	return r ? error_errno(e, -r, "cannot start a thread") : 0;
 }
 
 void daemon_wake(struct daemon *d)
@@ -310,11 +324,26 @@ static enum MHD_Result check_query(void *data, enum MHD_ValueKind kind, const ch
 	return q->result ? MHD_NO : MHD_YES;
 }
 
+static int check_options(struct call *c, const char *fields, struct error *e)
+{
+	char verb[sizeof(((struct field *)0)->type)];
+	struct field f;
+	int r = 0;
+
+	while (!r && field_next(&fields, &f))
+		if (field_verb(&f, verb))
+			r = options_check(c->daemon, &c->caller, verb, json_object_get(c->body, f.name), e);
+	return r;
+}
+
 /* All that is asked for must be something that there is. */
-static int check_fields(struct MHD_Connection *connection, const struct route *route, const json_t *body, struct error *e)
+static int check_fields(struct MHD_Connection *connection, const struct route *route, struct call *c, struct error *e)
 {
 	struct queried q = { .fields = route->query, .e = e };
-	int r = fields_check(body, route->body, e);
+	int r = fields_check(c->body, route->body, e);
+
+	if (!r)
+		r = check_options(c, route->body, e);
 
 	if (!r)
 		MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, check_query, &q);
@@ -340,7 +369,7 @@ static enum MHD_Result answer(struct daemon *d, struct MHD_Connection *connectio
 	}
 	r = read_body(in, &c.body, &e);
 	if (!r)
-		r = check_fields(connection, route, c.body, &e);
+		r = check_fields(connection, route, &c, &e);
 	if (!r && !strcmp(route->answers, "attach") && !wants_upgrade(connection))
 		r = error_set(&e, -EINVAL, "attaching needs the header Upgrade: fermata-frames");
 	if (!r)
@@ -595,7 +624,7 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 /* Of a build that looks for leaks: nobody else does, since connections are cut and threads end with the process. */
 void __lsan_do_leak_check(void) __attribute__((weak));
 
-int daemon_run(const struct settings *settings)
+int daemon_run(const struct settings *settings, const struct vocabulary *vocabulary)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
 	bool tcp = !strcmp(settings_text(settings, SETTING_PROTOCOL), "tcp");
@@ -606,6 +635,7 @@ int daemon_run(const struct settings *settings)
 	if (!d)
 		return 1;
 	d->settings = *settings;
+	d->vocabulary = vocabulary;
 	/* For the helpers, whatever they do with a checkpoint. */
 	if (*settings_text(settings, SETTING_CHECKPOINT_STORE_KEY))
 		setenv("FERMATA_CHECKPOINT_STORE_KEY", settings_text(settings, SETTING_CHECKPOINT_STORE_KEY), 1);

@@ -195,8 +195,6 @@ int tool_begin(struct daemon *d, const struct tool_work *work, struct events **r
 {
 	struct work *w = calloc(1, sizeof(*w));
 	struct events *events = w ? events_new() : NULL;
-	pthread_attr_t attributes;
-	pthread_t thread;
 
 	if (!events || !work->words) {
 		json_decref(work->words);
@@ -208,12 +206,8 @@ int tool_begin(struct daemon *d, const struct tool_work *work, struct events **r
 	snprintf(w->id, sizeof(w->id), "%s", work->id ? work->id : "");
 	json_array_append_new(w->words, json_string("--events"));
 	int r = take_keys(w, work, e);
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, 512UL << 10);
-	if (!r && (r = -pthread_create(&thread, &attributes, work_main, w)))
-		error_errno(e, r, "cannot start a thread");
-	pthread_attr_destroy(&attributes);
+	if (!r)
+		r = thread_begin(work_main, w, e);
 	if (r) {
 		work_free(w);
 		events_release(events);
