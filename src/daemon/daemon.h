@@ -86,8 +86,10 @@ int jobs_recover(struct daemon *d, struct error *e);
 /* The job, looked at afresh, when the caller may reach it. */
 int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
 int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
-/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. */
+/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. What a full
+ * disk has no room for is not lost: the next one finds it again. */
 int job_refresh(struct daemon *d, struct job *j, struct error *e);
+int job_refresh_or_later(struct daemon *d, struct job *j, bool *ret_later, struct error *e); /* true: there was no room */
 const char *job_status(const struct job *j);
 /* How late its periodic checkpoints are: the one that is due, or else the last one. */
 int64_t job_late_ns(const struct job *j);

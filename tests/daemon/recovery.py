@@ -520,23 +520,36 @@ def test_state_full(w):
         pid, ends = w.run("counter"), w.run("ends", "sh", "-c", f"while [ ! -e {w.work}/end ]; do sleep 0.05; done; exit 5", options=["--restart", "on-failure"])
         w.dump("ends", "--leave-running")
         weak = w.run("weak")
+        stubborn = w.run("stubborn", options=["--restart", "on-failure"])
+        w.dump("stubborn", "--leave-running")
         with open(w.state + "/fill", "wb", buffering=0) as file:
             try:
                 while file.write(b"x" * 4096):
                     pass
             except OSError:
                 pass
-        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"], ["job", "kill", "ends"]):
+        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"]):
             w.fermata(*verb).error("full")
-        expect(len(w.fermata("ps").good().out.splitlines()) == 4 and len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
-        w.fermata("job", "kill", "weak").good()
-        expect(not alive(weak), "one can be ended")
+        expect(len(w.fermata("ps").good().out.splitlines()) == 5 and len(os.listdir(w.dir)) == 2, os.listdir(w.dir))
+        # Those that were killed stay so, though their rows can't say it: also after the daemon was.
+        for jid, one in (("weak", weak), ("stubborn", stubborn)):
+            w.fermata("job", "kill", jid).good()
+            expect(not alive(one) and w.status(jid) == "halted", f"{jid} can be ended")
+        w.kill()
+        w.start()
+        expect(w.status("stubborn") == "halted" and w.job("counter")["pid"] == pid and len(w.fermata("ps").good().out.splitlines()) == 5, w.fermata("ps").out)
         open(w.work + "/end", "w").close()
         until(lambda: not alive(ends), "it to end")
         w.counts_on("counter")
         expect(alive(pid), "another job runs on")
         os.unlink(w.state + "/fill")
-        until(lambda: w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        until(lambda: w.job("ends")["restarts"] == 3 and w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        job = w.job("stubborn")
+        expect(job["ended"] == "killed" and job["restarts"] == 0 and w.status("stubborn") == "halted", job)
+        # Started again it is as any: it may fail, and is restored.
+        w.fermata("restore", "job", "stubborn").good()
+        os.kill(stubborn, signal.SIGKILL)
+        until(lambda: w.job("stubborn")["restarts"] == 1 and w.status("stubborn") != "halted", lambda: w.job("stubborn"))
         w.dump("counter")
         w.fermata("restore", "job", "counter").good()
     finally:
