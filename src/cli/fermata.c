@@ -177,6 +177,7 @@ static const struct verb verbs[] = {
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
 #define BOTH (DUMPS | RESTORES)
+#define LOOKS (ON(INSPECT) | ON(VERIFY) | ON(DIFF))
 #define HELPED (STORES | ON(FLATTEN_CHECKPOINT))
 
 static const struct option_row rows[] = {
@@ -276,10 +277,10 @@ static const struct option_row rows[] = {
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | (ON_JOBS & ~(ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(ATTACH))) | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
 	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
-	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | ON(VERIFY), events,
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | LOOKS, events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("gate", 0, FLAG, NULL, ON(DUMP_PROCESS), gate, "Begin once a byte comes on standard input, end where none does; the daemon's helpers do"),
-	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | ON(VERIFY), quiet, "Show no progress on a terminal"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | LOOKS | ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT), quiet, "Show no progress on a terminal"),
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),
 	OPTION("errors", 0, FLAG, NULL, ON(FEATURES), only_refused, "Only what is refused"),

@@ -169,26 +169,19 @@ int verb_job_inspect(struct command_line *c)
 /* The daemon looks at it: it may lie where we can't. */
 int verb_checkpoint_inspect(struct command_line *c)
 {
-	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
-	struct error e = {};
-	char path[200], full[240];
+	char path[200], full[260];
 
-	if (c->json) {
-		json_t *found = about(c, "GET", "/v1/checkpoints/%s", NULL), *content = found ? about(c, "GET", "/v1/checkpoints/%s/inspect", NULL) : NULL;
-		if (content)
-			json_object_set_new(found, "content", content);
-		else
-			json_decref(found);
-		return content ? remote_print(found) : 1;
-	}
-	if (!remote_path(c, path, sizeof(path), "/v1/checkpoints/%s/inspect?format=text", c->words[0]))
+	if (!remote_path(c, path, sizeof(path), "/v1/checkpoints/%s/inspect?events=true", c->words[0]))
 		return 1;
-	snprintf(full, sizeof(full), "%s%s%s", path, c->verbosity > LOG_LEVEL_WARNING ? "&verbose=true" : "",
+	snprintf(full, sizeof(full), "%s%s%s%s", path, c->json ? "" : "&format=text", c->verbosity > LOG_LEVEL_WARNING ? "&verbose=true" : "",
 		 c->request.skip_verify ? "&skip-verify=true" : "");
-	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
-	if (!r)
-		r = client_copy(s, full, STDOUT_FILENO, &e);
-	return r ? cli_report(c, &e) : 0;
+	json_t *found = c->json ? about(c, "GET", "/v1/checkpoints/%s", NULL) : json_object(), *content = found ? remote_look(c, full) : NULL;
+	if (content && c->json) {
+		json_object_set_new(found, "content", content);
+		return remote_print(found);
+	}
+	json_decref(found);
+	return !content;
 }
 
 int verb_checkpoint_delete(struct command_line *c)

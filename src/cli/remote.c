@@ -178,6 +178,7 @@ int remote_duration(const char *text, long *ret_s, struct error *e)
 
 struct view {
 	struct command_line *c;
+	bool speaks; /* messages are the answer */
 	json_t *done, *profile;
 };
 
@@ -206,7 +207,7 @@ static int heard(void *data, json_t *event, struct error *e)
 	progress_end(v->c);
 	if (!strcmp(what, "error"))
 		return error_set(e, (int)json_integer_value(json_object_get(event, "code")), "%s", json_string_value(json_object_get(event, "error")));
-	if (!strcmp(what, "message") && !v->c->quiet)
+	if (!strcmp(what, "message") && (v->speaks || !v->c->quiet))
 		fprintf(v->c->json || v->c->attach ? stderr : stdout, "%s\n", json_string_value(json_object_get(event, "text")));
 	if (!strcmp(what, "profile")) {
 		json_decref(v->profile);
@@ -219,7 +220,7 @@ static int heard(void *data, json_t *event, struct error *e)
 }
 
 /* One request whose answer is events; `body` is consumed. 0 with v->done, or an error that was reported. */
-static int follow(struct view *v, const char *path, json_t *body, bool dump, const char *otherwise)
+static int follow(struct view *v, const char *method, const char *path, json_t *body, bool dump, const char *otherwise)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	struct error e = {};
@@ -232,7 +233,7 @@ static int follow(struct view *v, const char *path, json_t *body, bool dump, con
 	if (!r && dump && remote_leaves_running(v->c, s))
 		json_object_set_new(json_object_get(body, "options"), "leave-running", json_true());
 	if (!r)
-		r = client_events(s, "POST", path, body, heard, v, &e);
+		r = client_events(s, method, path, body, heard, v, &e);
 	progress_end(v->c);
 	json_decref(body);
 	if (!r && !v->done)
@@ -244,7 +245,18 @@ json_t *remote_work(struct command_line *c, const char *path, json_t *body)
 {
 	struct view v = { .c = c };
 
-	json_t *result = follow(&v, path, body, false, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_t *result = follow(&v, "POST", path, body, false, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_decref(v.profile);
+	json_decref(v.done);
+	return result;
+}
+
+json_t *remote_look(struct command_line *c, const char *path)
+{
+	struct view v = { .c = c, .speaks = !c->json };
+
+	int status = follow(&v, "GET", path, NULL, false, "the daemon ended before this was done; ask again");
+	json_t *result = status ? NULL : c->json ? json_incref(json_object_get(v.done, "result")) : json_null();
 	json_decref(v.profile);
 	json_decref(v.done);
 	return result;
@@ -264,7 +276,7 @@ int remote_dump(struct command_line *c, const char *path)
 		json_object_set_new(body, "dir", remote_absolute(c->dir));
 	if (c->name)
 		json_object_set_new(body, "name", json_string(c->name));
-	int status = follow(&v, path, body, true, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
+	int status = follow(&v, "POST", path, body, true, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
 	if (!status && c->json) {
 		json_t *profile = profile_json(c, true);
 		if (profile)
@@ -331,7 +343,7 @@ int remote_restore(struct command_line *c, const char *path, json_t *body)
 	if (c->checkpoint)
 		json_object_set_new(body, "checkpoint", json_string(c->checkpoint));
 	terminal_into(c, body);
-	int status = follow(&v, path, body, false, "the daemon ended before the restore did; fermata job list says what became of it");
+	int status = follow(&v, "POST", path, body, false, "the daemon ended before the restore did; fermata job list says what became of it");
 	if (!status)
 		status = announce(c, json_object_get(v.done, "job"));
 	json_decref(v.profile);

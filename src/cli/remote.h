@@ -48,6 +48,8 @@ int remote_dump(struct command_line *c, const char *path);
 int remote_restore(struct command_line *c, const char *path, json_t *body);
 /* Work that the daemon has done by a helper, with its progress: the result, a new reference, or the error is reported and NULL. Consumes the body. */
 json_t *remote_work(struct command_line *c, const char *path, json_t *body);
+/* The same of what is only looked at (GET, with events=true): with --json the result, or what is for people is printed as it comes and the result is null. */
+json_t *remote_look(struct command_line *c, const char *path);
 
 /* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);

@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define LINE_MAX_BYTES (1u << 20)
 #define ANSWER_MAX (256u << 20)
 
 int client_open(const struct settings *s, struct client_connection *ret, struct error *e)
@@ -255,7 +254,7 @@ int client_events(const struct settings *s, const char *method, const char *path
 		return r;
 	while (!r && (more = read_some(&b, &bytes, &size, e)) == 1)
 		for (size_t i = 0; i < size && !r; i++) {
-			char *slot = line.count < LINE_MAX_BYTES ? VEC_PUSH(&line) : NULL;
+			char *slot = line.count < ANSWER_MAX ? VEC_PUSH(&line) : NULL;
 			if (!slot) {
 				r = error_set(e, -EBADMSG, "an event of the daemon is too long");
 				break;

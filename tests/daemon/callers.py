@@ -206,10 +206,10 @@ def test_leave_running(w):
     expect(not alive(pid) and w.job("counter")["ended"] == "dumped", w.job("counter"))
 
 
-def progress_of(w, path, body):
+def progress_of(w, path, body, method="POST"):
     """The events of a request."""
     made = w.connection()
-    made.request("POST", path, json.dumps(body))
+    made.request(method, path, body and json.dumps(body))
     answer = made.getresponse()
     events = [json.loads(line) for line in answer.read().splitlines()]
     expect(answer.status == 200 and answer.getheader("Content-Type") == "application/x-ndjson", (answer.status, events))
@@ -265,6 +265,12 @@ def test_progress(w):
     client.wait()
     until(lambda: w.job("large")["ended"] == "dumped", "its end")
     expect(os.path.exists(w.dir + "/alone.tar.gz"), os.listdir(w.dir))
+    checkpoint = next(one["id"] for one in w.request("GET", "/v1/checkpoints")[1] if one["path"].endswith("alone.tar.gz"))
+    events = progress_of(w, f"/v1/checkpoints/{checkpoint}/inspect?events=true", None, "GET")
+    told = [event for event in events if event["event"] == "progress"]
+    done = [event["done"] for event in told]
+    expect(events[-1]["result"]["totals"]["processes"] == 1 and done == sorted(done) and all(event["stage"] == "verify" for event in told) and (len(told) < 2 or done[-1] > SIZE / 4),
+           events)
 
 
 def table_of(result):
@@ -343,6 +349,13 @@ def test_api_tells(w):
     expect(any(row["file"] == f"core-{pid}.img" or row["file"].startswith("pages-") for row in get(f"checkpoints/{ids[one]}/diff/{ids[two]}")[1]), "diff")
     expect(get(f"checkpoints/{ids[one]}/diff/{ids[one]}") == (200, []), "no difference")
     expect(get(f"checkpoints/{ids[one]}/diff/none")[0] == get("checkpoints/none/inspect")[0] == 404, "no such checkpoint")
+    for what in (f"checkpoints/{ids[one]}/inspect?", f"checkpoints/{ids[one]}/verify?", f"checkpoints/{ids[one]}/diff/{ids[two]}?", f"inspect?path={two}&", f"verify?path={two}&", f"diff?path={one}&other={two}&"):
+        events = progress_of(w, "/v1/" + what + "events=true", None, "GET")
+        expect(events[-1] == {"event": "done", "result": get(what)[1]}, (what, events))
+        events = progress_of(w, "/v1/" + what + "events=true&format=text", None, "GET")
+        text = "".join(event["text"] + "\n" for event in events if event["event"] == "message")
+        expect(events[-1] == {"event": "done"} and text == get(what + "format=text")[1], (what, events))
+    expect(get("inspect?path=/none")[0] == 404 and get("verify?path=/none")[0] == 404 and get(f"diff?path={one}&other=/none")[0] == 404, "no such path")
     with open(one + f"/core-{pid}.img", "ab") as file:
         file.write(b"x")
     status, document = get(f"checkpoints/{ids[one]}/verify")
