@@ -19,6 +19,8 @@ int remote_settings(const struct command_line *c, struct settings *s, struct err
 		     { SETTING_TLS_CA, c->tls_ca, "--tls-ca" }, { SETTING_TLS_NAME, c->tls_name, "--tls-name" } };
 	int r = settings_read(s, c->program->name, dir, c->config_json, e);
 
+	if (!r && !strcmp(c->verb->name, "daemon start") && given_find(c->given, "profiling"))
+		r = settings_set(s, SETTING_PROFILING, c->profiling ? "true" : "false", "--profiling", e);
 	for (size_t i = 0; !r && i < ARRAY_SIZE(line); i++)
 		if (line[i].value)
 			r = settings_set(s, line[i].which, line[i].value, line[i].option, e);

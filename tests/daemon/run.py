@@ -505,11 +505,29 @@ def test_cedana(w):
     call("bogus").error("cedana has no command bogus", status=2)
     # Containers are refused in one line, whatever options of theirs are given.
     for verb in ("dump", "restore", "run", "manage", "freeze", "unfreeze", "query"):
-        for thing in ("runc", "containerd"):
+        for thing in ("runc", "containerd", "crio", "docker", "podman", "kata", "k8s", "slurm"):
             call(verb, thing, "box", "--root", "/run/runc", "--no-dir").error(f"cedana {verb} {thing} is not there yet", "containers")
+        call(verb, "--root", "/run/runc", "runc", "box", "--no-dir").error(f"cedana {verb} runc is not there yet", "containers")
     call("query", "k8s", "--namespace", "default", "--no-dir").error("cedana query k8s is not there yet")
     call("plugin", "install", "gpu", "--no-dir").error("no plugins", "features")
     call("dump", "runc", "--help", "--no-dir").good()
+    # Every flag that is documented there is taken, or refused with what helps.
+    call("dump", "job", "theirs", "-d", "s3://bucket/path").error("s3://bucket/path is not there yet", "mount")
+    call("restore", "process", "-p", "gcs://bucket/path").error("is not there yet", "mount")
+    flags = ["--leave-running", "--tcp-established", "--skip-in-flight", "--file-locks", "--shell-job", "--link-remap", "--compression", "lz4", "--streams", "0", "--criu-opts", "{}",
+             "--external", "file[1:2]", "--result-file", w.work + "/result"]
+    path = call("dump", "job", "theirs", *flags).good().out.split()[-1]
+    expect(path.endswith(".tar.lz4") and read(w.work + "/result") == path + "\n", path)
+    call("dump", "job", "theirs", "--no-server").error("--no-server is not one of", "dump process", status=2)
+    call("job", "kill", "theirs").good()
+    call("restore", "job", "theirs", "--tcp-established", "--file-locks", "--link-remap", "--external", "file[1:2]", "--criu-opts", "{}", "--pid-file", w.work + "/pid").good()
+    expect(int(read(w.work + "/pid")) == int(pid), "--pid-file")
+    for verb in (["ps"], ["jobs"], ["checkpoints"], ["query", "process", pid, "-ti"], ["features", "--errors"], ["version"], ["completion", "bash"], ["daemon", "check", "--full"]):
+        call(*verb, "--address", w.socket, "--protocol", "unix", "--config", "{}", "--profiling", "--config-dir", w.work, "--no-dir").good()
+    call("ps", "--init-config").error("but of daemon start", status=2)
+    call("exec", "true", "-ag").good()
+    call("dump").error("behind it comes one of: process, job", status=2)
+    call("job", "checkpoint", "nonsense").error("but one of: list, inspect, delete", status=2)
 
 
 main(tests_of(globals()))
