@@ -79,7 +79,7 @@ int criu_opts_expand(const struct program *p, struct given_options *given, struc
 		return 0;
 	json_t *root = json_loads(g->value, JSON_REJECT_DUPLICATES, &where);
 	if (!json_is_object(root))
-		r = error_set(e, -EINVAL, "option --criu-opts is no JSON object: %s", root ? "another value" : where.text);
+		r = error_set(e, -EINVAL, "option --criu-opts is no JSON object: %s", root ? "it is another value" : where.text);
 	json_object_foreach(root, key, value) {
 		r = r ? r : add(p, key, value, given, texts, e);
 	}

@@ -170,7 +170,11 @@ def test_config(w):
     expect(found["address"][0] == w.socket, found)
     w.fermata("config", "show", "--config", "{").error("--config is no JSON")
     w.fermata("config", "show", "--config", '{"metrics": "perhaps"}').error("metrics", "true or false")
-    w.fermata("config", "show", "--config", '{"protocol": "pigeon"}').error("pigeon")
+    w.fermata("config", "show", "--config", "[]").error("--config is no JSON object")
+    for wrong in ('{"protocol": "pigeon"}', '{"protocol": "unix:1"}', '{"checkpoint": {"compression": "zstd:"}}', '{"checkpoint": {"compression": "rar"}}', '{"connections": 0}',
+                  '{"checkpoint": {"streams": 1}}'):
+        w.fermata("config", "show", "--config", wrong).error(re.search(r'([a-z0-9:]+)"?}+$', wrong)[1])
+    w.fermata("config", "show", "--config", '{"checkpoint": {"compression": "zstd:3"}}').good()
     w.fermata("daemon", "start", "--init-config").error("is there already", "--merge-config")
     w.start("--merge-config")
     written = json.loads(read(w.work + "/config.json"))
