@@ -334,8 +334,11 @@ static int read_times(struct job *j, const json_t *body, struct error *e)
 		return error_set(e, -EINVAL, "restart is %s; there are no and on-failure", restart);
 	if (restart)
 		j->restart = !strcmp(restart, "on-failure");
-	j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
-	j->late_ns = j->missed = 0;
+	/* What is due stays due where only other things are changed. */
+	if (json_object_get(body, "every")) {
+		j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
+		j->late_ns = j->missed = 0;
+	}
 	return 0;
 }
 

@@ -409,6 +409,12 @@ def test_without_daemon(w):
     expect(result.status == 1 and "no daemon answers" in result.out, result)
     out = w.fermata("run", "process", "--no-server", "--", "sh", "-c", "exit 3")
     expect(out.status == 3, out)
+    w.fermata("run", "process", "--no-server", "--", "/none/there").error("cannot run /none/there", status=127)
+    w.fermata("run", "process", "--no-server", "--out", w.work + "/none/there", "--", "true").error("cannot write", status=127)
+    for more in (["--jid", "x"], ["--checkpoint-every", "5"], ["--restart", "on-failure"], ["--attachable"]):
+        w.fermata("run", "process", "--no-server", *more, "--", "true").error(more[0], "--no-server", status=2)
+    out = w.fermata("run", "process", "--no-server", "--json", "--", "echo", "there")
+    expect(out.out == "there\n" and json.loads(out.err)["pid"] > 0, out)
     task = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     path = w.fermata("dump", "process", task.pid, "--no-server").good().out.split()[-1]
     task.wait()
