@@ -40,7 +40,7 @@ static int choose_path(const struct command_line *c, const struct settings *s, c
 	const char *ending = stored || packing->streams ? "" : packing_ending(packing->kind, false);
 	if (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 		return error_set(e, -EINVAL, "%s is no name for a checkpoint; --dir is for the directory", *name ? name : "nothing");
-	if (snprintf(path, PATH_MAX, "%s/%s%s", dir, name, ending) >= PATH_MAX)
+	if (snprintf(path, PATH_MAX, "%.*s/%s%s", (int)path_trimmed(dir), dir, name, ending) >= PATH_MAX)
 		return error_set(e, -ENAMETOOLONG, "the path %s/%s is too long", dir, name);
 	if (stored && packing->streams)
 		return error_set(e, -EINVAL, "option --streams: a store has no streams; leave it away");

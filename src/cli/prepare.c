@@ -158,6 +158,8 @@ static int check_place(const char *option, const char *path, struct error *e)
 {
 	const char *scheme = path ? strstr(path, "://") : NULL;
 
+	if (path && !*path) /* a variable of a script that is not set */
+		return error_set(e, -EINVAL, "option --%s is empty", option);
 	if (path && !strcmp(path, STORE_PREFIX))
 		return error_set(e, -EINVAL, "option --%s: behind " STORE_PREFIX " comes the store's directory", option);
 	if (!scheme || memchr(path, '/', (size_t)(scheme - path)))

@@ -346,6 +346,8 @@ static int attach_job(struct call *c, struct error *e)
 	struct job j;
 	int r = get_job(c, &j, e);
 
+	if (!r && !j.attachable && !j.log[0])
+		r = error_set(e, -EINVAL, "job %s was not started here, and has no terminal of ours: what it writes goes where it went", j.jid);
 	if (!r && !j.attachable)
 		r = error_set(e, -EINVAL, "job %s was not started with --attachable; fermata job logs %s shows its output", j.jid, j.jid);
 	if (r)

@@ -28,7 +28,7 @@ int job_check_name(const char *jid, struct error *e)
 
 	for (size_t i = 0; good && i < length; i++)
 		good = isalnum((unsigned char)jid[i]) || strchr("._-", jid[i]);
-	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", jid);
+	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", *jid ? jid : "nothing");
 }
 
 static void generate_name(char ret[JID_MAX])
@@ -434,6 +434,22 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 	return r;
 }
 
+/* Of what is a job already there would be two that know nothing of each other; and `job kill --all` must not end the machine. */
+static int check_manageable(struct daemon *d, pid_t pid, struct error *e)
+{
+	struct job_list list = {};
+	int r;
+
+	if (tree_holds_us(pid))
+		return error_set(e, -EINVAL, "process %d can be no job: the daemon runs below it, and to kill that job would end both", pid);
+	r = store_list_jobs(d->store, &list, e);
+	for (size_t i = 0; !r && i < list.count; i++)
+		if (list.data[i].process.pid == pid && job_runs(&list.data[i]))
+			r = error_set(e, -EEXIST, "process %d is the job %s already", pid, list.data[i].jid);
+	VEC_FREE(&list);
+	return r;
+}
+
 int job_manage(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e)
 {
 	pid_t pid = (pid_t)json_integer_value(json_object_get(body, "pid"));
@@ -453,6 +469,8 @@ int job_manage(struct daemon *d, const struct caller *c, const json_t *body, str
 	}
 	if (!r)
 		r = tree_require_owner(pid, c->uid, e);
+	if (!r)
+		r = check_manageable(d, pid, e);
 	if (!r)
 		r = read_times(&j, body, e);
 	if (r)

@@ -269,13 +269,13 @@ static int choose_path(struct operation *o, const struct caller *c, const json_t
 	if (!store_or_plain_is_absolute(dir))
 		return error_set(e, -EINVAL, "the folder of the checkpoint must begin with a /, or with store:/");
 	if (name && (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, "..")))
-		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", name);
+		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", *name ? name : "nothing");
 	if (o->jid[0])
 		snprintf(made, sizeof(made), "dump-process-%s-%lld", o->jid, now / 1000000000);
 	else
 		snprintf(made, sizeof(made), "dump-process-%lld", now);
 	for (int i = 1;; i++) {
-		if (snprintf(o->checkpoint.path, sizeof(o->checkpoint.path), "%s/%s", dir, name ? name : made) >= (int)sizeof(o->checkpoint.path))
+		if (snprintf(o->checkpoint.path, sizeof(o->checkpoint.path), "%.*s/%s", (int)path_trimmed(dir), dir, name ? name : made) >= (int)sizeof(o->checkpoint.path))
 			return error_set(e, -ENAMETOOLONG, "the checkpoint's path is too long");
 		if (!checkpoint_find(o->checkpoint.path, taken))
 			return 0;

@@ -153,7 +153,13 @@ def test_processes(w):
     until(lambda: w.status("mine") == "sleep", "it to go on")
     path = w.fermata("dump", "process", task.pid, "--leave-running").good().out.split()[-1]
     expect(os.path.exists(path + "/inventory.img") and alive(task.pid), path)
-    path = w.dump("mine")
+    w.fermata("manage", "process", task.pid, "--jid", "twice").error("is the job mine already")
+    for ours in (1, w.daemon.pid, os.getpid()):
+        w.fermata("manage", "process", ours).error("the daemon runs below it")
+    w.fermata("job", "attach", "mine").error("no terminal")
+    w.fermata("dump", "job", "mine", "--dir", "").error("--dir is empty", status=2)
+    path = w.dump("mine", "--dir", w.dir + "//")
+    expect(os.path.dirname(path) == w.dir, path)
     task.wait()
     expect(w.status("mine") == "halted", "after the dump")
     out = w.fermata("restore", "process", "--path", path).good().out
