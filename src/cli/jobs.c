@@ -243,7 +243,7 @@ static bool is_any(const json_t *job)
 }
 
 /* The job named, or with --all every one: `act` for each. */
-static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
+static int for_each(struct command_line *c, const char *question, const char *none, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
 		    void (*print)(const struct command_line *c, const json_t *answer))
 {
 	char *one[] = { NULL, NULL };
@@ -277,7 +277,7 @@ static int for_each(struct command_line *c, const char *question, bool (*wanted)
 			status = 1;
 	}
 	if (list && !acted) {
-		fprintf(stderr, "Error: there is no such job\n");
+		fprintf(stderr, "Error: there is no such job: %s\n", none);
 		status = 1;
 	}
 	/* Of one it is that one's answer, of all a list. */
@@ -325,7 +325,7 @@ int verb_job_kill(struct command_line *c)
 {
 	struct error e = {};
 
-	return signal_of(c, &e) < 0 ? cli_report(c, &e) : for_each(c, "Kill all jobs", is_running, kill_one, print_killed);
+	return signal_of(c, &e) < 0 ? cli_report(c, &e) : for_each(c, "Kill all jobs", "none runs", is_running, kill_one, print_killed);
 }
 
 static json_t *delete_one(struct command_line *c)
@@ -346,7 +346,7 @@ static void print_deleted(const struct command_line *c, const json_t *answer)
 
 int verb_job_delete(struct command_line *c)
 {
-	return for_each(c, "Delete all jobs that have ended", is_halted, delete_one, print_deleted);
+	return for_each(c, "Delete all jobs that have ended", "none has ended", is_halted, delete_one, print_deleted);
 }
 
 /* ---- dump, restore, freeze ---- */

@@ -327,9 +327,7 @@ static void put_back(struct daemon *d, const struct job *before, struct job *ret
 	if (before->state != JOB_HALTED) {
 		job_refresh(d, ret, &e);
 	} else if (job_lock(d, ret, &e) == 0) {
-		int64_t restarts = ret->restarts;
 		*ret = *before;
-		ret->restarts = restarts;
 		job_unlock(d, ret, true, &e);
 	}
 }
@@ -366,6 +364,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		r = make_job(d, c, j, body, &from, ret, e);
 	else
 		*ret = *j;
+	if (!is_new && body) /* somebody has asked for it: the tries of a restart begin anew */
+		ret->restarts = 0;
 	if (!is_new && text_of(body, "out"))
 		snprintf(ret->log, sizeof(ret->log), "%s", text_of(body, "out"));
 	if (r)
