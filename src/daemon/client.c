@@ -28,7 +28,7 @@ int client_open(const struct settings *s, struct client_connection *ret, struct 
 	client_close(ret);
 	if (r == -ENOENT || r == -ECONNREFUSED)
 		return error_set(e, r, "no daemon answers on %s; start one with fermata daemon start", path);
-	return error_errno(e, r, "cannot reach the daemon on %s", path);
+	return error_errno(e, r, "cannot reach the daemon on %s%s", path, r == -EACCES ? " (the setting group lets others than root in)" : "");
 }
 
 void client_close(struct client_connection *c)
@@ -78,7 +78,7 @@ static int fill(struct client_connection *c, struct error *e)
 		n = recv(c->fd, c->buffer + c->end, sizeof(c->buffer) - c->end, 0);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return error_errno(e, -errno, "the daemon's answer broke off");
+		return error_errno(e, -errno, "the daemon's answer broke off (it ended, or has as many clients as it takes)");
 	c->end += (size_t)n;
 	return n > 0;
 }

@@ -31,6 +31,12 @@ struct busy {
 	bool yields;
 };
 
+/* Who has connections open and is not root. */
+struct visitor {
+	uid_t uid;
+	unsigned connections;
+};
+
 /* Stores that are to be pruned: prune.c. */
 struct wanted_prune {
 	char dir[STORE_PATH_MAX];
@@ -46,10 +52,11 @@ struct daemon {
 	const struct vocabulary *vocabulary;
 	struct store *store;
 	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
-	pthread_mutex_t lock; /* of busy and pruner */
+	pthread_mutex_t lock; /* of busy, visitors and pruner */
 	pthread_cond_t less_busy;
 	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
 	VEC(struct busy) busy;
+	VEC(struct visitor) visitors;
 	struct pruner pruner;
 	struct counters counters;
 	int wake;	/* eventfd: the schedule has something new to look at */

@@ -411,6 +411,53 @@ static void completed(void *data, struct MHD_Connection *connection, void **requ
 	*request = NULL;
 }
 
+/* ---- connections ---- */
+
+static bool visitor_enter(struct daemon *d, uid_t uid)
+{
+	const unsigned most = (unsigned)MAX(settings_number(&d->settings, SETTING_CONNECTIONS) / 2, 1L);
+	struct visitor *v = NULL;
+
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < d->visitors.count && !v; i++)
+		v = d->visitors.data[i].uid == uid ? &d->visitors.data[i] : NULL;
+	if (!v && (v = VEC_PUSH(&d->visitors)))
+		*v = (struct visitor){ .uid = uid };
+	const bool enters = v && v->connections < most;
+	if (enters)
+		v->connections++;
+	pthread_mutex_unlock(&d->lock);
+	return enters;
+}
+
+static void visitor_leave(struct daemon *d, uid_t uid)
+{
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < d->visitors.count; i++)
+		if (d->visitors.data[i].uid == uid && --d->visitors.data[i].connections == 0) {
+			d->visitors.data[i] = d->visitors.data[--d->visitors.count];
+			break;
+		}
+	pthread_mutex_unlock(&d->lock);
+}
+
+/* No user but root may have more than half of all connections: the others shall find the daemon. What is above is cut off, and `counted` says who was not. */
+static void connected(void *data, struct MHD_Connection *connection, void **counted, enum MHD_ConnectionNotificationCode what)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (what == MHD_CONNECTION_NOTIFY_CLOSED && *counted) {
+		visitor_leave(data, (uid_t)((uintptr_t)*counted - 1));
+	} else if (what == MHD_CONNECTION_NOTIFY_STARTED && info && getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 &&
+		   who.uid && who.uid != (uid_t)-1) {
+		*counted = visitor_enter(data, who.uid) ? (void *)((uintptr_t)who.uid + 1) : NULL;
+		if (!*counted)
+			shutdown(info->connect_fd, SHUT_RDWR);
+	}
+}
+
 /* ---- the socket ---- */
 
 /* One that nobody listens on any more is removed. */
@@ -511,7 +558,7 @@ static int start_http(struct daemon *d, int listener, bool tcp, struct MHD_Daemo
 	}
 	if (r)
 		return r;
-	*ret = MHD_start_daemon(flags, 0, NULL, NULL, handle, d, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
+	*ret = MHD_start_daemon(flags, 0, NULL, NULL, handle, d, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_CONNECTION, connected, d, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
 				MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADERS_MAX, MHD_OPTION_CONNECTION_LIMIT,
 				(unsigned)settings_number(&d->settings, SETTING_CONNECTIONS), MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
 				MHD_OPTION_THREAD_STACK_SIZE, (size_t)1 << 20, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);

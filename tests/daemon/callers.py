@@ -47,6 +47,40 @@ def test_busy(w):
     expect(all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]), "no half checkpoint is left")
 
 
+def test_one_user_does_not_fill_it(w):
+    """No user but root gets more than half of the connections: others are answered."""
+    w.configure(group="nogroup", connections=8)
+    os.chmod(w.work, 0o755)
+    w.start()
+    ready, wait = os.pipe(), os.pipe()
+    greedy = os.fork()
+    if greedy == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            made = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+            for one in made:
+                one.connect(w.socket)
+            os.write(ready[1], b"x")
+            os.close(wait[1])
+            os.read(wait[0], 1)
+        finally:
+            os._exit(0)
+    for end in (ready[1], wait[0]):
+        os.close(end)
+    try:
+        expect(os.read(ready[0], 1) == b"x", "it to be connected")
+        for _ in range(5):
+            expect(w.request("GET", "/v1/jobs")[0] == 200, "root is answered")
+    finally:
+        os.close(wait[1])
+        os.waitpid(greedy, 0)
+        os.close(ready[0])
+    user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    until(lambda: w.fermata("ps", before=user).status == 0, "the user to be answered again")
+
+
 def test_clients(w):
     """50 at once, and some that send nonsense or too much: an error to those."""
     w.start()
