@@ -71,6 +71,7 @@ def test_one_user_does_not_fill_it(w):
         os.close(end)
     try:
         expect(os.read(ready[0], 1) == b"x", "it to be connected")
+        until(w.answers, "what is too much to be cut off")
         for _ in range(5):
             expect(w.request("GET", "/v1/jobs")[0] == 200, "root is answered")
     finally:

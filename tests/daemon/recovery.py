@@ -410,6 +410,28 @@ def test_half_written(w):
     expect(os.path.exists(whole), "a whole one stays")
 
 
+def test_dumped_without_daemon(w):
+    """A dump that ends its job while no daemon is there has ended it all the same: it has not failed, and is not restarted."""
+    w.start()
+    pid = w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(1 << 20) * 60\nprint('ready', flush=True)\ntime.sleep(1000)",
+                options=["--restart", "on-failure"])
+    until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
+    w.dump("large", "--leave-running")
+    for _ in range(2):
+        client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "gzip:9"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        until(lambda: w.status("large") == "dumping", "it to be at it")
+        w.kill()
+        client.wait()
+        w.start()
+        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]) and not alive(pid), lambda: w.job("large"))
+        until(lambda: w.job("large")["ended"], lambda: w.job("large"))
+        time.sleep(2)
+        job = w.job("large")
+        expect(job["ended"] == "dumped" and job["restarts"] == 0 and job["status"] == "halted", job)
+        w.fermata("restore", "job", "large").good()
+
+
 def test_damaged_database(w):
     w.start()
     pid = w.run("counter", options=["--checkpoint-every", "1h", "--keep", "7", "--restart", "on-failure"])
