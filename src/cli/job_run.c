@@ -76,6 +76,11 @@ static void take_input(struct attached *a)
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
+	/* A terminal's end is that of its window, not of what was typed. */
+	if (n <= 0 && a->terminal) {
+		a->left = true;
+		return;
+	}
 	if (n <= 0) {
 		frame_put(&a->out, FRAME_END, NULL, 0);
 		a->input_open = false;
