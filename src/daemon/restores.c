@@ -236,6 +236,9 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 	int r = id ? store_get_checkpoint(d->store, id, ret, e) : checkpoint_last(d, j->jid, ret, e);
 	if (!r && id && c->uid && ret->uid != (int64_t)c->uid)
 		return error_set(e, -ENOENT, "there is no checkpoint %.40s of yours", id);
+	if (!r && id && j && ret->jid[0] && strcmp(ret->jid, j->jid) != 0)
+		return error_set(e, -EINVAL, "the checkpoint %.40s is one of job %s, and not of %s; fermata restore job %s --checkpoint %.40s restores it", id, ret->jid, j->jid,
+				 ret->jid, id);
 	if (!r && ret->state != CHECKPOINT_WHOLE)
 		return error_set(e, -EBUSY, "the checkpoint %.40s is %s", id, ret->state == CHECKPOINT_LEAVING ? "being removed" : "still being written");
 	return r ? r : check_there(ret, e);

@@ -285,6 +285,20 @@ def test_side_by_side(w):
     w.fermata("restore", "job", "first", "--as", "other2").error("other2 already")
 
 
+def test_checkpoint_of_another(w):
+    """One job is not restored from another's checkpoint by mistake."""
+    w.start()
+    pid = w.run("one")
+    w.run("two")
+    w.dump("one")
+    w.dump("two", "--leave-running")
+    ids = {row["job"]: row["id"] for row in w.request("GET", "/v1/checkpoints")[1]}
+    w.fermata("restore", "job", "one", "--checkpoint", ids["two"]).error("one of job two", "restore job two")
+    w.fermata("restore", "job", "one", "--checkpoint", "none").error("no checkpoint none")
+    w.fermata("restore", "job", "one", "--checkpoint", ids["one"]).good()
+    expect(w.job("one")["pid"] == pid and alive(pid), "its own")
+
+
 def test_side_by_side_logs(w):
     """What a copy writes goes to a log of its own, and not into that of the job that it is a copy of; its own checkpoints go on with that."""
     w.start()
