@@ -17,6 +17,16 @@ static inline bool store_or_plain_is_absolute(const char *path)
 	return (store_is_path(path) ? path + strlen(STORE_PREFIX) : path)[0] == '/';
 }
 
+/* How long the name of a directory is without the slashes at its end, which come again before what is put behind it. */
+static inline size_t path_trimmed(const char *dir)
+{
+	size_t length = strlen(dir);
+
+	while (length && dir[length - 1] == '/')
+		length--;
+	return length;
+}
+
 /* DIR/FOLDER/NAME. -EINVAL: there is no name, or it begins with a dot; -ENAMETOOLONG. */
 static inline int store_file(const char *path, const char *folder, char *ret, size_t size)
 {

@@ -81,11 +81,16 @@ void cli_free(struct command_line *c);
 const char *cli_in_work_dir(const struct command_line *c, const char *path, char buffer[PATH_MAX]);
 /* A part of cli_prepare: log_file, log_format, log_level and verbosity. */
 int cli_open_log(struct command_line *c, struct error *e);
+/* A part of cli_prepare: the options that need nothing but themselves. */
+int cli_take_values(struct command_line *c, struct error *e);
 /* Once all options are stored: makes of them what the engine takes, and opens the log. -ENOTSUP: the verb is not there yet. */
 int cli_prepare(struct command_line *c, struct error *e);
 
 /* criu_opts.c: adds what --criu-opts says, if it is there. */
 int criu_opts_expand(const struct program *p, struct given_options *given, struct option_list *texts, struct error *e);
+/* The option of that name with a JSON value, noted; false and null: not at all. The text that `given` points into is added to `texts`. */
+int json_option_add(const struct program *p, const char *name, const struct json_t *value, struct given_options *given, struct option_list *texts,
+		    struct error *e);
 
 /* restrict.c: a hook that refuses a restore of what the user `for_user` could not have had. */
 int restrict_call(void *data, const char *moment, pid_t pid, struct error *e);
@@ -110,6 +115,9 @@ int cli_dump_tree(struct command_line *c, struct error *e);
 int cli_restore_tree(struct command_line *c, pid_t *ret_pid, struct error *e);
 /* gpu.c: --gpu and those that go with it, into c->request. */
 int cli_gpu_options(struct command_line *c, struct error *e);
+void cli_gpu_free(struct command_line *c);
+/* --lazy, likewise. */
+int cli_lazy_options(struct command_line *c, struct error *e);
 int cli_parse_pid(const char *text, pid_t *ret, struct error *e);
 
 /* progress.c. Around a call of the engine: a bar where it is wanted, or events, and the profile. */

@@ -30,17 +30,19 @@ static char *option_name(const char *key)
 	return name;
 }
 
-static int add(const struct program *p, const char *key, const json_t *value, struct given_options *given, struct option_list *texts,
-	       struct error *e)
+static int no_kind(const char *name, struct error *e)
 {
-	const char *name = keep(texts, option_name(key)), *text = NULL;
+	return error_set(e, -EINVAL, "the value of %s is of no kind that options have", name);
+}
+
+int json_option_add(const struct program *p, const char *name, const json_t *value, struct given_options *given, struct option_list *texts, struct error *e)
+{
+	const char *text = NULL;
 	int r = 0;
 
-	if (!name)
-		return error_set(e, -ENOMEM, "out of memory");
 	if (json_is_array(value)) {
 		for (size_t i = 0; !r && i < json_array_size(value); i++)
-			r = json_is_array(json_array_get(value, i)) ? -EINVAL : add(p, key, json_array_get(value, i), given, texts, e);
+			r = json_is_array(json_array_get(value, i)) ? no_kind(name, e) : json_option_add(p, name, json_array_get(value, i), given, texts, e);
 		return r;
 	}
 	if (json_is_string(value))
@@ -50,8 +52,18 @@ static int add(const struct program *p, const char *key, const json_t *value, st
 	else if (json_is_false(value) || json_is_null(value))
 		return 0;
 	else if (!json_is_true(value))
-		return error_set(e, -EINVAL, "option --criu-opts: the value of %s is of no kind that options have", key);
-	r = options_parse_line(p, name, text, "--criu-opts", given, e);
+		return no_kind(name, e);
+	return options_parse_line(p, name, text, NULL, given, e);
+}
+
+static int add(const struct program *p, const char *key, const json_t *value, struct given_options *given, struct option_list *texts, struct error *e)
+{
+	const char *name = keep(texts, option_name(key));
+	const size_t before = given->count;
+	int r = name ? json_option_add(p, name, value, given, texts, e) : error_set(e, -ENOMEM, "out of memory");
+
+	for (size_t i = before; i < given->count; i++)
+		given->data[i].file = "--criu-opts";
 	return r ? error_prefix(e, r, "option --criu-opts") : 0;
 }
 
@@ -67,7 +79,7 @@ int criu_opts_expand(const struct program *p, struct given_options *given, struc
 		return 0;
 	json_t *root = json_loads(g->value, JSON_REJECT_DUPLICATES, &where);
 	if (!json_is_object(root))
-		r = error_set(e, -EINVAL, "option --criu-opts is no JSON object: %s", root ? "another value" : where.text);
+		r = error_set(e, -EINVAL, "option --criu-opts is no JSON object: %s", root ? "it is another value" : where.text);
 	json_object_foreach(root, key, value) {
 		r = r ? r : add(p, key, value, given, texts, e);
 	}

@@ -2,12 +2,15 @@
 #include "cli/remote.h"
 
 #include "base/log.h"
+#include "base/meter.h"
 #include "engine/load.h"
+#include "engine/watch.h"
 #include "image/image.h"
 
 #define MANIFEST_MAX (64UL << 20)
 
-static json_t *load_manifest(const char *path, const char *key, struct error *e)
+/* Of an archive that was packed by others all in front of it is read. */
+static json_t *load_manifest(const char *path, const char *key, struct meter *meter, struct error *e)
 {
 	struct image_dir *dir = NULL;
 	struct image_raw *raw = NULL;
@@ -17,6 +20,7 @@ static json_t *load_manifest(const char *path, const char *key, struct error *e)
 
 	if (r)
 		return NULL;
+	image_dir_set_meter(dir, meter);
 	r = image_raw_open(dir, IMAGE_MANIFEST, &raw);
 	size_t size = r ? 0 : (size_t)MIN(image_raw_size(raw), MANIFEST_MAX);
 	_cleanup_free_ char *text = r ? NULL : malloc(size + 1);
@@ -34,9 +38,9 @@ static json_t *load_manifest(const char *path, const char *key, struct error *e)
 }
 
 /* {name: {size, xxh128}} of a checkpoint's manifest. */
-static json_t *read_manifest(const char *path, const char *key, struct error *e)
+static json_t *read_manifest(const char *path, const char *key, struct meter *meter, struct error *e)
 {
-	json_t *document = load_manifest(path, key, e), *files = json_object();
+	json_t *document = load_manifest(path, key, meter, e), *files = json_object();
 	const json_t *list = json_object_get(document, "files");
 
 	if (document && !json_is_array(list))
@@ -86,30 +90,46 @@ static void compare(json_t *a, json_t *b, struct table *t, json_t *list)
 			put_difference(t, list, name, "new", 0, json_integer_value(json_object_get(one, "size")));
 }
 
+static int read_both(struct command_line *c, json_t *ret[2], struct error *e)
+{
+	struct meter meter = {};
+	struct watch watch;
+
+	progress_begin(c);
+	watch_begin(&watch, &c->request, STAGE_OPEN, meter_count, &meter);
+	ret[0] = read_manifest(c->words[0], cli_store_key(c), &meter, e);
+	ret[1] = ret[0] ? read_manifest(c->words[1], c->request.packing.key, &meter, e) : NULL;
+	watch_end(&watch);
+	progress_end(c);
+	if (ret[1])
+		return 0;
+	json_decref(ret[0]);
+	return -EBADMSG;
+}
+
 /* As diff(1): 0 they are the same, 1 they differ, 2 trouble. */
 int verb_diff(struct command_line *c)
 {
 	static const char *const heads[] = { "FILE", "DIFFERENCE", "BEFORE", "AFTER" };
 	struct error e = {};
-	json_t *a = read_manifest(c->words[0], cli_store_key(c), &e), *b = a ? read_manifest(c->words[1], c->request.packing.key, &e) : NULL, *list = json_array();
+	json_t *both[2], *list;
 
-	if (!a || !b) {
-		json_decref(a);
-		json_decref(list);
+	if (read_both(c, both, &e)) {
 		cli_report(c, &e);
 		return 2;
 	}
 	struct table *t = table_new(heads, ARRAY_SIZE(heads));
-	compare(a, b, t, list);
+	list = json_array();
+	compare(both[0], both[1], t, list);
 	size_t found = json_array_size(list);
 	if (c->json)
-		remote_print(json_incref(list));
+		cli_print_document(c, json_incref(list));
 	else if (found)
 		table_print(t);
 	else
 		puts("No differences.");
 	json_decref(list);
-	json_decref(a);
-	json_decref(b);
+	json_decref(both[0]);
+	json_decref(both[1]);
 	return found ? 1 : 0;
 }

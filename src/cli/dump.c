@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-static int read_packing(struct command_line *c, struct error *e)
+int dump_read_packing(struct command_line *c, struct error *e)
 {
 	struct packing *packing = &c->request.packing;
 	int r = c->compression ? packing_parse(c->compression, packing, e) : 0;
@@ -40,7 +40,7 @@ static int choose_path(const struct command_line *c, const struct settings *s, c
 	const char *ending = stored || packing->streams ? "" : packing_ending(packing->kind, false);
 	if (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
 		return error_set(e, -EINVAL, "%s is no name for a checkpoint; --dir is for the directory", *name ? name : "nothing");
-	if (snprintf(path, PATH_MAX, "%s/%s%s", dir, name, ending) >= PATH_MAX)
+	if (snprintf(path, PATH_MAX, "%.*s/%s%s", (int)path_trimmed(dir), dir, name, ending) >= PATH_MAX)
 		return error_set(e, -ENAMETOOLONG, "the path %s/%s is too long", dir, name);
 	if (stored && packing->streams)
 		return error_set(e, -EINVAL, "option --streams: a store has no streams; leave it away");
@@ -118,7 +118,7 @@ int verb_dump_process(struct command_line *c)
 	if (!r)
 		r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
 	if (!r)
-		r = read_packing(c, &e);
+		r = dump_read_packing(c, &e);
 	if (!r && remote_wanted(c, s))
 		return remote_path(c, path, sizeof(path), "/v1/processes/%s/dump", c->words[0]) ? remote_dump(c, path) : 1;
 	if (!r && dump_check_result(c))

@@ -93,18 +93,32 @@ static int run_help(struct command_line *c)
 	return 0;
 }
 
+static bool is_one_of(const char *word, const char *const *words, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(word, words[i]))
+			return true;
+	return false;
+}
+
 /* Containers come later. Without this their options would be what is complained of. */
-static const char *find_absent(const struct words *words)
+static const char *find_absent(const struct words *words, const char **ret_thing)
 {
 	static const char *const verbs_of_things[] = { "dump", "restore", "run", "manage", "freeze", "unfreeze", "query" };
-	static const char *const containers[] = { "runc", "containerd", "k8s" };
+	static const char *const ours[] = { "process", "job" };
+	static const char *const containers[] = { "runc", "crun", "containerd", "crio", "cri-o", "docker", "podman", "kata", "k8s", "kubernetes", "slurm" };
 
-	if (words->count && !strcmp(words->data[0], "plugin"))
+	if (words->count && !strcmp(words->data[0], "plugin")) {
+		*ret_thing = words->count > 1 ? words->data[1] : "";
 		return "there are no plugins, all that there is is in this program; fermata features lists it";
-	for (size_t i = 0; words->count > 1 && i < ARRAY_SIZE(verbs_of_things); i++)
-		for (size_t k = 0; !strcmp(words->data[0], verbs_of_things[i]) && k < ARRAY_SIZE(containers); k++)
-			if (!strcmp(words->data[1], containers[k]))
-				return "it takes containers, which come later; processes outside of them are saved by dump process and dump job";
+	}
+	if (!words->count || !is_one_of(words->data[0], verbs_of_things, ARRAY_SIZE(verbs_of_things)))
+		return NULL;
+	for (size_t i = 1; i < words->count && !is_one_of(words->data[i], ours, ARRAY_SIZE(ours)); i++)
+		if (is_one_of(words->data[i], containers, ARRAY_SIZE(containers))) {
+			*ret_thing = words->data[i];
+			return "it takes containers, which come later; processes outside of them are saved by dump process and dump job";
+		}
 	return NULL;
 }
 
@@ -177,6 +191,7 @@ static const struct verb verbs[] = {
 #define TIMED (RUNS | ON(MANAGE_PROCESS) | ON(JOB_SET))
 #define SAVES (DUMPS | ON(CHECK_PROCESS))
 #define BOTH (DUMPS | RESTORES)
+#define LOOKS (ON(INSPECT) | ON(VERIFY) | ON(DIFF))
 #define HELPED (STORES | ON(FLATTEN_CHECKPOINT))
 
 static const struct option_row rows[] = {
@@ -184,10 +199,10 @@ static const struct option_row rows[] = {
 	OPTION("version", 'V', FLAG, NULL, ALL_VERBS, version, "Print the version"),
 	OPTION("verbosity", 'v', LEVEL, "N", ALL_VERBS, verbosity, "Log more: 0 nothing, 1 errors, 2 warnings, 3 steps, 4 all"),
 	OPTION("log-file", 'o', STRING, "FILE", ALL_VERBS, log_file, "Log to this file"),
-	OPTION("config", 0, STRING, "JSON", CONFIGURED, config_json, "Settings, above those of config.json"),
-	OPTION("config-dir", 0, STRING, "DIR", CONFIGURED, config_dir, "Where config.json is; /etc/fermata when not given"),
-	OPTION("address", 0, STRING, "ADDRESS", CONFIGURED, address, "The daemon's socket; with --protocol tcp HOST:PORT"),
-	OPTION_SUCH_AS("protocol", 0, "KIND", CONFIGURED, protocol, "unix, or tcp with mutual TLS", "unix tcp"),
+	OPTION_ANYWHERE("config", STRING, "JSON", CONFIGURED, config_json, "Settings, above those of config.json"),
+	OPTION_ANYWHERE("config-dir", STRING, "DIR", CONFIGURED, config_dir, "Where config.json is; /etc/fermata when not given"),
+	OPTION_ANYWHERE("address", STRING, "ADDRESS", CONFIGURED, address, "The daemon's socket; with --protocol tcp HOST:PORT"),
+	OPTION_ROW("protocol", 0, STRING, "KIND", CONFIGURED, "unix, or tcp with mutual TLS", .offset = offsetof(struct command_line, protocol), .values = "unix tcp", .anywhere = true),
 	OPTION("tls-cert", 0, STRING, "FILE", CONFIGURED, tls_cert, "With tcp: our certificate, PEM"),
 	OPTION("tls-key", 0, STRING, "FILE", CONFIGURED, tls_key, "With tcp: its private key, PEM"),
 	OPTION("tls-ca", 0, STRING, "FILE", CONFIGURED, tls_ca, "With tcp: who must have signed the other side's certificate, PEM"),
@@ -201,7 +216,8 @@ static const struct option_row rows[] = {
 	OPTION("result-file", 0, STRING, "FILE", DUMPS, result_file, "Write the path of the checkpoint to this file too"),
 	OPTION("path", 'p', STRING, "CHECKPOINT", RESTORES, path, "The checkpoint: a directory, an archive of any kind, or store:DIR/NAME"),
 	OPTION("checkpoint", 0, STRING, "ID", RESTORES, checkpoint, "A checkpoint by its id; fermata checkpoints shows them"),
-	OPTION("as", 0, STRING, "JOB", RESTORES, as, "Beside the first, as a job of this name, in a pid namespace of its own"),
+	OPTION("as", 0, STRING, "JOB", ON(RESTORE_JOB), as, "Beside the first, as a job of this name, in a pid namespace of its own"),
+	OPTION("as", 0, STRING, "JOB", ON(RESTORE_PROCESS), as, "The name of the job that it becomes; one is found when not given"),
 	OPTION("jid", 'j', STRING, "JOB", RUNS | ON(MANAGE_PROCESS), jid, "The job's name; one is found when not given"),
 	OPTION("out", 'o', STRING, "FILE", RUNS | RESTORES, out, "Where the output goes; /var/log/fermata-output-JOB.log when not given, of a restore where it went"),
 	OPTION("attachable", 0, BOOL, NULL, RUNS | RESTORES, attachable, "Give it a terminal that can be joined later (attach)"),
@@ -275,11 +291,11 @@ static const struct option_row rows[] = {
 	       "Do it here, and not in the daemon"),
 	OPTION("for-user", 0, INT, "UID", ON(RESTORE_PROCESS), for_user, "Refuse what this user could not have had; the daemon asks for it when it restores for one"),
 	OPTION("json", 0, BOOL, NULL, BOTH | RUNS | (ON_JOBS & ~(ON(JOB_LOGS) | ON(JOB_ATTACH) | ON(ATTACH))) | ON(QUERY) | ON(DAEMON_CHECK) | ON(CONFIG_SHOW) | ON(VERIFY) | ON(DIFF) | STORES | ON(VERSION) | ON(INSPECT) | ON(FEATURES) | ON(CHECK) | ON(CHECK_PROCESS), json, "Print JSON"),
-	OPTION("profiling", 0, BOOL, NULL, BOTH, profiling, "Print where the time went"),
-	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | ON(VERIFY), events,
+	OPTION_ANYWHERE("profiling", BOOL, NULL, BOTH | ON(DAEMON_START), profiling, "Print where the time went; the daemon: of all that is dumped and restored"),
+	OPTION("events", 0, FLAG, NULL, ON(DUMP_PROCESS) | ON(RESTORE_PROCESS) | HELPED | LOOKS, events,
 	       "Tell progress and profile as they come, a line of JSON each; the daemon's helpers do"),
 	OPTION("gate", 0, FLAG, NULL, ON(DUMP_PROCESS), gate, "Begin once a byte comes on standard input, end where none does; the daemon's helpers do"),
-	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | ON(VERIFY), quiet, "Show no progress on a terminal"),
+	OPTION("quiet", 'q', FLAG, NULL, BOTH | HELPED | LOOKS | ON(CHECKPOINT_INSPECT) | ON(INSPECT_CHECKPOINT), quiet, "Show no progress on a terminal"),
 	OPTION_SUCH_AS("log-format", 0, "FORMAT", ALL_VERBS, log_format, "Lines of the log: text or json", "text json"),
 	OPTION_SUCH_AS("log-level", 0, "LEVEL", ALL_VERBS, log_level, "Log disabled, error, warning, info or debug; as -v0 to -v4", "disabled error warning info debug"),
 	OPTION("errors", 0, FLAG, NULL, ON(FEATURES), only_refused, "Only what is refused"),

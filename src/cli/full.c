@@ -9,6 +9,8 @@
 #include "daemon/api.h"
 #include "daemon/tunnel.h"
 
+static const struct vocabulary vocabulary = { requested_check, requested_describe };
+
 int cli_become_full(struct command_line *c)
 {
 	return 0;
@@ -46,12 +48,12 @@ int verb_daemon_start(struct command_line *c)
 		log_setup(level_of(settings_text(s, SETTING_LOG_LEVEL)), -1);
 	if (s->unknown[0])
 		log_warning("there is no such setting, it is ignored: %s", s->unknown);
-	return daemon_run(s);
+	return daemon_run(s, &vocabulary);
 }
 
 int verb_daemon_openapi(struct command_line *c)
 {
-	json_t *document = routes_openapi();
+	json_t *document = routes_openapi(&vocabulary);
 	int r = json_dumpf(document, stdout, JSON_INDENT(1) | JSON_SORT_KEYS);
 
 	puts("");

@@ -26,17 +26,27 @@ int cli_gpu_options(struct command_line *c, struct error *e)
 	c->request.gpu_deadline_ms = (uint32_t)c->gpu_deadline_s * 1000;
 	if (!n)
 		return 0;
-	struct request_gpu_pair *pairs = calloc(n, sizeof(*pairs)); /* as long as the program runs */
+	struct request_gpu_pair *pairs = calloc(n, sizeof(*pairs)); /* until cli_free */
 	if (!pairs)
 		return error_set(e, -ENOMEM, "out of memory");
+	c->request.gpu_map = pairs;
+	c->request.n_gpu_map = n;
 	for (size_t i = 0; i < n; i++) {
 		char *from = strdup(c->gpu_map.data[i]), *to = from ? strchr(from, '=') : NULL;
+		pairs[i].from = from;
 		if (!to || to == from || !to[1])
 			return error_set(e, -EINVAL, "--gpu-map takes OLD-UUID=NEW-UUID, not %s", c->gpu_map.data[i]);
 		*to = 0;
-		pairs[i] = (struct request_gpu_pair){ from, to + 1 };
+		pairs[i].to = to + 1;
 	}
-	c->request.gpu_map = pairs;
-	c->request.n_gpu_map = n;
 	return 0;
+}
+
+void cli_gpu_free(struct command_line *c)
+{
+	for (size_t i = 0; i < c->request.n_gpu_map; i++)
+		free((char *)c->request.gpu_map[i].from);
+	free((struct request_gpu_pair *)c->request.gpu_map);
+	c->request.gpu_map = NULL;
+	c->request.n_gpu_map = 0;
 }

@@ -76,6 +76,11 @@ static void take_input(struct attached *a)
 
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
+	/* A terminal's end is that of its window, not of what was typed. */
+	if (n <= 0 && a->terminal) {
+		a->left = true;
+		return;
+	}
 	if (n <= 0) {
 		frame_put(&a->out, FRAME_END, NULL, 0);
 		a->input_open = false;
@@ -237,6 +242,57 @@ static void pass_signal(int signal)
 {
 }
 
+/* What a job has, and a child of ours has not. */
+static int refuse_job_options(const struct command_line *c, struct error *e)
+{
+	static const char *const names[] = { "jid", "attachable", "checkpoint-every", "keep", "restart", "restart-limit" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (given_find(c->given, names[i]))
+			return error_set(e, -EINVAL, "option --%s is of jobs, which are the daemon's; leave it away, or --no-server", names[i]);
+	return 0;
+}
+
+static _Noreturn void become_program(const struct command_line *c, char **argv, const sigset_t *mask, int failure)
+{
+	const char *what = c->out ? c->out : argv[0];
+	int out = c->out ? open(c->out, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1, code;
+
+	sigprocmask(SIG_SETMASK, mask, NULL);
+	if (out >= 0) {
+		what = argv[0];
+		dup2(out, 1);
+		dup2(out, 2);
+	}
+	if (!c->out || out >= 0)
+		execvp(argv[0], argv);
+	code = errno;
+	dprintf(failure, "%s %.300s: %s", c->out && out < 0 ? "cannot write" : "cannot run", what, strerror(code));
+	_exit(127);
+}
+
+/* 0 once it runs. */
+static int begin_here(const struct command_line *c, char **argv, const sigset_t *mask, pid_t *ret, struct error *e)
+{
+	char text[400];
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0)
+		return error_errno(e, -errno, "cannot make a pipe");
+	*ret = fork();
+	if (*ret == 0)
+		become_program(c, argv, mask, ends[1]);
+	int r = *ret < 0 ? error_errno(e, -errno, "cannot run %s", argv[0]) : 0;
+	close(ends[1]);
+	ssize_t n = r ? 0 : read(ends[0], text, sizeof(text) - 1);
+	close(ends[0]);
+	if (n <= 0)
+		return r;
+	text[n] = '\0';
+	waitpid(*ret, NULL, 0);
+	return error_set(e, -ENOEXEC, "%s", text);
+}
+
 /* Without a daemon: our child, in our terminal. Its end is ours, and what ends us ends it. */
 static int run_here(struct command_line *c, char **argv)
 {
@@ -244,31 +300,25 @@ static int run_here(struct command_line *c, char **argv)
 	struct error e = {};
 	int status, got;
 	sigset_t set, before;
+	pid_t child = -1;
 
+	if (refuse_job_options(c, &e)) {
+		cli_report(c, &e);
+		return c->program->usage_status;
+	}
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, &before);
 	sigaction(SIGCHLD, &pass, NULL);
-	pid_t child = fork();
-	if (child == 0) {
-		sigprocmask(SIG_SETMASK, &before, NULL);
-		int out = c->out ? open(c->out, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
-		if (out >= 0) {
-			dup2(out, 1);
-			dup2(out, 2);
-		}
-		if (!c->out || out >= 0)
-			execvp(argv[0], argv);
-		fprintf(stderr, "Error: cannot run %s: %s\n", argv[0], strerror(errno));
-		_exit(127);
+	int r = begin_here(c, argv, &before, &child, &e);
+	if (r) {
+		cli_report(c, &e);
+		return r == -ENOEXEC ? 127 : 1;
 	}
-	if (child < 0) {
-		error_errno(&e, -errno, "cannot run %s", argv[0]);
-		return cli_report(c, &e);
-	}
-	fprintf(stderr, "Running managed process PID %d\n", child);
+	/* What it writes itself goes to standard output. */
+	fprintf(stderr, c->json ? "{\"pid\": %d}\n" : "Running managed process PID %d\n", child);
 	write_pid(c, child);
 	while (waitpid(child, &status, WNOHANG) == 0) {
 		sigwait(&set, &got);

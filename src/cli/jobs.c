@@ -169,26 +169,19 @@ int verb_job_inspect(struct command_line *c)
 /* The daemon looks at it: it may lie where we can't. */
 int verb_checkpoint_inspect(struct command_line *c)
 {
-	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
-	struct error e = {};
-	char path[200], full[240];
+	char path[200], full[260];
 
-	if (c->json) {
-		json_t *found = about(c, "GET", "/v1/checkpoints/%s", NULL), *content = found ? about(c, "GET", "/v1/checkpoints/%s/inspect", NULL) : NULL;
-		if (content)
-			json_object_set_new(found, "content", content);
-		else
-			json_decref(found);
-		return content ? remote_print(found) : 1;
-	}
-	if (!remote_path(c, path, sizeof(path), "/v1/checkpoints/%s/inspect?format=text", c->words[0]))
+	if (!remote_path(c, path, sizeof(path), "/v1/checkpoints/%s/inspect?events=true", c->words[0]))
 		return 1;
-	snprintf(full, sizeof(full), "%s%s%s", path, c->verbosity > LOG_LEVEL_WARNING ? "&verbose=true" : "",
+	snprintf(full, sizeof(full), "%s%s%s%s", path, c->json ? "" : "&format=text", c->verbosity > LOG_LEVEL_WARNING ? "&verbose=true" : "",
 		 c->request.skip_verify ? "&skip-verify=true" : "");
-	int r = s ? remote_settings(c, s, &e) : error_set(&e, -ENOMEM, "out of memory");
-	if (!r)
-		r = client_copy(s, full, STDOUT_FILENO, &e);
-	return r ? cli_report(c, &e) : 0;
+	json_t *found = c->json ? about(c, "GET", "/v1/checkpoints/%s", NULL) : json_object(), *content = found ? remote_look(c, full) : NULL;
+	if (content && c->json) {
+		json_object_set_new(found, "content", content);
+		return remote_print(found);
+	}
+	json_decref(found);
+	return !content;
 }
 
 int verb_checkpoint_delete(struct command_line *c)
@@ -250,7 +243,7 @@ static bool is_any(const json_t *job)
 }
 
 /* The job named, or with --all every one: `act` for each. */
-static int for_each(struct command_line *c, const char *question, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
+static int for_each(struct command_line *c, const char *question, const char *none, bool (*wanted)(const json_t *job), json_t *(*act)(struct command_line *c),
 		    void (*print)(const struct command_line *c, const json_t *answer))
 {
 	char *one[] = { NULL, NULL };
@@ -284,7 +277,7 @@ static int for_each(struct command_line *c, const char *question, bool (*wanted)
 			status = 1;
 	}
 	if (list && !acted) {
-		fprintf(stderr, "Error: there is no such job\n");
+		fprintf(stderr, "Error: there is no such job: %s\n", none);
 		status = 1;
 	}
 	/* Of one it is that one's answer, of all a list. */
@@ -332,7 +325,7 @@ int verb_job_kill(struct command_line *c)
 {
 	struct error e = {};
 
-	return signal_of(c, &e) < 0 ? cli_report(c, &e) : for_each(c, "Kill all jobs", is_running, kill_one, print_killed);
+	return signal_of(c, &e) < 0 ? cli_report(c, &e) : for_each(c, "Kill all jobs", "none runs", is_running, kill_one, print_killed);
 }
 
 static json_t *delete_one(struct command_line *c)
@@ -353,7 +346,7 @@ static void print_deleted(const struct command_line *c, const json_t *answer)
 
 int verb_job_delete(struct command_line *c)
 {
-	return for_each(c, "Delete all jobs that have ended", is_halted, delete_one, print_deleted);
+	return for_each(c, "Delete all jobs that have ended", "none has ended", is_halted, delete_one, print_deleted);
 }
 
 /* ---- dump, restore, freeze ---- */

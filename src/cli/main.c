@@ -21,15 +21,23 @@ static int usage_error(const struct program *p, const struct error *e)
 	return e->code == -ENOSYS ? 1 : p->usage_status;
 }
 
-/* Also where its options, which there are none of, could not be parsed. */
-static int say_absent(const struct program *p, const struct words *words, int r, struct error *e)
+/* Also where its options, which there are none of, could not be parsed: then all words count, though some are options' values. */
+static int say_absent(const struct program *p, char **argv, const struct words *parsed, int r, struct error *e)
 {
-	const char *why = p->absent ? p->absent(words) : NULL;
+	struct words all = {};
+	const struct words *words = r ? &all : parsed;
+	const char *thing = "";
 
-	if (!why)
-		return r;
-	return error_set(e, -ENOSYS, "%s %s%s%s is not there yet: %s", p->name, words->data[0], words->count > 1 ? " " : "",
-			 words->count > 1 ? words->data[1] : "", why);
+	for (char **a = argv + 1; r && *a && strcmp(*a, "--"); a++) {
+		char **slot = **a == '-' ? NULL : VEC_PUSH(&all);
+		if (slot)
+			*slot = *a;
+	}
+	const char *why = p->absent ? p->absent(words, &thing) : NULL;
+	if (why)
+		r = error_set(e, -ENOSYS, "%s %s%s%s is not there yet: %s", p->name, words->data[0], *thing ? " " : "", thing, why);
+	VEC_FREE(&all);
+	return r;
 }
 
 static int read_all(const struct program *p, char **argv, struct source *s, struct command_line *c, struct error *e)
@@ -43,7 +51,7 @@ static int read_all(const struct program *p, char **argv, struct source *s, stru
 		c->version = given_find(&s->line, "version");
 		return 0;
 	}
-	r = say_absent(p, &s->words, r, e);
+	r = say_absent(p, argv, &s->words, r, e);
 	if (!r)
 		r = options_find_verb(p, &s->words, &c->verb, &own, e);
 	if (r == -ENOENT)

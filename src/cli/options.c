@@ -4,6 +4,9 @@
 #include <ctype.h>
 #include <limits.h>
 
+#define PREFIX_MAX 100
+#define MOST_NAMED 3 /* of the verbs that have an option */
+
 bool option_takes_value(const struct option_row *row)
 {
 	return row->kind == OPTION_INT || row->kind == OPTION_SIZE || row->kind == OPTION_STRING || row->kind == OPTION_LIST;
@@ -235,20 +238,55 @@ const struct verb *verb_find(const struct program *p, const struct words *words)
 	return found;
 }
 
+/* How long the first `n` words are with a blank behind each, where verbs begin so; or 0. */
+static size_t begins(const struct program *p, const struct words *words, size_t n, char prefix[PREFIX_MAX])
+{
+	prefix[0] = '\0';
+	for (size_t i = 0; i < n; i++)
+		snprintf(prefix + strlen(prefix), PREFIX_MAX - strlen(prefix), "%.40s ", words->data[i]);
+	for (size_t i = 0; i < p->n_verbs; i++)
+		if (!strncmp(p->verbs[i].name, prefix, strlen(prefix)))
+			return strlen(prefix);
+	return 0;
+}
+
+/* What may follow the words that some verbs begin with. 0: none does. */
+static int not_complete(const struct program *p, const struct words *words, struct error *e)
+{
+	char prefix[PREFIX_MAX], names[300] = "", last[40] = "";
+	size_t n = MIN(words->count, 2UL), length = begins(p, words, n, prefix);
+
+	if (!length && --n)
+		length = begins(p, words, n, prefix);
+	for (size_t i = 0; length && i < p->n_verbs; i++) {
+		const char *next = p->verbs[i].name + length;
+		char word[sizeof(last)];
+		if (strncmp(p->verbs[i].name, prefix, length))
+			continue;
+		snprintf(word, sizeof(word), "%.*s", (int)strcspn(next, " "), next);
+		if (strcmp(word, last))
+			snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s", names[0] ? ", " : "", word);
+		memcpy(last, word, sizeof(last));
+	}
+	if (!length)
+		return 0;
+	if (words->count > n)
+		return error_set(e, -EINVAL, "there is no %s %s%.60s, but one of: %s; see %s help %.*s", p->name, prefix, words->data[n], names, p->name,
+				 (int)length - 1, prefix);
+	return error_set(e, -EINVAL, "%s %.*s is not complete; behind it comes one of: %s", p->name, (int)length - 1, prefix, names);
+}
+
 int options_find_verb(const struct program *p, const struct words *words, const struct verb **ret, size_t *ret_words, struct error *e)
 {
 	const struct verb *found = verb_find(p, words);
-	const char *first = words->count ? words->data[0] : "";
-	size_t length = strlen(first);
 
 	if (!words->count)
 		return -ENOENT;
-	for (size_t i = 0; i < p->n_verbs && !found; i++)
-		if (!strncmp(p->verbs[i].name, first, length) && p->verbs[i].name[length] == ' ')
-			return error_set(e, -EINVAL, "%s %s %s is not complete; see %s %s --help", p->name, first,
-					 words->count > 1 ? words->data[1] : "…", p->name, first);
+	int r = found ? 0 : not_complete(p, words, e);
+	if (r)
+		return r;
 	if (!found)
-		return error_set(e, -EINVAL, "%s has no command %s; see %s --help", p->name, first, p->name);
+		return error_set(e, -EINVAL, "%s has no command %s; see %s --help", p->name, words->data[0], p->name);
 	size_t own = match_words(found->name, words), behind = words->count - own;
 	if (behind < found->min_words)
 		return error_set(e, -EINVAL, "%s %s needs %s; see %s %s --help", p->name, found->name, found->arguments, p->name, found->name);
@@ -345,6 +383,23 @@ static const struct option_row *row_of(const struct program *p, const struct ver
 	return given;
 }
 
+/* Which verbs have it. */
+static int not_its_own(const struct program *p, const struct verb *verb, const struct option_row *row, struct error *e)
+{
+	char names[120] = "";
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n_verbs; i++) {
+		const size_t used = strlen(names);
+		if (!option_belongs(p, &p->verbs[i], row_of(p, &p->verbs[i], row)))
+			continue;
+		if (++n <= MOST_NAMED)
+			snprintf(names + used, sizeof(names) - used, "%s%s", used ? ", " : "", p->verbs[i].name);
+	}
+	return error_set(e, -EINVAL, "option --%s is not one of %s %s, but of %s%s; see %s %s --help", row->name, p->name, verb->name, names,
+			 n > MOST_NAMED ? " and others" : "", p->name, verb->name);
+}
+
 int options_store(const struct program *p, const struct verb *verb, const struct given_options *given, void *to, struct error *e)
 {
 	for (size_t i = 0; i < given->count; i++) {
@@ -352,9 +407,8 @@ int options_store(const struct program *p, const struct verb *verb, const struct
 		int r = 0;
 		g->row = row_of(p, verb, g->row);
 		if (!option_belongs(p, verb, g->row)) {
-			if (p->strict && verb && !g->file)
-				r = error_set(e, -EINVAL, "option --%s is not one of %s %s; see %s %s --help", g->row->name, p->name,
-					      verb->name, p->name, verb->name);
+			if (p->strict && verb && !g->file && !g->row->anywhere)
+				r = not_its_own(p, verb, g->row, e);
 			else
 				continue;
 		}

@@ -43,6 +43,7 @@ struct option_row {
 	const char *help;     /* one line */
 	const char *missing;  /* what is not there yet: given, the option is refused with this */
 	const char *values;   /* what completion offers, separated by blanks, where others are taken too */
+	bool anywhere;	      /* with other verbs it is taken too, and means nothing: elsewhere it is one of the program as a whole */
 	const char *accepted; /* the values that there are, separated by blanks; of a missing option those that ask for nothing and are taken */
 };
 
@@ -54,6 +55,7 @@ struct option_row {
 	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .values = some)
 #define OPTION_ONE_OF(n, l, a, v, field, h, values) \
 	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .accepted = values)
+#define OPTION_ANYWHERE(n, k, a, v, field, h) OPTION_ROW(n, 0, k, a, v, h, .offset = offsetof(struct command_line, field), .anywhere = true)
 #define OPTION_IDLE(n, l, k, a, v, h) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE)
 #define OPTION_MISSING(n, l, k, a, v, h, m) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE, .missing = m)
 #define OPTION_MISSING_BUT(n, l, k, a, v, h, m, but) \
@@ -84,8 +86,9 @@ struct program {
 	int usage_status; /* the exit status after wrong usage */
 	const char *description; /* for the manual page; troff */
 	const char *examples;	 /* lines of commands, for who is new to it; or NULL */
-	/* Of words that name no command, but one that who comes from elsewhere looks for: what is missing, and what helps. NULL otherwise. */
-	const char *(*absent)(const struct words *words);
+	/* Of words that name no command, but one that who comes from elsewhere looks for: what is missing, and what helps; *ret_thing: the word behind
+	 * the first that says it. NULL otherwise. */
+	const char *(*absent)(const struct words *words, const char **ret_thing);
 };
 
 /* An option as it was given. */

@@ -1,5 +1,6 @@
 /* From what was given to what a verb can begin with. See cli.h. */
 #include "base/log.h"
+#include "base/store_path.h"
 #include "cli/cli.h"
 
 #include <fcntl.h>
@@ -21,6 +22,7 @@ void cli_free(struct command_line *c)
 	VEC_FREE(&c->external);
 	VEC_FREE(&c->inherit);
 	VEC_FREE(&c->gpu_map);
+	cli_gpu_free(c);
 	external_free(&c->externals);
 }
 
@@ -142,14 +144,37 @@ static int check_label(const struct command_line *c, struct error *e)
 	return 0;
 }
 
-int cli_prepare(struct command_line *c, struct error *e)
+int cli_take_values(struct command_line *c, struct error *e)
 {
 	int r = take_externals(c, e);
 
 	if (!r)
 		r = set_network_lock(c, e);
-	if (!r)
-		r = set_processor(c, e);
+	return r ? r : set_processor(c, e);
+}
+
+/* What other programs would upload. */
+static int check_place(const char *option, const char *path, struct error *e)
+{
+	const char *scheme = path ? strstr(path, "://") : NULL;
+
+	if (path && !*path) /* a variable of a script that is not set */
+		return error_set(e, -EINVAL, "option --%s is empty", option);
+	if (path && !strcmp(path, STORE_PREFIX))
+		return error_set(e, -EINVAL, "option --%s: behind " STORE_PREFIX " comes the store's directory", option);
+	if (!scheme || memchr(path, '/', (size_t)(scheme - path)))
+		return 0;
+	return error_set(e, -ENOTSUP, "option --%s: %s is not there yet: checkpoints lie in a directory of this machine, or in a store (" STORE_PREFIX "DIR); mount the other place, or copy them",
+			 option, path);
+}
+
+int cli_prepare(struct command_line *c, struct error *e)
+{
+	int r = cli_take_values(c, e);
+
+	if (!r && c->program->strict)
+		r = check_place("dir", c->dir, e) ?: check_place("path", c->path, e);
+
 	if (!r && c->verb->missing)
 		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
 	if (!r)

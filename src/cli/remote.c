@@ -19,6 +19,8 @@ int remote_settings(const struct command_line *c, struct settings *s, struct err
 		     { SETTING_TLS_CA, c->tls_ca, "--tls-ca" }, { SETTING_TLS_NAME, c->tls_name, "--tls-name" } };
 	int r = settings_read(s, c->program->name, dir, c->config_json, e);
 
+	if (!r && !strcmp(c->verb->name, "daemon start") && given_find(c->given, "profiling"))
+		r = settings_set(s, SETTING_PROFILING, c->profiling ? "true" : "false", "--profiling", e);
 	for (size_t i = 0; !r && i < ARRAY_SIZE(line); i++)
 		if (line[i].value)
 			r = settings_set(s, line[i].which, line[i].value, line[i].option, e);
@@ -121,26 +123,13 @@ json_t *remote_absolute(const char *path)
 	return json_string(full);
 }
 
-/* Options of the request that are this side's, or that have a place of their own in it. */
-static bool is_own(const char *name)
-{
-	static const char *const names[] = { "dir", "name", "result-file", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "verbosity", "log-file", "log-format", "log-level",
-					     "criu-opts" };
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(name, names[i]))
-			return true;
-	return false;
-}
-
 json_t *remote_options(const struct command_line *c)
 {
 	json_t *options = json_object();
 
 	for (size_t i = 0; i < c->given->count; i++) {
 		const struct given *g = &c->given->data[i];
-		if (is_own(g->row->name) || !option_belongs(c->program, c->verb, g->row))
+		if (option_is_own(g->row->name) || !option_belongs(c->program, c->verb, g->row))
 			continue;
 		if (g->row->kind == OPTION_LIST) {
 			json_t *list = json_object_get(options, g->row->name);
@@ -191,6 +180,7 @@ int remote_duration(const char *text, long *ret_s, struct error *e)
 
 struct view {
 	struct command_line *c;
+	bool speaks; /* messages are the answer */
 	json_t *done, *profile;
 };
 
@@ -219,7 +209,7 @@ static int heard(void *data, json_t *event, struct error *e)
 	progress_end(v->c);
 	if (!strcmp(what, "error"))
 		return error_set(e, (int)json_integer_value(json_object_get(event, "code")), "%s", json_string_value(json_object_get(event, "error")));
-	if (!strcmp(what, "message") && !v->c->quiet)
+	if (!strcmp(what, "message") && (v->speaks || !v->c->quiet))
 		fprintf(v->c->json || v->c->attach ? stderr : stdout, "%s\n", json_string_value(json_object_get(event, "text")));
 	if (!strcmp(what, "profile")) {
 		json_decref(v->profile);
@@ -232,7 +222,7 @@ static int heard(void *data, json_t *event, struct error *e)
 }
 
 /* One request whose answer is events; `body` is consumed. 0 with v->done, or an error that was reported. */
-static int follow(struct view *v, const char *path, json_t *body, bool dump, const char *otherwise)
+static int follow(struct view *v, const char *method, const char *path, json_t *body, bool dump, const char *otherwise)
 {
 	_cleanup_free_ struct settings *s = malloc(sizeof(*s));
 	struct error e = {};
@@ -245,7 +235,7 @@ static int follow(struct view *v, const char *path, json_t *body, bool dump, con
 	if (!r && dump && remote_leaves_running(v->c, s))
 		json_object_set_new(json_object_get(body, "options"), "leave-running", json_true());
 	if (!r)
-		r = client_events(s, "POST", path, body, heard, v, &e);
+		r = client_events(s, method, path, body, heard, v, &e);
 	progress_end(v->c);
 	json_decref(body);
 	if (!r && !v->done)
@@ -257,7 +247,18 @@ json_t *remote_work(struct command_line *c, const char *path, json_t *body)
 {
 	struct view v = { .c = c };
 
-	json_t *result = follow(&v, path, body, false, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_t *result = follow(&v, "POST", path, body, false, "the daemon ended before this was done; ask again") ? NULL : json_incref(json_object_get(v.done, "result"));
+	json_decref(v.profile);
+	json_decref(v.done);
+	return result;
+}
+
+json_t *remote_look(struct command_line *c, const char *path)
+{
+	struct view v = { .c = c, .speaks = !c->json };
+
+	int status = follow(&v, "GET", path, NULL, false, "the daemon ended before this was done; ask again");
+	json_t *result = status ? NULL : c->json ? json_incref(json_object_get(v.done, "result")) : json_null();
 	json_decref(v.profile);
 	json_decref(v.done);
 	return result;
@@ -277,7 +278,7 @@ int remote_dump(struct command_line *c, const char *path)
 		json_object_set_new(body, "dir", remote_absolute(c->dir));
 	if (c->name)
 		json_object_set_new(body, "name", json_string(c->name));
-	int status = follow(&v, path, body, true, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
+	int status = follow(&v, "POST", path, body, true, "the daemon ended before the dump did; fermata checkpoints says whether it was finished");
 	if (!status && c->json) {
 		json_t *profile = profile_json(c, true);
 		if (profile)
@@ -344,7 +345,7 @@ int remote_restore(struct command_line *c, const char *path, json_t *body)
 	if (c->checkpoint)
 		json_object_set_new(body, "checkpoint", json_string(c->checkpoint));
 	terminal_into(c, body);
-	int status = follow(&v, path, body, false, "the daemon ended before the restore did; fermata job list says what became of it");
+	int status = follow(&v, "POST", path, body, false, "the daemon ended before the restore did; fermata job list says what became of it");
 	if (!status)
 		status = announce(c, json_object_get(v.done, "job"));
 	json_decref(v.profile);

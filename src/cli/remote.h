@@ -32,7 +32,15 @@ json_t *remote_absolute(const char *path);
 int remote_print(json_t *document); /* consumes it; an exit status */
 int remote_duration(const char *text, long *ret_s, struct error *e); /* "90", "10m", "2h" */
 
-/* dump.c: --result-file. The first, before the dump, says whether it can be written; the second writes. Both give an exit status. */
+/* requested.c: what the daemon is told of the options, see daemon/vocabulary.h. */
+int requested_check(const char *verb, const json_t *options, struct error *e);
+json_t *requested_describe(const char *verb);
+/* It is this side's, or has a place of its own in a request. */
+bool option_is_own(const char *name);
+
+/* dump.c: --compression and --streams into the request. */
+int dump_read_packing(struct command_line *c, struct error *e);
+/* --result-file. The first, before the dump, says whether it can be written; the second writes. Both give an exit status. */
 int dump_check_result(const struct command_line *c);
 int dump_write_result(const struct command_line *c, const char *path);
 /* Dumps by the daemon: follows the events and prints what `fermata dump` prints. */
@@ -40,6 +48,8 @@ int remote_dump(struct command_line *c, const char *path);
 int remote_restore(struct command_line *c, const char *path, json_t *body);
 /* Work that the daemon has done by a helper, with its progress: the result, a new reference, or the error is reported and NULL. Consumes the body. */
 json_t *remote_work(struct command_line *c, const char *path, json_t *body);
+/* The same of what is only looked at (GET, with events=true): with --json the result, or what is for people is printed as it comes and the result is null. */
+json_t *remote_look(struct command_line *c, const char *path);
 
 /* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);

@@ -231,7 +231,7 @@ static void announce_restored(const struct command_line *c, pid_t pid)
 	fflush(stdout);
 }
 
-static int lazy_options(struct command_line *c, struct error *e)
+int cli_lazy_options(struct command_line *c, struct error *e)
 {
 	const bool touched = c->lazy && !strcmp(c->lazy, "touched"), all = c->lazy && !strcmp(c->lazy, "all");
 
@@ -256,7 +256,7 @@ int cli_restore_tree(struct command_line *c, pid_t *ret_pid, struct error *e)
 	if (!r)
 		r = cli_gpu_options(c, e);
 	if (!r)
-		r = lazy_options(c, e);
+		r = cli_lazy_options(c, e);
 	if (!r && c->lazy_pages)
 		c->request.lazy_waiter = lazy_pages_connect(c);
 	if (r)

@@ -27,7 +27,7 @@ int verb_verify(struct command_line *c)
 	if (r) {
 		error_prefix(&e, r, "cannot verify %s", c->words[0]);
 		status = cli_report(c, &e);
-	} else if (c->json || c->events) {
+	} else if (c->json) {
 		status = print_json(c, &v);
 	} else {
 		printf("%s is whole: %zu files, %llu bytes\n", c->words[0], v.files.count, (unsigned long long)v.size);

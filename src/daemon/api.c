@@ -155,7 +155,7 @@ static int get_config(struct call *c, struct error *e)
 
 static int get_openapi(struct call *c, struct error *e)
 {
-	c->answer = routes_openapi();
+	c->answer = routes_openapi(c->daemon->vocabulary);
 	return 0;
 }
 
@@ -346,6 +346,8 @@ static int attach_job(struct call *c, struct error *e)
 	struct job j;
 	int r = get_job(c, &j, e);
 
+	if (!r && !j.attachable && !j.log[0])
+		r = error_set(e, -EINVAL, "job %s was not started here, and has no terminal of ours: what it writes goes where it went", j.jid);
 	if (!r && !j.attachable)
 		r = error_set(e, -EINVAL, "job %s was not started with --attachable; fermata job logs %s shows its output", j.jid, j.jid);
 	if (r)
@@ -395,13 +397,17 @@ static int show_checkpoint(struct call *c, struct error *e)
 
 int call_answer_tool(struct call *c, json_t *words, struct error *e)
 {
-	const char *format = c->query(c->connection, "format"), *verbose = c->query(c->connection, "verbose");
+	const char *format = c->query(c->connection, "format"), *verbose = c->query(c->connection, "verbose"), *events = c->query(c->connection, "events");
 	bool text = format && !strcmp(format, "text");
 
 	if (words && verbose && !strcmp(verbose, "true"))
 		json_array_append_new(words, json_string("-v4"));
 	if (!text && words)
 		json_array_append_new(words, json_string("--json"));
+	if (events && !strcmp(events, "true")) {
+		const struct tool_work work = { .words = words, .speaks = text };
+		return tool_begin(c->daemon, &work, &c->events, e);
+	}
 	if (!text)
 		return tool_json(words, &c->answer, e);
 	c->text_type = "text/plain; charset=utf-8";
@@ -505,7 +511,7 @@ static int check_process(struct call *c, struct error *e)
 	json_t *words = r ? NULL : json_pack("[s, s, s]", "check", "process", c->words[0]);
 
 	if (!r)
-		r = options_words(&c->caller, json_object_get(c->body, "options"), words, e);
+		r = options_words(json_object_get(c->body, "options"), words, e);
 	if (!r)
 		return call_answer_tool(c, words, e);
 	json_decref(words);
@@ -565,10 +571,11 @@ static int restore_path(struct call *c, struct error *e)
 #define TERMINAL "attachable:boolean attach:boolean raw:boolean rows:integer columns:integer"
 #define RUN "jid argv:texts env:texts cwd umask:integer out as_root:boolean " TERMINAL " " TIMES
 #define MANAGE "pid:integer jid upcoming:boolean " TIMES
-#define DUMP "dir name options:object"
-#define RESTORE "path checkpoint as out events:boolean options:object " TERMINAL
+#define DUMP "dir name options:dump-process"
+#define RESTORE "path checkpoint as out events:boolean options:restore-process " TERMINAL
 #define STORE "store key"
 #define PRINTED "format verbose:boolean"
+#define TOLD PRINTED " events:boolean"
 
 const struct route routes[] = {
 	{ "GET", "/v1/health", "Version and pid of the daemon; with `full` its folders too", "full:boolean", NULL, "json", get_health },
@@ -597,16 +604,16 @@ const struct route routes[] = {
 	  NULL, "path", "events", call_flatten_path },
 	{ "GET", "/v1/checkpoints/{id}", "One checkpoint", NULL, NULL, "json", show_checkpoint },
 	{ "DELETE", "/v1/checkpoints/{id}", "Remove a checkpoint", NULL, NULL, "json", call_delete_checkpoint },
-	{ "GET", "/v1/checkpoints/{id}/inspect", "What it holds; with `format` text for people, `verbose`: each area of memory, thread and file",
-	  PRINTED " skip-verify:boolean", NULL, "json", inspect_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/inspect", "What it holds; with `format` text for people, `verbose`: each area of memory, thread and file; with `events` the answer is events",
+	  TOLD " skip-verify:boolean", NULL, "json", inspect_checkpoint },
 	{ "GET", "/v1/checkpoints/{id}/verify", "Compare it with its checksums; with `events` the answer is events",
-	  PRINTED " events:boolean", NULL, "json", call_verify_checkpoint },
-	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ", PRINTED, NULL, "json", compare_checkpoints },
+	  TOLD, NULL, "json", call_verify_checkpoint },
+	{ "GET", "/v1/checkpoints/{id}/diff/{other}", "In which files two differ; with `events` the answer is events", TOLD, NULL, "json", compare_checkpoints },
 	{ "POST", "/v1/checkpoints/{id}/flatten", "Give it all the pages that it has in parents, so that it needs none",
 	  NULL, NULL, "events", call_flatten_checkpoint },
-	{ "GET", "/v1/inspect", "What a checkpoint holds, named by its path; `key`: the file with its store's key", PRINTED " path key", NULL, "json", call_inspect_path },
-	{ "GET", "/v1/verify", "Compare a checkpoint, named by its path, with its checksums", PRINTED " path key", NULL, "json", call_verify_path },
-	{ "GET", "/v1/diff", "In which files two differ, named by their paths", PRINTED " path other key", NULL, "json", call_diff_paths },
+	{ "GET", "/v1/inspect", "What a checkpoint holds, named by its path; `key`: the file with its store's key", TOLD " path key", NULL, "json", call_inspect_path },
+	{ "GET", "/v1/verify", "Compare a checkpoint, named by its path, with its checksums", TOLD " path key", NULL, "json", call_verify_path },
+	{ "GET", "/v1/diff", "In which files two differ, named by their paths", TOLD " path other key", NULL, "json", call_diff_paths },
 	{ "POST", "/v1/store/ls", "The checkpoints of a store; `key`: the file with its key", NULL, STORE, "events", call_store_ls },
 	{ "POST", "/v1/store/stats", "How much is in a store, and how much of it is kept once for several", NULL, STORE, "events", call_store_stats },
 	{ "POST", "/v1/store/verify", "Compare every chunk of a store with its hash", NULL, STORE, "events", call_store_verify },
@@ -617,7 +624,7 @@ const struct route routes[] = {
 	{ "GET", "/v1/check", "What the machine has of what dump and restore need", PRINTED, NULL, "json", get_check },
 	{ "GET", "/v1/processes/{pid}", "A process; with `tree` all below it", PRINTED " tree:boolean", NULL, "json", show_process },
 	{ "POST", "/v1/processes/{pid}/check", "Whether it can be saved, with all below it, and what is in the way",
-	  PRINTED, "options:object", "json", check_process },
+	  PRINTED, "options:check-process", "json", check_process },
 	{ "POST", "/v1/processes/{pid}/dump", "Make a checkpoint of a process and all below it", NULL, DUMP, "events", dump_process },
 	{ "POST", "/v1/processes/{pid}/freeze", "Stop a process and all below it", NULL, NULL, "json", freeze_process },
 	{ "POST", "/v1/processes/{pid}/unfreeze", "Continue them", NULL, NULL, "json", unfreeze_process },

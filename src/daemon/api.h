@@ -39,5 +39,5 @@ json_t *any_text(const char *text); /* of a program, which need not be UTF-8 */
 int call_answer_tool(struct call *c, json_t *words, struct error *e);
 /* *ret_known: the path is one, maybe with another method. Fills c->words. */
 const struct route *route_find(const char *method, const char *path, struct call *c, bool *ret_known);
-json_t *routes_openapi(void); /* a new reference */
+json_t *routes_openapi(const struct vocabulary *v); /* a new reference */
 unsigned http_status(int code); /* of a negative errno */

@@ -203,8 +203,11 @@ static void note_dumped(struct daemon *d, const char *jid)
 	struct error e = {};
 	struct job j = {};
 
-	snprintf(j.jid, sizeof(j.jid), "%s", jid);
-	if (!jid[0] || job_lock(d, &j, &e))
+	if (!jid[0] || store_get_job(d->store, jid, &j, &e) || job_runs(&j))
+		return;
+	/* What its supervisor says comes first, or it would be taken for a failure later. */
+	job_wait_end(d, &j);
+	if (job_lock(d, &j, &e))
 		return;
 	bool by_dump = j.state == JOB_HALTED && !strcmp(j.ended, "exited") && j.exit_code == 128 + SIGKILL;
 	if (by_dump)

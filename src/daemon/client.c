@@ -5,7 +5,6 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define LINE_MAX_BYTES (1u << 20)
 #define ANSWER_MAX (256u << 20)
 
 int client_open(const struct settings *s, struct client_connection *ret, struct error *e)
@@ -29,7 +28,7 @@ int client_open(const struct settings *s, struct client_connection *ret, struct 
 	client_close(ret);
 	if (r == -ENOENT || r == -ECONNREFUSED)
 		return error_set(e, r, "no daemon answers on %s; start one with fermata daemon start", path);
-	return error_errno(e, r, "cannot reach the daemon on %s", path);
+	return error_errno(e, r, "cannot reach the daemon on %s%s", path, r == -EACCES ? " (the setting group lets others than root in)" : "");
 }
 
 void client_close(struct client_connection *c)
@@ -79,7 +78,7 @@ static int fill(struct client_connection *c, struct error *e)
 		n = recv(c->fd, c->buffer + c->end, sizeof(c->buffer) - c->end, 0);
 	while (n < 0 && errno == EINTR);
 	if (n < 0)
-		return error_errno(e, -errno, "the daemon's answer broke off");
+		return error_errno(e, -errno, "the daemon's answer broke off (it ended, or has as many clients as it takes)");
 	c->end += (size_t)n;
 	return n > 0;
 }
@@ -255,7 +254,7 @@ int client_events(const struct settings *s, const char *method, const char *path
 		return r;
 	while (!r && (more = read_some(&b, &bytes, &size, e)) == 1)
 		for (size_t i = 0; i < size && !r; i++) {
-			char *slot = line.count < LINE_MAX_BYTES ? VEC_PUSH(&line) : NULL;
+			char *slot = line.count < ANSWER_MAX ? VEC_PUSH(&line) : NULL;
 			if (!slot) {
 				r = error_set(e, -EBADMSG, "an event of the daemon is too long");
 				break;

@@ -7,6 +7,7 @@
 #include "daemon/events.h"
 #include "daemon/settings.h"
 #include "daemon/store.h"
+#include "daemon/vocabulary.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -30,6 +31,12 @@ struct busy {
 	bool yields;
 };
 
+/* Who has connections open and is not root. */
+struct visitor {
+	uid_t uid;
+	unsigned connections;
+};
+
 /* Stores that are to be pruned: prune.c. */
 struct wanted_prune {
 	char dir[STORE_PATH_MAX];
@@ -42,12 +49,14 @@ struct pruner {
 
 struct daemon {
 	struct settings settings;
+	const struct vocabulary *vocabulary;
 	struct store *store;
 	char state_dir[STORE_PATH_MAX], jobs_dir[STORE_PATH_MAX], private_dir[STORE_PATH_MAX];
-	pthread_mutex_t lock; /* of busy and pruner */
+	pthread_mutex_t lock; /* of busy, visitors and pruner */
 	pthread_cond_t less_busy;
 	pthread_mutex_t jobs_lock; /* of rows that are read, changed and written; recursive */
 	VEC(struct busy) busy;
+	VEC(struct visitor) visitors;
 	struct pruner pruner;
 	struct counters counters;
 	int wake;	/* eventfd: the schedule has something new to look at */
@@ -70,6 +79,8 @@ int busy_begin_aside(struct daemon *d, const char *key, const char *what, struct
 void busy_end(struct daemon *d, const char *key);
 bool busy_is(struct daemon *d, const char *key);
 void daemon_wake(struct daemon *d);
+/* One that nobody waits for: of work that goes on when the request is answered. */
+int thread_begin(void *(*run)(void *argument), void *argument, struct error *e);
 
 /* A row is changed between these two: the first reads it again. -ENOENT: it has gone meanwhile. */
 int job_lock(struct daemon *d, struct job *j, struct error *e);
@@ -82,8 +93,10 @@ int jobs_recover(struct daemon *d, struct error *e);
 /* The job, looked at afresh, when the caller may reach it. */
 int job_get(struct daemon *d, const struct caller *c, const char *jid, struct job *ret, struct error *e);
 int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, struct error *e);
-/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. */
+/* Compares a job with its folder and /proc, and writes what is new. One that runs as its row says, or has ended, is left as it was given. What a full
+ * disk has no room for is not lost: the next one finds it again. */
 int job_refresh(struct daemon *d, struct job *j, struct error *e);
+int job_refresh_or_later(struct daemon *d, struct job *j, bool *ret_later, struct error *e); /* true: there was no room */
 const char *job_status(const struct job *j);
 /* How late its periodic checkpoints are: the one that is due, or else the last one. */
 int64_t job_late_ns(const struct job *j);
@@ -121,8 +134,10 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 int job_restore_begin(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events **ret, struct error *e);
 /* Starts the job's supervisor with `spec` and waits for its answer. The job stands in the store already. */
 int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct events *told, struct error *e);
-/* Options of a request as words for the command line: a list of strings. Those that a user who is not root may not give are refused. */
-int options_words(const struct caller *c, const json_t *options, json_t *ret, struct error *e);
+/* Options of a request for `verb`: what it does not have, and what a user who is not root may not give, is refused. */
+int options_check(const struct daemon *d, const struct caller *c, const char *verb, const json_t *options, struct error *e);
+/* The same as words for the command line: a list of strings. */
+int options_words(const json_t *options, json_t *ret, struct error *e);
 
 /* ---- checkpoints.c ---- */
 
@@ -158,4 +173,4 @@ char *metrics_text(struct daemon *d);
 /* ---- server.c ---- */
 
 /* Until it is told to stop by SIGTERM or SIGINT. Gives an exit status. */
-int daemon_run(const struct settings *settings);
+int daemon_run(const struct settings *settings, const struct vocabulary *vocabulary);

@@ -1,6 +1,17 @@
 /* See fields.h. */
 #include "daemon/fields.h"
 
+bool field_verb(const struct field *f, char ret[sizeof(f->type)])
+{
+	char *dash;
+
+	snprintf(ret, sizeof(f->type), "%s", f->type);
+	dash = strchr(ret, '-');
+	if (dash)
+		*dash = ' ';
+	return dash;
+}
+
 bool field_next(const char **text, struct field *ret)
 {
 	if (!*text || !**text)
@@ -47,6 +58,8 @@ static bool all_texts(const json_t *list)
 
 static int check_one(const struct field *f, const json_t *value, struct error *e)
 {
+	char verb[sizeof(f->type)];
+	const char *type = field_verb(f, verb) ? "object" : f->type;
 	const struct {
 		const char *type, *words;
 		bool is;
@@ -57,7 +70,7 @@ static int check_one(const struct field *f, const json_t *value, struct error *e
 		      { "texts", "a list of texts", all_texts(value) } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-		if (!strcmp(types[i].type, f->type) && !types[i].is)
+		if (!strcmp(types[i].type, type) && !types[i].is)
 			return error_set(e, -EINVAL, "the field %s must be %s", f->name, types[i].words);
 	return 0;
 }

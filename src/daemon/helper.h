@@ -27,7 +27,9 @@ int supervisor_main(void);
  * What supervisor and daemon both keep to. The folder of a job: `state.json`, `socket`, and `wanted`, which holds the token of the supervisor
  * that was started last. Under a lock of the folder (flock) a supervisor takes up its work, by `state.json`, when its token stands there; and
  * a daemon that finds no sign of one removes it. So one that starts late, after who started it was killed and its job given up, does nothing.
+ * When the job is killed `wanted` becomes `killed`, until it runs again: a new name costs no room on a full disk, where the database takes no news.
  */
 #define SUPERVISOR_WANTED "wanted"
+#define SUPERVISOR_KILLED "killed"
 #define SUPERVISOR_STATE "state.json"
 #define SUPERVISOR_SOCKET "socket"

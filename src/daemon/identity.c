@@ -236,7 +236,7 @@ static int hold_all(pid_t root)
 	return -EBUSY;
 }
 
-static bool holds_us(pid_t root)
+bool tree_holds_us(pid_t root)
 {
 	struct proc_stat stat = {};
 	pid_t pid = getpid();
@@ -250,7 +250,7 @@ int tree_freeze_all(pid_t root, struct error *e)
 {
 	if (kill(root, 0) < 0)
 		return errno == ESRCH ? error_set(e, -ESRCH, "there is no process %d", root) : error_errno(e, -errno, "cannot stop process %d", root);
-	if (holds_us(root))
+	if (tree_holds_us(root))
 		return error_set(e, -EINVAL, "cannot stop process %d: this command runs below it and would be stopped with it; run it from elsewhere", root);
 	int r = hold_all(root);
 	if (r == -ETIMEDOUT || r == -EBUSY)

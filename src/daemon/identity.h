@@ -31,6 +31,8 @@ int tree_list(pid_t root, struct tree *ret);
  */
 int tree_freeze_all(pid_t root, struct error *e);
 int tree_unfreeze_all(pid_t root, struct error *e);
+/* We are in it. */
+bool tree_holds_us(pid_t root);
 /* Bytes of memory that a dump of the tree has to copy, about: what several share counts for each. UINT64_MAX: nobody knows. */
 uint64_t tree_memory(pid_t root);
 /* Whether one of the tree has loaded CUDA, or mapped one of NVIDIA's devices. */

@@ -28,7 +28,7 @@ int job_check_name(const char *jid, struct error *e)
 
 	for (size_t i = 0; good && i < length; i++)
 		good = isalnum((unsigned char)jid[i]) || strchr("._-", jid[i]);
-	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", jid);
+	return good ? 0 : error_set(e, -EINVAL, "%.70s is no name for a job: letters, digits, dots, dashes and underscores, up to 64, the first a letter or digit", *jid ? jid : "nothing");
 }
 
 static void generate_name(char ret[JID_MAX])
@@ -116,6 +116,29 @@ static bool give_up(struct daemon *d, const char *jid)
 	return !taken;
 }
 
+static bool was_killed(struct daemon *d, const char *jid)
+{
+	char path[STORE_PATH_MAX + 200];
+
+	snprintf(path, sizeof(path), "%s/%s/" SUPERVISOR_KILLED, d->jobs_dir, jid);
+	return access(path, F_OK) == 0;
+}
+
+/* Until it runs again. False: that could not be noted. */
+static bool note_kill(struct daemon *d, const char *jid)
+{
+	char path[STORE_PATH_MAX + 200];
+
+	snprintf(path, sizeof(path), "%s/%s", d->jobs_dir, jid);
+	_cleanup_close_ int dir = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (dir < 0)
+		return false;
+	if (faccessat(dir, SUPERVISOR_KILLED, F_OK, 0) == 0 || renameat(dir, SUPERVISOR_WANTED, dir, SUPERVISOR_KILLED) == 0)
+		return true;
+	_cleanup_close_ int made = openat(dir, SUPERVISOR_KILLED, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	return made >= 0;
+}
+
 static void refresh_supervised(struct daemon *d, struct job *j)
 {
 	json_t *state = read_state(d, j->jid);
@@ -126,11 +149,11 @@ static void refresh_supervised(struct daemon *d, struct job *j)
 		read_identity(state, "pid", "start", &j->process);
 	}
 	if (phase && (!strcmp(phase, "ended") || !strcmp(phase, "failed")))
-		halt(j, strcmp(phase, "failed") ? "exited" : "failed", json_integer_value(json_object_get(state, "code")));
+		halt(j, was_killed(d, j->jid) ? "killed" : strcmp(phase, "failed") ? "exited" : "failed", json_integer_value(json_object_get(state, "code")));
 	else if (phase && !strcmp(phase, "running") && j->state == JOB_STARTING)
 		j->state = JOB_RUNNING;
 	else if (!identity_alive(&j->supervisor) && !identity_alive(&j->process) && !busy_is(d, j->jid) && (state || give_up(d, j->jid)))
-		halt(j, "lost", -1);
+		halt(j, was_killed(d, j->jid) ? "killed" : "lost", -1);
 	json_decref(state);
 }
 
@@ -188,8 +211,9 @@ static bool is_settled(const struct job *j)
 	return j->state == JOB_HALTED || (j->state == JOB_RUNNING && j->process.pid > 0 && identity_alive(&j->process));
 }
 
-int job_refresh(struct daemon *d, struct job *j, struct error *e)
+int job_refresh_or_later(struct daemon *d, struct job *j, bool *ret_later, struct error *e)
 {
+	*ret_later = false;
 	if (is_settled(j))
 		return 0;
 	int r = job_lock(d, j, e);
@@ -204,13 +228,20 @@ int job_refresh(struct daemon *d, struct job *j, struct error *e)
 	else if (j->state == JOB_RUNNING && !identity_alive(&j->process))
 		halt(j, identity_state(&j->process) == -1 ? "stale" : "exited", -1);
 	bool changed = memcmp(&before, j, sizeof(before)) != 0;
-	const bool ends = changed && j->state == JOB_HALTED;
-	if (ends)
-		daemon_wake(d);
 	r = job_unlock(d, j, changed, e);
-	if (!r && ends)
+	if (!r && changed && j->state == JOB_HALTED) {
+		daemon_wake(d);
 		tell_end(d, j);
-	return r;
+	}
+	*ret_later = r == -ENOSPC;
+	return *ret_later ? 0 : r;
+}
+
+int job_refresh(struct daemon *d, struct job *j, struct error *e)
+{
+	bool later;
+
+	return job_refresh_or_later(d, j, &later, e);
 }
 
 bool job_runs(const struct job *j)
@@ -303,8 +334,11 @@ static int read_times(struct job *j, const json_t *body, struct error *e)
 		return error_set(e, -EINVAL, "restart is %s; there are no and on-failure", restart);
 	if (restart)
 		j->restart = !strcmp(restart, "on-failure");
-	j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
-	j->late_ns = j->missed = 0;
+	/* What is due stays due where only other things are changed. */
+	if (json_object_get(body, "every")) {
+		j->next_ns = j->every_s ? now_ns() + j->every_s * 1000000000LL : 0;
+		j->late_ns = j->missed = 0;
+	}
 	return 0;
 }
 
@@ -400,6 +434,22 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 	return r;
 }
 
+/* Of what is a job already there would be two that know nothing of each other; and `job kill --all` must not end the machine. */
+static int check_manageable(struct daemon *d, pid_t pid, struct error *e)
+{
+	struct job_list list = {};
+	int r;
+
+	if (tree_holds_us(pid))
+		return error_set(e, -EINVAL, "process %d can be no job: the daemon runs below it, and to kill that job would end both", pid);
+	r = store_list_jobs(d->store, &list, e);
+	for (size_t i = 0; !r && i < list.count; i++)
+		if (list.data[i].process.pid == pid && job_runs(&list.data[i]))
+			r = error_set(e, -EEXIST, "process %d is the job %s already", pid, list.data[i].jid);
+	VEC_FREE(&list);
+	return r;
+}
+
 int job_manage(struct daemon *d, const struct caller *c, const json_t *body, struct job *ret, struct error *e)
 {
 	pid_t pid = (pid_t)json_integer_value(json_object_get(body, "pid"));
@@ -419,6 +469,8 @@ int job_manage(struct daemon *d, const struct caller *c, const json_t *body, str
 	}
 	if (!r)
 		r = tree_require_owner(pid, c->uid, e);
+	if (!r)
+		r = check_manageable(d, pid, e);
 	if (!r)
 		r = read_times(&j, body, e);
 	if (r)
@@ -506,13 +558,14 @@ int job_kill(struct daemon *d, struct job *j, int signal, struct error *e)
 	if (pidfd < 0)
 		return error_set(e, -ESRCH, "job %s does not run", j->jid);
 	/* Written first: whoever finds it gone must not take that for a failure and restart it. */
+	const bool ends = signal == SIGKILL || signal == SIGTERM, noted = ends && note_kill(d, j->jid);
 	int r = job_lock(d, j, e);
-	if (!r && (signal == SIGKILL || signal == SIGTERM))
+	if (!r && ends)
 		snprintf(j->ended, sizeof(j->ended), "killed");
 	if (!r)
-		r = job_unlock(d, j, true, e);
-	/* On a full disk it must be possible to end something. */
-	if (r == -ENOSPC && !j->restart)
+		r = job_unlock(d, j, ends, e);
+	/* On a full disk it must be possible to end something: job_refresh writes it when there is room. */
+	if (r == -ENOSPC && (noted || !j->restart))
 		r = 0;
 	if (!r)
 		r = tree_list((pid_t)j->process.pid, &t) ? error_set(e, -ENOMEM, "out of memory") : 0;

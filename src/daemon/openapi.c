@@ -2,25 +2,29 @@
 #include "daemon/api.h"
 #include "daemon/fields.h"
 
-static json_t *schema_of(const struct field *f)
+static json_t *schema_of(const struct vocabulary *v, const struct field *f)
 {
+	char verb[sizeof(f->type)];
+
+	if (field_verb(f, verb))
+		return json_pack("{s:s, s:o, s:b}", "type", "object", "properties", v->describe(verb), "additionalProperties", 0);
 	if (!strcmp(f->type, "texts"))
 		return json_pack("{s:s, s:{s:s}}", "type", "array", "items", "type", "string");
 	return json_pack("{s:s}", "type", f->type);
 }
 
-static json_t *body_schema(const char *fields)
+static json_t *body_schema(const struct vocabulary *v, const char *fields)
 {
 	json_t *properties = json_object();
 	struct field f;
 
 	while (field_next(&fields, &f))
-		json_object_set_new(properties, f.name, schema_of(&f));
+		json_object_set_new(properties, f.name, schema_of(v, &f));
 	return json_pack("{s:{s:{s:{s:s, s:o, s:b}}}}", "content", "application/json", "schema", "type", "object", "properties", properties,
 			 "additionalProperties", 0);
 }
 
-static json_t *parameters_of(const struct route *r)
+static json_t *parameters_of(const struct vocabulary *v, const struct route *r)
 {
 	const char *fields = r->query;
 	json_t *list = json_array();
@@ -32,7 +36,7 @@ static json_t *parameters_of(const struct route *r)
 		json_array_append_new(list, json_pack("{s:s, s:s, s:b, s:{s:s}}", "name", name, "in", "path", "required", 1, "schema", "type", "string"));
 	}
 	while (field_next(&fields, &f))
-		json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", f.name, "in", "query", "schema", schema_of(&f)));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", f.name, "in", "query", "schema", schema_of(v, &f)));
 	return list;
 }
 
@@ -47,7 +51,7 @@ static json_t *answer_of(const struct route *r)
 			 "#/components/responses/error");
 }
 
-json_t *routes_openapi(void)
+json_t *routes_openapi(const struct vocabulary *v)
 {
 	json_t *paths = json_object();
 
@@ -63,9 +67,9 @@ json_t *routes_openapi(void)
 			path = json_object();
 			json_object_set_new(paths, r->path, path);
 		}
-		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(r), "responses", answer_of(r));
+		json_t *operation = json_pack("{s:s, s:o, s:o}", "summary", r->summary, "parameters", parameters_of(v, r), "responses", answer_of(r));
 		if (r->body)
-			json_object_set_new(operation, "requestBody", body_schema(r->body));
+			json_object_set_new(operation, "requestBody", body_schema(v, r->body));
 		json_object_set_new(path, method, operation);
 	}
 	json_t *error = json_pack("{s:s, s:{s:{s:{s:s, s:{s:{s:s}, s:{s:s}}}}}}", "description", "what went wrong", "content", "application/json", "schema",

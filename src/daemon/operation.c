@@ -269,13 +269,13 @@ static int choose_path(struct operation *o, const struct caller *c, const json_t
 	if (!store_or_plain_is_absolute(dir))
 		return error_set(e, -EINVAL, "the folder of the checkpoint must begin with a /, or with store:/");
 	if (name && (!*name || strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, "..")))
-		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", name);
+		return error_set(e, -EINVAL, "%.200s is no name for a checkpoint", *name ? name : "nothing");
 	if (o->jid[0])
 		snprintf(made, sizeof(made), "dump-process-%s-%lld", o->jid, now / 1000000000);
 	else
 		snprintf(made, sizeof(made), "dump-process-%lld", now);
 	for (int i = 1;; i++) {
-		if (snprintf(o->checkpoint.path, sizeof(o->checkpoint.path), "%s/%s", dir, name ? name : made) >= (int)sizeof(o->checkpoint.path))
+		if (snprintf(o->checkpoint.path, sizeof(o->checkpoint.path), "%.*s/%s", (int)path_trimmed(dir), dir, name ? name : made) >= (int)sizeof(o->checkpoint.path))
 			return error_set(e, -ENAMETOOLONG, "the checkpoint's path is too long");
 		if (!checkpoint_find(o->checkpoint.path, taken))
 			return 0;
@@ -385,7 +385,7 @@ static int make_words(struct operation *o, const struct caller *c, const struct 
 		add(o->words, "--shell-job");
 	if (enters && !o->leaves_running)
 		add(o->words, "--leave-stopped");
-	return options_words(c, options, o->words, e);
+	return options_words(options, o->words, e);
 }
 
 static int prepare(struct operation *o, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic, struct error *e)
@@ -423,22 +423,17 @@ static int prepare(struct operation *o, const struct caller *c, const struct job
 static int start_thread(struct operation *o, struct error *e)
 {
 	struct daemon *d = o->daemon;
-	pthread_attr_t attributes;
-	pthread_t thread;
+	struct error ignored = {};
 
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, 512UL << 10);
 	d->counters.operations++;
 	d->counters.periodic += o->periodic;
-	int r = pthread_create(&thread, &attributes, work, o);
-	pthread_attr_destroy(&attributes);
+	int r = thread_begin(work, o, e);
 	if (!r)
 		return 0;
 	d->counters.operations--;
 	d->counters.periodic -= o->periodic;
-	store_delete_checkpoint(d->store, o->checkpoint.id, e);
-	return error_errno(e, -r, "cannot start a thread");
+	store_delete_checkpoint(d->store, o->checkpoint.id, &ignored);
+	return r;
 }
 
 int operation_dump(struct daemon *d, const struct caller *c, const struct job *j, pid_t pid, const json_t *body, bool periodic,

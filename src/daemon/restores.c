@@ -4,7 +4,6 @@
 #include "base/store_path.h"
 #include "daemon/helper.h"
 
-#include <ctype.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -164,18 +163,24 @@ static int add_option(json_t *list, const char *name, const json_t *value, struc
 	return r;
 }
 
-int options_words(const struct caller *c, const json_t *options, json_t *ret, struct error *e)
+int options_check(const struct daemon *d, const struct caller *c, const char *verb, const json_t *options, struct error *e)
+{
+	const char *name;
+	json_t *value;
+
+	json_object_foreach((json_t *)options, name, value)
+		if (c->uid && !is_harmless(name))
+			return error_set(e, -EPERM, "only root may give the option --%.60s through the daemon", name);
+	return d->vocabulary->check(verb, options, e);
+}
+
+int options_words(const json_t *options, json_t *ret, struct error *e)
 {
 	const char *name;
 	json_t *value;
 	int r = 0;
 
 	json_object_foreach((json_t *)options, name, value) {
-		for (const char *at = name; *at; at++)
-			if (!islower((unsigned char)*at) && *at != '-')
-				return error_set(e, -EINVAL, "%.60s is no name of an option", name);
-		if (c->uid && !is_harmless(name))
-			return error_set(e, -EPERM, "only root may give the option --%.60s through the daemon", name);
 		r = add_option(ret, name, value, e);
 		if (r)
 			return r;
@@ -231,6 +236,9 @@ static int choose(struct daemon *d, const struct caller *c, const struct job *j,
 	int r = id ? store_get_checkpoint(d->store, id, ret, e) : checkpoint_last(d, j->jid, ret, e);
 	if (!r && id && c->uid && ret->uid != (int64_t)c->uid)
 		return error_set(e, -ENOENT, "there is no checkpoint %.40s of yours", id);
+	if (!r && id && j && ret->jid[0] && strcmp(ret->jid, j->jid) != 0)
+		return error_set(e, -EINVAL, "the checkpoint %.40s is one of job %s, and not of %s; fermata restore job %s --checkpoint %.40s restores it", id, ret->jid, j->jid,
+				 ret->jid, id);
 	if (!r && ret->state != CHECKPOINT_WHOLE)
 		return error_set(e, -EBUSY, "the checkpoint %.40s is %s", id, ret->state == CHECKPOINT_LEAVING ? "being removed" : "still being written");
 	return r ? r : check_there(ret, e);
@@ -241,7 +249,7 @@ static json_t *restore_spec(const struct daemon *d, const struct caller *c, cons
 	static const char *const taken[] = { "attach", "raw", "rows", "columns" };
 	json_t *words = json_array(), *spec;
 
-	if (options_words(c, json_object_get(body, "options"), words, e)) {
+	if (options_words(json_object_get(body, "options"), words, e)) {
 		json_decref(words);
 		return NULL;
 	}
@@ -322,30 +330,45 @@ static void put_back(struct daemon *d, const struct job *before, struct job *ret
 	if (before->state != JOB_HALTED) {
 		job_refresh(d, ret, &e);
 	} else if (job_lock(d, ret, &e) == 0) {
-		int64_t restarts = ret->restarts;
 		*ret = *before;
-		ret->restarts = restarts;
 		job_unlock(d, ret, true, &e);
 	}
+}
+
+static bool makes_new(const struct job *j, const json_t *body)
+{
+	return !j || text_of(body, "as");
+}
+
+/* What can be said before anything is begun. */
+static int look_ahead(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct checkpoint *ret_from, struct error *e)
+{
+	int r = choose(d, c, j, body, ret_from, e);
+
+	if (!r)
+		r = check_out(c, text_of(body, "out"), e);
+	if (!r && text_of(body, "as"))
+		r = job_check_name(text_of(body, "as"), e);
+	if (!r && !makes_new(j, body) && job_runs(j))
+		r = error_set(e, -EBUSY, "job %s runs; fermata job kill %s first, or restore it --as another", j->jid, j->jid);
+	return r;
 }
 
 int job_restore(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct events *told, struct job *ret,
 		struct error *e)
 {
 	struct checkpoint from = {};
-	bool is_new = !j || text_of(body, "as");
-	int r = choose(d, c, j, body, &from, e);
+	const bool is_new = makes_new(j, body);
+	int r = look_ahead(d, c, j, body, &from, e);
 
-	if (!r)
-		r = check_out(c, text_of(body, "out"), e);
-	if (!r && !is_new && job_runs(j))
-		r = error_set(e, -EBUSY, "job %s runs; fermata job kill %s first, or restore it --as another", j->jid, j->jid);
 	if (r)
 		return r;
 	if (is_new)
 		r = make_job(d, c, j, body, &from, ret, e);
 	else
 		*ret = *j;
+	if (!is_new && body) /* somebody has asked for it: the tries of a restart begin anew */
+		ret->restarts = 0;
 	if (!is_new && text_of(body, "out"))
 		snprintf(ret->log, sizeof(ret->log), "%s", text_of(body, "out"));
 	if (r)
@@ -417,8 +440,7 @@ int job_restore_begin(struct daemon *d, const struct caller *c, const struct job
 {
 	struct restoring *w = calloc(1, sizeof(*w));
 	struct events *events = w ? events_new() : NULL;
-	pthread_attr_t attributes;
-	pthread_t thread;
+	struct checkpoint from = {};
 
 	if (!events) {
 		free(w);
@@ -427,15 +449,13 @@ int job_restore_begin(struct daemon *d, const struct caller *c, const struct job
 	*w = (struct restoring){ .daemon = d, .caller = *c, .is_new = !j, .body = json_deep_copy(body), .events = events_keep(events) };
 	if (j)
 		w->job = *j;
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, 512UL << 10);
-	int r = pthread_create(&thread, &attributes, work, w);
-	pthread_attr_destroy(&attributes);
+	int r = look_ahead(d, c, j, body, &from, e);
+	if (!r)
+		r = thread_begin(work, w, e);
 	if (r) {
 		restoring_free(w);
 		events_release(events);
-		return error_errno(e, -r, "cannot start a thread");
+		return r;
 	}
 	*ret = events;
 	return 0;

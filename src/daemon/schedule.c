@@ -14,6 +14,7 @@
 #define WATCHED_MAX 4096
 #define IDLE_MS 30000
 #define SOON_MS 200
+#define FULL_MS 1000 /* for one of which a full disk takes no news */
 #define REST_MS 25 /* between two rounds: what wakes us meanwhile is looked at together */
 #define RESTART_NS 1000000000LL /* between an end and the restore: one that fails at once shall not spin */
 #define LATE_NS 1000000000LL	/* what is told as being late, */
@@ -212,8 +213,11 @@ static long long round_of_jobs(struct daemon *d, struct watches *w, struct watch
 		r = store_list_jobs(d->store, &list, &e);
 	for (size_t i = 0; !r && i < list.count; i++) {
 		struct job *j = &list.data[i];
-		if (busy_is(d, j->jid) || job_refresh(d, j, &e))
+		bool later;
+		if (busy_is(d, j->jid) || job_refresh_or_later(d, j, &later, &e))
 			continue;
+		if (later)
+			pause = MIN(pause, FULL_MS);
 		/* One whose first process has gone: its supervisor is about to say so. */
 		if (j->state == JOB_UPCOMING || j->state == JOB_STARTING || (j->state == JOB_RUNNING && !identity_alive(&j->process)))
 			pause = MIN(pause, SOON_MS);

@@ -33,6 +33,7 @@
 #define BODY_MAX (8u << 20)
 #define HEADERS_MAX (64u << 10)
 #define IDLE_S 60u
+#define THREAD_STACK (512UL << 10)
 #define PERIODIC_S 50 /* how long a request waits for a periodic checkpoint of its job */
 
 int64_t now_ns(void)
@@ -102,6 +103,19 @@ bool busy_is(struct daemon *d, const char *key)
 	bool found = busy_find(d, key) != NULL;
 	pthread_mutex_unlock(&d->lock);
 	return found;
+}
+
+int thread_begin(void *(*run)(void *argument), void *argument, struct error *e)
+{
+	pthread_attr_t attributes;
+	pthread_t thread;
+
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, THREAD_STACK);
+	int r = pthread_create(&thread, &attributes, run, argument);
+	pthread_attr_destroy(&attributes);
+	return r ? error_errno(e, -r, "cannot start a thread") : 0;
 }
 
 void daemon_wake(struct daemon *d)
@@ -310,11 +324,26 @@ static enum MHD_Result check_query(void *data, enum MHD_ValueKind kind, const ch
 	return q->result ? MHD_NO : MHD_YES;
 }
 
+static int check_options(struct call *c, const char *fields, struct error *e)
+{
+	char verb[sizeof(((struct field *)0)->type)];
+	struct field f;
+	int r = 0;
+
+	while (!r && field_next(&fields, &f))
+		if (field_verb(&f, verb))
+			r = options_check(c->daemon, &c->caller, verb, json_object_get(c->body, f.name), e);
+	return r;
+}
+
 /* All that is asked for must be something that there is. */
-static int check_fields(struct MHD_Connection *connection, const struct route *route, const json_t *body, struct error *e)
+static int check_fields(struct MHD_Connection *connection, const struct route *route, struct call *c, struct error *e)
 {
 	struct queried q = { .fields = route->query, .e = e };
-	int r = fields_check(body, route->body, e);
+	int r = fields_check(c->body, route->body, e);
+
+	if (!r)
+		r = check_options(c, route->body, e);
 
 	if (!r)
 		MHD_get_connection_values(connection, MHD_GET_ARGUMENT_KIND, check_query, &q);
@@ -340,7 +369,7 @@ static enum MHD_Result answer(struct daemon *d, struct MHD_Connection *connectio
 	}
 	r = read_body(in, &c.body, &e);
 	if (!r)
-		r = check_fields(connection, route, c.body, &e);
+		r = check_fields(connection, route, &c, &e);
 	if (!r && !strcmp(route->answers, "attach") && !wants_upgrade(connection))
 		r = error_set(&e, -EINVAL, "attaching needs the header Upgrade: fermata-frames");
 	if (!r)
@@ -380,6 +409,53 @@ static void completed(void *data, struct MHD_Connection *connection, void **requ
 		free(in->data);
 	free(in);
 	*request = NULL;
+}
+
+/* ---- connections ---- */
+
+static bool visitor_enter(struct daemon *d, uid_t uid)
+{
+	const unsigned most = (unsigned)MAX(settings_number(&d->settings, SETTING_CONNECTIONS) / 2, 1L);
+	struct visitor *v = NULL;
+
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < d->visitors.count && !v; i++)
+		v = d->visitors.data[i].uid == uid ? &d->visitors.data[i] : NULL;
+	if (!v && (v = VEC_PUSH(&d->visitors)))
+		*v = (struct visitor){ .uid = uid };
+	const bool enters = v && v->connections < most;
+	if (enters)
+		v->connections++;
+	pthread_mutex_unlock(&d->lock);
+	return enters;
+}
+
+static void visitor_leave(struct daemon *d, uid_t uid)
+{
+	pthread_mutex_lock(&d->lock);
+	for (size_t i = 0; i < d->visitors.count; i++)
+		if (d->visitors.data[i].uid == uid && --d->visitors.data[i].connections == 0) {
+			d->visitors.data[i] = d->visitors.data[--d->visitors.count];
+			break;
+		}
+	pthread_mutex_unlock(&d->lock);
+}
+
+/* No user but root may have more than half of all connections: the others shall find the daemon. What is above is cut off, and `counted` says who was not. */
+static void connected(void *data, struct MHD_Connection *connection, void **counted, enum MHD_ConnectionNotificationCode what)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+	struct ucred who;
+	socklen_t size = sizeof(who);
+
+	if (what == MHD_CONNECTION_NOTIFY_CLOSED && *counted) {
+		visitor_leave(data, (uid_t)((uintptr_t)*counted - 1));
+	} else if (what == MHD_CONNECTION_NOTIFY_STARTED && info && getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &who, &size) == 0 &&
+		   who.uid && who.uid != (uid_t)-1) {
+		*counted = visitor_enter(data, who.uid) ? (void *)((uintptr_t)who.uid + 1) : NULL;
+		if (!*counted)
+			shutdown(info->connect_fd, SHUT_RDWR);
+	}
 }
 
 /* ---- the socket ---- */
@@ -482,7 +558,7 @@ static int start_http(struct daemon *d, int listener, bool tcp, struct MHD_Daemo
 	}
 	if (r)
 		return r;
-	*ret = MHD_start_daemon(flags, 0, NULL, NULL, handle, d, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
+	*ret = MHD_start_daemon(flags, 0, NULL, NULL, handle, d, MHD_OPTION_LISTEN_SOCKET, listener, MHD_OPTION_NOTIFY_CONNECTION, connected, d, MHD_OPTION_NOTIFY_COMPLETED, completed, NULL,
 				MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADERS_MAX, MHD_OPTION_CONNECTION_LIMIT,
 				(unsigned)settings_number(&d->settings, SETTING_CONNECTIONS), MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
 				MHD_OPTION_THREAD_STACK_SIZE, (size_t)1 << 20, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
@@ -595,7 +671,7 @@ static int serve(struct daemon *d, int listener, bool tcp, bool activated, struc
 /* Of a build that looks for leaks: nobody else does, since connections are cut and threads end with the process. */
 void __lsan_do_leak_check(void) __attribute__((weak));
 
-int daemon_run(const struct settings *settings)
+int daemon_run(const struct settings *settings, const struct vocabulary *vocabulary)
 {
 	struct daemon *d = calloc(1, sizeof(*d));
 	bool tcp = !strcmp(settings_text(settings, SETTING_PROTOCOL), "tcp");
@@ -606,6 +682,7 @@ int daemon_run(const struct settings *settings)
 	if (!d)
 		return 1;
 	d->settings = *settings;
+	d->vocabulary = vocabulary;
 	/* For the helpers, whatever they do with a checkpoint. */
 	if (*settings_text(settings, SETTING_CHECKPOINT_STORE_KEY))
 		setenv("FERMATA_CHECKPOINT_STORE_KEY", settings_text(settings, SETTING_CHECKPOINT_STORE_KEY), 1);

@@ -440,6 +440,7 @@ static int supervise(struct supervisor *s)
 		json_decref(document);
 		return 1;
 	}
+	unlinkat(s->dir, SUPERVISOR_KILLED, 0);
 	supervisor_write_state(s, "running");
 	json_t *document = json_pack("{s:I}", "pid", (json_int_t)s->root.pid);
 	answer(s, document);

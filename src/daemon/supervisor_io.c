@@ -301,6 +301,7 @@ static void tell_at_last(struct supervisor *s)
 
 	while (!s->told && fstat(s->dir, &st) == 0 && st.st_nlink) {
 		nanosleep(&pause, NULL);
+		supervisor_reap(s); /* who can't be restored while it has the ids */
 		s->told = supervisor_write_state(s, "ended");
 	}
 }

@@ -85,6 +85,7 @@ struct work {
 	struct events *events;
 	json_t *words, *result;
 	char keys[2][JID_MAX + 16], id[64];
+	bool speaks;
 	void (*done)(struct daemon *d, const char *id);
 };
 
@@ -102,7 +103,7 @@ static void work_free(struct work *w)
 /* Its line: an event, what is wrong, or the document that is the result. */
 static int take_line(struct work *w, char *line, struct error *e)
 {
-	json_t *document = line[0] == '{' ? json_loads(line, 0, NULL) : NULL;
+	json_t *document = line[0] == '{' || line[0] == '[' ? json_loads(line, 0, NULL) : NULL;
 
 	if (document && !json_object_get(document, "event")) {
 		json_decref(w->result);
@@ -112,6 +113,8 @@ static int take_line(struct work *w, char *line, struct error *e)
 	json_decref(document);
 	if (!strncmp(line, "Error: ", 7))
 		return error_set(e, -EIO, "%s", line + 7);
+	if (w->speaks && !line[0]) /* a blank one of its text */
+		events_tell(w->events, json_pack("{s:s, s:s}", "event", "message", "text", ""));
 	events_line(w->events, line);
 	return 0;
 }
@@ -151,7 +154,7 @@ static int run_work(struct work *w, struct error *e)
 	}
 	r = listen(w, ends[0], e);
 	waitpid(pid, &status, 0);
-	if (r || w->result)
+	if (r || w->result || (w->speaks && WIFEXITED(status) && WEXITSTATUS(status) <= 1))
 		return r;
 	return error_set(e, -EIO, "the helper ended by %s %d and said nothing", WIFSIGNALED(status) ? "signal" : "status",
 			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
@@ -166,7 +169,7 @@ static void *work_main(void *argument)
 	if (!r && w->done)
 		w->done(w->daemon, w->id);
 	struct events *events = events_keep(w->events);
-	json_t *done = r ? NULL : json_pack("{s:s, s:O}", "event", "done", "result", w->result);
+	json_t *done = r ? NULL : json_pack("{s:s, s:O*}", "event", "done", "result", w->result);
 	/* Whoever is told that it is done may go on at once. */
 	work_free(w);
 	if (r)
@@ -195,8 +198,6 @@ int tool_begin(struct daemon *d, const struct tool_work *work, struct events **r
 {
 	struct work *w = calloc(1, sizeof(*w));
 	struct events *events = w ? events_new() : NULL;
-	pthread_attr_t attributes;
-	pthread_t thread;
 
 	if (!events || !work->words) {
 		json_decref(work->words);
@@ -204,16 +205,12 @@ int tool_begin(struct daemon *d, const struct tool_work *work, struct events **r
 		free(w);
 		return work->words ? error_set(e, -ENOMEM, "out of memory") : error_set(e, -EINVAL, "a text in it is no UTF-8");
 	}
-	*w = (struct work){ .daemon = d, .events = events_keep(events), .words = work->words, .done = work->done };
+	*w = (struct work){ .daemon = d, .events = events_keep(events), .words = work->words, .done = work->done, .speaks = work->speaks };
 	snprintf(w->id, sizeof(w->id), "%s", work->id ? work->id : "");
 	json_array_append_new(w->words, json_string("--events"));
 	int r = take_keys(w, work, e);
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, 512UL << 10);
-	if (!r && (r = -pthread_create(&thread, &attributes, work_main, w)))
-		error_errno(e, r, "cannot start a thread");
-	pthread_attr_destroy(&attributes);
+	if (!r)
+		r = thread_begin(work_main, w, e);
 	if (r) {
 		work_free(w);
 		events_release(events);

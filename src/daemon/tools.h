@@ -16,5 +16,6 @@ struct tool_work {
 	const char *what;    /* "is being flattened"; stays */
 	void (*done)(struct daemon *d, const char *id); /* after it went well; or NULL */
 	const char *id;
+	bool speaks; /* what it says is for people: there need be no result */
 };
 int tool_begin(struct daemon *d, const struct tool_work *work, struct events **ret, struct error *e);

@@ -127,14 +127,10 @@ int call_flatten_path(struct call *c, struct error *e)
 
 int call_verify_checkpoint(struct call *c, struct error *e)
 {
-	const char *events = c->query(c->connection, "events");
 	struct checkpoint k;
 	int r = call_get_checkpoint(c, &k, e);
 
-	if (r || !events || strcmp(events, "true"))
-		return r ? r : call_answer_tool(c, json_pack("[s, s]", "verify", k.path), e);
-	const struct tool_work work = { .words = json_pack("[s, s]", "verify", k.path) };
-	return tool_begin(c->daemon, &work, &c->events, e);
+	return r ? r : call_answer_tool(c, json_pack("[s, s]", "verify", k.path), e);
 }
 
 /* ---- those that nobody here knows ---- */
@@ -147,6 +143,8 @@ static int add_path(const struct call *c, json_t *words, const char *name, bool 
 		return 0;
 	if (!path || !store_or_plain_is_absolute(path))
 		return error_set(e, -EINVAL, "the parameter %s must be a path from / on%s", name, needed ? ", or store:/DIR/NAME" : "");
+	if (!store_is_path(path) && access(path, F_OK) < 0)
+		return error_set(e, -ENOENT, "there is no such directory or file: %s; give what a dump was written to", path);
 	return json_array_append_new(words, json_sprintf(format, path)) ? error_set(e, -EINVAL, "the parameter %s is no UTF-8", name) : 0;
 }
 

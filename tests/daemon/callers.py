@@ -47,6 +47,41 @@ def test_busy(w):
     expect(all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]), "no half checkpoint is left")
 
 
+def test_one_user_does_not_fill_it(w):
+    """No user but root gets more than half of the connections: others are answered."""
+    w.configure(group="nogroup", connections=8)
+    os.chmod(w.work, 0o755)
+    w.start()
+    ready, wait = os.pipe(), os.pipe()
+    greedy = os.fork()
+    if greedy == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            made = [socket.socket(socket.AF_UNIX) for _ in range(40)]
+            for one in made:
+                one.connect(w.socket)
+            os.write(ready[1], b"x")
+            os.close(wait[1])
+            os.read(wait[0], 1)
+        finally:
+            os._exit(0)
+    for end in (ready[1], wait[0]):
+        os.close(end)
+    try:
+        expect(os.read(ready[0], 1) == b"x", "it to be connected")
+        until(w.answers, "what is too much to be cut off")
+        for _ in range(5):
+            expect(w.request("GET", "/v1/jobs")[0] == 200, "root is answered")
+    finally:
+        os.close(wait[1])
+        os.waitpid(greedy, 0)
+        os.close(ready[0])
+    user = ["setpriv", "--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    until(lambda: w.fermata("ps", before=user).status == 0, "the user to be answered again")
+
+
 def test_clients(w):
     """50 at once, and some that send nonsense or too much: an error to those."""
     w.start()
@@ -170,7 +205,11 @@ def test_config(w):
     expect(found["address"][0] == w.socket, found)
     w.fermata("config", "show", "--config", "{").error("--config is no JSON")
     w.fermata("config", "show", "--config", '{"metrics": "perhaps"}').error("metrics", "true or false")
-    w.fermata("config", "show", "--config", '{"protocol": "pigeon"}').error("pigeon")
+    w.fermata("config", "show", "--config", "[]").error("--config is no JSON object")
+    for wrong in ('{"protocol": "pigeon"}', '{"protocol": "unix:1"}', '{"checkpoint": {"compression": "zstd:"}}', '{"checkpoint": {"compression": "rar"}}', '{"connections": 0}',
+                  '{"checkpoint": {"streams": 1}}'):
+        w.fermata("config", "show", "--config", wrong).error(re.search(r'([a-z0-9:]+)"?}+$', wrong)[1])
+    w.fermata("config", "show", "--config", '{"checkpoint": {"compression": "zstd:3"}}').good()
     w.fermata("daemon", "start", "--init-config").error("is there already", "--merge-config")
     w.start("--merge-config")
     written = json.loads(read(w.work + "/config.json"))
@@ -206,10 +245,10 @@ def test_leave_running(w):
     expect(not alive(pid) and w.job("counter")["ended"] == "dumped", w.job("counter"))
 
 
-def progress_of(w, path, body):
+def progress_of(w, path, body, method="POST"):
     """The events of a request."""
     made = w.connection()
-    made.request("POST", path, json.dumps(body))
+    made.request(method, path, body and json.dumps(body))
     answer = made.getresponse()
     events = [json.loads(line) for line in answer.read().splitlines()]
     expect(answer.status == 200 and answer.getheader("Content-Type") == "application/x-ndjson", (answer.status, events))
@@ -265,6 +304,12 @@ def test_progress(w):
     client.wait()
     until(lambda: w.job("large")["ended"] == "dumped", "its end")
     expect(os.path.exists(w.dir + "/alone.tar.gz"), os.listdir(w.dir))
+    checkpoint = next(one["id"] for one in w.request("GET", "/v1/checkpoints")[1] if one["path"].endswith("alone.tar.gz"))
+    events = progress_of(w, f"/v1/checkpoints/{checkpoint}/inspect?events=true", None, "GET")
+    told = [event for event in events if event["event"] == "progress"]
+    done = [event["done"] for event in told]
+    expect(events[-1]["result"]["totals"]["processes"] == 1 and done == sorted(done) and all(event["stage"] == "verify" for event in told) and (len(told) < 2 or done[-1] > SIZE / 4),
+           events)
 
 
 def table_of(result):
@@ -294,6 +339,9 @@ def test_profiling(w):
     expect(document["profile"]["stages"] and document["profile"]["pause_ns"] > 0 and document["path"], document)
     expect(json.loads(w.fermata(*restore, "--profiling", "--json").good().out)["profile"]["total_ns"] > 0, "of a restore")
     w.stop()
+    w.start("--profiling")
+    check(True)
+    w.stop()
     w.configure(profiling={"enabled": True})
     w.start()
     check(True)
@@ -315,8 +363,8 @@ def test_metrics_and_api(w):
            "docs/openapi.json is out of date: fermata daemon openapi > docs/openapi.json")
     events = progress_of(w, "/v1/jobs/counter/dump", {"options": {"leave-running": True}})
     expect(events[0]["event"] == "started" and events[-1]["event"] == "done", events)
-    events = progress_of(w, "/v1/jobs/counter/restore", {"events": True})
-    expect(events[-1]["event"] == "error" and "runs" in events[-1]["error"], events)
+    status, answer = w.request("POST", "/v1/jobs/counter/restore", {"events": True})
+    expect(status == 409 and "runs" in answer["error"], answer)
     w.fermata("job", "kill", "counter").good()
     events = progress_of(w, "/v1/jobs/counter/restore", {"events": True})
     expect(events[-1]["event"] == "done" and events[-1]["job"]["status"] in ("sleep", "running", "disk"), events)
@@ -343,6 +391,13 @@ def test_api_tells(w):
     expect(any(row["file"] == f"core-{pid}.img" or row["file"].startswith("pages-") for row in get(f"checkpoints/{ids[one]}/diff/{ids[two]}")[1]), "diff")
     expect(get(f"checkpoints/{ids[one]}/diff/{ids[one]}") == (200, []), "no difference")
     expect(get(f"checkpoints/{ids[one]}/diff/none")[0] == get("checkpoints/none/inspect")[0] == 404, "no such checkpoint")
+    for what in (f"checkpoints/{ids[one]}/inspect?", f"checkpoints/{ids[one]}/verify?", f"checkpoints/{ids[one]}/diff/{ids[two]}?", f"inspect?path={two}&", f"verify?path={two}&", f"diff?path={one}&other={two}&"):
+        events = progress_of(w, "/v1/" + what + "events=true", None, "GET")
+        expect(events[-1] == {"event": "done", "result": get(what)[1]}, (what, events))
+        events = progress_of(w, "/v1/" + what + "events=true&format=text", None, "GET")
+        text = "".join(event["text"] + "\n" for event in events if event["event"] == "message")
+        expect(events[-1] == {"event": "done"} and text == get(what + "format=text")[1], (what, events))
+    expect(get("inspect?path=/none")[0] == 404 and get("verify?path=/none")[0] == 404 and get(f"diff?path={one}&other=/none")[0] == 404, "no such path")
     with open(one + f"/core-{pid}.img", "ab") as file:
         file.write(b"x")
     status, document = get(f"checkpoints/{ids[one]}/verify")
@@ -352,7 +407,7 @@ def test_api_tells(w):
     expect(w.request("POST", f"/v1/processes/{pid}/check", {})[1] == {"pid": pid, "can_be_saved": True, "obstacles": []}, "it can be saved")
     shared = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     expect("pipe" in str(w.request("POST", f"/v1/processes/{shared.pid}/check", {})[1]["obstacles"]), "it can't")
-    expect(w.request("POST", f"/v1/processes/{shared.pid}/check", {"options": {"bogus": True}})[0] != 200, "no such option")
+    expect(w.request("POST", f"/v1/processes/{shared.pid}/check", {"options": {"bogus": True}})[0] == 400, "no such option")
     shared.kill()
     shared.wait()
     expect(get("processes/4000000")[0] == 404, "no such process")

@@ -137,6 +137,15 @@ def test_restart(w):
     os.kill(pid, signal.SIGKILL)
     time.sleep(2.5)
     expect(not alive(pid) and w.status("weak") == "halted", "the limit")
+    # By hand it begins anew, where that works.
+    w.fermata("restore", "job", "weak", "--out", w.work + "/none/there").error("none/there")
+    time.sleep(1.5)
+    expect(w.job("weak")["restarts"] == 2 and not alive(pid), "what failed by hand is not tried again")
+    w.fermata("restore", "job", "weak").good()
+    expect(w.job("weak")["restarts"] == 0, w.job("weak"))
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: w.job("weak")["restarts"] == 1 and w.status("weak") in ("sleep", "running", "disk"), lambda: w.job("weak"))
+    w.fermata("job", "kill", "weak").good()
     pid = w.run("strong", *COUNT, options=["--restart", "on-failure"])
     w.dump("strong", "--leave-running")
     w.fermata("job", "kill", "strong").good()
@@ -276,6 +285,20 @@ def test_side_by_side(w):
     w.fermata("restore", "job", "first", "--as", "other2").error("other2 already")
 
 
+def test_checkpoint_of_another(w):
+    """One job is not restored from another's checkpoint by mistake."""
+    w.start()
+    pid = w.run("one")
+    w.run("two")
+    w.dump("one")
+    w.dump("two", "--leave-running")
+    ids = {row["job"]: row["id"] for row in w.request("GET", "/v1/checkpoints")[1]}
+    w.fermata("restore", "job", "one", "--checkpoint", ids["two"]).error("one of job two", "restore job two")
+    w.fermata("restore", "job", "one", "--checkpoint", "none").error("no checkpoint none")
+    w.fermata("restore", "job", "one", "--checkpoint", ids["one"]).good()
+    expect(w.job("one")["pid"] == pid and alive(pid), "its own")
+
+
 def test_side_by_side_logs(w):
     """What a copy writes goes to a log of its own, and not into that of the job that it is a copy of; its own checkpoints go on with that."""
     w.start()
@@ -401,6 +424,28 @@ def test_half_written(w):
     expect(os.path.exists(whole), "a whole one stays")
 
 
+def test_dumped_without_daemon(w):
+    """A dump that ends its job while no daemon is there has ended it all the same: it has not failed, and is not restarted."""
+    w.start()
+    pid = w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(1 << 20) * 60\nprint('ready', flush=True)\ntime.sleep(1000)",
+                options=["--restart", "on-failure"])
+    until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
+    w.dump("large", "--leave-running")
+    for _ in range(2):
+        client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "gzip:9"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        until(lambda: w.status("large") == "dumping", "it to be at it")
+        w.kill()
+        client.wait()
+        w.start()
+        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]) and not alive(pid), lambda: w.job("large"))
+        until(lambda: w.job("large")["ended"], lambda: w.job("large"))
+        time.sleep(2)
+        job = w.job("large")
+        expect(job["ended"] == "dumped" and job["restarts"] == 0 and job["status"] == "halted", job)
+        w.fermata("restore", "job", "large").good()
+
+
 def test_damaged_database(w):
     w.start()
     pid = w.run("counter", options=["--checkpoint-every", "1h", "--keep", "7", "--restart", "on-failure"])
@@ -520,23 +565,36 @@ def test_state_full(w):
         pid, ends = w.run("counter"), w.run("ends", "sh", "-c", f"while [ ! -e {w.work}/end ]; do sleep 0.05; done; exit 5", options=["--restart", "on-failure"])
         w.dump("ends", "--leave-running")
         weak = w.run("weak")
+        stubborn = w.run("stubborn", options=["--restart", "on-failure"])
+        w.dump("stubborn", "--leave-running")
         with open(w.state + "/fill", "wb", buffering=0) as file:
             try:
                 while file.write(b"x" * 4096):
                     pass
             except OSError:
                 pass
-        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"], ["job", "kill", "ends"]):
+        for verb in (["run", "process", "--", "true"], ["dump", "job", "counter", "--leave-running"], ["job", "set", "counter", "--keep", "2"]):
             w.fermata(*verb).error("full")
-        expect(len(w.fermata("ps").good().out.splitlines()) == 4 and len(os.listdir(w.dir)) == 1, os.listdir(w.dir))
-        w.fermata("job", "kill", "weak").good()
-        expect(not alive(weak), "one can be ended")
+        expect(len(w.fermata("ps").good().out.splitlines()) == 5 and len(os.listdir(w.dir)) == 2, os.listdir(w.dir))
+        # Those that were killed stay so, though their rows can't say it: also after the daemon was.
+        for jid, one in (("weak", weak), ("stubborn", stubborn)):
+            w.fermata("job", "kill", jid).good()
+            expect(not alive(one) and w.status(jid) == "halted", f"{jid} can be ended")
+        w.kill()
+        w.start()
+        expect(w.status("stubborn") == "halted" and w.job("counter")["pid"] == pid and len(w.fermata("ps").good().out.splitlines()) == 5, w.fermata("ps").out)
         open(w.work + "/end", "w").close()
         until(lambda: not alive(ends), "it to end")
         w.counts_on("counter")
         expect(alive(pid), "another job runs on")
         os.unlink(w.state + "/fill")
-        until(lambda: w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        until(lambda: w.job("ends")["restarts"] == 3 and w.job("ends")["exit_code"] == 5, lambda: w.job("ends"))
+        job = w.job("stubborn")
+        expect(job["ended"] == "killed" and job["restarts"] == 0 and w.status("stubborn") == "halted", job)
+        # Started again it is as any: it may fail, and is restored.
+        w.fermata("restore", "job", "stubborn").good()
+        os.kill(stubborn, signal.SIGKILL)
+        until(lambda: w.job("stubborn")["restarts"] == 1 and w.status("stubborn") != "halted", lambda: w.job("stubborn"))
         w.dump("counter")
         w.fermata("restore", "job", "counter").good()
     finally:

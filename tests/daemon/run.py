@@ -153,7 +153,13 @@ def test_processes(w):
     until(lambda: w.status("mine") == "sleep", "it to go on")
     path = w.fermata("dump", "process", task.pid, "--leave-running").good().out.split()[-1]
     expect(os.path.exists(path + "/inventory.img") and alive(task.pid), path)
-    path = w.dump("mine")
+    w.fermata("manage", "process", task.pid, "--jid", "twice").error("is the job mine already")
+    for ours in (1, w.daemon.pid, os.getpid()):
+        w.fermata("manage", "process", ours).error("the daemon runs below it")
+    w.fermata("job", "attach", "mine").error("no terminal")
+    w.fermata("dump", "job", "mine", "--dir", "").error("--dir is empty", status=2)
+    path = w.dump("mine", "--dir", w.dir + "//")
+    expect(os.path.dirname(path) == w.dir, path)
     task.wait()
     expect(w.status("mine") == "halted", "after the dump")
     out = w.fermata("restore", "process", "--path", path).good().out
@@ -409,6 +415,12 @@ def test_without_daemon(w):
     expect(result.status == 1 and "no daemon answers" in result.out, result)
     out = w.fermata("run", "process", "--no-server", "--", "sh", "-c", "exit 3")
     expect(out.status == 3, out)
+    w.fermata("run", "process", "--no-server", "--", "/none/there").error("cannot run /none/there", status=127)
+    w.fermata("run", "process", "--no-server", "--out", w.work + "/none/there", "--", "true").error("cannot write", status=127)
+    for more in (["--jid", "x"], ["--checkpoint-every", "5"], ["--restart", "on-failure"], ["--attachable"]):
+        w.fermata("run", "process", "--no-server", *more, "--", "true").error(more[0], "--no-server", status=2)
+    out = w.fermata("run", "process", "--no-server", "--json", "--", "echo", "there")
+    expect(out.out == "there\n" and json.loads(out.err)["pid"] > 0, out)
     task = subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     path = w.fermata("dump", "process", task.pid, "--no-server").good().out.split()[-1]
     task.wait()
@@ -505,11 +517,29 @@ def test_cedana(w):
     call("bogus").error("cedana has no command bogus", status=2)
     # Containers are refused in one line, whatever options of theirs are given.
     for verb in ("dump", "restore", "run", "manage", "freeze", "unfreeze", "query"):
-        for thing in ("runc", "containerd"):
+        for thing in ("runc", "containerd", "crio", "docker", "podman", "kata", "k8s", "slurm"):
             call(verb, thing, "box", "--root", "/run/runc", "--no-dir").error(f"cedana {verb} {thing} is not there yet", "containers")
+        call(verb, "--root", "/run/runc", "runc", "box", "--no-dir").error(f"cedana {verb} runc is not there yet", "containers")
     call("query", "k8s", "--namespace", "default", "--no-dir").error("cedana query k8s is not there yet")
     call("plugin", "install", "gpu", "--no-dir").error("no plugins", "features")
     call("dump", "runc", "--help", "--no-dir").good()
+    # Every flag that is documented there is taken, or refused with what helps.
+    call("dump", "job", "theirs", "-d", "s3://bucket/path").error("s3://bucket/path is not there yet", "mount")
+    call("restore", "process", "-p", "gcs://bucket/path").error("is not there yet", "mount")
+    flags = ["--leave-running", "--tcp-established", "--skip-in-flight", "--file-locks", "--shell-job", "--link-remap", "--compression", "lz4", "--streams", "0", "--criu-opts", "{}",
+             "--external", "file[1:2]", "--result-file", w.work + "/result"]
+    path = call("dump", "job", "theirs", *flags).good().out.split()[-1]
+    expect(path.endswith(".tar.lz4") and read(w.work + "/result") == path + "\n", path)
+    call("dump", "job", "theirs", "--no-server").error("--no-server is not one of", "dump process", status=2)
+    call("job", "kill", "theirs").good()
+    call("restore", "job", "theirs", "--tcp-established", "--file-locks", "--link-remap", "--external", "file[1:2]", "--criu-opts", "{}", "--pid-file", w.work + "/pid").good()
+    expect(int(read(w.work + "/pid")) == int(pid), "--pid-file")
+    for verb in (["ps"], ["jobs"], ["checkpoints"], ["query", "process", pid, "-ti"], ["features", "--errors"], ["version"], ["completion", "bash"], ["daemon", "check", "--full"]):
+        call(*verb, "--address", w.socket, "--protocol", "unix", "--config", "{}", "--profiling", "--config-dir", w.work, "--no-dir").good()
+    call("ps", "--init-config").error("but of daemon start", status=2)
+    call("exec", "true", "-ag").good()
+    call("dump").error("behind it comes one of: process, job", status=2)
+    call("job", "checkpoint", "nonsense").error("but one of: list, inspect, delete", status=2)
 
 
 main(tests_of(globals()))

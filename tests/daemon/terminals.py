@@ -125,6 +125,20 @@ def test_run_and_restore_attached(w):
     expect("got word" in result.out and result.status == 9, result)
 
 
+def test_window_closed(w):
+    """A terminal that is closed leaves the job to run on, as Ctrl-C does: its end is no end of the job's input."""
+    w.start()
+    pid = w.run("talk", "sh", "-c", "while read line; do echo got $line; done; exit 9", options=["--attachable"])
+    for word in (b"one", b"two"):
+        window = Terminal(w, "job", "attach", "talk")
+        window.type(word + b"\r")
+        window.hear(b"got " + word)
+        os.close(window.fd)
+        expect(os.waitstatus_to_exitcode(os.waitpid(window.child, 0)[1]) == 0, "it leaves")
+    time.sleep(0.3)
+    expect(alive(pid) and w.status("talk") == "sleep", w.job("talk"))
+
+
 def test_attach_survives(w):
     """The daemon's end cuts those who are attached, and nothing else."""
     w.start()

@@ -236,6 +236,36 @@ def test_unknown(w):
     w.counts_on("counter")
 
 
+def test_unknown_options(w):
+    """What is not right in `options` is told before anything begins, by its name; all that the API describes is taken."""
+    w.start()
+    pid = w.run("counter")
+    dump, restore, check = "/v1/jobs/counter/dump", "/v1/jobs/counter/restore", f"/v1/processes/{pid}/check"
+    wrong = [(path, {name: value}, name) for path in (dump, restore, check) for name, value in
+             (("bogus", True), ("tcp-est", True), ("no-profiling", True), ("dir", "/"), ("help", True), ("inherit-fd", ["fd[0]:x"]), ("as", "x"), ("for-user", 0))]
+    wrong += [(dump, {name: value}, name) for name, value in
+              (("lazy", True), ("compression", "rar"), ("compression", "gzip:99"), ("compression", None), ("compression", True), ("streams", 1), ("streams", -2), ("streams", "x"),
+               ("streams", False), ("leave-running", "yes"), ("leave-running", {}), ("external", ["bogus"]), ("external", [["pipe[1]"]]), ("ghost-limit", "5X"), ("gpu", "maybe"),
+               ("network-lock", "door"), ("file-validation", "smell"))]
+    wrong += [(restore, {name: value}, name) for name, value in (("compression", "lz4"), ("lazy", "some"), ("cpu-cap", "x"), ("gpu-map", ["a"]))]
+    for path, options, name in wrong:
+        for more in ({}, {"events": True}) if path == restore else ({},):
+            status, answer = w.request("POST", path, {"options": options, **more})
+            expect(status == 400 and name in answer["error"], (path, options, status, answer))
+    expect(w.job("counter")["pid"] == pid and not os.listdir(w.dir) and "dumps_failed_total 0" in w.request("GET", "/metrics")[1], "nothing was begun")
+    described = w.request("GET", "/v1/openapi.json")[1]["paths"]["/v1/jobs/{jid}/dump"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]["options"]
+    expect(described["additionalProperties"] is False and {"leave-running", "compression", "external"} <= set(described["properties"]), described)
+    for name, schema in described["properties"].items():
+        if schema["type"] == "boolean" and name != "leave-stopped":
+            status, answer = w.request("POST", dump, {"options": {name: True, "leave-running": True, "live": False}})
+            expect(status == 200, (name, answer))
+    w.counts_on("counter")
+    w.fermata("job", "kill", "counter").good()
+    for body in ({"checkpoint": "none"}, {"as": "../x"}, {"path": "x"}, {"out": "x"}):
+        status, answer = w.request("POST", restore, {"events": True, **body})
+        expect(400 <= status < 500, (body, status, answer))
+
+
 def test_every_verb(w):
     """Every verb that has to do with the daemon's jobs, checkpoints, stores, processes or machine is one of the API's requests."""
     document = w.start().request("GET", "/v1/openapi.json")[1]

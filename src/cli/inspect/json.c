@@ -128,7 +128,7 @@ static json_t *make_gpu(const FermataGpuEntry *gpu)
 			 externals);
 }
 
-int view_print_json(struct view *v)
+json_t *view_json(struct view *v)
 {
 	json_t *processes = json_array(), *files = json_array();
 
@@ -140,8 +140,5 @@ int view_print_json(struct view *v)
 				 processes, "files", files);
 	if (root && v->images.inventory && v->images.inventory->fermata_gpu)
 		json_object_set_new(root, "gpu", make_gpu(v->images.inventory->fermata_gpu));
-	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
-	json_decref(root);
-	puts("");
-	return r;
+	return root;
 }

@@ -64,4 +64,4 @@ struct area_words {
 void describe_area(struct view *v, const VmaEntry *area, struct area_words *ret);
 
 void view_print(struct view *v, bool detailed);
-int view_print_json(struct view *v);
+struct json_t *view_json(struct view *v); /* a new reference */
