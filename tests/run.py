@@ -52,6 +52,7 @@ DUMP_OPTIONS = {
     "file_deleted_linked": ["--link-remap"],
     "leader_gone_more": ["--file-locks"],
     "locks": ["--file-locks"],
+    "thread_tables": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
     "mqueue": ["--host-ipc"],
     "packet": ["--skip-in-flight"],

@@ -10,6 +10,7 @@
 #include <time.h>
 
 struct task;
+struct thread;
 struct obstacles;
 struct file_table;
 struct page_job;
