@@ -51,6 +51,7 @@ DUMP_OPTIONS = {
     "file_deleted_dir": ["--link-remap"],
     "file_deleted_linked": ["--link-remap"],
     "leader_gone_more": ["--file-locks"],
+    "file_systems_more": ["--file-locks"],
     "locks": ["--file-locks"],
     "thread_tables": ["--file-locks"],
     "locks_mapped": ["--file-locks"],
