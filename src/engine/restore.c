@@ -695,6 +695,7 @@ void restore_finish(struct restore *s)
 	parents_cancel(s);
 	rest_remove(s);
 	disown(s);
+	free(s->own.label);
 	tcp_restore_release(s);
 	udp_release(s);
 	files_release(s);

@@ -134,6 +134,7 @@ struct own {
 	int nice;
 	/* What children are born with and a thread that has nothing of the kind must be rid of. */
 	bool bound, has_io_priority, has_mempolicy, thp_disabled;
+	char *label; /* AppArmor's; NULL: there is none. Freed by restore_finish */
 };
 
 /* plan/rest.c: the code in which tasks wait for their registers. */

@@ -481,8 +481,7 @@ def test_lsm_profile(w):
         w.criu("restore", "-d", "-D", images, "--lsm-profile", bad).error(f"--lsm-profile is apparmor:NAME or selinux:LABEL, not {bad}")
     with contextlib.suppress(OSError):
         cli.read("/proc/self/attr/current")
-        w.criu("restore", "-d", "-D", images, "--lsm-profile", "apparmor:a").error("not there yet", "run it under a with aa-exec -p")
-        return
+        raise cli.Skip("there is such a module: live_apparmor")
     result = w.criu("restore", "-d", "-D", images, "--lsm-profile", "apparmor:a").good()
     expect("--lsm-profile apparmor:a does nothing: this kernel has no security module with labels" in result.out + result.err, result.err)
     target.unharmed()

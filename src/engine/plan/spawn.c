@@ -15,6 +15,7 @@
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
+#include "engine/task/labels.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 
@@ -256,6 +257,8 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 	if (c->pdeath_sig || th == &t->threads.data[0]) /* where plan_start has set one */
 		OP(&th->batch, __NR_prctl, PR_SET_PDEATHSIG, c->pdeath_sig);
 	r = signals_plan_queues(s, t, th);
+	if (!r)
+		r = labels_plan(s, t, th);
 	return r ? r : seccomp_plan_strict(s, th);
 }
 
