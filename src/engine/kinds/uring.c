@@ -8,7 +8,7 @@
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
- * also: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
+ * also, where the kernel's memory can't be read: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
  */
 #include "engine/kinds/uring.h"
 #include "engine/kinds/uring_files.h"
@@ -230,8 +230,15 @@ static uint32_t probe_setup(int fd)
 	return setup;
 }
 
-static bool has_buffer_groups(int fd)
+/* By the kernel's memory; where that can't be read, by asking for each number. */
+static bool has_buffer_groups(struct dump *d, int fd)
 {
+	struct kernel *k = dump_kernel(d);
+	const int at = k ? kernel_offset(k, "io_ring_ctx", "io_bl_xa.xa_head") : -1;
+	uint64_t ring, first;
+
+	if (at >= 0 && !kernel_file(k, fd, &ring) && !inside_follow(d, &ring, "file", "private_data") && !kernel_read(k, ring + (uint64_t)at, &first, sizeof(first)))
+		return first != 0;
 	for (uint32_t group = 0; group < GROUPS; group++) {
 		uint32_t status[10] = { group };
 		if (syscall(__NR_io_uring_register, fd, URING_PBUF_STATUS, status, 1) == 0)
@@ -421,7 +428,7 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 	set_submitter(f, r, submitter);
 	if (r->e.setup & IORING_SETUP_SQPOLL && r->e.setup & IORING_SETUP_SINGLE_ISSUER && r->e.submitter != (uint32_t)t->threads.data[0]->tid)
 		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for one thread alone, and not the main one");
-	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
+	if (t->uring_groups >> k & 1 || has_buffer_groups(d, f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
 	return tells ? capture_eventfd(d, f, r) : 0;
 }
