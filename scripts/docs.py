@@ -55,6 +55,7 @@ def refusals_missing():
         for call in re.finditer(r"\b(fd_error|task_error|terminal_error|error_set)\(\s*(s->e)?[^;\"]*?-ENOTSUP[^;\"]*?\"((?:[^\"\\]|\\.)*)\"", code):
             if not call[2] and not call[3].startswith("is %s, "):  # kinds/unknown.c
                 said.append(call[3])
+    said += [f"a reason: {line}" for line in features().splitlines() if "NO REASON" in line]
     text = "\n".join(re.sub(r'"\s*\n\s*"', "", read(path)) for path in sources)
     return ([f"src/engine/saved.c has no row for: {line}" for line in said if not any(quote in line for quote in quoted)] +
             [f"src/engine/saved.c quotes what no message says: {quote}" for quote in quoted if quote not in text])

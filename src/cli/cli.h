@@ -60,6 +60,8 @@ struct command_line {
 #define CRIU_VERSION_MINOR 2
 #define CRIU_VERSION_TEXT "4.2"
 
+#define LSM_PROFILE_HELP \
+	"The security label for all, in place of those they had: apparmor:PROFILE; selinux:LABEL is refused where there is SELinux (run restore under it, with runcon); nothing without such a module"
 #define CPU_CAP_HELP "What of the processor of the dump this one must have: none; fpu, registers alone; ins, cpu or all, instructions too, as when not given"
 
 extern const struct program program_criu, program_fermata, program_cedana;

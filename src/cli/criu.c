@@ -181,7 +181,7 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("cgroup-yard", 0, STRING, "DIR", BOTH, "Where they are mounted", NO_CGROUPS),
 	OPTION_MISSING("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Freeze the tree by its control group", NO_CGROUPS),
 	OPTION("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE), lsm_profile,
-	       "The label to restore under: apparmor or selinux; without a module that has labels it changes nothing, with one it is refused: run restore under it (aa-exec, runcon)"),
+	       LSM_PROFILE_HELP),
 	OPTION_MISSING("lsm-mount-context", 0, STRING, "TEXT", ON(RESTORE), "The label of mounts", NO_LSM),
 	OPTION_ONE_OF("file-validation", 0, "METHOD", BOTH, request.file_validation,
 		      "How files are compared at restore: filesize, or buildid (as when not given), which compares the build ids of programs and libraries too",

@@ -32,15 +32,26 @@ static bool seen_before(size_t i)
 	return false;
 }
 
+/* A test finds a name without a reason by this word. */
+static const char *why(const char *name)
+{
+	const char *reason = reason_of(name);
+
+	return reason ? reason : "NO REASON";
+}
+
+static const char *without_article(const char *name)
+{
+	return name + (!strncmp(name, "an ", 3) ? 3 : !strncmp(name, "a ", 2) ? 2 : 0);
+}
+
 static void put_unknown(FILE *f)
 {
 	const char *between = "";
 
 	for (size_t i = 0; unknown_kind_at(i); i++)
 		if (!seen_before(i)) {
-			const char *name = unknown_kind_at(i);
-			name += !strncmp(name, "an ", 3) ? 3 : !strncmp(name, "a ", 2) ? 2 : 0;
-			fprintf(f, "%s%s", between, name);
+			fprintf(f, "%s%s", between, without_article(unknown_kind_at(i)));
 			between = ", ";
 		}
 }
@@ -54,8 +65,8 @@ static int print_json(void)
 	for (size_t i = 0; i < features_count; i++)
 		json_array_append_new(state, json_pack("{s:s, s:s}", "name", features[i].name, "summary", features[i].summary));
 	for (size_t i = 0; i < refusals_count; i++)
-		json_array_append_new(refused, json_pack("{s:s, s:s, s:s?}", "name", refusals[i].name, "message", refusals[i].text, "remedy",
-							 refusals[i].remedy));
+		json_array_append_new(refused, json_pack("{s:s, s:s, s:s?, s:s}", "name", refusals[i].name, "message", refusals[i].text, "remedy",
+							 refusals[i].remedy, "why", why(refusals[i].name)));
 	for (size_t i = 0; unknown_kind_at(i); i++)
 		if (!seen_before(i))
 			json_array_append_new(unknown, json_string(unknown_kind_at(i)));
@@ -78,16 +89,16 @@ static int print_markdown(void)
 		put_row(features[i].name, features[i].summary);
 	for (size_t i = 0; i < kinds_count; i++)
 		put_row(kinds[i]->name, kinds[i]->summary);
-	printf("\n| refused, by name | what helps |\n|---|---|\n");
+	printf("\n| refused, by name | what helps | why |\n|---|---|---|\n");
 	for (size_t i = 0; i < refusals_count; i++)
 		if (is_new(i)) {
 			printf("| %s | ", refusals[i].name);
 			put_remedies(stdout, i);
-			printf(" |\n");
+			printf(" | %s |\n", why(refusals[i].name));
 		}
-	printf("| ");
-	put_unknown(stdout);
-	printf(" | close it first |\n");
+	for (size_t i = 0; unknown_kind_at(i); i++)
+		if (!seen_before(i))
+			printf("| %s | close it first | %s |\n", without_article(unknown_kind_at(i)), why(unknown_kind_at(i)));
 	return 0;
 }
 

@@ -283,6 +283,7 @@ static const struct option_row rows[] = {
 	       "Let it run at once; its memory comes when it is touched, the rest behind that. `all`: of processes that have little, too; `touched`: "
 	       "the rest does not come, and the checkpoint must stay"),
 	OPTION("cpu-cap", 0, OPTIONAL, "CAPS", RESTORES, cpu_cap, CPU_CAP_HELP),
+	OPTION("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE_PROCESS), lsm_profile, LSM_PROFILE_HELP),
 	OPTION("skip-verify", 0, BOOL, NULL, RESTORES | ON(INSPECT) | ON(CHECKPOINT_INSPECT), request.skip_verify,
 	       "Do not compare the images with their checksums first"),
 	OPTION("pid-file", 0, STRING, "FILE", RESTORES | RUNS | ON(MANAGE_PROCESS), request.pidfile,

@@ -127,8 +127,8 @@ static int set_processor(struct command_line *c, struct error *e)
 	return 0;
 }
 
-/* The tree has the label that restore runs under. Where there is none to have, whatever is asked for is no loss. */
-static int check_label(const struct command_line *c, struct error *e)
+/* Where there is no label to have, whatever is asked for is no loss. */
+static int set_label(struct command_line *c, struct error *e)
 {
 	_cleanup_free_ char *label = NULL;
 	const char *asked = c->lsm_profile;
@@ -137,10 +137,15 @@ static int check_label(const struct command_line *c, struct error *e)
 		return 0;
 	if ((strncmp(asked, "apparmor:", 9) && strncmp(asked, "selinux:", 8)) || !strchr(asked, ':')[1])
 		return error_set(e, -EINVAL, "--lsm-profile is apparmor:NAME or selinux:LABEL, not %s", asked);
-	if (read_file_at(AT_FDCWD, "/proc/self/attr/current", LABEL_MAX, &label, NULL) == 0)
-		return error_set(e, -ENOTSUP, "option --lsm-profile is not there yet: the tree gets the label that restore runs under; run it under %s with %s",
-				 strchr(asked, ':') + 1, asked[0] == 'a' ? "aa-exec -p" : "runcon");
-	log_warning("--lsm-profile %s does nothing: this kernel has no security module with labels", asked);
+	if (read_file_at(AT_FDCWD, "/proc/self/attr/current", LABEL_MAX, &label, NULL)) {
+		log_warning("--lsm-profile %s does nothing: this kernel has no security module with labels", asked);
+		c->request.lsm_profile = asked[0] == 'a' ? strchr(asked, ':') + 1 : NULL;
+		return 0;
+	}
+	if (asked[0] == 's')
+		return error_set(e, -ENOTSUP, "option --lsm-profile is not there for SELinux yet: the tree gets the label that restore runs under; run it under %s with runcon",
+				 strchr(asked, ':') + 1);
+	c->request.lsm_profile = strchr(asked, ':') + 1;
 	return 0;
 }
 
@@ -179,5 +184,5 @@ int cli_prepare(struct command_line *c, struct error *e)
 		return error_set(e, -ENOTSUP, "%s %s is not there yet: it needs %s", c->program->name, c->verb->name, c->verb->missing);
 	if (!r)
 		r = cli_open_log(c, e);
-	return r ? r : check_label(c, e);
+	return r ? r : set_label(c, e);
 }

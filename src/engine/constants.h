@@ -1,12 +1,16 @@
 /* Constants of the kernel that the headers of older distributions lack. */
 #pragma once
 
+#include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x80 /* Linux 5.6 */
+#endif
+#ifndef PIDFD_THREAD
+#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
 #endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */

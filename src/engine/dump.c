@@ -161,6 +161,8 @@ static int find_shared(struct dump *d, struct task *t)
 	for (size_t i = 1; i < t->threads.count; i++) {
 		struct thread *th = t->threads.data[i];
 		int r = find_own(d, t, i, &own);
+		if (!r && th->own_files)
+			r = files_thread_table(d, t, th);
 		if (r)
 			return r;
 		/* Of its umask only the status tells. */

@@ -10,6 +10,7 @@
 #include <time.h>
 
 struct task;
+struct thread;
 struct obstacles;
 struct file_table;
 struct page_job;
@@ -57,7 +58,7 @@ struct dump {
 	uint64_t live_done, live_total; /* bytes of its rounds, for who wants to know how far it is; atomic */
 	VEC(struct live_call) calls; /* memory/live_calls.c */
 	struct increment *increment; /* memory/increment.h */
-	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
+	int many_nodes, semaphores, apparmor; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;
 	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time; task/look.c */

@@ -81,17 +81,6 @@ static int take_fd(struct restore *s, void *to, ProtobufCMessage *m)
 	return 0;
 }
 
-static int take_thread_fd(struct restore *s, void *to, ProtobufCMessage *m)
-{
-	struct rthread *th = to;
-	FdinfoEntry *e = (FdinfoEntry *)m, **slot = e->fd < FD_MAX ? VEC_PUSH(&th->fds) : NULL;
-
-	if (!slot)
-		return e->fd < FD_MAX ? -ENOMEM : -EBADMSG;
-	*slot = e;
-	return 0;
-}
-
 static int take_file(struct restore *s, void *to, ProtobufCMessage *m)
 {
 	struct file *f = VEC_PUSH(&s->files);
@@ -216,6 +205,23 @@ static int check_table(struct restore *s, FdinfoEntry *const *fds, size_t count,
 	return 0;
 }
 
+/* What a thread has of its own (unshare). */
+static int load_own(struct restore *s, struct rthread *th)
+{
+	char name[40];
+
+	snprintf(name, sizeof(name), "fs-%d.img", th->tid);
+	int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+	if (r || !th->core->thread_core->own_files)
+		return r;
+	if (!(th->table = calloc(1, sizeof(*th->table))))
+		return error_set(s->e, -ENOMEM, "out of memory");
+	snprintf(name, sizeof(name), "fdinfo-thread-%d.img", th->tid);
+	th->table->table_of = th->tid;
+	r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, th->table);
+	return r ? r : check_table(s, th->table->fds.data, th->table->fds.count, name);
+}
+
 static int load_cores(struct restore *s, struct rtask *t)
 {
 	char name[40];
@@ -244,15 +250,7 @@ static int load_cores(struct restore *s, struct rtask *t)
 			return error_set(s->e, -EBADMSG, "%s has a system call that can't be gone on with", name);
 	}
 	for (size_t i = 1; i < t->threads.count; i++) {
-		struct rthread *th = &t->threads.data[i];
-		snprintf(name, sizeof(name), "fs-%d.img", th->tid);
-		int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
-		snprintf(name, sizeof(name), "fdinfo-thread-%d.img", th->tid);
-		th->own_files = th->core->thread_core->own_files;
-		if (!r && th->own_files)
-			r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_thread_fd, th);
-		if (!r)
-			r = check_table(s, th->fds.data, th->fds.count, name);
+		int r = load_own(s, &t->threads.data[i]);
 		if (r)
 			return r;
 	}
@@ -516,7 +514,9 @@ static void task_free(struct rtask *t)
 			core_entry__free_unpacked(t->threads.data[i].core, NULL);
 		if (t->threads.data[i].fs)
 			fs_entry__free_unpacked(t->threads.data[i].fs, NULL);
-		FREE_LIST(&t->threads.data[i].fds, fdinfo_entry);
+		if (t->threads.data[i].table)
+			FREE_LIST(&t->threads.data[i].table->fds, fdinfo_entry);
+		free(t->threads.data[i].table);
 		batch_free(&t->threads.data[i].batch);
 	}
 	VEC_FREE(&t->threads);

@@ -99,6 +99,7 @@ struct request {
 	struct request_watcher progress; /* .call NULL: none */
 	struct profile *profile;	/* NULL: it is not asked for */
 	enum request_lazy lazy;
+	const char *lsm_profile; /* restore: AppArmor's profile for all, in place of those that they had; NULL: these */
 	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
 	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
 	bool skip_verify; /* restore: do not compare checksums first */

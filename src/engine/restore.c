@@ -83,11 +83,9 @@ static int collect_numbers(const struct restore *s, struct numbers *ret)
 	bool enough = add_number(ret, 63);
 
 	for (size_t i = 0; i < s->tasks.count; i++) {
-		const struct rtask *t = s->tasks.data[i];
-		for (size_t k = 0; k < t->fds.count; k++)
-			enough = enough && add_number(ret, t->fds.data[k]->fd);
-		for (size_t k = 0; k < t->threads.count; k++)
-			VEC_FOREACH(&t->threads.data[k].fds, e)
+		const struct rtask *table;
+		for (size_t k = 0; (table = rtask_table(s->tasks.data[i], k)); k++)
+			VEC_FOREACH(&table->fds, e)
 				enough = enough && add_number(ret, (*e)->fd);
 	}
 	VEC_FOREACH(&s->files, f)
@@ -697,6 +695,7 @@ void restore_finish(struct restore *s)
 	parents_cancel(s);
 	rest_remove(s);
 	disown(s);
+	free(s->own.label);
 	tcp_restore_release(s);
 	udp_release(s);
 	files_release(s);

@@ -52,8 +52,7 @@ struct rthread {
 	uint64_t stack; /* its end, in the arena */
 	FsEntry *fs;	/* directories of its own (unshare); or NULL */
 	bool fpu_left; /* its FPU state is set by ptrace; otherwise it loads that itself */
-	bool own_files; /* it has a descriptor table of its own (unshare): */
-	VEC(FdinfoEntry *) fds;
+	struct rtask *table; /* of a descriptor table of its own (unshare): as a task that has it, and this thread alone; or NULL */
 	struct tracee tracee;
 };
 
@@ -86,6 +85,7 @@ struct page_sources {
 struct rtask {
 	PstreeEntry *tree;
 	pid_t pid;
+	pid_t table_of; /* the thread whose table it stands for; 0: it is a process */
 	struct rtask *parent; /* NULL: the root */
 	uint32_t depth;
 	CoreEntry *core;      /* of the leader */
@@ -95,6 +95,7 @@ struct rtask {
 	VEC(PagemapEntry *) pages;
 	VEC(struct rthread) threads; /* the leader first */
 	uint32_t *threads_done;	     /* in the arena: threads that have finished with their credentials */
+	uint32_t *owners_done, owners; /* in the arena: threads that have a table or directories of their own by now, of so many */
 	struct birth *birth;
 	bool dead, stopped, seen;
 	bool must_have_ended; /* or pstree.img is damaged */
@@ -133,6 +134,7 @@ struct own {
 	int nice;
 	/* What children are born with and a thread that has nothing of the kind must be rid of. */
 	bool bound, has_io_priority, has_mempolicy, thp_disabled;
+	char *label; /* AppArmor's; NULL: there is none. Freed by restore_finish */
 };
 
 /* plan/rest.c: the code in which tasks wait for their registers. */
@@ -247,6 +249,10 @@ int restore_hold(struct restore *s, int fd);
 int files_make(struct restore *s);
 int files_plan(struct restore *s, struct rtask *t);
 int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
+/* The descriptor tables of a process: its own first, which is the process; NULL behind the last. */
+struct rtask *rtask_table(struct rtask *t, size_t index);
+/* Whether one of them has a file of which `is` says so. */
+bool rtask_holds(struct restore *s, struct rtask *t, bool (*is)(const struct rtask *t, const struct file *f));
 /* What stands above the numbers that tasks use; with `keep`, but for what threads still need. */
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */

@@ -21,5 +21,8 @@ struct refusal {
 extern const struct refusal refusals[];
 extern const size_t refusals_count;
 
+/* Why a row of refusals, or a kind that is refused, has that name; reasons.c. NULL: nobody has written it down, which a test finds. */
+const char *reason_of(const char *name);
+
 /* Kinds of descriptors that are known and refused, by name. NULL after the last; a name may come more than once. */
 const char *unknown_kind_at(size_t i); /* kinds/unknown.c */

@@ -20,7 +20,7 @@ from support import ROOT  # noqa: E402
 
 PLACE = os.path.join(ROOT, "build/kernels")
 HOME = "/fermata"  # where the repository is in the guest
-PACKAGES = ("bash", "coreutils", "criu", "dash", "findutils", "grep", "iproute2", "kmod", "libc-bin", "mount", "procps", "python3", "python3-protobuf", "sed", "util-linux")
+PACKAGES = ("apparmor", "bash", "coreutils", "criu", "dash", "findutils", "grep", "iproute2", "kmod", "libc-bin", "mount", "procps", "python3", "python3-protobuf", "sed", "util-linux")
 LEFT_OUT = ("/usr/share/doc/", "/usr/share/man/", "/usr/share/locale/", "/usr/share/info/")
 MODULES = ("virtio_pci", "virtio_blk", "virtio_rng", "ext4", "crc32c_generic", "overlay", "loop", "unix_diag", "inet_diag", "tcp_diag", "udp_diag", "raw_diag", "netlink_diag",
            "af_packet", "af_packet_diag", "nf_tables", "nft_ct", "nft_reject_inet", "nf_conntrack", "tun", "veth", "dummy", "9p", "9pnet_virtio")

@@ -80,6 +80,25 @@ static struct state *state_of(struct dump *d)
 	return *at;
 }
 
+/* The same in any other table of the tree, which is given back. */
+static int find_elsewhere(struct dump *d, struct descriptor *f, uint32_t tfd, uint32_t nth, struct task **ret)
+{
+	int found = -1;
+
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i], *table;
+		for (size_t k = t->files_id != t->id; found < 0 && (table = files_table(t, k)); k++) {
+			if (table == f->task)
+				continue;
+			found = find_in(d, f, table, tfd, nth);
+			*ret = table;
+		}
+		if (found >= 0)
+			break;
+	}
+	return found;
+}
+
 /* What an entry stands for. `nth`: among the entries with that number. */
 static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *e, uint32_t nth)
 {
@@ -93,14 +112,13 @@ static int find_target(struct dump *d, struct descriptor *f, EventpollTfdEntry *
 		e->target_fd = (uint32_t)found;
 		return 0;
 	}
-	for (size_t i = 0; found == -1 && i < d->tasks.count; i++) {
-		struct task *t = d->tasks.data[i];
-		if (t == f->task || t->files_id != t->id || (found = find_in(d, f, t, e->tfd, nth)) < 0)
-			continue;
+	struct task *other;
+	int there = found == -1 ? find_elsewhere(d, f, e->tfd, nth, &other) : -1;
+	if (there >= 0) {
 		struct foreign *slot = s ? VEC_PUSH(&s->foreign) : NULL;
 		if (!slot)
 			return error_set(d->e, -ENOMEM, "out of memory");
-		*slot = (struct foreign){ e, t, found };
+		*slot = (struct foreign){ e, other, there };
 		e->has_target_file = 1;
 		return 0;
 	}

@@ -3,6 +3,7 @@
  *
  * A duplicate of the description is taken with pidfd_getfd(2) (Linux 5.6) and closed again once it is described.
  */
+#include "engine/constants.h"
 #include "engine/cuda/cuda.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
@@ -37,9 +38,6 @@ struct by_name {
 	struct by_name *next;
 };
 
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
-#endif
 #define BUCKETS 4096
 struct file_table {
 	struct description *bucket[BUCKETS];
@@ -264,8 +262,6 @@ static int capture_fd(struct dump *d, struct task *t, size_t index, struct image
 		if (!r)
 			x->unlocked = !info.locked && d->tasks.count > 1 && is_unlocked(own);
 	}
-	if (!r && info.locked && t->table_of)
-		r = fd_error(d, &f, -ENOTSUP, "of the table that thread %d has of its own holds a file lock, which is not saved", t->table_of);
 	if (!r && info.locked) {
 		f.id = x->id;
 		r = locks_capture(d, &f);
@@ -447,47 +443,43 @@ static int capture_table(struct dump *d, struct task *t, const char *name)
 	return r;
 }
 
-/* What a task must make for itself, or what refers to numbers of its table: a thread can't. */
-static bool is_for_processes(const struct task *x, size_t i, uint32_t first_id)
+int files_thread_table(struct dump *d, struct task *t, struct thread *th)
 {
-	static const uint32_t types[] = { FD_TYPES__EVENTPOLL, FD_TYPES__FERMATA_PIDFD, FD_TYPES__FERMATA_UFFD, FD_TYPES__FERMATA_URING };
-	char path[64], link[8] = "";
-
-	if (!x->descriptions[i] || x->descriptions[i]->id <= first_id)
-		return false;
-	for (size_t k = 0; k < ARRAY_SIZE(types); k++)
-		if (x->descriptions[i]->type == types[k])
-			return true;
-	snprintf(path, sizeof(path), "/proc/%d/fd/%d", x->proc, x->view.fds.data[i]);
-	return readlink(path, link, 6) == 6 && !memcmp(link, "/proc/", 6);
-}
-
-/* A thread with a table of its own: as a task that has this table. */
-static int capture_thread_table(struct dump *d, struct task *t, struct thread *th)
-{
-	const uint32_t first_id = d->next_file_id;
-	struct task *x = th->table = malloc(sizeof(*x));
-	char name[40];
+	struct task *x = th->table = calloc(1, sizeof(*x));
 
 	if (!x)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	*x = *t;
-	x->proc = x->table_of = th->tid;
-	x->descriptions = NULL;
 	x->view = (struct task_view){};
+	x->proc = x->table_of = th->tid;
 	x->pidfd = (int)syscall(__NR_pidfd_open, th->tid, PIDFD_THREAD);
 	if (x->pidfd < 0)
 		return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), which can't be saved before Linux 6.9", th->tid);
-	if (t->urings.count)
-		return task_error(d, t, -ENOTSUP, "its thread %d has a descriptor table of its own (unshare), and there is a ring of io_uring, which is not saved", th->tid);
 	x->view.fds_result = proc_list_fds(th->tid, &x->view.fds);
+	return 0;
+}
+
+struct task *files_table(struct task *t, size_t index)
+{
+	for (size_t i = 0; index && i < t->threads.count; i++)
+		if (t->threads.data[i]->table && --index == 0)
+			return t->threads.data[i]->table;
+	return index ? NULL : t;
+}
+
+/* A thread with a table of its own: as a task that has this table, and all else of the process as that is by now. */
+static int capture_thread_table(struct dump *d, struct task *t, struct thread *th)
+{
+	struct task *x = th->table, own = *x;
+	char name[40];
+
+	*x = *t;
+	x->view = own.view;
+	x->proc = x->table_of = own.proc;
+	x->pidfd = own.pidfd;
+	x->descriptions = NULL;
 	snprintf(name, sizeof(name), "fdinfo-thread-%d.img", th->tid);
-	int r = capture_table(d, x, name);
-	for (size_t i = 0; !r && i < x->view.fds.count; i++)
-		if (is_for_processes(x, i, first_id))
-			r = dump_part(d, task_error(d, t, -ENOTSUP, "descriptor %d, of the table that thread %d has of its own (unshare), is of a kind that is "
-						    "saved only where the process has it too", x->view.fds.data[i], th->tid));
-	return r;
+	return capture_table(d, x, name);
 }
 
 void files_table_free(struct task *x)
@@ -512,7 +504,7 @@ int files_capture(struct dump *d, struct task *t)
 	if (t->files_id == t->id) /* not its parent's */
 		r = capture_table(d, t, name);
 	for (size_t i = 0; !r && i < t->threads.count; i++)
-		if (t->threads.data[i]->own_files)
+		if (t->threads.data[i]->table)
 			r = dump_part(d, capture_thread_table(d, t, t->threads.data[i]));
 	return r ? r : capture_fs(d, t);
 }

@@ -1,6 +1,8 @@
 /* See in_task.h. */
 #include "engine/kinds/in_task.h"
 
+#include "engine/constants.h"
+
 #include <fcntl.h>
 #include <sys/syscall.h>
 
@@ -50,6 +52,10 @@ int in_task_late(struct restore *s, struct file *f, struct rtask *t, int fd, uin
 		OP(b, __NR_dup3, first->fd, fd, cloexec);
 		return 0;
 	}
+	/* It is there only when those who share with its process have what they need. */
+	if (f->owner->table_of && f->owner->pid != t->pid && t->fs_owner)
+		return error_set(s->e, -ENOTSUP, "descriptor %d of process %d is first of all one of thread %d, which has a table of its own, and the process shares its directories", fd, t->pid,
+				 f->owner->table_of);
 	batch_what(b, "make %s, descriptor %d of process %d", f->kind->name, fd, t->pid);
 	if (f->owner == t) {
 		move(s, b, make(s, f, t), fd, cloexec);
@@ -58,7 +64,7 @@ int in_task_late(struct restore *s, struct file *f, struct rtask *t, int fd, uin
 	}
 	/* Only ever for a task that stands before this one in the tree's order: nobody waits in a circle. */
 	OP(b, AGENT_OP_AWAIT, (uint64_t)f->own, 1);
-	uint64_t owner = in_task_index(b, OP(b, __NR_pidfd_open, f->owner->pid, 0));
+	uint64_t owner = in_task_index(b, OP(b, __NR_pidfd_open, f->owner->table_of ? f->owner->table_of : f->owner->pid, f->owner->table_of ? PIDFD_THREAD : 0));
 	struct agent_op *op = OP(b, __NR_pidfd_getfd, owner, theirs->fd, 0);
 	op->flags |= AGENT_OP_REF_ARG0;
 	uint64_t fetched = in_task_index(b, op);

@@ -7,6 +7,7 @@
 #include "engine/kinds/ghost.h"
 #include "engine/kinds/shmfile.h"
 #include "engine/kinds/kind.h"
+#include "engine/kinds/locks.h"
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/tty.h"
 #include "engine/kinds/tun.h"
@@ -113,13 +114,51 @@ int file_fd_early(struct restore *s, uint32_t id)
 	return error_set(s->e, -ENOTSUP, "file %u (%s) belongs to a process that is restored, and is needed before that", id, e->reg ? e->reg->name : "?");
 }
 
-static int make_table(struct restore *s, struct rtask *t, FdinfoEntry *const *fds, size_t count)
+struct rtask *rtask_table(struct rtask *t, size_t index)
 {
-	for (size_t i = 0; i < count; i++) {
-		struct file *f = file_find(s, fds[i]->id);
+	for (size_t i = 0; index && i < t->threads.count; i++)
+		if (t->threads.data[i].table && --index == 0)
+			return t->threads.data[i].table;
+	return index ? NULL : t;
+}
+
+bool rtask_holds(struct restore *s, struct rtask *t, bool (*is)(const struct rtask *t, const struct file *f))
+{
+	const struct rtask *table;
+
+	for (size_t i = 0; (table = rtask_table(t, i)); i++)
+		VEC_FOREACH(&table->fds, e) {
+			const struct file *f = file_find(s, (*e)->id);
+			if (f && is(t, f))
+				return true;
+		}
+	return false;
+}
+
+/* Tables of threads have all else that the process has; what is planned for them goes into the thread's batch. */
+static void complete_tables(struct rtask *t)
+{
+	for (size_t i = 1; i < t->threads.count; i++) {
+		struct rtask *table = t->threads.data[i].table, own;
+		if (!table)
+			continue;
+		own = *table;
+		*table = *t;
+		table->table_of = own.table_of;
+		memcpy(&table->fds, &own.fds, sizeof(own.fds));
+		table->threads.data = &t->threads.data[i];
+		table->threads.count = 1;
+		table->leader_gone = false;
+	}
+}
+
+static int make_table(struct restore *s, struct rtask *t)
+{
+	VEC_FOREACH(&t->fds, e) {
+		struct file *f = file_find(s, (*e)->id);
 		if (f && !f->owner)
 			f->owner = t;
-		int fd = file_fd(s, fds[i]->id);
+		int fd = file_fd(s, (*e)->id);
 		if (fd < 0 && fd != FILE_IN_TASK)
 			return fd;
 	}
@@ -134,10 +173,10 @@ int files_make(struct restore *s)
 		r = tun_prepare(s);
 	/* What some descriptor refers to; mappings are opened when they are planned. */
 	for (size_t i = 0; !r && i < s->tasks.count; i++) {
-		struct rtask *t = s->tasks.data[i];
-		r = make_table(s, t, t->fds.data, t->fds.count);
-		for (size_t k = 0; !r && k < t->threads.count; k++)
-			r = make_table(s, t, t->threads.data[k].fds.data, t->threads.data[k].fds.count);
+		struct rtask *table;
+		complete_tables(s->tasks.data[i]);
+		for (size_t k = 0; !r && (table = rtask_table(s->tasks.data[i], k)); k++)
+			r = make_table(s, table);
 	}
 	for (size_t i = 0; !r && i < s->files.count; i++)
 		if (s->files.data[i].fd >= 0 && s->files.data[i].kind->connect)
@@ -169,12 +208,31 @@ static void plan_owner(struct restore *s, struct rtask *t, struct batch *b, stru
 		OP(b, __NR_fcntl, fd, F_SETFL, flags | O_ASYNC);
 }
 
-/* In two rounds: what the task makes for itself, then what may refer to that. */
-static int plan_late(struct restore *s, struct rtask *t, bool made_here)
+/* Where a table has the description; -1: it has not. */
+static int number_in(const struct rtask *t, uint32_t id)
+{
+	VEC_FOREACH(&t->fds, e)
+		if ((*e)->id == id)
+			return (int)(*e)->fd;
+	return -1;
+}
+
+/* The same of what the process has made for itself when its threads begin. */
+static int number_made(struct restore *s, const struct rtask *process, uint32_t id)
+{
+	const struct file *f = file_find(s, id);
+
+	return !f || f->fd != FILE_IN_TASK || (f->entry->reg && procfile_after_threads(s, f->entry->reg)) ? -1 : number_in(process, id);
+}
+
+/* In two rounds: what the task makes for itself, then what may refer to that. Of a thread's table `process` is whose it began as a copy of. */
+static int plan_late(struct restore *s, struct rtask *t, const struct rtask *process, bool made_here)
 {
 	for (size_t i = 0; i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);
 		if (f && made_here != (f->fd == FILE_IN_TASK))
+			continue;
+		if (made_here && process && number_made(s, process, t->fds.data[i]->id) >= 0)
 			continue;
 		/* Once for each description, in its first holder; what a task makes for itself, each does. */
 		if (!f || (f->fd >= 0 && (f->owner != t || f->planned == t)))
@@ -218,10 +276,10 @@ static int plan_table(struct restore *s, struct rtask *t)
 		batch_what(b, "take descriptor %u of process %d", e->fd, t->pid);
 		OP(b, __NR_dup3, fd, e->fd, e->flags & FD_CLOEXEC ? O_CLOEXEC : 0);
 	}
-	int r = plan_late(s, t, true);
+	int r = plan_late(s, t, NULL, true);
 
 	if (!r)
-		r = plan_late(s, t, false);
+		r = plan_late(s, t, NULL, false);
 	if (t->sharers)
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->table_ready);
 	return r;
@@ -263,49 +321,40 @@ static int plan_directories(struct restore *s, struct rtask *t, struct batch *b,
 	return 0;
 }
 
-/* Where the process has the description; -1: it has not. */
-static int number_in(const struct rtask *t, uint32_t id)
-{
-	for (size_t i = 0; i < t->fds.count; i++)
-		if (t->fds.data[i]->id == id)
-			return (int)t->fds.data[i]->fd;
-	return -1;
-}
-
 /* A table of the thread's own begins as a copy of the process's, with what is held above. What the process has made for itself is put aside in it. */
 static int plan_thread_table(struct restore *s, struct rtask *t, struct rthread *th)
 {
+	struct rtask *x = th->table;
 	struct batch *b = &th->batch;
-	_cleanup_free_ uint64_t *aside = calloc(th->fds.count + 1, sizeof(*aside));
+	_cleanup_free_ uint64_t *aside = calloc(x->fds.count + 1, sizeof(*aside));
 
 	if (!aside)
 		return error_set(s->e, -ENOMEM, "out of memory");
 	batch_what(b, "take the descriptors of thread %d", th->tid);
 	OP(b, __NR_unshare, CLONE_FILES);
-	for (size_t i = 0; i < th->fds.count; i++) {
-		const FdinfoEntry *e = th->fds.data[i];
-		if (file_fd(s, e->id) != FILE_IN_TASK)
-			continue;
-		int number = number_in(t, e->id);
-		if (number < 0)
-			return error_set(s->e, -EBADMSG, "fdinfo-thread-%d.img has file %u, which its process lacks", th->tid, e->id);
-		aside[i] = (uint64_t)(OP(b, __NR_fcntl, number, F_DUPFD_CLOEXEC, s->fd_base) - b->ops.data);
+	for (size_t i = 0; i < x->fds.count; i++) {
+		const int number = number_made(s, t, x->fds.data[i]->id);
+		if (number >= 0)
+			aside[i] = (uint64_t)(OP(b, __NR_fcntl, number, F_DUPFD_CLOEXEC, s->fd_base) - b->ops.data);
 	}
 	plan_empty(s, b);
-	for (size_t i = 0; i < th->fds.count; i++) {
-		const FdinfoEntry *e = th->fds.data[i];
-		struct file *f = file_find(s, e->id);
+	for (size_t i = 0; i < x->fds.count; i++) {
+		const FdinfoEntry *e = x->fds.data[i];
+		const struct file *f = file_find(s, e->id);
 		const int cloexec = e->flags & FD_CLOEXEC ? O_CLOEXEC : 0;
 		batch_what(b, "take descriptor %u of thread %d", e->fd, th->tid);
-		if (f->fd == FILE_IN_TASK)
-			OP(b, __NR_dup3, aside[i], e->fd, cloexec)->flags |= AGENT_OP_REF_ARG0;
-		else
+		if (f->fd != FILE_IN_TASK)
 			OP(b, __NR_dup3, f->fd, e->fd, cloexec);
-		if (f->owner == t && f->fd >= 0 && number_in(t, e->id) < 0)
-			plan_owner(s, t, b, f, (int)e->fd);
+		else if (number_made(s, t, e->id) >= 0)
+			OP(b, __NR_dup3, aside[i], e->fd, cloexec)->flags |= AGENT_OP_REF_ARG0;
 	}
+	int r = plan_late(s, x, t, true);
+	if (!r)
+		r = plan_late(s, x, t, false);
+	if (!r)
+		r = procfile_plan_threads(s, x);
 	OP(b, __NR_close_range, s->fd_base, s->fd_top - 1, 0);
-	return 0;
+	return r ? r : locks_plan(s, x);
 }
 
 int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
@@ -316,7 +365,11 @@ int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 		OP(&th->batch, __NR_unshare, CLONE_FS);
 		r = plan_directories(s, NULL, &th->batch, th->fs, th->tid);
 	}
-	return r || !th->own_files ? r : plan_thread_table(s, t, th);
+	if (!r && th->table)
+		r = plan_thread_table(s, t, th);
+	if (th->fs || th->table)
+		OP(&th->batch, AGENT_OP_ARRIVE, (uint64_t)t->owners_done);
+	return r;
 }
 
 static int by_number(const void *a, const void *b)
@@ -331,7 +384,7 @@ void files_plan_close(struct restore *s, struct rtask *t, bool keep)
 	int from = s->fd_base;
 
 	for (size_t i = 0; i < t->threads.count; i++)
-		room += t->threads.data[i].fds.count;
+		room += t->threads.data[i].table ? t->threads.data[i].table->fds.count : 0;
 	_cleanup_free_ int *kept = calloc(room, sizeof(*kept));
 	b->failed |= !kept;
 	for (size_t i = 0; kept && keep && i < t->threads.count; i++) {
@@ -339,8 +392,8 @@ void files_plan_close(struct restore *s, struct rtask *t, bool keep)
 		for (int k = 0; th->fs && k < 2; k++)
 			if ((kept[count] = file_fd_early(s, k ? th->fs->root_id : th->fs->cwd_id)) >= 0)
 				count++;
-		VEC_FOREACH(&th->fds, e)
-			if ((kept[count] = file_fd(s, (*e)->id)) >= 0)
+		for (size_t k = 0; th->table && k < th->table->fds.count; k++)
+			if ((kept[count] = file_fd(s, th->table->fds.data[k]->id)) >= 0)
 				count++;
 	}
 	qsort(kept, count, sizeof(*kept), by_number);

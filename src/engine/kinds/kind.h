@@ -82,7 +82,11 @@ const char *unknown_kind_name(const struct descriptor *f); /* kinds/unknown.c */
 
 /* Capturing, kinds/files.c. */
 int files_capture(struct dump *d, struct task *t);	 /* descriptor table, cwd, root: fdinfo-N.img and fs-N.img */
-void files_table_free(struct task *table);		 /* of a thread that has its own */
+/* th->table, of a thread that has its own: numbers and all that other tables are compared with, before anything is captured. */
+int files_thread_table(struct dump *d, struct task *t, struct thread *th);
+void files_table_free(struct task *table);
+/* The tables of a process: its own first, which is the process; NULL behind the last. */
+struct task *files_table(struct task *t, size_t index);
 int files_finish(struct dump *d, bool success);		 /* after the last task */
 /* The id of the file that is mapped at vma, captured when first seen. */
 int files_capture_mapping(struct dump *d, struct task *t, const struct proc_vma *vma, uint32_t *ret_id);

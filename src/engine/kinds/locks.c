@@ -1,6 +1,6 @@
 /*
  * Locks on files: flock(2), POSIX and OFD locks of fcntl(2), leases; from the "lock:" lines of fdinfo (Linux 4.1), into
- * filelocks.img. POSIX locks belong to the process, the others to the open file description, however many descriptors of
+ * filelocks.img. POSIX locks belong to the descriptor table, the others to the open file description, however many descriptors of
  * however many tasks refer to it.
  *
  * Restored by the task, through its own descriptor, as the last thing that it does with descriptors. Who waits for a lock asks
@@ -271,6 +271,8 @@ static int write_locks(struct dump *d)
 		entry.len = l->lock.len;
 		entry.has_file = l->mapped;
 		entry.file = l->file;
+		entry.has_table = l->task->table_of != 0;
+		entry.table = (uint32_t)l->task->table_of;
 		if (!r)
 			r = image_write_message(file, &entry.base);
 	}
@@ -329,7 +331,7 @@ int locks_plan(struct restore *s, struct rtask *t)
 {
 	for (size_t i = 0; i < s->locks.count; i++) {
 		const FileLockEntry *l = s->locks.data[i];
-		if (l->pid != t->pid || l->has_file)
+		if (l->pid != t->pid || l->has_file || l->table != (uint32_t)t->table_of)
 			continue;
 		const struct file *f = l->fd >= 0 ? find_locked(s, t, l) : NULL;
 		bool known = l->flag == FL_FLOCK || l->flag == FL_LEASE || l->flag == FL_POSIX || l->flag == FL_OFD;
@@ -347,12 +349,16 @@ int locks_plan(struct restore *s, struct rtask *t)
 	return 0;
 }
 
-static struct rtask *find_task(struct restore *s, pid_t pid)
+static bool has_table(struct restore *s, const FileLockEntry *l)
 {
-	for (size_t i = 0; i < s->tasks.count; i++)
-		if (s->tasks.data[i]->pid == pid)
-			return s->tasks.data[i];
-	return NULL;
+	struct rtask *t = NULL, *table;
+
+	for (size_t i = 0; i < s->tasks.count && !t; i++)
+		t = s->tasks.data[i]->pid == l->pid ? s->tasks.data[i] : NULL;
+	for (size_t i = 0; t && (table = rtask_table(t, i)); i++)
+		if ((uint32_t)table->table_of == l->table)
+			return true;
+	return false;
 }
 
 static bool can_be_mapped_lock(struct restore *s, const FileLockEntry *l)
@@ -367,7 +373,7 @@ int locks_check(struct restore *s)
 {
 	for (size_t i = 0; i < s->locks.count; i++) {
 		const FileLockEntry *l = s->locks.data[i];
-		if (!find_task(s, l->pid) || (l->has_file && !can_be_mapped_lock(s, l)))
+		if (!has_table(s, l) || (l->has_file && !can_be_mapped_lock(s, l)))
 			return error_set(s->e, -EBADMSG, "filelocks.img has a lock of process %d that can't be", l->pid);
 	}
 	return 0;

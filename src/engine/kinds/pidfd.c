@@ -6,6 +6,7 @@
  * Left out: the exit status that such a one can tell since Linux 6.15 (PIDFD_GET_INFO), and inode numbers, which are the process's
  * own since 6.9. Processes outside the tree and threads other than the main one are refused.
  */
+#include "engine/constants.h"
 #include "engine/kinds/anon.h"
 #include "engine/kinds/in_task.h"
 #include "engine/task/task.h"
@@ -13,8 +14,6 @@
 #include <fcntl.h>
 #include <linux/sched.h>
 #include <sys/wait.h>
-
-#define THREAD_FLAG O_EXCL /* PIDFD_THREAD, Linux 6.9 */
 
 static bool recognise(const struct descriptor *f)
 {
@@ -43,7 +42,7 @@ static int capture(struct dump *d, struct descriptor *f)
 	if (f->fd < 0)
 		return fd_error(d, f, -ENOTSUP, "is a pidfd under way in a socket, which is not saved; try again when it was received");
 	e.id = f->id;
-	e.flags = f->flags & (O_NONBLOCK | THREAD_FLAG);
+	e.flags = f->flags & (O_NONBLOCK | PIDFD_THREAD);
 	e.pid = pid > 0 ? (uint32_t)pid : 0;
 	entry.pidfd = &e;
 	return file_entry_write(d, &entry, f, FD_TYPES__FERMATA_PIDFD);

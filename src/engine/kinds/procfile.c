@@ -127,7 +127,7 @@ int procfile_plan_threads(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	int r = 0;
 
-	if (t->threads_made)
+	if (t->threads_made && !t->table_of)
 		OP(b, AGENT_OP_ARRIVE, (uint64_t)t->threads_made);
 	for (size_t i = 0; !r && !t->files_owner && i < t->fds.count; i++) {
 		struct file *f = file_find(s, t->fds.data[i]->id);

@@ -204,21 +204,21 @@ bool uffd_covers(struct dump *d, const struct task *t, const struct proc_vma *vm
 
 	if (s)
 		VEC_FOREACH(&s->areas, w)
-			if (w->task == t && w->start == vma->start)
+			if (w->task->pid == t->pid && w->start == vma->start)
 				return true;
 	return false;
 }
 
 /* ---- restore ---- */
 
-bool uffd_watches(struct restore *s, const struct rtask *t)
+static bool is_watching(const struct rtask *t, const struct file *f)
 {
-	for (size_t i = 0; i < t->fds.count; i++) {
-		const struct file *f = file_find(s, t->fds.data[i]->id);
-		if (f && f->kind == &kind_uffd && f->entry->uffd && f->entry->uffd->pid == (uint32_t)t->pid && f->entry->uffd->n_areas)
-			return true;
-	}
-	return false;
+	return f->kind == &kind_uffd && f->entry->uffd && f->entry->uffd->pid == (uint32_t)t->pid && f->entry->uffd->n_areas;
+}
+
+bool uffd_watches(struct restore *s, struct rtask *t)
+{
+	return rtask_holds(s, t, is_watching);
 }
 
 static bool is_sound(UffdRange *const *list, size_t count, bool areas)

@@ -6,4 +6,4 @@
 /* Whether what watches the area was captured, with it. */
 bool uffd_covers(struct dump *d, const struct task *t, const struct proc_vma *vma);
 /* Whether memory of this task will be watched: it must have no page but those that it had. */
-bool uffd_watches(struct restore *s, const struct rtask *t);
+bool uffd_watches(struct restore *s, struct rtask *t);

@@ -8,7 +8,7 @@
  *
  * Flags that can't be told and change nothing that a program may count on are left out or set: IORING_SETUP_SUBMIT_ALL is set;
  * COOP_TASKRUN, TASKRUN_FLAG, CLAMP, ATTACH_WQ are not. A ring without an array (NO_SQARRAY) gets one that leads each entry to itself. Left out
- * also: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
+ * also, where the kernel's memory can't be read: groups of buffers before Linux 6.8, and with a number above 39 where only one thread submits; limits of workers (IORING_REGISTER_IOWQ_MAX_WORKERS), their processors, and the clock that timeouts go by.
  */
 #include "engine/kinds/uring.h"
 #include "engine/kinds/uring_files.h"
@@ -95,30 +95,67 @@ static bool is_ring(const struct proc_vma *v)
 	return v->name && !strcmp(v->name, NAME);
 }
 
-int uring_list(struct dump *d, struct task *t)
+static bool is_same(const struct task *table, int fd, const struct uring_place *p)
+{
+	return syscall(__NR_kcmp, table->proc, p->table->proc, KCMP_FILE, fd, p->fd) == 0;
+}
+
+/* One in the table of a thread may be known from the process's. */
+static bool is_listed(const struct task *t, const struct task *table, int fd)
+{
+	VEC_FOREACH(&t->urings, p)
+		if (p->table != table && is_same(table, fd, p))
+			return true;
+	return false;
+}
+
+static int list_table(struct dump *d, struct task *t, const struct task *table)
 {
 	struct proc_fds fds = {};
-	bool mapped = false;
+	int r = proc_list_fds(table->proc, &fds);
 
-	for (size_t i = 0; i < t->maps.count && !mapped; i++)
-		mapped = is_ring(&t->maps.data[i]);
-	int r = mapped ? proc_list_fds(t->proc, &fds) : 0;
 	if (r)
 		return task_errno(d, t, r, "cannot list its descriptors");
 	for (size_t i = 0; i < fds.count && t->urings.count < URINGS_MAX; i++) {
 		char path[64], link[64];
-		snprintf(path, sizeof(path), "/proc/%d/fd/%d", t->proc, fds.data[i]);
+		snprintf(path, sizeof(path), "/proc/%d/fd/%d", table->proc, fds.data[i]);
 		ssize_t n = readlink(path, link, sizeof(link));
-		if (n != sizeof(NAME) - 1 || memcmp(link, NAME, sizeof(NAME) - 1))
+		if (n != sizeof(NAME) - 1 || memcmp(link, NAME, sizeof(NAME) - 1) || is_listed(t, table, fds.data[i]))
 			continue;
-		int *slot = VEC_PUSH(&t->urings);
+		struct uring_place *slot = VEC_PUSH(&t->urings);
 		if (!slot)
 			r = error_set(d->e, -ENOMEM, "out of memory");
 		else
-			*slot = fds.data[i];
+			*slot = (struct uring_place){ table, fds.data[i] };
 	}
 	VEC_FREE(&fds);
 	return r;
+}
+
+int uring_list(struct dump *d, struct task *t)
+{
+	const struct task *table;
+	bool mapped = false;
+	int r = 0;
+
+	for (size_t i = 0; i < t->maps.count && !mapped; i++)
+		mapped = is_ring(&t->maps.data[i]);
+	for (size_t i = 0; !r && mapped && (table = files_table(t, i)); i++)
+		r = list_table(d, t, table);
+	return r;
+}
+
+int uring_number(const struct task *t, const struct thread *th, size_t index)
+{
+	const struct uring_place *p = &t->urings.data[index];
+	const struct task *table = th->table ? th->table : t;
+
+	if (p->table == table)
+		return p->fd;
+	for (size_t i = 0; th->table && i < table->view.fds.count; i++)
+		if (is_same(table, table->view.fds.data[i], p))
+			return table->view.fds.data[i];
+	return -1;
 }
 
 uint32_t uring_find(struct dump *d, const struct proc_vma *vma)
@@ -137,6 +174,8 @@ uint32_t uring_find(struct dump *d, const struct proc_vma *vma)
 
 struct ring {
 	UringEntry e;
+	const struct task *numbers;   /* the table that what was registered is told by the numbers of: */
+	const struct thread *submitter; /* of who will register it again */
 	struct uring_layout layout;
 	void *ring, *sqes;
 	size_t ring_size, sqes_size;
@@ -191,8 +230,15 @@ static uint32_t probe_setup(int fd)
 	return setup;
 }
 
-static bool has_buffer_groups(int fd)
+/* By the kernel's memory; where that can't be read, by asking for each number. */
+static bool has_buffer_groups(struct dump *d, int fd)
 {
+	struct kernel *k = dump_kernel(d);
+	const int at = k ? kernel_offset(k, "io_ring_ctx", "io_bl_xa.xa_head") : -1;
+	uint64_t ring, first;
+
+	if (at >= 0 && !kernel_file(k, fd, &ring) && !inside_follow(d, &ring, "file", "private_data") && !kernel_read(k, ring + (uint64_t)at, &first, sizeof(first)))
+		return first != 0;
 	for (uint32_t group = 0; group < GROUPS; group++) {
 		uint32_t status[10] = { group };
 		if (syscall(__NR_io_uring_register, fd, URING_PBUF_STATUS, status, 1) == 0)
@@ -208,7 +254,7 @@ static bool has_buffer_groups(int fd)
 /* Which descriptor is told of completions. */
 static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
 {
-	struct task *t = f->task;
+	const struct task *t = r->numbers;
 	struct kernel *k = dump_kernel(d);
 	uint64_t told = 0, table, file;
 	uint32_t async;
@@ -216,7 +262,7 @@ static int capture_eventfd(struct dump *d, struct descriptor *f, struct ring *r)
 
 	if (at < 0 || kernel_file(k, f->own_fd, &told) || inside_follow(d, &told, "file", "private_data") || inside_follow(d, &told, "io_ring_ctx", "io_ev_fd") ||
 	    kernel_read(k, told + (uint64_t)at, &async, sizeof(async)) || inside_follow(d, &told, "io_ev_fd", "cq_ev_fd") || !told ||
-	    inside_thread(d, t->threads.data[0], "files", &table, sizeof(table)) || inside_follow(d, &table, "files_struct", "fdt") ||
+	    inside_thread(d, r->submitter, "files", &table, sizeof(table)) || inside_follow(d, &table, "files_struct", "fdt") ||
 	    inside_follow(d, &table, "fdtable", "fd"))
 		return refuse(d, f, "an eventfd that is told of completions, where the kernel's memory can't be read");
 	for (size_t i = 0; i < t->view.fds.count; i++) {
@@ -235,7 +281,7 @@ static const struct task *find_other(struct dump *d, const struct descriptor *f)
 {
 	for (size_t i = 0; i < d->tasks.count; i++) {
 		const struct task *t = d->tasks.data[i];
-		if (t == f->task || t->state == TASK_DEAD)
+		if (t->pid == f->task->pid || t->state == TASK_DEAD)
 			continue;
 		for (size_t k = 0; k < t->maps.count; k++)
 			if (is_ring(&t->maps.data[k]) && t->maps.data[k].inode == f->st.st_ino)
@@ -309,6 +355,8 @@ static int capture_polled(struct dump *d, struct descriptor *f, struct ring *r, 
 	snprintf(path, sizeof(path), "/proc/%d/task/%u", f->task->proc, thread);
 	if (access(path, F_OK))
 		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for a process that had it before");
+	if (f->task->table_of || syscall(__NR_kcmp, f->task->proc, thread, KCMP_FILES, 0, 0))
+		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) by the descriptors of one thread (unshare)");
 	if (other)
 		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL), and process %d has the ring too", other->pid);
 	if (r->e.setup & IORING_SETUP_R_DISABLED)
@@ -324,11 +372,26 @@ static int capture_polled(struct dump *d, struct descriptor *f, struct ring *r, 
 	return wait_for_thread(d, f, r);
 }
 
+/* `submitter`: the only one that may. Any other ring is made by who has the table in which it was found. */
+static void set_submitter(const struct descriptor *f, struct ring *r, const struct thread *submitter)
+{
+	const struct task *t = f->task;
+
+	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
+	r->e.submitter = submitter ? (uint32_t)submitter->tid : 0;
+	r->submitter = r->e.has_submitter && submitter ? submitter : t->threads.data[0];
+	for (size_t i = 0; t->table_of && !r->e.has_submitter && i < t->threads.count; i++)
+		if (t->threads.data[i]->tid == t->table_of)
+			r->submitter = t->threads.data[i];
+	r->numbers = r->submitter->table ? r->submitter->table : r->submitter->task;
+}
+
 /* Setup flags, who submits, and what else was registered, from the threads' answers. */
 static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 {
 	struct task *t = f->task;
-	size_t k = 0, refused = 0;
+	const struct thread *submitter = NULL;
+	size_t k = 0, asked = 0, refused = 0;
 	uint32_t thread = UINT32_MAX;
 	bool tells = false;
 
@@ -338,31 +401,34 @@ static int capture_setup(struct dump *d, struct descriptor *f, struct ring *r)
 		return polled;
 	if (has_list(f, "Personalities"))
 		return refuse(d, f, "registered credentials");
-	while (k < t->urings.count && t->urings.data[k] != f->fd)
+	while (k < t->urings.count && (t->urings.data[k].table->proc != t->proc || t->urings.data[k].fd != f->fd))
 		k++;
 	if (k == t->urings.count)
 		return f->fd < 0 ? refuse(d, f, "a descriptor under way in a socket") : refuse(d, f, "no mapping, or as one of more than %d", URINGS_MAX);
 	for (size_t i = 0; i < t->threads.count; i++) {
 		const struct thread *th = t->threads.data[i];
 		int answer = th->answers.uring[k];
+		if (answer == URING_LACKS)
+			continue;
+		asked++;
 		refused += answer == -EEXIST;
 		tells |= answer == -EBUSY;
 		if (answer == -EACCES)
 			return refuse(d, f, "restrictions");
 		if (answer != -EEXIST)
-			r->e.submitter = (uint32_t)th->tid;
+			submitter = th;
 	}
-	if (refused && refused + 1 != t->threads.count)
+	if (refused && refused + 1 != asked)
 		return refuse(d, f, "a submitter that is none of the process's threads");
 	if (refused || r->e.setup & IORING_SETUP_DEFER_TASKRUN)
 		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
 	/* With one thread nobody was refused: we are. */
 	if (syscall(__NR_io_uring_register, f->own_fd, IORING_REGISTER_EVENTFD, NULL, 0) < 0 && errno == EEXIST)
 		r->e.setup |= IORING_SETUP_SINGLE_ISSUER;
+	set_submitter(f, r, submitter);
 	if (r->e.setup & IORING_SETUP_SQPOLL && r->e.setup & IORING_SETUP_SINGLE_ISSUER && r->e.submitter != (uint32_t)t->threads.data[0]->tid)
 		return refuse(d, f, "a thread of the kernel that submits (IORING_SETUP_SQPOLL) for one thread alone, and not the main one");
-	r->e.has_submitter = (r->e.setup & IORING_SETUP_SINGLE_ISSUER) != 0;
-	if (t->uring_groups >> k & 1 || has_buffer_groups(f->own_fd))
+	if (t->uring_groups >> k & 1 || has_buffer_groups(d, f->own_fd))
 		return refuse(d, f, "groups of buffers that it may choose from");
 	return tells ? capture_eventfd(d, f, r) : 0;
 }
@@ -513,9 +579,9 @@ static void unescape(char *text)
 
 /* By its address in the kernel: of which only the last part of the name is told (no path, and no "pipe:[123]" either), or which has its name in common
  * with others, as the ends of a pipe. */
-static int find_by_address(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
+static int find_by_address(struct dump *d, struct descriptor *f, const struct task *table, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
 {
-	int r = *files ? 0 : uring_files_open(f, fds, files);
+	int r = *files ? 0 : uring_files_open(f, table, fds, files);
 
 	if (!r)
 		r = uring_files_find(*files, index, ret);
@@ -525,11 +591,9 @@ static int find_by_address(struct dump *d, struct descriptor *f, const struct pr
 	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
 }
 
-/* The descriptor of the task that has that name. */
-static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
+/* The descriptor of the table that has that name. */
+static int find_file(struct dump *d, struct descriptor *f, const struct task *t, const struct proc_fds *fds, struct uring_files **files, uint32_t index, const char *name, int32_t *ret)
 {
-	struct task *t = f->task;
-
 	*ret = -1;
 	for (size_t i = 0; i < fds->count; i++) {
 		char path[64], link[4200];
@@ -541,7 +605,7 @@ static int find_file(struct dump *d, struct descriptor *f, const struct proc_fds
 		if (strcmp(link, name))
 			continue;
 		if (*ret >= 0 && syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, *ret, fds->data[i]))
-			return find_by_address(d, f, fds, files, index, name, ret);
+			return find_by_address(d, f, t, fds, files, index, name, ret);
 		*ret = fds->data[i];
 	}
 	return *ret < 0 ? refuse(d, f, "the registered file %s, which no descriptor refers to any more,", name) : 0;
@@ -558,7 +622,7 @@ static int capture_registered(struct dump *d, struct descriptor *f, struct ring 
 	if (!number_of(f, "UserFiles", &count) || !count)
 		return 0;
 	r->e.files = pool_take(pool, count * sizeof(*r->e.files));
-	int s = r->e.files ? proc_list_fds(f->task->proc, &fds) : -ENOMEM;
+	int s = r->e.files ? proc_list_fds(r->numbers->proc, &fds) : -ENOMEM;
 	if (s)
 		return task_errno(d, f->task, s, "cannot list its descriptors");
 	/* Empty places are not shown, or as <none>. */
@@ -574,8 +638,8 @@ static int capture_registered(struct dump *d, struct descriptor *f, struct ring 
 		if (!strcmp(name, "<none>"))
 			continue;
 		unescape(name);
-		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, &fds, &files, index, name, &r->e.files[index])
-							: find_by_address(d, f, &fds, &files, index, name, &r->e.files[index]);
+		s = name[0] == '/' || strchr(name, ':') ? find_file(d, f, r->numbers, &fds, &files, index, name, &r->e.files[index])
+							: find_by_address(d, f, r->numbers, &fds, &files, index, name, &r->e.files[index]);
 	}
 	uring_files_close(files);
 	r->e.n_files = count;
@@ -594,7 +658,7 @@ static int capture_slots(struct dump *d, struct descriptor *f, struct ring *r, s
 	if (!count)
 		return 0;
 	for (size_t i = 1; i < t->urings.count; i++)
-		if (syscall(__NR_kcmp, t->proc, t->proc, KCMP_FILE, t->urings.data[0], t->urings.data[i]))
+		if (!is_same(t->urings.data[i].table, t->urings.data[i].fd, &t->urings.data[0]))
 			return refuse(d, f, "a registered descriptor, and is one of several rings,");
 	r->e.slots = pool_take(pool, count * sizeof(*r->e.slots));
 	for (size_t i = 0; r->e.slots && i < t->threads.count; i++)

@@ -37,6 +37,8 @@ uint32_t *uring_word(void *ring, uint32_t offset);
 
 /* Dump: before the threads are asked, the rings that the process has mapped; in t->urings. */
 int uring_list(struct dump *d, struct task *t);
+/* The number that t->urings[index] has in the table of a thread of the process; -1: it has it not. */
+int uring_number(const struct task *t, const struct thread *th, size_t index);
 /* The id of the ring that is mapped at `vma`; 0: no descriptor that was captured refers to it. */
 uint32_t uring_find(struct dump *d, const struct proc_vma *vma);
 
@@ -44,7 +46,7 @@ uint32_t uring_find(struct dump *d, const struct proc_vma *vma);
 int uring_plan_areas(struct restore *s, struct rtask *t);
 bool uring_is_area(struct restore *s, const VmaEntry *v);
 /* Whether the memory of `t` is to be registered with some ring. */
-bool uring_has_buffers(struct restore *s, const struct rtask *t);
+bool uring_has_buffers(struct restore *s, struct rtask *t);
 /* What the thread that submits does, once the descriptors are there. */
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 /* Whether a request of that operation may be submitted again. */

@@ -33,22 +33,20 @@ static int find_table(struct uring_files *u, int ring)
 	return r ? r : kernel_read(u->kernel, at + (uint64_t)table + (uint64_t)files, &u->table, sizeof(u->table));
 }
 
-static int find_addresses(struct uring_files *u, pid_t pid)
+static int find_addresses(struct uring_files *u, const struct task *table)
 {
-	_cleanup_close_ int process = (int)syscall(__NR_pidfd_open, pid, 0);
-
 	u->addresses = calloc(u->fds->count + 1, sizeof(*u->addresses));
-	if (process < 0 || !u->addresses)
-		return u->addresses ? -errno : -ENOMEM;
+	if (!u->addresses)
+		return -ENOMEM;
 	for (size_t i = 0; i < u->fds->count; i++) {
-		_cleanup_close_ int fd = (int)syscall(__NR_pidfd_getfd, process, u->fds->data[i], 0);
+		_cleanup_close_ int fd = (int)syscall(__NR_pidfd_getfd, table->pidfd, u->fds->data[i], 0);
 		if (fd >= 0 && kernel_file(u->kernel, fd, &u->addresses[i]))
 			u->addresses[i] = 0;
 	}
 	return 0;
 }
 
-int uring_files_open(struct descriptor *f, const struct proc_fds *fds, struct uring_files **ret)
+int uring_files_open(struct descriptor *f, const struct task *table, const struct proc_fds *fds, struct uring_files **ret)
 {
 	struct uring_files *u = calloc(1, sizeof(*u));
 
@@ -59,7 +57,7 @@ int uring_files_open(struct descriptor *f, const struct proc_fds *fds, struct ur
 	if (!r)
 		r = find_table(u, f->own_fd);
 	if (!r)
-		r = find_addresses(u, f->task->proc);
+		r = find_addresses(u, table);
 	if (r) {
 		uring_files_close(u);
 		return r;

@@ -8,8 +8,8 @@
 
 struct uring_files;
 
-/* `fds`: the process's, and must stay. -ENOTSUP where the kernel can't be asked. */
-int uring_files_open(struct descriptor *f, const struct proc_fds *fds, struct uring_files **ret);
+/* `fds`: those of `table`, and must stay. -ENOTSUP where the kernel can't be asked. */
+int uring_files_open(struct descriptor *f, const struct task *table, const struct proc_fds *fds, struct uring_files **ret);
 /* The descriptor of the file at a place of the table, or -1. */
 int uring_files_find(struct uring_files *u, uint32_t index, int32_t *ret);
 void uring_files_close(struct uring_files *u);

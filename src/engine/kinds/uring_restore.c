@@ -155,14 +155,14 @@ bool uring_is_area(struct restore *s, const VmaEntry *v)
 	return f && f->kind == &kind_uring;
 }
 
-bool uring_has_buffers(struct restore *s, const struct rtask *t)
+static bool has_buffers(const struct rtask *t, const struct file *f)
 {
-	for (size_t i = 0; i < t->fds.count; i++) {
-		const struct file *f = file_find(s, t->fds.data[i]->id);
-		if (f && f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_buffers)
-			return true;
-	}
-	return false;
+	return f->kind == &kind_uring && f->entry->uring && f->entry->uring->n_buffers;
+}
+
+bool uring_has_buffers(struct restore *s, struct rtask *t)
+{
+	return rtask_holds(s, t, has_buffers);
 }
 
 static uint64_t index_of(const struct batch *b, const struct agent_op *op)
@@ -335,20 +335,21 @@ static void plan_slots(struct restore *s, struct rthread *th, const UringEntry *
 
 int uring_plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 {
-	pid_t usual = t->threads.data[t->leader_gone].tid;
+	const pid_t usual = th->table ? th->tid : t->threads.data[t->leader_gone].tid;
+	const struct rtask *table = th->table ? th->table : t;
 
-	for (size_t i = 0; i < t->fds.count; i++) {
-		const struct file *f = file_find(s, t->fds.data[i]->id);
+	for (size_t i = 0; i < table->fds.count; i++) {
+		const struct file *f = file_find(s, table->fds.data[i]->id);
 		const UringEntry *e = f && f->kind == &kind_uring ? f->entry->uring : NULL;
 		bool first = true; /* of the descriptors that refer to it */
 		if (!e || f->fd < 0)
 			continue;
 		for (size_t k = 0; k < i; k++)
-			first &= t->fds.data[k]->id != f->id;
-		int fd = (int)t->fds.data[i]->fd;
+			first &= table->fds.data[k]->id != f->id;
+		int fd = (int)table->fds.data[i]->fd;
 		if (!first)
 			continue;
-		if (e->has_submitter ? e->submitter == (uint32_t)th->tid : f->owner == t && usual == th->tid) {
+		if (e->has_submitter ? e->submitter == (uint32_t)th->tid : f->owner == table && usual == th->tid) {
 			int r = plan_ring(s, t, th, e, fd);
 			if (r)
 				return r;

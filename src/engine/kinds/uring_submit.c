@@ -108,7 +108,7 @@ static int submitter_find(struct restore *s, const struct file *f, pid_t tid, st
 				ret->t = s->tasks.data[i];
 				ret->th = &ret->t->threads.data[k];
 			}
-	const struct rtask *table = ret->t && ret->t->files_owner ? ret->t->files_owner : ret->t;
+	const struct rtask *table = ret->th && ret->th->table ? ret->th->table : ret->t && ret->t->files_owner ? ret->t->files_owner : ret->t;
 	for (size_t i = 0; table && i < table->fds.count && ret->fd < 0; i++)
 		if (table->fds.data[i]->id == f->id)
 			ret->fd = (int)table->fds.data[i]->fd;

@@ -39,7 +39,7 @@ static bool shares_pages(const struct restore *s, const struct rtask *t)
 }
 
 /* Others have its memory, and theirs is built from it; or a ring is to have it, which the kernel holds from then on; or it watches its memory itself. */
-static bool is_needed_early(struct restore *s, const struct rtask *t)
+static bool is_needed_early(struct restore *s, struct rtask *t)
 {
 	bool needed = t->vm_owner || uring_has_buffers(s, t) || uffd_watches(s, t);
 

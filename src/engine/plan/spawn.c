@@ -2,7 +2,7 @@
  * See spawn.h. The order within a task, top to bottom as plan_task has it:
  *
  *	session and group; children (plan/births.h); memory; children that share it; [all are born] join groups; helpers and
- *	zombies end; advice, mm fields; descriptors; signal actions; limits; file locks; threads; [each thread] scheduling, name, areas;
+ *	zombies end; advice, mm fields; descriptors; signal actions; limits; threads; file locks; [each thread] scheduling, name, areas;
  *	[all are traced, where there is seccomp] filters; credentials; pending signals; [leader] notification by message queues, dumpable, timers; park.
  */
 #include "engine/plan/spawn.h"
@@ -15,6 +15,7 @@
 #include "engine/memory/restore.h"
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
+#include "engine/task/labels.h"
 #include "engine/task/state.h"
 #include "engine/task/sysv_ipc.h"
 
@@ -256,6 +257,8 @@ static int plan_thread(struct restore *s, struct rtask *t, struct rthread *th)
 	if (c->pdeath_sig || th == &t->threads.data[0]) /* where plan_start has set one */
 		OP(&th->batch, __NR_prctl, PR_SET_PDEATHSIG, c->pdeath_sig);
 	r = signals_plan_queues(s, t, th);
+	if (!r)
+		r = labels_plan(s, t, th);
 	return r ? r : seccomp_plan_strict(s, th);
 }
 
@@ -265,6 +268,9 @@ static int plan_threads(struct restore *s, struct rtask *t)
 	int r = 0;
 
 	t->threads_done = arena_take(&s->arena, sizeof(*t->threads_done));
+	t->owners_done = arena_take(&s->arena, sizeof(*t->owners_done));
+	for (size_t i = 1; i < t->threads.count; i++)
+		t->owners += t->threads.data[i].fs || t->threads.data[i].table;
 	batch_what(leader, "name process %d", t->pid);
 	if (t->threads.count > 1)
 		threads_plan_name(s, t, &t->threads.data[0], leader);
@@ -306,11 +312,16 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	batch_what(b, "close what process %d does not need", t->pid);
 	if (!t->files_owner)
 		files_plan_close(s, t, true);
-	r = locks_plan(s, t);
-	if (!r)
-		r = plan_threads(s, t);
+	r = plan_threads(s, t);
 	if (!r)
 		r = procfile_plan_threads(s, t);
+	batch_what(b, "close what threads of process %d do not need any more", t->pid);
+	if (t->owners) {
+		OP(b, AGENT_OP_AWAIT, (uint64_t)t->owners_done, t->owners);
+		files_plan_close(s, t, false);
+	}
+	if (!r)
+		r = locks_plan(s, t);
 	if (!r)
 		r = plan_thread(s, t, leader);
 	if (r)
@@ -318,11 +329,6 @@ static int plan_rest(struct restore *s, struct rtask *t)
 	batch_what(b, "wait for the threads of process %d", t->pid);
 	if (t->threads.count > 1)
 		OP(b, AGENT_OP_AWAIT, (uint64_t)t->threads_done, t->threads.count - 1);
-	bool kept = false;
-	for (size_t i = 0; i < t->threads.count; i++)
-		kept |= t->threads.data[i].fs || t->threads.data[i].own_files;
-	if (kept)
-		files_plan_close(s, t, false);
 	r = mqueues_plan(s, t);
 	if (r)
 		return r;

@@ -116,12 +116,13 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 
 /* No eventfd: how that fails tells who submits, whether there is one already, and what is forbidden. Then the places of rings that the
  * thread has registered for itself. `minus_one`: the address of an int that is -1. */
-static struct agent_op *ask_urings(struct task *t, struct agent_batch *b, uint64_t minus_one)
+static struct agent_op *ask_urings(const struct thread *th, struct agent_batch *b, uint64_t minus_one)
 {
 	struct agent_op *first = &agent_batch_ops(b)[b->count];
+	const struct task *t = th->task;
 
 	for (size_t i = 0; i < t->urings.count; i++)
-		op_add(b, __NR_io_uring_register, (uint64_t)t->urings.data[i], IORING_REGISTER_EVENTFD, minus_one, 1);
+		op_add(b, __NR_io_uring_register, (uint64_t)uring_number(t, th, i), IORING_REGISTER_EVENTFD, minus_one, 1);
 	for (uint64_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++)
 		op_add(b, __NR_io_uring_enter, i, 0, 0, IORING_ENTER_REGISTERED_RING);
 	return first;
@@ -130,7 +131,7 @@ static struct agent_op *ask_urings(struct task *t, struct agent_batch *b, uint64
 static void take_urings(struct task *t, struct thread *th, const struct agent_op *first)
 {
 	for (size_t i = 0; i < t->urings.count; i++)
-		th->answers.uring[i] = (int32_t)first[i].result;
+		th->answers.uring[i] = uring_number(t, th, i) < 0 ? URING_LACKS : (int32_t)first[i].result;
 	for (size_t i = 0; t->urings.count && i < URING_SLOTS_MAX; i++) {
 		int64_t result = first[t->urings.count + i].result;
 		th->answers.uring_slots |= (result >= 0 || result == -EBADFD ? 1U : 0) << i;
@@ -219,7 +220,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 		if (t->view.inherited[i])
 			op_add(b, __NR_fcntl, (uint64_t)t->view.fds.data[i], F_GETFD, 0, 0);
 	a->out->minus_one = -1;
-	a->results[6] = ask_urings(t, b, out + offsetof(struct leader_out, minus_one));
+	a->results[6] = ask_urings(t->threads.data[0], b, out + offsetof(struct leader_out, minus_one));
 	return agent_run_start(run, d->e);
 }
 
@@ -237,7 +238,7 @@ static int start_all(struct dump *d, struct task *t, struct asking *a)
 		if (!t->threads.data[i]->status_read)
 			ask_creds(&job->head, out);
 		job->minus_one = -1;
-		ask_urings(t, &job->head, out - offsetof(struct thread_job, out) + offsetof(struct thread_job, minus_one));
+		ask_urings(t->threads.data[i], &job->head, out - offsetof(struct thread_job, out) + offsetof(struct thread_job, minus_one));
 		r = agent_run_start(&a->runs[i], d->e);
 	}
 	if (!r)
@@ -373,10 +374,11 @@ static int ask_groups(struct dump *d, struct task *t, struct asking *a, size_t r
 
 	if (!job)
 		return error_set(d->e, -ENOMEM, "out of memory");
+	const int fd = uring_number(t, t->threads.data[thread], ring);
 	struct agent_run run = { &a->seat, &t->threads.data[thread]->tracee, thread, &job->head, sizeof(*job), 0, 0 };
 	for (uint32_t i = 0; i < GROUPS_ASKED; i++) {
 		job->status[i][0] = i;
-		op_add(&job->head, __NR_io_uring_register, (uint64_t)t->urings.data[ring], URING_PBUF_STATUS, at + i * sizeof(job->status[0]), 1);
+		op_add(&job->head, __NR_io_uring_register, (uint64_t)fd, URING_PBUF_STATUS, at + i * sizeof(job->status[0]), 1);
 	}
 	int r = agent_run_start(&run, d->e);
 	if (!r && (r = agent_run_finish(&run, d->e)))
@@ -395,13 +397,15 @@ static int ask_all_groups(struct dump *d, struct task *t, struct asking *a)
 	int r = 0;
 
 	for (size_t k = 0; !r && k < t->urings.count; k++) {
-		size_t refused = 0, last = 0;
+		size_t refused = 0, without = 0, last = 0;
 		for (size_t i = 0; i < t->threads.count; i++)
 			if (t->threads.data[i]->answers.uring[k] == -EEXIST)
 				refused++;
+			else if (t->threads.data[i]->answers.uring[k] == URING_LACKS)
+				without++;
 			else
 				last = i;
-		if (refused + 1 == t->threads.count)
+		if (refused + without + 1 == t->threads.count)
 			r = ask_groups(d, t, a, k, last);
 	}
 	return r;

@@ -2,6 +2,7 @@
  * Credentials of a thread: ids, groups, capability sets, securebits, no_new_privs. From /proc/PID/task/TID/status and, for
  * securebits, from the thread itself. See credentials(7), capabilities(7).
  */
+#include "engine/task/labels.h"
 #include "engine/task/state.h"
 
 #include <linux/capability.h>
@@ -42,7 +43,7 @@ int creds_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 	c->secbits = (uint32_t)th->answers.securebits;
 	c->has_no_new_privs = c->no_new_privs = s->no_new_privs != 0;
 	core->creds = c;
-	return c->groups ? 0 : error_set(d->e, -ENOMEM, "out of memory");
+	return c->groups ? labels_capture(d, th, pool, c) : error_set(d->e, -ENOMEM, "out of memory");
 }
 
 static uint64_t caps_get(size_t n, const uint32_t *words)

@@ -9,6 +9,7 @@
 #include "base/apart.h"
 #include "engine/kernel.h"
 #include "engine/task/inside.h"
+#include "engine/task/labels.h"
 
 #include <fcntl.h>
 #include <sys/prctl.h>
@@ -209,20 +210,6 @@ static int check_creds(struct dump *d, struct task *t, struct hidden *h)
 	return r;
 }
 
-static int check_label(struct dump *d, struct task *t, const struct hidden *h)
-{
-	_cleanup_free_ char *label = NULL;
-	char path[64];
-
-	if (!h->label)
-		return 0;
-	snprintf(path, sizeof(path), "/proc/%d/attr/current", t->proc);
-	if (read_file_at(AT_FDCWD, path, LABEL_MAX, &label, NULL) || !strcmp(label, h->label))
-		return 0;
-	label[strcspn(label, "\n")] = '\0';
-	return task_error(d, t, -ENOTSUP, "it runs under the security label %s, which is not saved; dump and restore it from under the same", label);
-}
-
 int hidden_prepare(struct dump *d)
 {
 	if (d->hidden)
@@ -251,7 +238,7 @@ int hidden_check(struct dump *d, struct task *t)
 	int r = hidden_prepare(d);
 
 	if (!r)
-		r = check_label(d, t, d->hidden);
+		r = labels_check(d, t, d->hidden->label);
 	if (!r && is_like_us(d, t, d->hidden))
 		return 0;
 	return r || !d->hidden->is_readable ? r : check_creds(d, t, d->hidden);

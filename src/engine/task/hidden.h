@@ -1,6 +1,6 @@
 /*
  * What a process has that the kernel shows in its own memory only (inside.h), or not in full, and that a new process can't be given: rules of
- * Landlock, keys in keyrings of its own, another security label. Refused, so that it is not lost.
+ * Landlock, keys in keyrings of its own, a security label that is not AppArmor's. Refused, so that it is not lost.
  *
  * Where the kernel's memory can't be read, Landlock and keyrings are not seen.
  */

@@ -4,6 +4,7 @@
  * through the tasks from the front, they come to meet it from the end.
  */
 #include "base/workers.h"
+#include "engine/constants.h"
 #include "engine/memory/live.h"
 #include "engine/task/insight.h"
 
@@ -15,9 +16,6 @@
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
-#ifndef PIDFD_THREAD
-#define PIDFD_THREAD O_EXCL /* Linux 6.9 */
-#endif
 #define USER_CS_32 0x23
 #define DESCRIPTORS_AHEAD 64
 #define FDINFO_MAX (1UL << 20)

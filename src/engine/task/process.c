@@ -9,6 +9,7 @@
 #include "engine/constants.h"
 #include "engine/kernel.h"
 #include "engine/task/inside.h"
+#include "engine/task/labels.h"
 #include "engine/task/state.h"
 
 #include <fcntl.h>
@@ -116,6 +117,7 @@ int process_read_own(struct restore *s)
 	own->nice = getpriority(PRIO_PROCESS, 0);
 	own->thp_disabled = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) > 0;
 	sched_read_own(own);
+	labels_read_own(own);
 	own->has_oom_score_adj = read_number(getpid(), "oom_score_adj", 10, &own->oom_score_adj) == 0;
 	own->has_loginuid = read_number(getpid(), "loginuid", 10, &own->loginuid) == 0;
 	own->has_coredump_filter = read_number(getpid(), "coredump_filter", 16, &own->coredump_filter) == 0;

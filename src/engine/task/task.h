@@ -16,6 +16,7 @@
 enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the images number them */
 
 #define URINGS_MAX 12 /* rings of io_uring that a thread is asked about */
+#define URING_LACKS 1 /* in place of an answer: it has a descriptor table of its own, and the ring is not there */
 #define URING_SLOTS_MAX 16 /* the kernel's IO_RINGFD_REG_MAX */
 #define THREAD_SWITCHES 4
 #define INSIGHT_BLOB 8 /* words of security modules that are looked at */
@@ -148,7 +149,10 @@ struct task {
 	struct schedule_seen *schedule; /* sched.c: the first thread's */
 	VEC(struct posix_timer) timers;
 	VEC(struct aio_ring) rings; /* memory/aio.c */
-	VEC(int) urings; /* descriptors of rings of io_uring; kinds/uring.c */
+	VEC(struct uring_place {
+		const struct task *table; /* the process, or the table of a thread that the process's lacks it in */
+		int fd;
+	}) urings; /* descriptors of rings of io_uring; kinds/uring.c */
 	uint32_t uring_groups; /* bit n: that ring has groups of buffers, as its only user says */
 };
 
