@@ -160,6 +160,15 @@ bool track_is_file(const struct proc_vma *v)
 	return vma_status(v) & VMA_FILE_PRIVATE;
 }
 
+/* To watch what is watched changes nothing, but is done under the lock that excludes all others. */
+void track_wait_for_lock(int uffd, int pagemap_fd, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (track_can_watch(&maps->data[i]) && track_is_watched(pagemap_fd, maps->data[i].start, maps->data[i].end) &&
+		    track_watch(uffd, maps->data[i].start, maps->data[i].end) == 1)
+			return;
+}
+
 int track_unwatch(int uffd, uint64_t start, uint64_t end)
 {
 	struct stride stride = { .least = end - start > UNWATCH_WHOLE ? UNWATCH_SIZE : end - start };
