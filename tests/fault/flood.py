@@ -157,6 +157,26 @@ def test_direct_briefly(work):
     passes_by(work, "brief").end()
 
 
+def test_ring(work):
+    """A ring of its own, which has its memory as fixed buffers."""
+    passes_by(work, "ring").end()
+
+
+def test_lent(work):
+    """The same ring, of a process that is none of the tree: what it writes to a page that is to be copied later would be of a later moment."""
+    p = passes_by(work, "lent")
+    expect("others hold" in p.text(), f"it was copied while it ran: {p.text()[-500:]}")
+    p.end()
+
+
+def test_closing(work):
+    passes_by(work, "closing").end()
+
+
+def test_spliced(work):
+    is_one_moment(work, "spliced")
+
+
 def write_from_outside(pid, address, started):
     """Never ends by itself. In a process of its own."""
     libc = ctypes.CDLL(None, use_errno=True)
