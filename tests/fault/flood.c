@@ -20,6 +20,7 @@
  *
  * READY: "go" once the first pass is over; at each SIGUSR2 "ok", or "bad" and what is wrong.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
@@ -161,6 +162,10 @@ static void read_by_ring(struct ring *r, uint64_t page, uint64_t block)
 	__atomic_store_n(tail, *tail + 1, __ATOMIC_RELEASE);
 	if (syscall(SYS_io_uring_enter, r->fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) != 1)
 		_exit(6);
+	/* A stop may have ended the wait. */
+	while (__atomic_load_n(ring_at(r->memory, r->p.cq_off.tail), __ATOMIC_ACQUIRE) == *head)
+		if (syscall(SYS_io_uring_enter, r->fd, 0, 1, IORING_ENTER_GETEVENTS, NULL, 0) < 0 && errno != EINTR)
+			_exit(6);
 	struct io_uring_cqe *done = (struct io_uring_cqe *)(r->memory + r->p.cq_off.cqes) + (*head & (r->p.cq_entries - 1));
 	if (done->res != (int)PAGE)
 		_exit(6);

@@ -12,7 +12,7 @@
 #include <sys/ioctl.h>
 
 #define WORDS 8192UL
-#define NEAR (64 * PAGE_SIZE)
+#define NEAR (8 * PAGE_SIZE) /* to read what is between takes as long as another call */
 #define PRESENT (1ULL << 63)
 #define FRAME ((1ULL << 55) - 1)
 #define PINNED 1024 /* what one who pins a small page adds to its count: the kernel's GUP_PIN_COUNTING_BIAS */
