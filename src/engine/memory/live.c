@@ -95,7 +95,7 @@ static int watch_tree(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		r = task_look(d, t);
+		r = task_look_briefly(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
 		d->live->told = d->live->told && !r && !vmbits_read(d->kernel, &d->live->bits, t->pid, t->stat.comm, &t->maps);

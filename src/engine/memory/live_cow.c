@@ -215,7 +215,7 @@ int live_cow_prepare(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		r = task_look(d, t);
+		r = task_look_briefly(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
 		struct live_task *lt = live_usable(d, t);

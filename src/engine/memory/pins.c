@@ -23,7 +23,8 @@
 #define DATA_AT 256U
 
 struct pins {
-	struct kernel *k;
+	struct kernel *main, *beside; /* the dump's, for its main thread; for the others, when the first of them asks */
+	pthread_t main_thread;
 	uint64_t descriptions;
 	uint32_t count_at, maps_at, head_at, pins_at; /* in a description; in that of a large page */
 	pthread_mutex_t lock;
@@ -43,6 +44,7 @@ struct page {
 
 struct look {
 	struct pins *p;
+	struct kernel *k;
 	int uffd, pagemap_fd;
 	struct page pages[BATCH];
 	struct stretch stretches[KERNEL_PIECES];
@@ -75,9 +77,9 @@ void pins_open(struct dump *d)
 	if (!p)
 		return;
 	pthread_mutex_init(&p->lock, NULL);
+	p->main = k;
+	p->main_thread = pthread_self();
 	int r = find_layout(k, p);
-	if (!r)
-		r = kernel_open_beside(k, &p->k);
 	if (r) {
 		log_info("It can't be seen who holds pages of the tree: %s", strerror(-r));
 		pins_close(p);
@@ -90,7 +92,7 @@ void pins_close(struct pins *p)
 {
 	if (!p)
 		return;
-	kernel_close(p->k);
+	kernel_close(p->beside);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -105,7 +107,7 @@ static uint64_t stretch_size(const struct stretch *s)
 /* All that can be read; whether the page behind the last is there is another question. */
 static int read_stretches(struct look *l)
 {
-	struct kernel *k = l->p->k;
+	struct kernel *k = l->k;
 	struct kernel_piece pieces[KERNEL_PIECES];
 	char *window = kernel_window(k);
 
@@ -156,7 +158,7 @@ static int judge(struct look *l, const struct page *x, uint64_t *ret_head)
 {
 	const struct pins *p = l->p;
 	const struct stretch *s = &l->stretches[x->stretch];
-	const char *at = kernel_window(p->k) + s->at + (x->frame - s->first) * KERNEL_PAGE_DESCRIPTION;
+	const char *at = kernel_window(l->k) + s->at + (x->frame - s->first) * KERNEL_PAGE_DESCRIPTION;
 	const uint64_t self = p->descriptions + x->frame * KERNEL_PAGE_DESCRIPTION;
 	uint64_t head, next;
 	int32_t count, maps, pins;
@@ -177,6 +179,19 @@ static int judge(struct look *l, const struct page *x, uint64_t *ret_head)
 	return (int64_t)count - ((int64_t)maps + 1) >= PINNED;
 }
 
+static int choose_kernel(struct look *l)
+{
+	struct pins *p = l->p;
+
+	if (pthread_equal(p->main_thread, pthread_self())) {
+		l->k = p->main;
+		return 0;
+	}
+	int r = p->beside ? 0 : kernel_open_beside(p->main, &p->beside);
+	l->k = p->beside;
+	return r;
+}
+
 static int add_page(struct look *l, uint64_t address, uint64_t frame);
 
 /* What is a part of a large page is looked at once more, by the head of that. */
@@ -184,10 +199,10 @@ static int flush(struct look *l)
 {
 	struct page again[BATCH];
 	size_t count = 0;
-	int r = 0;
 
 	pthread_mutex_lock(&l->p->lock);
-	if (l->count)
+	int r = choose_kernel(l);
+	if (!r && l->count)
 		r = read_stretches(l);
 	for (size_t i = 0; !r && i < l->count; i++) {
 		uint64_t head;

@@ -63,9 +63,10 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+#define TRACK_TABLE (2UL << 20) /* of memory, that a page table is for */
 /* Whether this kernel answers in the way that track_changes_of rests on. */
 bool track_tells_holes(void);
-/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
+/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order, or of each TRACK_TABLE the first. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
 /* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
  * such are added. The process stands still. */

@@ -378,7 +378,8 @@ static int read_threads(struct dump *d, struct task *t)
 	return 0;
 }
 
-int task_look(struct dump *d, struct task *t)
+/* `briefly`: of the rest, only its maps. */
+static int look(struct dump *d, struct task *t, bool briefly)
 {
 	struct task_view *v = &t->view;
 	int r;
@@ -393,11 +394,25 @@ int task_look(struct dump *d, struct task *t)
 		r = task_errno(d, t, v->open_result ? v->open_result : v->status_result, "cannot open its memory and its status");
 	else
 		r = read_threads(d, t);
-	if (take(&v->rest.taken))
-		look_at_rest(d, t);
-	else if (!__atomic_load_n(&v->rest.done, __ATOMIC_ACQUIRE))
+	if (take(&v->rest.taken)) {
+		if (briefly)
+			v->maps_result = live_read_maps(d, t);
+		else
+			look_at_rest(d, t);
+	} else if (!__atomic_load_n(&v->rest.done, __ATOMIC_ACQUIRE)) {
 		workers_wait(d->workers);
+	}
 	return !r && v->maps_result ? task_errno(d, t, v->maps_result, "cannot read its maps") : r;
+}
+
+int task_look(struct dump *d, struct task *t)
+{
+	return look(d, t, false);
+}
+
+int task_look_briefly(struct dump *d, struct task *t)
+{
+	return look(d, t, true);
 }
 
 void task_view_free(struct task *t)
