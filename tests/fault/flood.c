@@ -23,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -182,10 +183,29 @@ static void close_rings(void)
 	close(ring.file);
 }
 
-/* The ring goes to a grandchild, which is somebody else's as soon as its parent has ended. It ends with the program. */
+/* Until the process has ended that the memory is of; one that is restored has its number, and other memory. */
+static void serve(int whose)
+{
+	struct pollfd ended = { .fd = whose, .events = POLLIN };
+
+	while (whose >= 0) {
+		const uint64_t number = __atomic_load_n(&order->number, __ATOMIC_ACQUIRE);
+		if (number)
+			read_by_ring(&ring, order->page, order->block);
+		else
+			sched_yield();
+		if (poll(&ended, 1, 0) != 0)
+			break;
+		if (number)
+			__atomic_store_n(&order->number, 0, __ATOMIC_RELEASE);
+	}
+	_exit(0);
+}
+
+/* The ring goes to a grandchild, which is somebody else's as soon as its parent has ended. */
 static void lend_ring(void)
 {
-	const pid_t whose = getpid();
+	const int whose = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	char path[] = "order-XXXXXX";
 	int fd = mkstemp(path);
 
@@ -201,15 +221,9 @@ static void lend_ring(void)
 		_exit(0);
 	if (!child) {
 		setsid();
-		while (!kill(whose, 0))
-			if (__atomic_load_n(&order->number, __ATOMIC_ACQUIRE)) {
-				read_by_ring(&ring, order->page, order->block);
-				__atomic_store_n(&order->number, 0, __ATOMIC_RELEASE);
-			} else {
-				sched_yield();
-			}
-		_exit(0);
+		serve(whose);
 	}
+	close(whose);
 	waitpid(child, NULL, 0);
 	close_rings();
 }

@@ -407,6 +407,12 @@ static int note_written(const struct track_runs *runs, struct extents *written)
 	return r;
 }
 
+/* Who may still write to what has just been protected. */
+static int see_who_holds(struct dump *d, const struct tracked *tr, const struct task *t, const struct track_runs *runs)
+{
+	return pins_release_written(d->pins, &(struct pins_of){ t->proc, t->stat.comm, tr->uffd, t->pagemap_fd }, runs);
+}
+
 /* What of one area was written, and what can't be known: all of an area that was not watched. From now on all is protected, where that is wanted. */
 static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, const struct proc_vma *v, struct extents *unknown)
 {
@@ -423,7 +429,7 @@ static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, cons
 				   track_collect_all(tr->uffd, t->pagemap_fd, v->start, v->end, track_is_file(v), &runs);
 	}
 	if (!r && track)
-		r = pins_release_written(d->pins, tr->uffd, t->pagemap_fd, &runs);
+		r = see_who_holds(d, tr, t, &runs);
 	if (!r && held && track_is_huge(v))
 		r = track_add_emptied(t->proc, v->start, v->end, &runs);
 	if (!r)
@@ -545,7 +551,7 @@ static int arm_looked(struct dump *d, const struct tracked *tr, struct task *t, 
 	for (size_t i = first; !r && *next - first <= SINGLY && i < *next; i++)
 		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, file, &written);
 	if (!r)
-		r = pins_release_written(d->pins, tr->uffd, t->pagemap_fd, &written);
+		r = see_who_holds(d, tr, t, &written);
 	VEC_FREE(&written);
 	return r;
 }

@@ -119,7 +119,8 @@ static int place_found(struct live_task *lt, bool first, struct found *f, struct
 /* Who may still write to what has just been protected. */
 static int see_who_holds(struct dump *d, struct live_task *lt, const struct extents *runs)
 {
-	int r = lt->gone || lt->given_up ? 0 : pins_release(d->pins, lt->uffd, lt->pagemap_fd, runs);
+	const struct pins_of of = { lt->proc, lt->comm, lt->uffd, lt->pagemap_fd };
+	int r = lt->gone || lt->given_up ? 0 : pins_release(d->pins, &of, runs);
 
 	return !r || !has_memory(lt) ? 0 : error_errno(d->e, r, "process %d (%s): cannot see who holds its pages", lt->pid, lt->comm);
 }

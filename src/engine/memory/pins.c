@@ -10,6 +10,7 @@
 #include <linux/userfaultfd.h>
 #include <pthread.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 
 #define WORDS 8192UL
 #define NEAR (8 * PAGE_SIZE) /* to read what is between takes as long as another call */
@@ -27,6 +28,7 @@ struct pins {
 	pthread_t main_thread;
 	uint64_t descriptions;
 	uint32_t count_at, maps_at, head_at, pins_at; /* in a description; in that of a large page */
+	uint64_t mark;				      /* in the flags of an address space: a page was held; 0: not known */
 	pthread_mutex_t lock;
 };
 
@@ -69,6 +71,42 @@ static int find_layout(struct kernel *k, struct pins *p)
 	return kernel_pages_find_descriptions(k, &p->descriptions);
 }
 
+static int read_flags(struct kernel *k, uint64_t task, uint64_t *ret)
+{
+	const int mm = kernel_offset(k, "task_struct", "mm"), flags = kernel_offset(k, "mm_struct", "flags");
+	uint64_t at = 0;
+	int r = mm < 0 || flags < 0 ? -ENOTSUP : kernel_read(k, task + (uint64_t)mm, &at, sizeof(at));
+
+	return r ? r : at ? kernel_read(k, at + (uint64_t)flags, ret, sizeof(*ret)) : -ESRCH;
+}
+
+/* Which bit it is, a page of our own shows. */
+static void learn_mark(struct pins *p)
+{
+	uint64_t self, before, after;
+	char from = 0, to;
+	struct iovec ours = { &to, 1 }, its = { &from, 1 };
+
+	if (kernel_self(p->main, &self) || read_flags(p->main, self, &before) || process_vm_readv(getpid(), &ours, 1, &its, 1, 0) != 1 ||
+	    read_flags(p->main, self, &after))
+		return;
+	const uint64_t mark = before ^ after;
+	p->mark = before & mark || mark & (mark - 1) ? 0 : mark;
+}
+
+/* So far. */
+static bool none_was_held(struct pins *p, const struct pins_of *of)
+{
+	char path[64];
+	uint64_t task, flags;
+
+	if (!p->mark || !pthread_equal(p->main_thread, pthread_self()))
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", of->pid, of->pid);
+	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+	return fd >= 0 && !kernel_task(p->main, fd, of->comm, &task) && !read_flags(p->main, task, &flags) && !(flags & p->mark);
+}
+
 void pins_open(struct dump *d)
 {
 	struct kernel *k = d->pins ? NULL : dump_kernel(d);
@@ -80,6 +118,8 @@ void pins_open(struct dump *d)
 	p->main = k;
 	p->main_thread = pthread_self();
 	int r = find_layout(k, p);
+	if (!r)
+		learn_mark(p);
 	if (r) {
 		log_info("It can't be seen who holds pages of the tree: %s", strerror(-r));
 		pins_close(p);
@@ -294,16 +334,15 @@ static int look_at_all(struct look *l, const struct extents *runs, uint64_t *wor
 	return r;
 }
 
-int pins_release(struct pins *p, int uffd, int pagemap_fd, const struct extents *runs)
+int pins_release(struct pins *p, const struct pins_of *of, const struct extents *runs)
 {
-	_cleanup_free_ uint64_t *words = p && runs->count ? malloc(WORDS * 8) : NULL;
-	_cleanup_free_ struct look *l = words ? malloc(sizeof(*l)) : NULL;
-
-	if (!p || !runs->count)
+	if (!p || !runs->count || none_was_held(p, of))
 		return 0;
-	if (!l)
+	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
+	_cleanup_free_ struct look *l = malloc(sizeof(*l));
+	if (!l || !words)
 		return -ENOMEM;
-	*l = (struct look){ .p = p, .uffd = uffd, .pagemap_fd = pagemap_fd };
+	*l = (struct look){ .p = p, .uffd = of->uffd, .pagemap_fd = of->pagemap_fd };
 	int r = look_at_all(l, runs, words), s = r ? 0 : flush(l);
 	r = r ? r : s;
 	s = take_protection(l);
@@ -312,7 +351,7 @@ int pins_release(struct pins *p, int uffd, int pagemap_fd, const struct extents 
 	return r ? r : s;
 }
 
-int pins_release_written(struct pins *p, int uffd, int pagemap_fd, const struct track_runs *runs)
+int pins_release_written(struct pins *p, const struct pins_of *of, const struct track_runs *runs)
 {
 	struct extents list = {};
 	int r = 0;
@@ -320,7 +359,7 @@ int pins_release_written(struct pins *p, int uffd, int pagemap_fd, const struct 
 	for (size_t i = 0; p && !r && i < runs->count; i++)
 		r = extents_add(&list, (struct extent){ .start = runs->data[i].start, .end = runs->data[i].end, .shared = true });
 	if (!r)
-		r = pins_release(p, uffd, pagemap_fd, &list);
+		r = pins_release(p, of, &list);
 	VEC_FREE(&list);
 	return r;
 }

@@ -309,7 +309,7 @@ static uint64_t read_sequence(const struct task *t, uint64_t at)
  * Where each of these threads says that it is inside a sequence, 0: in none. In one call, but for the first, whose page the process may share with
  * the one that it was forked from: it would get its own copy.
  */
-static void read_sequences(const struct task *t, size_t first, size_t count, uint64_t words[SEQUENCES_AT_ONCE])
+static void read_sequences(const struct dump *d, const struct task *t, size_t first, size_t count, uint64_t words[SEQUENCES_AT_ONCE])
 {
 	struct iovec ours[SEQUENCES_AT_ONCE], its[SEQUENCES_AT_ONCE];
 	size_t n = 0;
@@ -317,9 +317,10 @@ static void read_sequences(const struct task *t, size_t first, size_t count, uin
 	memset(words, 0, count * sizeof(*words));
 	for (size_t i = 0; i < count; i++) {
 		const uint64_t area = t->threads.data[first + i]->rseq.rseq_abi_pointer;
-		if (area && !(first + i))
+		const bool singly = !(first + i) || d->request->track; /* memory/pins.h */
+		if (area && singly)
 			words[i] = read_sequence(t, area + 8);
-		if (!area || !(first + i))
+		if (!area || singly)
 			continue;
 		ours[n] = (struct iovec){ &words[i], sizeof(words[i]) };
 		its[n++] = (struct iovec){ (void *)(area + 8), sizeof(words[i]) };
@@ -342,7 +343,7 @@ static int leave_sequences(struct dump *d, struct task *t)
 	}
 	for (size_t i = 0; i < t->threads.count; i++) {
 		if (i % SEQUENCES_AT_ONCE == 0)
-			read_sequences(t, i, MIN(t->threads.count - i, (size_t)SEQUENCES_AT_ONCE), words);
+			read_sequences(d, t, i, MIN(t->threads.count - i, (size_t)SEQUENCES_AT_ONCE), words);
 		leave_sequence(t, t->threads.data[i], words[i % SEQUENCES_AT_ONCE]);
 	}
 	return 0;
