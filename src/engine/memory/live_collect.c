@@ -109,11 +109,10 @@ static int find_changes(const struct dump *d, struct live_task *lt, const struct
 	struct extents tables = {};
 	int r = few ? list_tables(&lt->before, v->start, v->end, &tables) : 0;
 
-	if (!r)
-		r = few ? track_changes_of(lt->proc, lt->pagemap_fd, v->start, v->end, &tables, changes) :
-			  track_changes(lt->pagemap_fd, v->start, v->end, file, changes);
-	if (!r)
-		r = few ? track_collect_few(lt->pagemap_fd, v->start, v->end, written) : track_collect(lt->pagemap_fd, v->start, v->end, file, written);
+	if (few && !r)
+		r = track_collect_of(lt->proc, lt->pagemap_fd, v->start, v->end, &tables, changes, written);
+	else if (!r && !(r = track_changes(lt->pagemap_fd, v->start, v->end, file, changes)))
+		r = track_collect(lt->pagemap_fd, v->start, v->end, file, written);
 	VEC_FREE(&tables);
 	return r;
 }

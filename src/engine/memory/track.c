@@ -466,23 +466,42 @@ static int find_gone(pid_t pid, uint64_t start, uint64_t end, const struct exten
 	return r ? r : ask(pid, &a, start, end, suspects);
 }
 
+/* 1: not every kernel can be asked so. */
+static int find_all_suspects(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *suspects)
+{
+	int r = find_suspects(pagemap_fd, start, end, suspects);
+	const size_t unprotected = suspects->count;
+
+	if (r || find_gone(pid, start, end, stored, suspects))
+		return r ? r : 1;
+	if (suspects->count > unprotected)
+		qsort(suspects->data, suspects->count, sizeof(*suspects->data), by_start);
+	return 0;
+}
+
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs)
 {
 	struct track_runs suspects = {};
-	int r = find_suspects(pagemap_fd, start, end, &suspects);
-	const size_t unprotected = suspects.count;
+	int r = find_all_suspects(pid, pagemap_fd, start, end, stored, &suspects);
 
-	/* Not every kernel can be asked so. */
-	if (!r && find_gone(pid, start, end, stored, &suspects)) {
-		VEC_FREE(&suspects);
-		return track_changes(pagemap_fd, start, end, false, runs);
-	}
-	if (!r && suspects.count > unprotected)
-		qsort(suspects.data, suspects.count, sizeof(*suspects.data), by_start);
 	if (!r)
 		r = scan_suspects(pagemap_fd, &find_changes, &suspects, runs);
+	else if (r == 1)
+		r = track_changes(pagemap_fd, start, end, false, runs);
 	VEC_FREE(&suspects);
 	return r;
+}
+
+int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *suspects, struct track_runs *written)
+{
+	int r = find_all_suspects(pid, pagemap_fd, start, end, stored, suspects);
+
+	if (r == 1) {
+		suspects->count = 0;
+		r = track_changes(pagemap_fd, start, end, false, suspects);
+		return r ? r : track_collect(pagemap_fd, start, end, false, written);
+	}
+	return r ? r : scan_suspects(pagemap_fd, &collect_written, suspects, written);
 }
 
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)
