@@ -492,16 +492,23 @@ int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, co
 	return r;
 }
 
-int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *suspects, struct track_runs *written)
+int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *changes, struct track_runs *written)
 {
-	int r = find_all_suspects(pid, pagemap_fd, start, end, stored, suspects);
+	struct track_runs tables = {};
+	int r = find_suspects(pagemap_fd, start, end, changes);
+	const size_t unprotected = changes->count;
 
-	if (r == 1) {
-		suspects->count = 0;
-		r = track_changes(pagemap_fd, start, end, false, suspects);
-		return r ? r : track_collect(pagemap_fd, start, end, false, written);
+	if (!r && find_gone(pid, start, end, stored, &tables)) {
+		changes->count = tables.count = 0;
+		r = track_changes(pagemap_fd, start, end, false, changes);
 	}
-	return r ? r : scan_suspects(pagemap_fd, &collect_written, suspects, written);
+	/* Who is not protected has changed; of a page table one of whose pages has gone the others may be there. */
+	if (!r)
+		r = scan_suspects(pagemap_fd, &find_changes, &tables, changes);
+	VEC_FREE(&tables);
+	if (changes->count > unprotected)
+		qsort(changes->data, changes->count, sizeof(*changes->data), by_start);
+	return r ? r : scan_suspects(pagemap_fd, &collect_written, changes, written);
 }
 
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)

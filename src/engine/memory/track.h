@@ -68,8 +68,8 @@ int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struc
 bool track_tells_holes(void);
 /* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order, or of each TRACK_TABLE the first. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
-/* As track_collect, of no file, where little has changed. *suspects: all others were there, and are as they were; of pages that are not in `stored` nothing is said. */
-int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *suspects, struct track_runs *written);
+/* track_changes_of, then track_collect, of no file, where little has changed. */
+int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *changes, struct track_runs *written);
 /* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
  * such are added. The process stands still. */
 int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs);
