@@ -16,6 +16,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/memory/increment.h"
 #include "engine/memory/live.h"
+#include "engine/memory/pins.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
 #include "engine/plan/births.h"
@@ -715,6 +716,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	cuda_finish(&d);
 	insight_release(&d);
 	hidden_release(&d);
+	pins_close(d.pins);
 	kernel_close(d.kernel);
 	watch_end(&watch);
 	fill_profile(&d);

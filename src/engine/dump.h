@@ -23,6 +23,7 @@ struct tcp_table;
 struct watch;
 struct kernel;
 struct hidden;
+struct pins;
 struct insights;
 
 /* What was counted, by any thread. */
@@ -64,6 +65,7 @@ struct dump {
 	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time; task/look.c */
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;
+	struct pins *pins; /* memory/pins.h */
 	struct hidden *hidden; /* task/hidden.c */
 	struct insights *insights; /* task/insight.c */
 	uint64_t free_group; /* control groups in which nothing is frozen, or 0; insight_group */

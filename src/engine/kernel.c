@@ -50,6 +50,7 @@ struct kernel {
 	char *text;
 	size_t size;
 	bool is_mapped; /* `text` is the kernel's own */
+	bool is_beside; /* the layout is another's */
 	const char *types, *strings;
 	uint32_t types_size, strings_size;
 	struct index *index;
@@ -523,6 +524,38 @@ int kernel_open(struct kernel **ret)
 	return 0;
 }
 
+int kernel_open_beside(const struct kernel *first, struct kernel **ret)
+{
+	struct kernel *k = malloc(sizeof(*k));
+
+	if (!k)
+		return -ENOMEM;
+	*k = *first;
+	k->is_beside = true;
+	k->map = k->program = -1;
+	k->shared = NULL;
+	int r = make_map(k);
+	if (!r)
+		r = load_program(k);
+	if (r < 0) {
+		kernel_close(k);
+		return r;
+	}
+	*ret = k;
+	return 0;
+}
+
+static void forget_layout(struct kernel *k)
+{
+	if (k->index)
+		free(k->index->at);
+	free(k->index);
+	if (k->is_mapped)
+		munmap(k->text, k->size);
+	else
+		free(k->text);
+}
+
 void kernel_close(struct kernel *k)
 {
 	if (!k)
@@ -533,12 +566,7 @@ void kernel_close(struct kernel *k)
 		close(k->program);
 	if (k->map >= 0)
 		close(k->map);
-	if (k->index)
-		free(k->index->at);
-	free(k->index);
-	if (k->is_mapped)
-		munmap(k->text, k->size);
-	else
-		free(k->text);
+	if (!k->is_beside)
+		forget_layout(k);
 	free(k);
 }

@@ -13,6 +13,8 @@ struct kernel;
 
 /* -ENOTSUP, -EPERM and the like where the kernel does not have it or does not allow it. */
 int kernel_open(struct kernel **ret);
+/* Another that reads by itself, for other threads. It has the layout of the first, which must be closed later, and is asked for that by one thread alone. */
+int kernel_open_beside(const struct kernel *first, struct kernel **ret);
 void kernel_close(struct kernel *k);
 /* Where a member stands in a struct, in bytes; -ENOENT. "a.b": the member b of the member a, a struct. The texts are constants. */
 int kernel_offset(const struct kernel *k, const char *type, const char *member);

@@ -6,7 +6,6 @@
 #include <sys/random.h>
 #include <sys/uio.h>
 
-#define DESCRIPTION_SIZE 64UL /* struct page */
 #define GIB (1UL << 30)	      /* what the kernel places its memory by */
 #define MEMORY_MAX 8192UL     /* GiB */
 #define PRESENT (1ULL << 63)
@@ -55,7 +54,8 @@ static int find_memory(struct kernel *k, uint64_t near, uint64_t frame, const vo
 	return -ENOTSUP;
 }
 
-static int find(struct kernel *k, char *pages, const int fd[2], struct kernel_pages *ret)
+/* `memory`: of the direct map, too. */
+static int find(struct kernel *k, char *pages, const int fd[2], bool memory, struct kernel_pages *ret)
 {
 	struct iovec v = { pages, 2 * PAGE_SIZE };
 	uint64_t frame[2], page[2], near;
@@ -69,13 +69,13 @@ static int find(struct kernel *k, char *pages, const int fd[2], struct kernel_pa
 		r = look_into_pipe(k, fd[0], page, &near);
 	if (r)
 		return r;
-	ret->descriptions = page[0] - frame[0] * DESCRIPTION_SIZE;
-	if (ret->descriptions + frame[1] * DESCRIPTION_SIZE != page[1])
+	ret->descriptions = page[0] - frame[0] * KERNEL_PAGE_DESCRIPTION;
+	if (ret->descriptions + frame[1] * KERNEL_PAGE_DESCRIPTION != page[1])
 		return -ENOTSUP;
-	return find_memory(k, near, frame[0], pages, ret);
+	return memory ? find_memory(k, near, frame[0], pages, ret) : 0;
 }
 
-int kernel_pages_find(struct kernel *k, struct kernel_pages *ret)
+static int find_by_pipe(struct kernel *k, bool memory, struct kernel_pages *ret)
 {
 	int fd[2];
 	char *pages = mmap(NULL, 2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
@@ -86,18 +86,32 @@ int kernel_pages_find(struct kernel *k, struct kernel_pages *ret)
 			munmap(pages, 2 * PAGE_SIZE);
 		return -error;
 	}
-	int r = find(k, pages, fd, ret);
+	int r = find(k, pages, fd, memory, ret);
 	close(fd[0]);
 	close(fd[1]);
 	munmap(pages, 2 * PAGE_SIZE);
 	return r;
 }
 
+int kernel_pages_find(struct kernel *k, struct kernel_pages *ret)
+{
+	return find_by_pipe(k, true, ret);
+}
+
+int kernel_pages_find_descriptions(struct kernel *k, uint64_t *ret)
+{
+	struct kernel_pages found = {};
+	int r = kernel_struct_size(k, "page") == (int)KERNEL_PAGE_DESCRIPTION ? find_by_pipe(k, false, &found) : -ENOTSUP;
+
+	*ret = found.descriptions;
+	return r;
+}
+
 int kernel_pages_read(struct kernel *k, const struct kernel_pages *p, uint64_t page, uint64_t offset, void *to, size_t size)
 {
-	if (page < p->descriptions || (page - p->descriptions) % DESCRIPTION_SIZE)
+	if (page < p->descriptions || (page - p->descriptions) % KERNEL_PAGE_DESCRIPTION)
 		return -EBADMSG;
-	uint64_t at = p->memory + (page - p->descriptions) / DESCRIPTION_SIZE * PAGE_SIZE + offset;
+	uint64_t at = p->memory + (page - p->descriptions) / KERNEL_PAGE_DESCRIPTION * PAGE_SIZE + offset;
 	for (size_t done = 0, n; done < size; done += n) {
 		n = MIN(size - done, (size_t)PAGE_SIZE);
 		int r = kernel_read(k, at + done, (char *)to + done, n);

@@ -7,10 +7,14 @@
 
 #include "engine/kernel.h"
 
+#define KERNEL_PAGE_DESCRIPTION 64UL /* bytes of a struct page */
+
 struct kernel_pages {
 	uint64_t descriptions, memory;
 };
 
 int kernel_pages_find(struct kernel *k, struct kernel_pages *ret);
+/* Only where the descriptions begin: that of a frame stands KERNEL_PAGE_DESCRIPTION times its number behind. */
+int kernel_pages_find_descriptions(struct kernel *k, uint64_t *ret);
 /* Some bytes of the page that is described at `page`, and of those behind it. */
 int kernel_pages_read(struct kernel *k, const struct kernel_pages *p, uint64_t page, uint64_t offset, void *to, size_t size);

@@ -123,6 +123,7 @@ static int parse_status_line(const char *line, size_t key, struct proc_status *s
 		ROW("TracerPid", tracer_pid, 10), ROW("SigPnd", sig_pnd, 16), ROW("ShdPnd", shd_pnd, 16), ROW("SigIgn", sig_ign, 16),
 		ROW("SigCgt", sig_cgt, 16), ROW("CapInh", cap_inh, 16), ROW("CapPrm", cap_prm, 16), ROW("CapEff", cap_eff, 16),
 		ROW("CapBnd", cap_bnd, 16), ROW("CapAmb", cap_amb, 16), ROW("NoNewPrivs", no_new_privs, 10), ROW("Seccomp", seccomp, 10),
+		ROW("VmPin", pinned_kib, 10),
 #undef ROW
 	};
 	const char *value = line + key + 1;

@@ -23,6 +23,7 @@ struct proc_status {
 	uint64_t tracer_pid;
 	uint64_t sig_pnd, shd_pnd, sig_ign, sig_cgt, cap_inh, cap_prm, cap_eff, cap_bnd, cap_amb;
 	uint64_t no_new_privs, seccomp;
+	uint64_t pinned_kib; /* VmPin: held for long, by rings and devices */
 	size_t n_groups;
 	uint32_t groups[1024]; /* the last: only n_groups of them are set */
 };

@@ -5,12 +5,16 @@ before it was copied.
 
 Arguments select tests by a part of their names. Runs as root."""
 import ctypes
+import fcntl
+import mmap
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -152,6 +156,26 @@ def test_direct_briefly(work):
     passes_by(work, "brief").end()
 
 
+def test_ring(work):
+    """A ring of its own, which has its memory as fixed buffers."""
+    passes_by(work, "ring").end()
+
+
+def test_lent(work):
+    """The same ring, of a process that is none of the tree: what it writes to a page that is to be copied later would be of a later moment."""
+    p = passes_by(work, "lent")
+    expect("others hold" in p.text(), f"it was copied while it ran: {p.text()[-500:]}")
+    p.end()
+
+
+def test_closing(work):
+    passes_by(work, "closing").end()
+
+
+def test_spliced(work):
+    is_one_moment(work, "spliced")
+
+
 def write_from_outside(pid, address, started):
     """Never ends by itself. In a process of its own."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -191,6 +215,104 @@ def test_written_from_outside(work):
     p.unwatched()
     p.restore_and_check(images)
     p.end()
+
+
+class HeldWriter:
+    """Writes a number to a page of another process, from a page of ours that is not there until `let_go`: until then the kernel has found where it goes,
+    holds that page, and has written nothing."""
+
+    USERFAULTFD, API, REGISTER, COPY = 323, 0xc018aa3f, 0xc020aa00, 0xc028aa03
+
+    def __init__(self, pid, addresses, number):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.libc.syscall.restype = ctypes.c_long
+        self.uffd = self.libc.syscall(self.USERFAULTFD, os.O_CLOEXEC)
+        self.memory = mmap.mmap(-1, 2 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.source = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        self.memory[4096:4104] = number.to_bytes(8, "little")
+        self.ioctl(self.API, struct.pack("=QQQ", 0xaa, 0, 0))
+        self.ioctl(self.REGISTER, struct.pack("=QQQQ", self.source, 4096, 1, 0))
+        self.pid, self.addresses, self.wrote = pid, addresses, []
+        self.thread = threading.Thread(target=self.write, daemon=True)
+        self.thread.start()
+        with open(f"/proc/self/task/{self.thread.native_id}/syscall", encoding="ascii") as file:
+            end = time.monotonic() + DEADLINE
+            while not file.read().startswith("311 "):  # process_vm_writev
+                expect(time.monotonic() < end, "nobody waits to write")
+                time.sleep(0.001)
+                file.seek(0)
+        time.sleep(0.05)
+
+    def ioctl(self, number, data):
+        fcntl.ioctl(self.uffd, number, bytearray(data))
+
+    def write(self):
+        local = (ctypes.c_uint64 * 2)(self.source, 8)
+        for address in self.addresses:
+            remote = (ctypes.c_uint64 * 2)(address, 8)
+            self.wrote.append(self.libc.process_vm_writev(self.pid, local, 1, remote, 1, 0))
+
+    def let_go(self):
+        self.ioctl(self.COPY, struct.pack("=QQQQq", self.source, self.source + 4096, 4096, 0, 0))
+        self.thread.join(DEADLINE)
+        os.close(self.uffd)
+        expect(self.wrote == [8] * len(self.addresses), f"it wrote {self.wrote}")
+
+    def expect_written(self):
+        with open(f"/proc/{self.pid}/mem", "rb") as memory:
+            for number, address in enumerate(self.addresses):
+                memory.seek(address)
+                expect(int.from_bytes(memory.read(8), "little") == 1, f"write {number} is lost")
+
+
+def held_writer(p):
+    at = int(p.words()[p.words().index("at") + 1], 16)
+    return HeldWriter(p.pid, [at + 4096, at + (OUTSIDE + 1) * 4096], 1)
+
+
+def test_held_page(work):
+    """Written by another process, which has found the page before it was protected, after it was copied and before the pause. What the program itself
+    writes makes some rounds, and is too little to be copied before it is written to."""
+    for _ in range(TRIES):
+        p = Flood(work, "outside", 28)
+        writer = held_writer(p)
+        images = p.images()
+        dump = p.start(images)
+        p.wait_text(dump, "Round 1:")
+        writer.let_go()
+        in_time = "It stood still" not in p.text() and dump.poll() is None
+        status = dump.wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        expect(PROTECTED not in p.text(), "it was copied before it was written to")
+        p.check()
+        p.restore_and_check(images)
+        if in_time:
+            writer.expect_written()
+        p.end()
+        shutil.rmtree(images)
+        if in_time:
+            return
+    raise Failure("it always stood still too soon")
+
+
+def test_held_in_chain(work):
+    """The same, after a dump that a later one is built upon: live, in the pause, and of a tree that stands still."""
+    for more in ((), ("--no-live",)):
+        p = Flood(work, "outside", 16)
+        writer = held_writer(p)
+        first, second = p.images(), p.images()
+        status = p.start(first, "--track-mem", *more).wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        writer.let_go()
+        p.check()
+        status = p.start(second, "--track-mem", "--prev-images-dir", "../" + os.path.basename(first), *more).wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        p.check()
+        p.restore_and_check(second)
+        writer.expect_written()
+        p.end()
+        shutil.rmtree(first)
+        shutil.rmtree(second)
 
 
 def test_kill(work):

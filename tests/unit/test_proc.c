@@ -15,14 +15,14 @@ static const char stat_text[] = "42 (a) b (c) S 1 42 41 0 -1 4194304 1 2 3 4 5 6
 				"140000 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 100 200 300 400 500 600 700 0\n";
 static const char maps_text[] = "1000-2000 r-xp 00000000 fe:00 12 /bin/x y\n3000-5000 rw-s 00001000 00:01 7 /dev/zero (deleted)\n6000-7000 ---p 0 00:00 0\n";
 
-static const char status_text[] = "Name:\tx\nUmask:\t0027\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 11 \nNSpid:\t5\nShdPnd:\t0000000000000002\n"
+static const char status_text[] = "Name:\tx\nUmask:\t0027\nVmPin:\t      12 kB\nTracerPid:\t7\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t9 10 11 \nNSpid:\t5\nShdPnd:\t0000000000000002\n"
 				  "SigIgn:\t0000000000001000\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
 
 static void check_status(void)
 {
 	struct proc_status s = {};
 
-	check("status", !proc_parse_status(status_text, &s) && s.umask == 027 && s.tracer_pid == 7 && s.uid[3] == 4 && s.gid[0] == 5 &&
+	check("status", !proc_parse_status(status_text, &s) && s.umask == 027 && s.pinned_kib == 12 && s.tracer_pid == 7 && s.uid[3] == 4 && s.gid[0] == 5 &&
 				s.n_groups == 3 && s.groups[2] == 11 && s.shd_pnd == 2 && s.sig_pnd == 0 && s.sig_ign == 0x1000 &&
 				s.cap_bnd == 0x1ffffffffff && s.no_new_privs == 1 && s.seccomp == 2);
 	check("status-hostile", proc_parse_status("Uid:\t1\t2\t3\nGid:\t1\t2\t3\t4\n", &s) == -EBADMSG && proc_parse_status("Gid:\t1 2 3 4", &s) == -EBADMSG &&

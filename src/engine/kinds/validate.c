@@ -16,18 +16,17 @@
 #define HEADERS_MAX 64
 #define NOTES_MAX 4096
 
-/* Where the bytes of a file are: at `fd`, or in a process. */
+/* Where the bytes of a file are: at `fd`, or in a process, whose /proc/PID/mem that is, from `start` to `end`. */
 struct source {
 	int fd;
-	pid_t pid;
 	uint64_t start, end;
 };
 
 static bool get(const struct source *s, uint64_t offset, void *to, size_t size)
 {
-	if (!s->pid)
-		return pread(s->fd, to, size, (off_t)offset) == (ssize_t)size;
-	return offset < s->end - s->start && size <= s->end - s->start - offset && !proc_peek(s->pid, s->start + offset, to, size);
+	if (s->end && (offset >= s->end - s->start || size > s->end - s->start - offset))
+		return false;
+	return pread(s->fd, to, size, (off_t)(s->start + offset)) == (ssize_t)size;
 }
 
 static size_t find_note(const unsigned char *notes, size_t size, uint32_t id[BUILD_ID_WORDS])
@@ -86,7 +85,7 @@ size_t validate_read_build_id(struct dump *d, const struct descriptor *f, uint32
 	if (f->vma) {
 		if (f->vma->pgoff)
 			return 0;
-		s = (struct source){ .pid = f->task->proc, .start = f->vma->start, .end = f->vma->end };
+		s = (struct source){ .fd = f->task->mem_fd, .start = f->vma->start, .end = f->vma->end };
 	} else if (f->fd < 0 || !(f->st.st_mode & 0111) || f->flags & O_PATH || (f->flags & O_ACCMODE) == O_WRONLY || f->flags & O_DIRECT) {
 		return 0;
 	}

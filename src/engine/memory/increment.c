@@ -5,16 +5,17 @@
 #include "engine/memory/holder.h"
 #include "engine/memory/parents.h"
 #include "engine/memory/pinned.h"
+#include "engine/memory/pins.h"
 #include "engine/memory/slots.h"
 #include "engine/memory/track.h"
 #include "engine/task/task.h"
+#include "engine/watch.h"
 
 #include <fcntl.h>
 #include <limits.h>
 #include <time.h>
 
 #define SINGLY 256 /* so many parts of an area are protected one by one, more together with what is between them */
-#define SETTLE_NS 1000000 /* what others write through pages that they hold for a moment has arrived (process_vm_writev) */
 
 /* A process that is watched. */
 struct tracked {
@@ -113,6 +114,8 @@ int increment_begin(struct dump *d)
 	if (!n)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	n->track = q->track;
+	if (n->track)
+		pins_open(d);
 	if (image_id_make(n->id))
 		return error_set(d->e, -EIO, "cannot get random bytes");
 	if (q->parent && (q->packing.kind != PACKING_NONE || q->packing.streams))
@@ -404,6 +407,12 @@ static int note_written(const struct track_runs *runs, struct extents *written)
 	return r;
 }
 
+/* Who may still write to what has just been protected. */
+static int see_who_holds(struct dump *d, const struct tracked *tr, const struct task *t, const struct track_runs *runs)
+{
+	return pins_release_written(d->pins, &(struct pins_of){ t->proc, t->stat.comm, tr->uffd, t->pagemap_fd }, runs);
+}
+
 /* What of one area was written, and what can't be known: all of an area that was not watched. From now on all is protected, where that is wanted. */
 static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, const struct proc_vma *v, struct extents *unknown)
 {
@@ -419,6 +428,8 @@ static int look_at_area(struct dump *d, struct tracked *tr, struct task *t, cons
 			r = held ? track_collect(t->pagemap_fd, v->start, v->end, track_is_file(v), &runs) :
 				   track_collect_all(tr->uffd, t->pagemap_fd, v->start, v->end, track_is_file(v), &runs);
 	}
+	if (!r && track)
+		r = see_who_holds(d, tr, t, &runs);
 	if (!r && held && track_is_huge(v))
 		r = track_add_emptied(t->proc, v->start, v->end, &runs);
 	if (!r)
@@ -518,16 +529,16 @@ int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 	if (!r && tr->since_parent && (r = cut_runs(d, tr, &unknown, runs)))
 		error_set(d->e, r, "out of memory");
 	VEC_FREE(&unknown);
-	if (d->increment->track)
-		nanosleep(&(struct timespec){ 0, SETTLE_NS }, NULL);
+	if (!r && d->increment->track)
+		pins_wait(d->pins, tr->uffd, t->pagemap_fd, &t->maps, watch_now() + PINS_SETTLE_NS);
 	return r;
 }
 
 /* An area that was looked at while nothing could change. */
-static int arm_looked(struct task *t, const struct proc_vma *v, const struct track_runs *changes, size_t *next)
+static int arm_looked(struct dump *d, const struct tracked *tr, struct task *t, const struct proc_vma *v, const struct track_runs *changes, size_t *next)
 {
 	const bool file = track_is_file(v);
-	struct track_runs ignored = {};
+	struct track_runs written = {};
 	size_t first;
 	int r = 0;
 
@@ -536,10 +547,12 @@ static int arm_looked(struct task *t, const struct proc_vma *v, const struct tra
 	for (first = *next; *next < changes->count && changes->data[*next].start < v->end;)
 		++*next;
 	if (*next - first > SINGLY)
-		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, file, &ignored);
+		r = track_collect(t->pagemap_fd, changes->data[first].start, changes->data[*next - 1].end, file, &written);
 	for (size_t i = first; !r && *next - first <= SINGLY && i < *next; i++)
-		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, file, &ignored);
-	VEC_FREE(&ignored);
+		r = track_collect(t->pagemap_fd, changes->data[i].start, changes->data[i].end, file, &written);
+	if (!r)
+		r = see_who_holds(d, tr, t, &written);
+	VEC_FREE(&written);
 	return r;
 }
 
@@ -556,12 +569,14 @@ int increment_arm(struct dump *d, struct task *t, const struct extents *looked, 
 	for (size_t i = 0; !r && i < t->maps.count; i++) {
 		const struct proc_vma *v = &t->maps.data[i];
 		if (lies_in(looked, v))
-			r = arm_looked(t, v, changes, &next);
+			r = arm_looked(d, tr, t, v, changes, &next);
 		else
 			r = look_at_area(d, tr, t, v, &unknown);
 	}
 	if (!r && pinned_by(t->proc, &t->maps))
 		tr->broken = true;
+	if (!r)
+		pins_wait(d->pins, tr->uffd, t->pagemap_fd, &t->maps, watch_now() + PINS_SETTLE_NS);
 	VEC_FREE(&unknown);
 	return r ? task_errno(d, t, r, "cannot tell what it has written") : 0;
 }

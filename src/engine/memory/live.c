@@ -6,6 +6,7 @@
 #include "engine/memory/pages.h"
 #include "engine/cuda/cuda.h"
 #include "engine/memory/pinned.h"
+#include "engine/memory/pins.h"
 #include "engine/memory/vmflags.h"
 #include "engine/task/insight.h"
 
@@ -94,7 +95,7 @@ static int watch_tree(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		r = task_look(d, t);
+		r = task_look_briefly(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
 		d->live->told = d->live->told && !r && !vmbits_read(d->kernel, &d->live->bits, t->pid, t->stat.comm, &t->maps);
@@ -160,6 +161,7 @@ static int begin(struct dump *d)
 	d->live->spill_fd = -1;
 	d->live->tells_holes = track_tells_holes();
 	d->live->told = dump_kernel(d) && !vmbits_learn(d->kernel, &d->live->bits);
+	pins_open(d);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	workers_pace(d->workers, PACE_URGENT);
 	int r = watch_tree(d);

@@ -87,15 +87,43 @@ static int find_clean(struct live_task *lt, const struct proc_vma *v, const stru
 	return r;
 }
 
+/* Of what the parent has of an area, one part for each page table is enough for track_changes_of. */
+static int list_tables(const struct page_spans *before, uint64_t start, uint64_t end, struct extents *ret)
+{
+	uint64_t known = start;
+	int r = 0;
+
+	for (size_t i = 0; !r && i < before->count && before->data[i].address < end; i++) {
+		const uint64_t from = MAX(before->data[i].address, known), to = MIN(before->data[i].address + before->data[i].size, end);
+		if (from >= to)
+			continue;
+		r = add_run(ret, from, to);
+		known = (to + TRACK_TABLE - 1) & ~(TRACK_TABLE - 1);
+	}
+	return r;
+}
+
+static int find_changes(const struct dump *d, struct live_task *lt, const struct proc_vma *v, struct track_runs *changes, struct track_runs *written)
+{
+	const bool file = track_is_file(v), few = !file && d->live->tells_holes;
+	struct extents tables = {};
+	int r = few ? list_tables(&lt->before, v->start, v->end, &tables) : 0;
+
+	if (few && !r)
+		r = track_collect_of(lt->proc, lt->pagemap_fd, v->start, v->end, &tables, changes, written);
+	else if (!r && !(r = track_changes(lt->pagemap_fd, v->start, v->end, file, changes)))
+		r = track_collect(lt->pagemap_fd, v->start, v->end, file, written);
+	VEC_FREE(&tables);
+	return r;
+}
+
 /* An area that has been watched since the parent checkpoint, in the first round. What comes between both looks is listed as written. */
-static int collect_since(struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
+static int collect_since(const struct dump *d, struct live_task *lt, const struct proc_vma *v, struct extents *runs, struct extents *previous)
 {
 	struct track_runs changes = {}, written = {};
 	struct extents changed = {}, lacking = {};
-	int r = track_changes(lt->pagemap_fd, v->start, v->end, track_is_file(v), &changes);
+	int r = find_changes(d, lt, v, &changes, &written);
 
-	if (!r)
-		r = track_collect(lt->pagemap_fd, v->start, v->end, track_is_file(v), &written);
 	for (size_t i = 0; !r && i < written.count; i++)
 		if (!(written.data[i].what & TRACK_ZERO))
 			r = add_run(&changed, written.data[i].start, written.data[i].end);
@@ -140,13 +168,13 @@ static int collect_watched(struct live_task *lt, const struct proc_vma *v, bool 
 }
 
 /* The pages that were written since the last round; those that can't be watched are given a place in the first. */
-static int collect_area(struct live_task *lt, const struct proc_vma *v, bool first, struct found *f)
+static int collect_area(const struct dump *d, struct live_task *lt, const struct proc_vma *v, bool first, struct found *f)
 {
 	struct page_runs plain = {};
 	int r = 0;
 
 	if (track_can_watch(v) && first && is_since(lt, v))
-		return collect_since(lt, v, &f->runs, &f->previous);
+		return collect_since(d, lt, v, &f->runs, &f->previous);
 	if (track_can_watch(v))
 		return collect_watched(lt, v, first, &f->runs);
 	if (!first || !(vma_status(v) & (VMA_ANON_PRIVATE | VMA_FILE_PRIVATE)) || vma_status(v) & (VMA_VDSO | VMA_VVAR | VMA_VSYSCALL))
@@ -167,7 +195,7 @@ int live_collect(struct dump *d, struct live_task *lt, bool first, struct found 
 	if (!r && !lt->maps.count)
 		r = -ESRCH;
 	for (size_t i = 0; !r && i < lt->maps.count; i++)
-		r = collect_area(lt, &lt->maps.data[i], first, f);
+		r = collect_area(d, lt, &lt->maps.data[i], first, f);
 	if (d->request->pre_dump) /* nobody would copy them later */
 		f->places.count = 0;
 	if (r == -ESRCH || r == -ENOENT) { /* it has ended, or called exec */

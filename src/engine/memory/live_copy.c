@@ -101,7 +101,7 @@ static int read_page_by_page(struct dump *d, struct live_task *lt, unsigned char
 static int read_running(struct dump *d, struct live_task *lt, unsigned char *to, const struct batch_of_pages *b)
 {
 	struct iovec local = { to, b->size }, remote[SEGMENTS];
-	bool several = false;
+	bool several = d->request->track; /* pins.h */
 	int r = 0;
 
 	for (size_t i = 0; i < b->count; i++) {
@@ -267,6 +267,7 @@ int live_late_copy(struct dump *d, struct live_task *lt, uint64_t from, size_t s
 	unsigned char *to = in_memory ? l->late + slot : buffer;
 	struct iovec local = { to, size }, remote = { (void *)from, size };
 
+	several |= d->request->track;
 	if ((several || process_vm_readv(lt->proc, &local, 1, &remote, 1, 0) != (ssize_t)size) && pread(lt->mem_fd, to, size, (off_t)from) != (ssize_t)size)
 		return -ESTALE;
 	return in_memory ? 0 : write_all(l->spill_fd, buffer, size, slot - l->late_room);

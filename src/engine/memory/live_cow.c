@@ -215,7 +215,7 @@ int live_cow_prepare(struct dump *d)
 		struct task *t = d->tasks.data[i];
 		if (t->state == TASK_DEAD)
 			continue;
-		r = task_look(d, t);
+		r = task_look_briefly(d, t);
 		if (!r)
 			r = live_note_calls(d, t);
 		struct live_task *lt = live_usable(d, t);
@@ -344,12 +344,24 @@ static int arm(struct live_cow *c, const struct proc_maps *maps)
 	return r;
 }
 
+/* Fixed buffers of a ring, wherever that is (a child of before may have it), and the like: who has them writes to pages that are protected as to any. Who holds a
+ * page for a moment only does not matter here: what that writes may as well be of the moment of the pause. */
+static bool is_held_for_long(const struct live_task *lt)
+{
+	struct proc_status status;
+
+	if (proc_read_status(lt->proc, &status) || !status.pinned_kib)
+		return false;
+	log_info("Process %d (%s): others hold %llu KiB of it, so it is copied in the pause", lt->pid, lt->comm, (unsigned long long)status.pinned_kib);
+	return true;
+}
+
 int live_cow_arm(struct dump *d, struct live_task *lt)
 {
 	struct live_cow *c = lt->cow;
 	sigset_t all, before;
 
-	if (!c || !c->areas.count)
+	if (!c || !c->areas.count || is_held_for_long(lt))
 		return 0;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);

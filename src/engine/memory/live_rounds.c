@@ -3,6 +3,7 @@
 #include "base/workers.h"
 #include "engine/memory/live_task.h"
 #include "engine/memory/pinned.h"
+#include "engine/memory/pins.h"
 #include "engine/watch.h"
 
 #include <sys/mman.h>
@@ -12,7 +13,6 @@
 #define SMALL_ENOUGH (1UL << 20) /* what is left for the pause */
 #define LATE_AT_ONCE (1UL << 20) /* of the memory for it, that is there when the pause begins, or so many times what the last round copied */
 #define LATE_TIMES 4
-#define SETTLE_NS 1000000
 
 static bool has_memory(const struct live_task *lt)
 {
@@ -116,13 +116,13 @@ static int place_found(struct live_task *lt, bool first, struct found *f, struct
 	return r;
 }
 
-/* What others write through pages that they hold for a moment (process_vm_writev) has arrived before it is copied. */
-static void wait_until(uint64_t settled)
+/* Who may still write to what has just been protected. */
+static int see_who_holds(struct dump *d, struct live_task *lt, const struct extents *runs)
 {
-	const uint64_t now = watch_now();
+	const struct pins_of of = { lt->proc, lt->comm, lt->uffd, lt->pagemap_fd };
+	int r = lt->gone || lt->given_up ? 0 : pins_release(d->pins, &of, runs);
 
-	if (now < settled)
-		nanosleep(&(struct timespec){ 0, (long)(settled - now) }, NULL);
+	return !r || !has_memory(lt) ? 0 : error_errno(d->e, r, "process %d (%s): cannot see who holds its pages", lt->pid, lt->comm);
 }
 
 /* In this order: all are protected, then looked at who may write unseen, then copied. */
@@ -160,7 +160,7 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 	if (r && !d->e->text[0])
 		error_set(d->e, r, "out of memory");
 	if (!r && copies.count)
-		wait_until(settled);
+		pins_wait(d->pins, lt->uffd, lt->pagemap_fd, &lt->maps, settled);
 	if (!r)
 		r = live_copy(d, lt, &copies);
 	VEC_FREE(&copies);
@@ -184,7 +184,9 @@ int live_run_round(struct dump *d, bool first, uint64_t *ret)
 		for (size_t k = 0; k < found[i].runs.count; k++)
 			size += found[i].runs.data[k].end - found[i].runs.data[k].start;
 	live_gently(d, size);
-	const uint64_t settled = watch_now() + SETTLE_NS;
+	for (size_t i = 0; !r && i < l->tasks.count; i++)
+		r = see_who_holds(d, l->tasks.data[i], &found[i].runs);
+	const uint64_t settled = watch_now() + PINS_SETTLE_NS;
 	for (size_t i = 0; !r && i < l->tasks.count; i++) {
 		r = copy_found(d, l->tasks.data[i], first, &found[i], settled);
 		*ret += l->tasks.data[i]->copied;

@@ -2,7 +2,7 @@
  * pagemap-PID.img and pages-N.img: the private pages of an address space, found by scan.h, copied with process_vm_readv(2), by the
  * workers: each address space is a job, each block of its file another, while the dump goes on with the next process.
  *
- * Pages that several processes have by fork(2) are read through /proc/PID/mem: process_vm_readv pins pages, and the kernel gives
+ * Pages that several processes have by fork(2), and those of a tree that is watched beyond the dump (pins.h), are read through /proc/PID/mem: process_vm_readv pins pages, and the kernel gives
  * a process its own copy of a page before it is pinned, for good.
  *
  * A page that parent and child still share since fork(2) is stored with the parent only; the child's pagemap says so, and restore
@@ -53,7 +53,7 @@ static int read_segment(struct dump *d, struct task *t, unsigned char *to, const
 {
 	for (size_t done = 0; done < s->size;) {
 		struct iovec local = { to + done, s->size - done }, remote = { (void *)(s->from + done), s->size - done };
-		ssize_t n = s->several ? 0 : process_vm_readv(t->proc, &local, 1, &remote, 1, 0);
+		ssize_t n = s->several || d->request->track ? 0 : process_vm_readv(t->proc, &local, 1, &remote, 1, 0);
 		if (n <= 0) /* PROT_NONE too: only /proc/PID/mem reads that */
 			n = pread(t->mem_fd, to + done, s->size - done, (off_t)(s->from + done));
 		if (n <= 0)
@@ -71,7 +71,7 @@ int pages_read(struct dump *d, struct task *t, unsigned char *to, const struct s
 
 	for (size_t i = 0; !r && i < count;) {
 		size_t n = 0, total = 0;
-		for (; i + n < count && !segments[i + n].several; n++) {
+		for (; i + n < count && !segments[i + n].several && !d->request->track; n++) {
 			remote[n] = (struct iovec){ (void *)segments[i + n].from, segments[i + n].size };
 			total += segments[i + n].size;
 		}

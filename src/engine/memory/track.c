@@ -21,7 +21,6 @@
 #define PROTECT_SIZE (64UL << 20) /* the kernel holds the address space meanwhile */
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
-#define TABLE_SIZE (2UL << 20) /* of memory, that a page table is for */
 #define WORDS 8192
 #define GIANT_SIZE (1UL << 30)
 #define NEAR (1UL << 20) /* to walk over so much takes as long as another call */
@@ -158,6 +157,15 @@ bool track_is_huge(const struct proc_vma *v)
 bool track_is_file(const struct proc_vma *v)
 {
 	return vma_status(v) & VMA_FILE_PRIVATE;
+}
+
+/* To watch what is watched changes nothing, but is done under the lock that excludes all others. */
+void track_wait_for_lock(int uffd, int pagemap_fd, const struct proc_maps *maps)
+{
+	for (size_t i = 0; i < maps->count; i++)
+		if (track_can_watch(&maps->data[i]) && track_is_watched(pagemap_fd, maps->data[i].start, maps->data[i].end) &&
+		    track_watch(uffd, maps->data[i].start, maps->data[i].end) == 1)
+			return;
 }
 
 int track_unwatch(int uffd, uint64_t start, uint64_t end)
@@ -315,8 +323,8 @@ static bool is_empty(pid_t pid, uint64_t page)
 	uint64_t buffer[WORDS];
 	size_t size = 64; /* nearly always that tells */
 
-	for (uint64_t at = page; at < page + TABLE_SIZE; at += size, size = sizeof(buffer)) {
-		size = (size_t)MIN(size, page + TABLE_SIZE - at);
+	for (uint64_t at = page; at < page + TRACK_TABLE; at += size, size = sizeof(buffer)) {
+		size = (size_t)MIN(size, page + TRACK_TABLE - at);
 		struct iovec local = { buffer, size }, remote = { (void *)at, size };
 		if (process_vm_readv(pid, &local, 1, &remote, 1, 0) != (ssize_t)size)
 			return true;
@@ -332,7 +340,7 @@ int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs
 	const size_t count = runs->count;
 	size_t i = 0;
 
-	for (uint64_t page = start; page < end; page += TABLE_SIZE) {
+	for (uint64_t page = start; page < end; page += TRACK_TABLE) {
 		while (i < count && runs->data[i].end <= page)
 			i++;
 		if ((i < count && runs->data[i].start <= page) || !is_empty(pid, page))
@@ -340,7 +348,7 @@ int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs
 		struct track_run *run = VEC_PUSH(runs);
 		if (!run)
 			return -ENOMEM;
-		*run = (struct track_run){ page, MIN(end, page + TABLE_SIZE), TRACK_PRESENT | TRACK_WRITTEN };
+		*run = (struct track_run){ page, MIN(end, page + TRACK_TABLE), TRACK_PRESENT | TRACK_WRITTEN };
 	}
 	if (runs->count > count)
 		qsort(runs->data, runs->count, sizeof(*runs->data), by_start);
@@ -428,12 +436,12 @@ static int ask(pid_t pid, struct asked *a, uint64_t start, uint64_t end, struct 
 	if (a->count && syscall(__NR_move_pages, pid, a->count, a->pages, NULL, a->status, 0) < 0)
 		return -errno;
 	for (size_t i = 0; i < a->count; i++) {
-		const uint64_t table = (uint64_t)a->pages[i] & ~(TABLE_SIZE - 1);
+		const uint64_t table = (uint64_t)a->pages[i] & ~(TRACK_TABLE - 1);
 		struct track_run *run = a->status[i] < 0 ? VEC_PUSH(suspects) : NULL;
 		if (a->status[i] < 0 && !run)
 			return -ENOMEM;
 		if (run)
-			*run = (struct track_run){ MAX(start, table), MIN(end, table + TABLE_SIZE), 0 };
+			*run = (struct track_run){ MAX(start, table), MIN(end, table + TRACK_TABLE), 0 };
 	}
 	a->count = 0;
 	return 0;
@@ -448,9 +456,9 @@ static int find_gone(pid_t pid, uint64_t start, uint64_t end, const struct exten
 	for (size_t i = extents_find(stored, start); !r && start < end && i < stored->count && stored->data[i].start < end; i++) {
 		uint64_t at = MAX(start, stored->data[i].start);
 		while (!r && at < MIN(end, stored->data[i].end)) {
-			if (!a.count || ((uint64_t)a.pages[a.count - 1] ^ at) >= TABLE_SIZE)
+			if (!a.count || ((uint64_t)a.pages[a.count - 1] ^ at) >= TRACK_TABLE)
 				a.pages[a.count++] = (void *)at;
-			at = (at & ~(TABLE_SIZE - 1)) + TABLE_SIZE;
+			at = (at & ~(TRACK_TABLE - 1)) + TRACK_TABLE;
 			if (a.count == ARRAY_SIZE(a.pages))
 				r = ask(pid, &a, start, end, suspects);
 		}
@@ -458,23 +466,49 @@ static int find_gone(pid_t pid, uint64_t start, uint64_t end, const struct exten
 	return r ? r : ask(pid, &a, start, end, suspects);
 }
 
+/* 1: not every kernel can be asked so. */
+static int find_all_suspects(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *suspects)
+{
+	int r = find_suspects(pagemap_fd, start, end, suspects);
+	const size_t unprotected = suspects->count;
+
+	if (r || find_gone(pid, start, end, stored, suspects))
+		return r ? r : 1;
+	if (suspects->count > unprotected)
+		qsort(suspects->data, suspects->count, sizeof(*suspects->data), by_start);
+	return 0;
+}
+
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs)
 {
 	struct track_runs suspects = {};
-	int r = find_suspects(pagemap_fd, start, end, &suspects);
-	const size_t unprotected = suspects.count;
+	int r = find_all_suspects(pid, pagemap_fd, start, end, stored, &suspects);
 
-	/* Not every kernel can be asked so. */
-	if (!r && find_gone(pid, start, end, stored, &suspects)) {
-		VEC_FREE(&suspects);
-		return track_changes(pagemap_fd, start, end, false, runs);
-	}
-	if (!r && suspects.count > unprotected)
-		qsort(suspects.data, suspects.count, sizeof(*suspects.data), by_start);
 	if (!r)
 		r = scan_suspects(pagemap_fd, &find_changes, &suspects, runs);
+	else if (r == 1)
+		r = track_changes(pagemap_fd, start, end, false, runs);
 	VEC_FREE(&suspects);
 	return r;
+}
+
+int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *changes, struct track_runs *written)
+{
+	struct track_runs tables = {};
+	int r = find_suspects(pagemap_fd, start, end, changes);
+	const size_t unprotected = changes->count;
+
+	if (!r && find_gone(pid, start, end, stored, &tables)) {
+		changes->count = tables.count = 0;
+		r = track_changes(pagemap_fd, start, end, false, changes);
+	}
+	/* Who is not protected has changed; of a page table one of whose pages has gone the others may be there. */
+	if (!r)
+		r = scan_suspects(pagemap_fd, &find_changes, &tables, changes);
+	VEC_FREE(&tables);
+	if (changes->count > unprotected)
+		qsort(changes->data, changes->count, sizeof(*changes->data), by_start);
+	return r ? r : scan_suspects(pagemap_fd, &collect_written, changes, written);
 }
 
 int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track_runs *runs)

@@ -34,6 +34,8 @@ bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
  * as if they had not been written. */
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
+/* Who wrote under the lock of the address space when it was called has done so (/proc/PID/mem, ptrace). Of memory that is watched. */
+void track_wait_for_lock(int uffd, int pagemap_fd, const struct proc_maps *maps);
 /*
  * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
  * milliseconds it is two areas, which mremap(2) takes for none.
@@ -61,10 +63,13 @@ int track_collect_few(int pagemap_fd, uint64_t start, uint64_t end, struct track
 /* What is not as it was: pages that were written, are swapped out, or are not there (`what` has neither TRACK_PRESENT nor TRACK_SWAPPED).
  * Pages that stand in no run are there and were not written. Nothing is protected. For watched areas. */
 int track_changes(int pagemap_fd, uint64_t start, uint64_t end, bool file, struct track_runs *runs);
+#define TRACK_TABLE (2UL << 20) /* of memory, that a page table is for */
 /* Whether this kernel answers in the way that track_changes_of rests on. */
 bool track_tells_holes(void);
-/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order. Of others that are not there nothing is said. */
+/* The same, of no file, in a third of the time where little has changed. `stored`: the pages that were there, in order, or of each TRACK_TABLE the first. Of others that are not there nothing is said. */
 int track_changes_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *runs);
+/* track_changes_of, then track_collect, of no file, where little has changed. */
+int track_collect_of(pid_t pid, int pagemap_fd, uint64_t start, uint64_t end, const struct extents *stored, struct track_runs *changes, struct track_runs *written);
 /* Of a part of a huge area, whose changes *runs has: a page that was emptied, and then only read, does not look as if it had been written. It is all zero:
  * such are added. The process stands still. */
 int track_add_emptied(pid_t pid, uint64_t start, uint64_t end, struct track_runs *runs);

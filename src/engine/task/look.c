@@ -307,7 +307,7 @@ static uint64_t read_sequence(const struct task *t, uint64_t at)
  * Where each of these threads says that it is inside a sequence, 0: in none. In one call, but for the first, whose page the process may share with
  * the one that it was forked from: it would get its own copy.
  */
-static void read_sequences(const struct task *t, size_t first, size_t count, uint64_t words[SEQUENCES_AT_ONCE])
+static void read_sequences(const struct dump *d, const struct task *t, size_t first, size_t count, uint64_t words[SEQUENCES_AT_ONCE])
 {
 	struct iovec ours[SEQUENCES_AT_ONCE], its[SEQUENCES_AT_ONCE];
 	size_t n = 0;
@@ -315,9 +315,10 @@ static void read_sequences(const struct task *t, size_t first, size_t count, uin
 	memset(words, 0, count * sizeof(*words));
 	for (size_t i = 0; i < count; i++) {
 		const uint64_t area = t->threads.data[first + i]->rseq.rseq_abi_pointer;
-		if (area && !(first + i))
+		const bool singly = !(first + i) || d->request->track; /* memory/pins.h */
+		if (area && singly)
 			words[i] = read_sequence(t, area + 8);
-		if (!area || !(first + i))
+		if (!area || singly)
 			continue;
 		ours[n] = (struct iovec){ &words[i], sizeof(words[i]) };
 		its[n++] = (struct iovec){ (void *)(area + 8), sizeof(words[i]) };
@@ -340,7 +341,7 @@ static int leave_sequences(struct dump *d, struct task *t)
 	}
 	for (size_t i = 0; i < t->threads.count; i++) {
 		if (i % SEQUENCES_AT_ONCE == 0)
-			read_sequences(t, i, MIN(t->threads.count - i, (size_t)SEQUENCES_AT_ONCE), words);
+			read_sequences(d, t, i, MIN(t->threads.count - i, (size_t)SEQUENCES_AT_ONCE), words);
 		leave_sequence(t, t->threads.data[i], words[i % SEQUENCES_AT_ONCE]);
 	}
 	return 0;
@@ -376,7 +377,8 @@ static int read_threads(struct dump *d, struct task *t)
 	return 0;
 }
 
-int task_look(struct dump *d, struct task *t)
+/* `briefly`: of the rest, only its maps. */
+static int look(struct dump *d, struct task *t, bool briefly)
 {
 	struct task_view *v = &t->view;
 	int r;
@@ -391,11 +393,25 @@ int task_look(struct dump *d, struct task *t)
 		r = task_errno(d, t, v->open_result ? v->open_result : v->status_result, "cannot open its memory and its status");
 	else
 		r = read_threads(d, t);
-	if (take(&v->rest.taken))
-		look_at_rest(d, t);
-	else if (!__atomic_load_n(&v->rest.done, __ATOMIC_ACQUIRE))
+	if (take(&v->rest.taken)) {
+		if (briefly)
+			v->maps_result = live_read_maps(d, t);
+		else
+			look_at_rest(d, t);
+	} else if (!__atomic_load_n(&v->rest.done, __ATOMIC_ACQUIRE)) {
 		workers_wait(d->workers);
+	}
 	return !r && v->maps_result ? task_errno(d, t, v->maps_result, "cannot read its maps") : r;
+}
+
+int task_look(struct dump *d, struct task *t)
+{
+	return look(d, t, false);
+}
+
+int task_look_briefly(struct dump *d, struct task *t)
+{
+	return look(d, t, true);
 }
 
 void task_view_free(struct task *t)

@@ -202,6 +202,8 @@ void task_look_early(struct dump *d, struct task *t);
 int dispatch_refuse_untold(struct dump *d, struct task *t);
 /* After it t->maps and t->view are there, and its threads can be asked. */
 int task_look(struct dump *d, struct task *t);
+/* The same for a stop that only begins to watch its memory: its threads and maps. */
+int task_look_briefly(struct dump *d, struct task *t);
 void task_view_free(struct task *t);
 
 extern const char *const task_links[3];
