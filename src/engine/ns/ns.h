@@ -46,6 +46,9 @@ uint32_t ns_find(pid_t pid);
 int ns_enter(struct dump *d);
 /* Whether that of this flag (CLONE_NEW…) is among them. */
 bool ns_is_own(const struct dump *d, uint64_t flag);
+/* The number in the names of its images; 0: it is not the tree's own. The second for a restore. */
+uint32_t ns_number(const struct dump *d, uint64_t flag);
+uint32_t ns_number_saved(const struct restore *s, uint64_t flag);
 int ns_collect(struct dump *d);
 /* The numbers of namespaces: of the root and all its tasks, or (`outside`) the coordinator's, as it was called. Nothing where the tree has none of its own. */
 void ns_fill_ids(const struct dump *d, TaskKobjIdsEntry *ids, bool outside);
