@@ -50,6 +50,12 @@ struct fs_type {
 };
 /* Never NULL. */
 const struct fs_type *fs_find_type(const char *name);
+/* The name of one by its number in an image; NULL. */
+const char *fs_name_of(uint32_t code);
+extern const struct fs_type fs_typed; /* FS_TYPED */
+
+/* --enable-fs */
+bool mounts_enabled(const struct request *r, const char *fstype);
 
 struct mount {
 	uint32_t id, parent_id, dev;
@@ -103,23 +109,23 @@ int mounts_compare(const struct mounts *m, const struct proc_mounts *made, struc
 
 /* Of the tree's namespace; the tree stands still. Sets d->mounts and d->root_fd; a tree in our own namespace leaves both. */
 int mounts_capture(struct dump *d);
-/* The content of file systems, once all else was captured; and the image. */
-int mounts_finish(struct dump *d);
 void mounts_release(struct dump *d);
 /* The mount that an open file is in, as the image knows it; or -1. */
 int64_t mounts_of(struct dump *d, const struct descriptor *f);
 /* Whether the name of a file that another mount covers can be found at restore all the same. */
 bool mounts_reach(struct dump *d, const struct descriptor *f);
+/* A file of the file system `dev` (as in fdinfo) in the tree's namespace, or -1. */
+int mounts_open_of(const struct dump *d, uint32_t dev);
 
 /* ---- restore ---- */
 
-/* The images, checked and planned; 0 also where there are none. */
-int mounts_load(struct restore *s);
-/* Makes the namespace. Sets s->root_fd, s->mnt_ns and s->proc_fd. */
-int mounts_make(struct restore *s);
+/* The image, checked and planned. */
+int mounts_load(struct restore *s, uint32_t id);
+/* Makes the namespace. Sets s->root_fd, s->mnt_ns and s->proc_fd; the coordinator stays in its own. */
+int mounts_make(struct restore *s, uint32_t id);
 /* The root of the tree enters it; those born by it are in it. */
 void mounts_plan_enter(struct restore *s, struct batch *b);
-/* A file by the mount that it was in; -ENOENT where the image does not say. As path_open. */
+/* A file by the mount that it was in, or where that is not known by its name: as path_open. */
 int mounts_open(struct restore *s, int64_t mount, const char *name, int flags);
 void mounts_forget(struct restore *s);
 
@@ -129,8 +135,9 @@ struct mounts_job {
 	struct mounts *mounts;
 	int proc;	/* our own /proc */
 	int root, ns; /* results */
+	struct reach *reach; /* of each that comes from the host */
 };
-int mounts_build(struct mounts_job *job);
+int mounts_build(void *job);
 
 /* ---- mnt_tree.c, mnt_untree.c: the content of a file system as an archive ---- */
 

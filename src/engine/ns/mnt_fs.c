@@ -1,6 +1,7 @@
 /* The types of file systems that are known, and how one of each comes back that nobody but the tree has mounted; see mnt.h. */
 #include "engine/ns/mnt.h"
 
+#include "engine/request.h"
 #include "mnt.pb-c.h"
 
 static const struct fs_type types[] = {
@@ -36,4 +37,22 @@ const struct fs_type *fs_find_type(const char *name)
 		if (!strcmp(types[i].name, name))
 			return &types[i];
 	return &other;
+}
+
+const char *fs_name_of(uint32_t code)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		if (types[i].code == code && code != FSTYPE__AUTO && code != FSTYPE__UNSUPPORTED)
+			return types[i].name;
+	return NULL;
+}
+
+const struct fs_type fs_typed = { "", FSTYPE__AUTO, FS_TYPED, NULL };
+
+bool mounts_enabled(const struct request *r, const char *fstype)
+{
+	for (const char *const *x = r->enable_fs; x && *x; x++)
+		if (!strcmp(*x, "all") || !strcmp(*x, fstype))
+			return true;
+	return false;
 }

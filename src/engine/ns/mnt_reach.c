@@ -18,8 +18,7 @@
 
 static bool is_it(const struct reach *r, const struct proc_mount *m)
 {
-	return !strcmp(r->point, m->point) && !strcmp(r->root, m->root) && !strcmp(r->fstype, m->fstype) && !strcmp(r->source, m->source) &&
-	       (!r->dev || r->dev == m->dev);
+	return !strcmp(r->point, m->point) && !strcmp(r->root, m->root) && !strcmp(r->fstype, m->fstype) && (!r->dev || r->dev == m->dev);
 }
 
 static bool has_id(int fd, uint32_t id)
@@ -45,6 +44,15 @@ static int clone_top(const struct reach *r, const struct proc_mounts *mounts, in
 	return 1;
 }
 
+/* The number of a file system may be another one since: where there is none of that number, the place must do. */
+static void forget_number(struct reach *r, const struct proc_mounts *mounts)
+{
+	VEC_FOREACH(&mounts->list, m)
+		if (is_it(r, m))
+			return;
+	r->dev = 0;
+}
+
 static void uncover(struct reach *r, const struct proc_mounts *mounts)
 {
 	for (int i = 0; i < COVERS_MAX && clone_top(r, mounts, &r->fd) == 1; i++)
@@ -64,6 +72,8 @@ int reach_mounts(int proc, struct reach *list, size_t n)
 	int r = read_file_at(proc, "thread-self/mountinfo", TEXT_MAX, &text, NULL);
 	if (!r)
 		r = proc_parse_mounts(text, &mounts);
+	for (size_t i = 0; !r && i < n; i++)
+		forget_number(&list[i], &mounts);
 	/* As long as mounts are in the groups of those that they are copies of, nothing is changed. */
 	for (size_t i = 0; !r && i < n; i++)
 		if (list[i].grouped)

@@ -6,8 +6,8 @@
 #include "base/base.h"
 
 struct reach {
-	const char *point, *root, *fstype, *source;
-	uint32_t dev; /* 0: any */
+	const char *point, *root, *fstype;
+	uint32_t dev; /* of one that has another number now any will do */
 	bool grouped; /* in: with its peer group (below) */
 	int fd;	      /* out: a detached mount of it alone, the caller's; or -1 */
 	int group;    /* out: the same, which is in its peer group, the caller's; or -1 */
