@@ -193,6 +193,8 @@ struct restore {
 		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
 		void *state[NS_KINDS_MAX];
 	} ns; /* engine/ns/ns.h */
+	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
+	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */
 	bool succeeded;
 	int fd_base, fd_top; /* from where, and below what, numbers are ours while there are tasks: above theirs, or in a gap between them */
 	int tty;
