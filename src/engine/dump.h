@@ -60,7 +60,8 @@ struct dump {
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;
-	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time; task/look.c */
+	uint32_t ns_own; /* namespaces of the tree's own that the coordinator has entered, as bits of their table; engine/ns/ns.h */
+	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time, or the root's; task/look.c */
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;
 	struct hidden *hidden; /* task/hidden.c */

@@ -26,6 +26,8 @@
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
+#include "engine/ns/ns.h"
+#include "engine/ns/relay.h"
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/calls.h"
@@ -222,7 +224,8 @@ static void enter(struct restore *s, enum stage stage)
 		watch_enter(s->watch, stage);
 }
 
-int restore_prepare(struct restore *s)
+/* Before anything is made. */
+static int read_images(struct restore *s)
 {
 	int r = restore_open(s->request->images_dir, s->request->packing.key, &s->dir, s->e);
 
@@ -232,16 +235,27 @@ int restore_prepare(struct restore *s)
 		r = external_check(s);
 	if (!r)
 		r = cuda_prepare(s);
-	if (!r && s->request->hook.call) {
+	/* Threads that verify do not come along into namespaces. */
+	if (!r && (s->request->hook.call || s->ns.any)) {
 		enter(s, STAGE_VERIFY);
 		r = restore_verified(s, r);
 	}
 	enter(s, STAGE_PLAN);
-	if (!r)
-		r = tell(s, "pre-restore");
-	if (!r)
-		r = clocks_prepare(s);
+	return r ? r : tell(s, "pre-restore");
+}
+
+static int prepare_tree(struct restore *s)
+{
+	int r = clocks_prepare(s);
+
 	return r ? r : make_plan(s);
+}
+
+int restore_prepare(struct restore *s)
+{
+	int r = read_images(s);
+
+	return r ? r : prepare_tree(s);
 }
 
 /* ---- build ---- */
@@ -325,7 +339,7 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 static int make_root(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
-	const bool sibling = s->request->sibling; /* then the signal is our own's */
+	const bool sibling = s->request->sibling || s->ns.any; /* then the signal is our own's */
 	struct clone_args args = { .exit_signal = sibling ? 0 : SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1,
 				   .flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0) };
 	struct agent_batch *batch = s->tasks.data[0]->threads.data[0].batch.final;
@@ -346,6 +360,8 @@ static int make_root(struct restore *s)
 	if (r)
 		return error_errno(s->e, r, "cannot create process %d", pid);
 	s->pid = (pid_t)child;
+	if (s->relay)
+		relay_born(s->relay, s->pid);
 	return 0;
 }
 
@@ -615,6 +631,8 @@ static int restore_switch(struct restore *s)
 	if (!r)
 		r = sysv_settle(s);
 	if (!r)
+		r = ns_settle(s);
+	if (!r)
 		r = tell(s, "post-restore");
 	if (!r)
 		r = tell(s, "pre-resume");
@@ -706,6 +724,7 @@ void restore_finish(struct restore *s)
 	vdso_release(s);
 	clocks_release(s);
 	aio_release(s);
+	ns_release(s);
 	if (s->succeeded && s->request->ends)
 		return;
 	spawn_release(s);
@@ -769,8 +788,45 @@ static int build_and_verify(struct restore *s)
 	return restore_verified(s, r);
 }
 
+/* All that follows upon the images. */
+static int make_tree(struct restore *s)
+{
+	int r = prepare_tree(s);
+
+	if (!r)
+		r = build_and_verify(s);
+	enter(s, STAGE_SWITCH);
+	if (!r)
+		r = restore_switch(s);
+	if (r)
+		restore_kill(s);
+	s->succeeded = !r;
+	return r;
+}
+
+/* The same in namespaces that are made for it. */
+static int make_tree_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
+{
+	struct restore *s = data;
+
+	relay->request.ends = true;
+	s->request = &relay->request;
+	s->e = e;
+	s->relay = relay;
+	relay->profile = *s->watch->profile;
+	s->watch->profile = &relay->profile;
+	watch_resume(s->watch, s->request);
+	int r = ns_make(s);
+	r = r ? r : make_tree(s);
+	watch_quiet(s->watch);
+	restore_finish(s);
+	watch_end(s->watch);
+	return r;
+}
+
 static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
+	struct relay_job job = { .run = make_tree_apart, .root = -1 };
 	struct watch watch;
 	struct restore s = { .request = request, .e = e, .tty = -1, .watch = &watch };
 	int r;
@@ -779,15 +835,17 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	watch_begin(&watch, request, STAGE_OPEN, count_bytes, &s);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
-	r = restore_prepare(&s);
-	if (!r)
-		r = build_and_verify(&s);
-	enter(&s, STAGE_SWITCH);
-	if (!r)
-		r = restore_switch(&s);
-	if (r)
-		restore_kill(&s);
-	s.succeeded = !r;
+	r = read_images(&s);
+	if (!r && s.ns.any) {
+		job.data = &s;
+		watch_quiet(&watch);
+		r = relay_run(request, &job, &s.pid, e);
+		watch.profile = &watch.own;
+		while (r && s.pid && !request->sibling && waitpid(s.pid, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	} else if (!r) {
+		r = make_tree(&s);
+	}
 	watch_quiet(&watch);
 	restore_finish(&s);
 	watch_end(&watch);

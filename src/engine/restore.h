@@ -57,6 +57,7 @@ struct rthread {
 	struct tracee tracee;
 };
 
+#define NS_KINDS_MAX 16 /* engine/ns/table.c */
 #define CLOCKS 2 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME */
 
 /* Something that was made and is held in the coordinator, under a number of the images. */
@@ -186,6 +187,11 @@ struct restore {
 		int64_t offset[CLOCKS], behind[CLOCKS]; /* of that one; what ours are behind those at the dump, ns */
 		struct clocks_parent *parent;
 	} clocks; /* task/clocks.h */
+	struct {
+		bool any;
+		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
+		void *state[NS_KINDS_MAX];
+	} ns; /* engine/ns/ns.h */
 	bool succeeded;
 	int fd_base, fd_top; /* from where, and below what, numbers are ours while there are tasks: above theirs, or in a gap between them */
 	int tty;
@@ -211,6 +217,7 @@ struct restore {
 	struct births_plan *births;
 	struct feeder *feeder; /* memory/feed.c; NULL: no pages are packed */
 	struct watch *watch; /* NULL: an inspection */
+	struct relay *relay; /* we are the process apart that makes the tree in namespaces of its own (engine/ns/relay.h); or NULL */
 	uint64_t pages_done, pages_total; /* bytes: that the feeder brought, and of all */
 	bool building; /* `fillings` does not change any more */
 	VEC(struct filling) fillings; /* what tasks read themselves; memory/fill.c */
@@ -225,6 +232,9 @@ struct restore_words {
 	uint32_t watched, taken; /* tasks whose lazy memory is watched; the coordinator has what it needs for that */
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
+
+/* Reads an image of one message; *ret is the caller's. */
+int restore_read_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret);
 
 /* Everything before the first process is made: reads the images, makes the descriptions, plans. `s` has request, e, and tty. What it
  * leaves, also after a failure, restore_finish releases. */
