@@ -189,6 +189,7 @@ struct restore {
 	} clocks; /* task/clocks.h */
 	struct {
 		bool any;
+		struct seed *seed; /* the root, where it was there before the plan (engine/ns/seed.h); or NULL */
 		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
 		void *state[NS_KINDS_MAX];
 	} ns; /* engine/ns/ns.h */
@@ -241,6 +242,8 @@ int restore_read_one(struct restore *s, const char *name, uint32_t magic, const 
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
 
+/* In the root, as it was born: begins with its batch. `entry`: the agent's, where the arena begins. */
+_Noreturn void restore_become(const struct agent_batch *batch, char *stack, const char *entry);
 /* While the tree is built: until *word reaches `count`, or something fails, which is the result. */
 int restore_wait(struct restore *s, uint32_t *word, uint32_t count);
 

@@ -2,6 +2,7 @@
 #include "engine/memory/sysv.h"
 
 #include "engine/memory/shmem.h"
+#include "proc/sysctl.h"
 #include "engine/memory/vma.h"
 #include "engine/task/task.h"
 #include "ipc_shm.pb-c.h"
@@ -14,7 +15,7 @@
 #ifndef SHM_DEST
 #define SHM_DEST 01000
 #endif
-#define NEXT_ID "/proc/sys/kernel/shm_next_id"
+#define NEXT_ID "kernel/shm_next_id"
 
 struct segment {
 	int id, fd;
@@ -107,15 +108,6 @@ int sysv_finish(struct dump *d, bool success)
 
 /* ---- restore ---- */
 
-static int set_next_id(int id)
-{
-	char text[16];
-	_cleanup_close_ int fd = open(NEXT_ID, O_WRONLY | O_CLOEXEC);
-	int n = snprintf(text, sizeof(text), "%d", id);
-
-	return fd >= 0 && write(fd, text, (size_t)n) == n ? 0 : -errno;
-}
-
 /* The segment with its id, made if it is not there. */
 static int make(struct restore *s, const IpcShmEntry *e)
 {
@@ -128,7 +120,7 @@ static int make(struct restore *s, const IpcShmEntry *e)
 		if (ds.shm_nattch)
 			return error_set(s->e, -EBUSY, "System V segment %d is in use by others; end those first", id);
 	} else {
-		int r = set_next_id(id);
+		int r = sysctl_write_number(NEXT_ID, id);
 		int made = r ? r : shmget((key_t)e->desc->key, e->size, IPC_CREAT | IPC_EXCL | (int)(e->desc->mode & 0777));
 		if (made < 0)
 			return error_errno(s->e, r ? r : -errno, "cannot make System V segment %d", id);

@@ -1,8 +1,18 @@
 /* See ns.h. */
 #include "engine/ns/ns.h"
 
+#include "base/fork.h"
+#include "base/log.h"
+#include "engine/ns/relay.h"
+#include "engine/ns/seed.h"
+#include "engine/task/clocks.h"
+#include "engine/watch.h"
+#include "proc/sysctl.h"
+
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
@@ -45,6 +55,48 @@ uint32_t ns_find(pid_t pid)
 	return found;
 }
 
+/* As the innermost namespace that it is in numbers it: the last of its ids. */
+static pid_t inner_id(pid_t pid)
+{
+	_cleanup_free_ char *text = NULL;
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	const char *line = read_file_at(AT_FDCWD, path, 1 << 16, &text, NULL) ? NULL : strstr(text, "\nNSpid:");
+	if (!line)
+		return -1;
+	text[line + 1 - text + (long)strcspn(line + 1, "\n")] = '\0';
+	const char *last = strrchr(line, '\t');
+	return last ? atoi(last + 1) : -1;
+}
+
+/* Whether /proc is that of our pid namespace. */
+static bool has_proc(void)
+{
+	char text[16];
+	ssize_t n = readlink("/proc/self", text, sizeof(text) - 1);
+
+	text[MAX(n, 0)] = '\0';
+	return n > 0 && atoi(text) == getpid();
+}
+
+/* From here on we are a process of it: who returns is another than who called. */
+static int enter_pids(struct dump *d)
+{
+	pid_t child = fork();
+
+	if (child < 0)
+		return error_errno(d->e, -errno, "cannot make a process in its pid namespace");
+	if (child > 0)
+		relay_leave_to(child);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (d->watch)
+		watch_resume(d->watch, d->request);
+	if (!has_proc())
+		return error_set(d->e, -ENOTSUP, "it is in a pid namespace of its own, whose /proc is not mounted where it could be seen (unshare --mount-proc), which is not saved");
+	return 0;
+}
+
 int ns_enter(struct dump *d)
 {
 	uint64_t flags = 0;
@@ -55,10 +107,24 @@ int ns_enter(struct dump *d)
 	flags &= ~(uint64_t)CLONE_NEWUSER;
 	if (!flags)
 		return 0;
+	const pid_t inner = flags & CLONE_NEWPID ? inner_id(d->request->pid) : 1;
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, d->request->pid, 0);
+	if (inner != 1)
+		return error_set(d->e, -ENOTSUP, "it is in a pid namespace of its own, and is process %d there, which is not saved; dump the first one", inner);
 	if (pidfd < 0 || setns(pidfd, (int)flags) < 0)
 		return error_errno(d->e, -errno, "cannot enter its namespaces");
-	return 0;
+	if (!(flags & CLONE_NEWPID))
+		return 0;
+	d->relay->request.pid = inner;
+	return enter_pids(d);
+}
+
+bool ns_is_own(const struct dump *d, uint64_t flag)
+{
+	for (size_t i = 0; i < ns_kinds_count; i++)
+		if (ns_kinds[i]->flag == flag && d->ns_own & 1U << i)
+			return true;
+	return false;
 }
 
 int ns_collect(struct dump *d)
@@ -120,6 +186,22 @@ int ns_load(struct restore *s)
 	return r;
 }
 
+/* The first process of a new pid namespace, then the coordinator in it. Others that are made there for a while get ids above those of the tree. */
+static int make_pids(struct restore *s)
+{
+	_cleanup_close_ int clocks = s->clocks.moved ? open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC) : -1;
+
+	clocks_unshare(s);
+	int r = seed_make(s, CLONE_NEWPID, s->tasks.data[0]->pid);
+	if (clocks >= 0 && setns(clocks, CLONE_NEWTIME) < 0)
+		r = error_errno(s->e, -errno, "cannot go back to our own clocks");
+	if (!r)
+		r = seed_follow(s);
+	if (!r && (r = sysctl_write_number("kernel/ns_last_pid", getpid())))
+		r = error_errno(s->e, r, "cannot set the last id of the new pid namespace");
+	return r;
+}
+
 int ns_make(struct restore *s)
 {
 	uint64_t flags = 0;
@@ -127,8 +209,10 @@ int ns_make(struct restore *s)
 
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		flags |= s->ns.id[i] ? ns_kinds[i]->flag : 0;
-	if (unshare((int)flags) < 0)
+	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
 		return error_errno(s->e, -errno, "cannot make its namespaces");
+	if (flags & CLONE_NEWPID)
+		r = make_pids(s);
 	for (size_t i = 0; !r && i < ns_kinds_count; i++)
 		if (s->ns.id[i] && ns_kinds[i]->fill)
 			r = ns_kinds[i]->fill(s, s->ns.id[i]);
@@ -150,4 +234,5 @@ void ns_release(struct restore *s)
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (ns_kinds[i]->release)
 			ns_kinds[i]->release(s);
+	seed_release(s);
 }

@@ -44,6 +44,8 @@ void **ns_state(struct restore *s, const struct ns_kind *kind);
 uint32_t ns_find(pid_t pid);
 /* Enters those of d->ns_own. By a process apart, without threads. */
 int ns_enter(struct dump *d);
+/* Whether that of this flag (CLONE_NEW…) is among them. */
+bool ns_is_own(const struct dump *d, uint64_t flag);
 int ns_collect(struct dump *d);
 /* The numbers of namespaces: of the root and all its tasks, or (`outside`) the coordinator's, as it was called. Nothing where the tree has none of its own. */
 void ns_fill_ids(const struct dump *d, TaskKobjIdsEntry *ids, bool outside);

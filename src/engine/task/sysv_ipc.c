@@ -5,6 +5,7 @@
 #include "engine/task/task.h"
 #include "ipc_msg.pb-c.h"
 #include "ipc_sem.pb-c.h"
+#include "proc/sysctl.h"
 
 #include <fcntl.h>
 #include <sys/ipc.h>
@@ -212,15 +213,6 @@ int sysv_ipc_capture(struct dump *d)
 
 /* ---- restore ---- */
 
-static int set_next_id(const char *path, uint32_t id)
-{
-	char text[16];
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int n = snprintf(text, sizeof(text), "%u", id);
-
-	return fd >= 0 && write(fd, text, (size_t)n) == n ? 0 : -errno;
-}
-
 static int in_use(struct restore *s, const char *what, uint32_t id, pid_t pid)
 {
 	if (pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH))
@@ -242,7 +234,7 @@ static int make_set(struct restore *s, struct sem_set *set)
 		if (r)
 			return r;
 	} else {
-		r = set_next_id("/proc/sys/kernel/sem_next_id", desc->id);
+		r = sysctl_write_number("kernel/sem_next_id", desc->id);
 		int made = r ? r : semget((key_t)desc->key, (int)set->e->nsems, IPC_CREAT | IPC_EXCL | (int)(desc->mode & 0777));
 		if (made < 0)
 			return error_errno(s->e, r ? r : -errno, "cannot make the System V semaphores %d", id);
@@ -288,7 +280,7 @@ static int make_queue(struct restore *s, struct msg_queue *q)
 			return r;
 		r = empty(id, status.__msg_cbytes);
 	} else {
-		r = set_next_id("/proc/sys/kernel/msg_next_id", desc->id);
+		r = sysctl_write_number("kernel/msg_next_id", desc->id);
 		int made = r ? r : msgget((key_t)desc->key, IPC_CREAT | IPC_EXCL | (int)(desc->mode & 0777));
 		r = made < 0 && !r ? -errno : r;
 		q->made = made == id;
