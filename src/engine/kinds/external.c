@@ -14,10 +14,11 @@ static const struct {
 	const char *type, *missing;
 } types[] = {
 	{ "file", NULL }, { "tty", NULL }, { "unix", NULL }, { "pipe", NULL }, { "socket", NULL },
-	{ "mnt", "namespaces" }, { "dev", "namespaces" }, { "net", "namespaces" }, { "pid", "namespaces" }, { "veth", "namespaces" }, { "macvlan", "namespaces" },
+	{ "net", NULL }, { "veth", NULL }, { "macvlan", NULL }, { "ipvlan", NULL }, { "vlan", NULL },
+	{ "mnt", "namespaces" }, { "dev", "namespaces" }, { "pid", "namespaces" },
 };
 
-static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket";
+static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket, net, veth, macvlan";
 
 /* ---- the texts ---- */
 

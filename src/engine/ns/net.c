@@ -171,6 +171,7 @@ const struct ns_kind ns_net = {
 		   "neighbours that were set, rules of nftables and settings; or the namespace is kept outside (--external net[INODE]:NAME), or left empty (--empty-ns net)",
 	.has_id = offsetof(TaskKobjIdsEntry, has_net_ns_id),
 	.id = offsetof(TaskKobjIdsEntry, net_ns_id),
+	.needs_outside = true,
 	.collect = net_collect,
 	.load = net_load,
 	.fill = net_fill,

@@ -154,7 +154,7 @@ static struct nlmsghdr *begin(const struct way *way, char *buffer, const struct 
 	return net_message_copy(h, from, way->header, way->known, way->n_known) ? h : NULL;
 }
 
-static int send(const struct nlmsghdr *h)
+static int tell(const struct nlmsghdr *h)
 {
 	return h ? netlink_ask(NETLINK_ROUTE, h, NULL, NULL) : -EBADMSG;
 }
@@ -219,7 +219,7 @@ static int add_address(struct net_restore *n, char *buffer, const struct nlmsghd
 		return 0;
 	if (h && !mnl_attr_put_u32_check(h, NET_MESSAGE_MAX, IFA_FLAGS, flags_of(saved) & ADDRESS_FLAGS))
 		h = NULL;
-	int r = send(h);
+	int r = tell(h);
 	return r && r != -EEXIST ? error_errno(n->s->e, r, "cannot give the network namespace its address %s again", address_text(m->ifa_family, local_of(saved)).text) : 0;
 }
 
@@ -232,7 +232,7 @@ static int drop_addresses(struct net_restore *n, char *buffer, const struct net_
 
 	NET_MESSAGES_FOREACH(&now, h)
 		if (!r && !has_address(saved, h))
-			r = send(begin(&ways[ADDRESSES], buffer, h, RTM_DELADDR, 0));
+			r = tell(begin(&ways[ADDRESSES], buffer, h, RTM_DELADDR, 0));
 	net_messages_free(&now);
 	return r ? error_errno(n->s->e, r, "cannot take an address from the new network namespace") : 0;
 }
@@ -314,7 +314,7 @@ static int make_routes(struct net_restore *n, char *buffer, const struct way *wa
 		int last = 0;
 		before = left.count;
 		for (size_t i = 0; i < before; i++) {
-			int made = send(begin_route(buffer, left.data[i]));
+			int made = tell(begin_route(buffer, left.data[i]));
 			last = made && made != -EEXIST ? made : last;
 			if (made && made != -EEXIST)
 				left.data[kept++] = left.data[i];
@@ -349,7 +349,7 @@ static int change_rule(struct net_restore *n, char *buffer, const struct nlmsghd
 
 	if (h)
 		((struct fib_rule_hdr *)mnl_nlmsg_get_payload(h))->flags &= FIB_RULE_INVERT;
-	int r = send(h);
+	int r = tell(h);
 	return r ? error_errno(n->s->e, r, "cannot %s rule %u for routes in the network namespace", add ? "make" : "remove",
 			       net_message_u32(saved, sizeof(struct fib_rule_hdr), FRA_PRIORITY)) :
 		   0;
@@ -386,7 +386,7 @@ static int add_neighbour(struct net_restore *n, char *buffer, const struct nlmsg
 		return 0;
 	if (h)
 		((struct ndmsg *)mnl_nlmsg_get_payload(h))->ndm_flags &= NTF_SELF | NTF_MASTER | NTF_PROXY | NTF_ROUTER | NTF_STICKY;
-	int r = send(h);
+	int r = tell(h);
 	return r && r != -EEXIST ? error_errno(n->s->e, r, "cannot make a neighbour of the network namespace again") : 0;
 }
 

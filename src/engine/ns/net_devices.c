@@ -28,10 +28,7 @@ static bool is_automatic(const struct net_link *l)
 	return false;
 }
 
-static int refuse(struct net_dump *n, const struct net_link *l, const char *what)
-{
-	return error_set(n->d->e, -ENOTSUP, "its network device %s %s", l->name, what);
-}
+#define refuse(n, l, format, ...) error_set((n)->d->e, -ENOTSUP, "its network device %s " format, (l)->name, ##__VA_ARGS__)
 
 static int take_nsid(const struct nlmsghdr *h, void *data)
 {
@@ -91,11 +88,9 @@ static int find_outside(struct net_dump *n, const struct net_link *l, const stru
 
 	if (external_named(request, kind->name, l->name))
 		return 0;
-	if (l->nsid < 0 || l->nsid != nsid_of(n->outside)) {
-		char what[160];
-		snprintf(what, sizeof(what), "belongs to one in another network namespace than that of who dumps; name it with --external %s[%s], for the dump and for the restore", kind->name, l->name);
-		return refuse(n, l, what);
-	}
+	if (l->nsid < 0 || l->nsid != nsid_of(n->outside))
+		return refuse(n, l, "belongs to one in another network namespace than that of who dumps; name it with --external %s[%s], for the dump and for the restore",
+			      kind->name, l->name);
 	int r = look_outside(n, l, e);
 	return r ? r : e->outside ? 0 : refuse(n, l, "has its other side outside, which is gone");
 }
@@ -187,11 +182,8 @@ static int examine_device(struct net_dump *n, const struct nlmsghdr *h)
 		return capture_device(n, &l, NULL);
 	if (!l.kind[0])
 		return refuse(n, &l, "is hardware, which is not saved; take it out of the namespace first, or keep the namespace outside (--external net[INODE]:NAME)");
-	if (!kind) {
-		char what[128];
-		snprintf(what, sizeof(what), "is of the kind %.32s, which is not saved; remove it first, or keep the namespace outside (--external net[INODE]:NAME)", l.kind);
-		return refuse(n, &l, what);
-	}
+	if (!kind)
+		return refuse(n, &l, "is of the kind %.32s, which is not saved; remove it first, or keep the namespace outside (--external net[INODE]:NAME)", l.kind);
 	if (is_automatic(&l))
 		return l.flags & IFF_UP ? refuse(n, &l, "came with the namespace, is up, and is not saved; set it down first") : 0;
 	if (has_xdp(h))

@@ -100,6 +100,11 @@ static bool is_whole(const struct nlmsghdr *h, uint16_t type, size_t header)
 	return true;
 }
 
+int net_messages_take(struct net_messages *m, const struct nlmsghdr *h, uint16_t type, size_t header)
+{
+	return !is_whole(h, type, header) ? -EBADMSG : net_messages_add(m, h) ? 0 : -ENOMEM;
+}
+
 int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret)
 {
 	struct nlmsghdr h;

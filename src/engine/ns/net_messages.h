@@ -33,6 +33,8 @@ const struct nlmsghdr *net_messages_next(const struct net_messages *m, const str
 int net_messages_write(struct dump *d, const char *name, uint32_t magic, const struct net_messages *m);
 /* Without the image: none. All are of `type`, begin with a header of `header` bytes, and have whole attributes, or it is damaged. */
 int net_messages_read(struct restore *s, const char *name, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret);
+/* One message that is taken from somewhere else, checked as those of an image are: 0, -EBADMSG or -ENOMEM. */
+int net_messages_take(struct net_messages *m, const struct nlmsghdr *h, uint16_t type, size_t header);
 /* What net_messages_read makes of the bytes of an image: 0, -EBADMSG or -ENOMEM. */
 int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret);
 

@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "engine/kinds/netlink_ask.h"
-#include "engine/ns/net_proc.h"
+#include "proc/sysctl.h"
 
 #include <fcntl.h>
 #include <linux/netfilter/ipset/ip_set.h>
@@ -81,7 +81,7 @@ static bool has_any(int protocol, uint16_t type, size_t header, uint16_t attribu
 
 static bool has_virtual_servers(void)
 {
-	_cleanup_close_ int proc = net_proc_open(), fd = proc < 0 ? -1 : openat(proc, "self/net/ip_vs", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int proc = sysctl_proc(), fd = proc < 0 ? -1 : openat(proc, "self/net/ip_vs", O_RDONLY | O_CLOEXEC);
 	char text[4096] = "";
 	int lines = 0;
 
@@ -94,7 +94,7 @@ static bool has_virtual_servers(void)
 
 static void warn_of_tracking(void)
 {
-	_cleanup_close_ int proc = net_proc_open(), fd = proc < 0 ? -1 : openat(proc, "sys/net/netfilter/nf_conntrack_count", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int proc = sysctl_proc(), fd = proc < 0 ? -1 : openat(proc, "sys/net/netfilter/nf_conntrack_count", O_RDONLY | O_CLOEXEC);
 	char text[32] = "";
 
 	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && atol(text) > 0)

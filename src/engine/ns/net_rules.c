@@ -9,7 +9,7 @@
 #include "base/apart.h"
 #include "engine/kinds/netlink_ask.h"
 #include "engine/nft.h"
-#include "engine/ns/net_proc.h"
+#include "proc/sysctl.h"
 
 #include <ctype.h>
 #include <fcntl.h>
@@ -190,7 +190,7 @@ static int try_text(struct net_dump *n, const char *text)
 static int refuse_legacy(struct net_dump *n)
 {
 	static const char *const lists[] = { "self/net/ip_tables_names", "self/net/ip6_tables_names", "self/net/arp_tables_names" };
-	_cleanup_close_ int proc = net_proc_open();
+	_cleanup_close_ int proc = sysctl_proc();
 
 	for (size_t i = 0; i < ARRAY_SIZE(lists); i++) {
 		char name[64] = "";

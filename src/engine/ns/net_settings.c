@@ -7,7 +7,7 @@
 #include "engine/ns/net.h"
 
 #include "base/log.h"
-#include "engine/ns/net_proc.h"
+#include "proc/sysctl.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -87,7 +87,7 @@ int net_settings_capture(struct net_dump *n, NetnsEntry *e)
 {
 	_cleanup_free_ char *value = malloc(VALUE_MAX + 1);
 	struct settings s = { .pool = &n->pool, .value = value };
-	_cleanup_close_ int proc = net_proc_open();
+	_cleanup_close_ int proc = sysctl_proc();
 
 	if (proc < 0)
 		return error_errno(n->d->e, proc, "cannot look at the settings of its network namespace");
@@ -152,7 +152,7 @@ static int set(struct net_restore *n, int root, const NetSetting *x, char *is)
 
 int net_settings_prepare(struct net_restore *n)
 {
-	_cleanup_close_ int proc = net_proc_open();
+	_cleanup_close_ int proc = sysctl_proc();
 	_cleanup_close_ int root = proc < 0 ? -1 : openat(proc, ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	if (root < 0)
@@ -167,7 +167,7 @@ int net_settings_prepare(struct net_restore *n)
 int net_settings_make(struct net_restore *n, const NetnsEntry *e, bool last)
 {
 	_cleanup_free_ char *is = malloc(VALUE_MAX + 1);
-	_cleanup_close_ int proc = net_proc_open();
+	_cleanup_close_ int proc = sysctl_proc();
 	_cleanup_close_ int root = proc < 0 ? -1 : openat(proc, ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	int r = 0;
 
