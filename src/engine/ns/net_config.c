@@ -202,12 +202,20 @@ static bool same_address(const struct nlmsghdr *x, const struct nlmsghdr *y)
 	       p->nla_len == q->nla_len && !memcmp(mnl_attr_get_payload(p), mnl_attr_get_payload(q), mnl_attr_get_payload_len(p));
 }
 
-static bool has_address(const struct net_messages *m, const struct nlmsghdr *h)
+static const struct nlmsghdr *find_address(const struct net_messages *m, const struct nlmsghdr *h)
 {
 	NET_MESSAGES_FOREACH(m, x)
 		if (same_address(x, h))
-			return true;
-	return false;
+			return x;
+	return NULL;
+}
+
+/* It came by itself, as the tree's did: to replace it would bring a route with it. */
+static bool is_there(const struct net_messages *now, const struct nlmsghdr *saved)
+{
+	const struct nlmsghdr *x = find_address(now, saved);
+
+	return x && (flags_of(x) & ADDRESS_FLAGS) == (flags_of(saved) & ADDRESS_FLAGS);
 }
 
 static int add_address(struct net_restore *n, char *buffer, const struct nlmsghdr *saved)
@@ -223,28 +231,22 @@ static int add_address(struct net_restore *n, char *buffer, const struct nlmsghd
 	return r && r != -EEXIST ? error_errno(n->s->e, r, "cannot give the network namespace its address %s again", address_text(m->ifa_family, local_of(saved)).text) : 0;
 }
 
-/* Those that came by themselves and are none of the tree's. */
-static int drop_addresses(struct net_restore *n, char *buffer, const struct net_messages *saved)
-{
-	const struct ifaddrmsg any = {};
-	struct net_messages now = {};
-	int r = net_messages_ask(&now, RTM_GETADDR, &any, sizeof(any), is_ip, NULL);
-
-	NET_MESSAGES_FOREACH(&now, h)
-		if (!r && !has_address(saved, h))
-			r = tell(begin(&ways[ADDRESSES], buffer, h, RTM_DELADDR, 0));
-	net_messages_free(&now);
-	return r ? error_errno(n->s->e, r, "cannot take an address from the new network namespace") : 0;
-}
-
+/* What came by itself and is none of the tree's goes. */
 static int make_addresses(struct net_restore *n, char *buffer)
 {
-	struct net_messages saved = {};
+	const struct ifaddrmsg any = {};
+	struct net_messages saved = {}, now = {};
 	int r = load(n, &ways[ADDRESSES], &saved);
 
+	if (!r && (r = net_messages_ask(&now, RTM_GETADDR, &any, sizeof(any), is_ip, NULL)))
+		r = error_errno(n->s->e, r, "cannot list the addresses of the new network namespace");
 	NET_MESSAGES_FOREACH(&saved, h)
-		r = r ? r : add_address(n, buffer, h);
-	r = r ? r : drop_addresses(n, buffer, &saved);
+		if (!r && !is_there(&now, h))
+			r = add_address(n, buffer, h);
+	NET_MESSAGES_FOREACH(&now, h)
+		if (!r && !find_address(&saved, h) && (r = tell(begin(&ways[ADDRESSES], buffer, h, RTM_DELADDR, 0))))
+			r = error_errno(n->s->e, r, "cannot take an address from the new network namespace");
+	net_messages_free(&now);
 	net_messages_free(&saved);
 	return r;
 }
