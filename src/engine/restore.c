@@ -215,6 +215,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = sysv_ipc_make(s);
 	if (!r)
+		r = mqueues_make(s);
+	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
 }

@@ -265,5 +265,7 @@ int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
-/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+/* kinds/mqueue.c: those of an IPC namespace of the tree's own, also where no task has them open. */
+int mqueues_make(struct restore *s);
+/* What queues are to tell a task; it forgets that when it closes any descriptor of them. */
 int mqueues_plan(struct restore *s, struct rtask *t);

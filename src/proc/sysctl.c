@@ -42,15 +42,15 @@ int sysctl_write(const char *name, const char *text)
 	return write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : -errno;
 }
 
-int sysctl_write_number(const char *name, long long value)
+int sysctl_write_number(const char *name, uint64_t value)
 {
 	char text[24];
 
-	snprintf(text, sizeof(text), "%lld", value);
+	snprintf(text, sizeof(text), "%lu", (unsigned long)value);
 	return sysctl_write(name, text);
 }
 
-int sysctl_read_numbers(const char *name, long long *ret, size_t room)
+int sysctl_read_numbers(const char *name, uint64_t *ret, size_t room)
 {
 	_cleanup_close_ int fd = open_setting(name, O_RDONLY);
 	char text[TEXT_MAX], *at = text, *end;
@@ -61,7 +61,7 @@ int sysctl_read_numbers(const char *name, long long *ret, size_t room)
 		return fd < 0 ? fd : -errno;
 	text[n] = '\0';
 	for (; count < room; at = end) {
-		ret[count] = strtoll(at, &end, 10);
+		ret[count] = strtoull(at, &end, 10);
 		if (end == at)
 			break;
 		count++;

@@ -10,6 +10,6 @@
 int sysctl_proc(void);
 /* `name`: "kernel/shm_next_id". 0 or a negative errno. */
 int sysctl_write(const char *name, const char *text);
-int sysctl_write_number(const char *name, long long value);
+int sysctl_write_number(const char *name, uint64_t value);
 /* Up to `room` numbers; how many there are, or a negative errno. */
-int sysctl_read_numbers(const char *name, long long *ret, size_t room);
+int sysctl_read_numbers(const char *name, uint64_t *ret, size_t room);

@@ -153,12 +153,27 @@ int ns_enter(struct dump *d)
 	return enter_pids(d);
 }
 
-bool ns_is_own(const struct dump *d, uint64_t flag)
+static size_t place_of(uint64_t flag)
 {
 	for (size_t i = 0; i < ns_kinds_count; i++)
-		if (ns_kinds[i]->flag == flag && d->ns_own & 1U << i)
-			return true;
-	return false;
+		if (ns_kinds[i]->flag == flag)
+			return i;
+	abort();
+}
+
+bool ns_is_own(const struct dump *d, uint64_t flag)
+{
+	return d->ns_own & 1U << place_of(flag);
+}
+
+uint32_t ns_number(const struct dump *d, uint64_t flag)
+{
+	return ns_is_own(d, flag) ? (uint32_t)place_of(flag) + 1 + NS_KINDS_MAX : 0;
+}
+
+uint32_t ns_number_saved(const struct restore *s, uint64_t flag)
+{
+	return s->ns.id[place_of(flag)];
 }
 
 int ns_collect(struct dump *d)
@@ -254,7 +269,7 @@ static int make_pids(struct restore *s)
 		r = error_errno(s->e, -errno, "cannot go back to our own clocks");
 	if (!r)
 		r = seed_follow(s);
-	if (!r && (r = sysctl_write_number("kernel/ns_last_pid", getpid())))
+	if (!r && (r = sysctl_write_number("kernel/ns_last_pid", (uint64_t)getpid())))
 		r = error_errno(s->e, r, "cannot set the last id of the new pid namespace");
 	return r;
 }

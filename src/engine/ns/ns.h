@@ -49,6 +49,9 @@ int ns_enter(struct dump *d);
 bool ns_is_own(const struct dump *d, uint64_t flag);
 /* A descriptor of the coordinator's own, as it was called. */
 int ns_outside(const struct dump *d, const struct ns_kind *kind);
+/* The number in the names of its images; 0: it is not the tree's own. The second for a restore. */
+uint32_t ns_number(const struct dump *d, uint64_t flag);
+uint32_t ns_number_saved(const struct restore *s, uint64_t flag);
 int ns_collect(struct dump *d);
 /* The numbers of namespaces: of the root and all its tasks, or (`outside`) the coordinator's, as it was called. Nothing where the tree has none of its own. */
 void ns_fill_ids(const struct dump *d, TaskKobjIdsEntry *ids, bool outside);
