@@ -21,10 +21,10 @@
 /* All that there are; that of time is any that all of the tree are in (task/clocks.h). */
 static const char *const all[] = { "user", "pid", "mnt", "net", "uts", "ipc", "cgroup" };
 
-static size_t place_of(const struct ns_kind *kind)
+static size_t place_of(uint64_t flag)
 {
 	for (size_t i = 0; i < ns_kinds_count; i++)
-		if (ns_kinds[i] == kind)
+		if (ns_kinds[i]->flag == flag)
 			return i;
 	abort();
 }
@@ -124,7 +124,7 @@ static int enter_pids(struct dump *d)
 
 int ns_outside(const struct dump *d, const struct ns_kind *kind)
 {
-	return d->ns_outside[place_of(kind)];
+	return d->ns_outside[place_of(kind->flag)];
 }
 
 int ns_enter(struct dump *d)
@@ -151,14 +151,6 @@ int ns_enter(struct dump *d)
 		return 0;
 	d->relay->request.pid = inner;
 	return enter_pids(d);
-}
-
-static size_t place_of(uint64_t flag)
-{
-	for (size_t i = 0; i < ns_kinds_count; i++)
-		if (ns_kinds[i]->flag == flag)
-			return i;
-	abort();
 }
 
 bool ns_is_own(const struct dump *d, uint64_t flag)
@@ -276,12 +268,12 @@ static int make_pids(struct restore *s)
 
 int ns_outside_of(const struct restore *s, const struct ns_kind *kind)
 {
-	return s->ns.outside[place_of(kind)];
+	return s->ns.outside[place_of(kind->flag)];
 }
 
 int ns_give(struct restore *s, const struct ns_kind *kind, int fd)
 {
-	int *given = &s->ns.given[place_of(kind)];
+	int *given = &s->ns.given[place_of(kind->flag)];
 
 	*given = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	return *given < 0 ? error_errno(s->e, -errno, "cannot use descriptor %d, given for a namespace", fd) : 0;
