@@ -104,5 +104,9 @@ struct request {
 	enum request_lazy lazy;
 	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
 	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
+	const char *const *joins; /* restore: "NS:FILE", namespaces that take the place of the tree's; the caller's */
+	size_t n_joins;
+	bool empty_net; /* the content of a network namespace is left out; who restores fills it */
+	bool weak_sysctls; /* restore: goes on where a setting of a network namespace can't be set */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

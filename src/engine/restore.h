@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "core.pb-c.h"
+#include "engine/ns/count.h"
 #include "engine/plan/plan.h"
 #include "engine/request.h"
 #include "engine/tracee.h"
@@ -57,7 +58,6 @@ struct rthread {
 	struct tracee tracee;
 };
 
-#define NS_KINDS_MAX 16 /* engine/ns/table.c */
 #define CLOCKS 2 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME */
 
 /* Something that was made and is held in the coordinator, under a number of the images. */
@@ -192,6 +192,7 @@ struct restore {
 		struct seed *seed; /* the root, where it was there before the plan (engine/ns/seed.h); or NULL */
 		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
 		void *state[NS_KINDS_MAX];
+		int given[NS_KINDS_MAX], outside[NS_KINDS_MAX]; /* descriptors, or 0: of one that takes the place of a new one; of that which we were of */
 	} ns; /* engine/ns/ns.h */
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
 	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */

@@ -7,8 +7,7 @@
 
 #define TEXT_MAX 4096
 
-/* A /proc of our pid namespace, mounted nowhere. */
-static int mount_proc(void)
+int sysctl_proc(void)
 {
 	_cleanup_close_ int fs = (int)syscall(__NR_fsopen, "proc", FSOPEN_CLOEXEC);
 
@@ -27,7 +26,7 @@ static int open_setting(const char *name, int flags)
 	if (fd >= 0 || (errno != EROFS && errno != ENOENT && errno != EACCES))
 		return fd < 0 ? -errno : fd;
 	const int why = -errno;
-	_cleanup_close_ int root = mount_proc();
+	_cleanup_close_ int root = sysctl_proc();
 	if (root < 0)
 		return why;
 	fd = openat(root, path + strlen("/proc/"), flags | O_CLOEXEC);

@@ -6,6 +6,8 @@
 
 #include "base/base.h"
 
+/* A /proc of our pid namespace, mounted nowhere: a directory, to be closed; or a negative errno. What is below net and sys/net is that of the thread that reads. */
+int sysctl_proc(void);
 /* `name`: "kernel/shm_next_id". 0 or a negative errno. */
 int sysctl_write(const char *name, const char *text);
 int sysctl_write_number(const char *name, uint64_t value);

@@ -10,14 +10,39 @@
 #include "proc/sysctl.h"
 
 #include <fcntl.h>
+#include <linux/nsfs.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
 /* All that there are; that of time is any that all of the tree are in (task/clocks.h). */
 static const char *const all[] = { "user", "pid", "mnt", "net", "uts", "ipc", "cgroup" };
+
+static size_t place_of(uint64_t flag)
+{
+	for (size_t i = 0; i < ns_kinds_count; i++)
+		if (ns_kinds[i]->flag == flag)
+			return i;
+	abort();
+}
+
+/* Those that we are of, before others are entered or made: of kinds that have something outside. */
+static int keep_outside(uint32_t which, int to[NS_KINDS_MAX], struct error *e)
+{
+	for (size_t i = 0; i < ns_kinds_count; i++) {
+		char path[64];
+		if (!(which & 1U << i) || !ns_kinds[i]->needs_outside)
+			continue;
+		snprintf(path, sizeof(path), "/proc/self/ns/%s", ns_kinds[i]->name);
+		to[i] = open(path, O_RDONLY | O_CLOEXEC);
+		if (to[i] < 0)
+			return error_errno(e, -errno, "cannot open %s", path);
+	}
+	return 0;
+}
 
 /* ---- dump ---- */
 
@@ -97,9 +122,18 @@ static int enter_pids(struct dump *d)
 	return 0;
 }
 
+int ns_outside(const struct dump *d, const struct ns_kind *kind)
+{
+	return d->ns_outside[place_of(kind->flag)];
+}
+
 int ns_enter(struct dump *d)
 {
+	int r = keep_outside(d->ns_own, d->ns_outside, d->e);
 	uint64_t flags = 0;
+
+	if (r)
+		return r;
 
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (d->ns_own & 1U << i)
@@ -117,14 +151,6 @@ int ns_enter(struct dump *d)
 		return 0;
 	d->relay->request.pid = inner;
 	return enter_pids(d);
-}
-
-static size_t place_of(uint64_t flag)
-{
-	for (size_t i = 0; i < ns_kinds_count; i++)
-		if (ns_kinds[i]->flag == flag)
-			return i;
-	abort();
 }
 
 bool ns_is_own(const struct dump *d, uint64_t flag)
@@ -184,6 +210,27 @@ static int check_task(struct restore *s, const struct rtask *t, const TaskKobjId
 	return 0;
 }
 
+/* What the user gives takes the place of whatever the tree was in. */
+static int take_joins(struct restore *s)
+{
+	for (size_t i = 0; i < s->request->n_joins; i++) {
+		const char *text = s->request->joins[i], *colon = strchr(text, ':');
+		char name[16];
+		snprintf(name, sizeof(name), "%.*s", (int)MIN(colon ? colon - text : 0, 15), text);
+		const int place = find_kind(name);
+		if (place < 0 || !colon[1] || ns_kinds[place]->flag & (CLONE_NEWPID | CLONE_NEWUSER))
+			return error_set(s->e, -EINVAL, "--join-ns %s: write NS:FILE with a namespace of a kind that can be joined, as net:/run/netns/NAME", text);
+		_cleanup_close_ int fd = open(colon + 1, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || ioctl(fd, NS_GET_NSTYPE) != (int)ns_kinds[place]->flag)
+			return error_set(s->e, fd < 0 ? -errno : -EINVAL, "--join-ns %s: %s", text, fd < 0 ? strerror(errno) : "it is no such namespace");
+		int r = ns_give(s, ns_kinds[place], fd);
+		if (r)
+			return r;
+		s->ns.any = true;
+	}
+	return 0;
+}
+
 int ns_load(struct restore *s)
 {
 	const struct rtask *root = s->tasks.data[0];
@@ -192,10 +239,12 @@ int ns_load(struct restore *s)
 
 	for (size_t i = 0; ids && !r && i < s->tasks.count; i++)
 		r = check_task(s, s->tasks.data[i], ids);
+	if (!r)
+		r = take_joins(s);
 	for (size_t i = 0; ids && !r && i < ns_kinds_count; i++) {
 		s->ns.id[i] = own_id(s, ids, ns_kinds[i]);
 		s->ns.any |= s->ns.id[i] != 0;
-		if (s->ns.id[i] && ns_kinds[i]->load)
+		if (s->ns.id[i] && !s->ns.given[i] && ns_kinds[i]->load)
 			r = ns_kinds[i]->load(s, s->ns.id[i]);
 	}
 	return r;
@@ -217,19 +266,52 @@ static int make_pids(struct restore *s)
 	return r;
 }
 
+int ns_outside_of(const struct restore *s, const struct ns_kind *kind)
+{
+	return s->ns.outside[place_of(kind->flag)];
+}
+
+int ns_give(struct restore *s, const struct ns_kind *kind, int fd)
+{
+	int *given = &s->ns.given[place_of(kind->flag)];
+
+	*given = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return *given < 0 ? error_errno(s->e, -errno, "cannot use descriptor %d, given for a namespace", fd) : 0;
+}
+
+/* New ones, but for those that the user gives. */
+static int make_or_enter(struct restore *s, uint64_t *ret_flags)
+{
+	uint32_t which = 0;
+	uint64_t flags = 0;
+
+	for (size_t i = 0; i < ns_kinds_count; i++) {
+		flags |= s->ns.id[i] && !s->ns.given[i] ? ns_kinds[i]->flag : 0;
+		which |= s->ns.id[i] ? 1U << i : 0;
+	}
+	int r = keep_outside(which, s->ns.outside, s->e);
+	if (r)
+		return r;
+	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
+		return error_errno(s->e, -errno, "cannot make its namespaces");
+	for (size_t i = 0; i < ns_kinds_count; i++)
+		if (s->ns.given[i] && setns(s->ns.given[i], (int)ns_kinds[i]->flag) < 0)
+			return error_errno(s->e, -errno, "cannot enter the %s namespace that was given", ns_kinds[i]->name);
+	*ret_flags = flags;
+	return 0;
+}
+
 int ns_make(struct restore *s)
 {
 	uint64_t flags = 0;
-	int r = 0;
+	int r = make_or_enter(s, &flags);
 
-	for (size_t i = 0; i < ns_kinds_count; i++)
-		flags |= s->ns.id[i] ? ns_kinds[i]->flag : 0;
-	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
-		return error_errno(s->e, -errno, "cannot make its namespaces");
+	if (r)
+		return r;
 	if (flags & CLONE_NEWPID)
 		r = make_pids(s);
 	for (size_t i = 0; !r && i < ns_kinds_count; i++)
-		if (s->ns.id[i] && ns_kinds[i]->fill)
+		if (s->ns.id[i] && !s->ns.given[i] && ns_kinds[i]->fill)
 			r = ns_kinds[i]->fill(s, s->ns.id[i]);
 	return r;
 }
@@ -239,15 +321,20 @@ int ns_settle(struct restore *s)
 	int r = 0;
 
 	for (size_t i = 0; !r && i < ns_kinds_count; i++)
-		if (s->ns.id[i] && ns_kinds[i]->settle)
+		if (s->ns.id[i] && !s->ns.given[i] && ns_kinds[i]->settle)
 			r = ns_kinds[i]->settle(s, s->ns.id[i]);
 	return r;
 }
 
 void ns_release(struct restore *s)
 {
-	for (size_t i = 0; i < ns_kinds_count; i++)
+	for (size_t i = 0; i < ns_kinds_count; i++) {
 		if (ns_kinds[i]->release)
 			ns_kinds[i]->release(s);
+		if (s->ns.given[i] > 0)
+			close(s->ns.given[i]);
+		if (s->ns.outside[i] > 0)
+			close(s->ns.outside[i]);
+	}
 	seed_release(s);
 }
