@@ -18,6 +18,7 @@
 #include "engine/memory/live.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/ns/mnt.h"
 #include "engine/ns/ns.h"
 #include "engine/ns/relay.h"
 #include "engine/plan/births.h"
@@ -378,7 +379,9 @@ static int capture_all(struct dump *d)
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
 	enter(d, STAGE_DISCOVER);
-	r = check_shared(d, KCMP_VM, "memory");
+	r = mounts_capture(d);
+	if (!r)
+		r = check_shared(d, KCMP_VM, "memory");
 	if (!r)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
 	if (!r)
@@ -724,6 +727,7 @@ static int dump_traced(const struct request *request, struct relay *relay, uint3
 	tree_thaw(&d);
 	increment_end(&d, !r);
 	cuda_finish(&d);
+	mounts_release(&d);
 	insight_release(&d);
 	hidden_release(&d);
 	kernel_close(d.kernel);
@@ -766,6 +770,7 @@ static int check_traced(const struct request *request, struct relay *relay, uint
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	mounts_release(&d);
 	insight_release(&d);
 	hidden_release(&d);
 	kernel_close(d.kernel);

@@ -200,6 +200,8 @@ static int make_plan(struct restore *s)
 
 	if (!r)
 		r = choose_fd_base(s);
+	if (!r && s->proc_fd && (s->proc_fd = restore_hold(s, s->proc_fd)) < 0)
+		r = error_errno(s->e, s->proc_fd, "cannot hold /proc");
 	if (!r && (r = proc_read_maps(getpid(), &s->self)))
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)

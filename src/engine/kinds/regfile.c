@@ -13,6 +13,7 @@
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/shmfile.h"
 #include "engine/kinds/validate.h"
+#include "engine/ns/mnt.h"
 #include "engine/path.h"
 #include "engine/kinds/external.h"
 #include "engine/task/task.h"
@@ -28,6 +29,7 @@
 #define MEM_MAJOR 1
 #define LINK_PREFIX "link_remap."
 #define LINK_TRIES 10000
+#define DELETED " (deleted)"
 /* Flags of open(2) that have done their work once the file is open. */
 #define TMPFILE_ONLY (uint32_t)(O_TMPFILE & ~O_DIRECTORY)
 #define PAST_FLAGS ((uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY) | TMPFILE_ONLY)
@@ -68,15 +70,19 @@ static struct state *state_of(struct dump *d)
 	return *at;
 }
 
+static bool ends_deleted(const char *name)
+{
+	const size_t size = strlen(name), n = strlen(DELETED);
+
+	return size > n && !strcmp(name + size - n, DELETED);
+}
+
 /* The name without the mark that the kernel puts behind that of a deleted file; false: there is none. */
 static bool strip_deleted(char *name)
 {
-	static const char mark[] = " (deleted)";
-	size_t size = strlen(name), n = sizeof(mark) - 1;
-
-	if (size <= n || strcmp(name + size - n, mark))
+	if (!ends_deleted(name))
 		return false;
-	name[size - n] = '\0';
+	name[strlen(name) - strlen(DELETED)] = '\0';
 	return true;
 }
 
@@ -113,8 +119,17 @@ static int capture_ghost(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, id, REMAP_TYPE__GHOST);
 }
 
+static void unlink_in(int root, const char *name)
+{
+	const char *base;
+	_cleanup_close_ int dir = path_open_parent(root, name, &base);
+
+	if (dir >= 0)
+		unlinkat(dir, base, 0);
+}
+
 /* Each checkpoint has a name of its own, which its restore removes: earlier ones may have taken some. */
-static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
+static int link_in(int root, const char *dir, const char *file, uint32_t id, char **ret)
 {
 	int r = -EEXIST;
 
@@ -122,7 +137,9 @@ static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
 		char *link;
 		if (asprintf(&link, "%s/" LINK_PREFIX "%u", dir, i) < 0)
 			return -ENOMEM;
-		r = linkat(AT_FDCWD, file, AT_FDCWD, link, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+		const char *base;
+		_cleanup_close_ int at = path_open_parent(root, link, &base);
+		r = at < 0 ? at : linkat(AT_FDCWD, file, at, base, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 		if (r)
 			free(link);
 		else
@@ -132,7 +149,7 @@ static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
 }
 
 /* A name for an open file in its directory or, where that was deleted as well, in the nearest above it. */
-static int link_beside(struct descriptor *f, char **ret)
+static int link_beside(const struct dump *d, struct descriptor *f, char **ret)
 {
 	char path[64];
 	_cleanup_free_ char *dir = strdup(f->target);
@@ -141,7 +158,7 @@ static int link_beside(struct descriptor *f, char **ret)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->own_fd);
 	while ((r == -ENOENT || r == -ENOTDIR) && dir[0]) {
 		*strrchr(dir, '/') = '\0';
-		r = link_in(dir, path, f->id, ret);
+		r = link_in(d->root_fd, dir, path, f->id, ret);
 	}
 	return r;
 }
@@ -155,12 +172,12 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 		return fd_error(d, f, -ENOTSUP, "was deleted under this name and has others; use --link-remap to save it");
 	if (d->obstacles)
 		return 0;
-	int r = link_beside(f, &link);
+	int r = link_beside(d, f, &link);
 	if (r)
 		return fd_errno(d, f, r, "was deleted, and can't be linked beside its old name");
 	char **slot = VEC_PUSH(&s->links);
 	if (!slot) {
-		unlink(link);
+		unlink_in(d->root_fd, link);
 		free(link);
 		return error_set(d->e, -ENOMEM, "out of memory");
 	}
@@ -197,11 +214,17 @@ static int capture_nameless(struct dump *d, struct state *s, struct descriptor *
 	return capture_ghost(d, s, f);
 }
 
-static bool has_its_name(const struct descriptor *f)
+static bool has_its_name(const struct dump *d, const struct descriptor *f)
 {
 	struct stat there;
 
-	return lstat(f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+	return path_stat(d->root_fd, f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+}
+
+/* By another mount, below which restore finds it. */
+static bool is_covered(struct dump *d, const struct descriptor *f)
+{
+	return d->mounts && f->st.st_nlink && !ends_deleted(f->target) && mounts_reach(d, f);
 }
 
 int regfile_capture(struct dump *d, struct descriptor *f)
@@ -218,7 +241,7 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.size = (uint64_t)f->st.st_size;
 	reg.has_mode = 1;
 	reg.mode = f->st.st_mode;
-	if (!has_its_name(f) && !shmfile_find_name(f))
+	if (!has_its_name(d, f) && !shmfile_find_name(d, f) && !is_covered(d, f))
 		r = capture_nameless(d, s, f, &reg);
 	else if (!(r = shmfile_capture(d, &s->shmfiles, f, &reg)))
 		reg.n_build_id = validate_read_build_id(d, f, build_id);
@@ -228,6 +251,9 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.pos = f->pos;
 	reg.fown = f->fown;
 	reg.name = f->target;
+	const int64_t mount = mounts_of(d, f);
+	reg.has_mnt_id = mount >= 0;
+	reg.mnt_id = (int32_t)mount;
 	entry.reg = &reg;
 	return r ? r : file_entry_write(d, &entry, f, FD_TYPES__REG);
 }
@@ -280,7 +306,7 @@ static int finish(struct dump *d, void **at, bool success)
 		r = error_errno(d->e, r, "cannot write remap-fpath.img");
 	for (size_t i = 0; i < s->links.count; i++) {
 		if (!success)
-			unlink(s->links.data[i]);
+			unlink_in(d->root_fd, s->links.data[i]);
 		free(s->links.data[i]);
 	}
 	VEC_FREE(&s->links);
@@ -331,7 +357,8 @@ static int other_type(struct restore *s, const char *name)
 static int open_named(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
 {
 	struct stat st, opened;
-	_cleanup_close_ int at = path_open(name, O_PATH | O_NOFOLLOW);
+	const int64_t mount = reg->has_mnt_id ? reg->mnt_id : -1;
+	_cleanup_close_ int at = mounts_open(s, mount, name, O_PATH | O_NOFOLLOW);
 
 	if (at < 0)
 		return path_error(s->e, at, name);
@@ -339,7 +366,7 @@ static int open_named(struct restore *s, const RegFileEntry *reg, const char *na
 		return error_errno(s->e, -errno, "cannot examine %s", name);
 	if (!type_fits(reg, &st, flags))
 		return other_type(s, name);
-	int fd = path_open(name, flags);
+	int fd = mounts_open(s, mount, name, flags);
 	if (fd < 0)
 		return path_error(s->e, fd, name);
 	if (fstat(fd, &opened) == 0 && opened.st_ino == st.st_ino && opened.st_dev == st.st_dev)
@@ -456,7 +483,7 @@ static void release(struct restore *s, struct file *f)
 
 	if (!f->temporary || !s->succeeded)
 		return;
-	_cleanup_close_ int dir = path_open_parent(f->entry->reg->name, &base);
+	_cleanup_close_ int dir = path_open_parent(s->root_fd, f->entry->reg->name, &base);
 	if (dir >= 0)
 		unlinkat(dir, base, 0);
 }
