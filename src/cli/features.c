@@ -1,5 +1,6 @@
 /* fermata features: what can and can't be saved, from the engine's own tables. */
 #include "cli/cli.h"
+#include "engine/ns/ns.h"
 #include "engine/saved.h"
 #include "engine/kinds/kind.h"
 
@@ -58,19 +59,21 @@ static void put_unknown(FILE *f)
 
 static int print_json(void)
 {
-	json_t *kinds_list = json_array(), *state = json_array(), *refused = json_array(), *unknown = json_array();
+	json_t *kinds_list = json_array(), *state = json_array(), *namespaces = json_array(), *refused = json_array(), *unknown = json_array();
 
 	for (size_t i = 0; i < kinds_count; i++)
 		json_array_append_new(kinds_list, json_pack("{s:s, s:s}", "name", kinds[i]->name, "summary", kinds[i]->summary));
 	for (size_t i = 0; i < features_count; i++)
 		json_array_append_new(state, json_pack("{s:s, s:s}", "name", features[i].name, "summary", features[i].summary));
+	for (size_t i = 0; i < ns_kinds_count; i++)
+		json_array_append_new(namespaces, json_pack("{s:s, s:s}", "name", ns_kinds[i]->name, "summary", ns_kinds[i]->summary));
 	for (size_t i = 0; i < refusals_count; i++)
 		json_array_append_new(refused, json_pack("{s:s, s:s, s:s?, s:s}", "name", refusals[i].name, "message", refusals[i].text, "remedy",
 							 refusals[i].remedy, "why", why(refusals[i].name)));
 	for (size_t i = 0; unknown_kind_at(i); i++)
 		if (!seen_before(i))
 			json_array_append_new(unknown, json_string(unknown_kind_at(i)));
-	json_t *root = json_pack("{s:o, s:o, s:o, s:o}", "kinds", kinds_list, "state", state, "refused", refused, "refused_kinds", unknown);
+	json_t *root = json_pack("{s:o, s:o, s:o, s:o, s:o}", "kinds", kinds_list, "state", state, "namespaces", namespaces, "refused", refused, "refused_kinds", unknown);
 	int r = root ? json_dumpf(root, stdout, JSON_INDENT(1)) : -1;
 	json_decref(root);
 	puts("");
@@ -89,6 +92,8 @@ static int print_markdown(void)
 		put_row(features[i].name, features[i].summary);
 	for (size_t i = 0; i < kinds_count; i++)
 		put_row(kinds[i]->name, kinds[i]->summary);
+	for (size_t i = 0; i < ns_kinds_count; i++)
+		printf("| a %s namespace | %s |\n", ns_kinds[i]->name, ns_kinds[i]->summary);
 	printf("\n| refused, by name | what helps | why |\n|---|---|---|\n");
 	for (size_t i = 0; i < refusals_count; i++)
 		if (is_new(i)) {
@@ -109,6 +114,11 @@ static void print_saved(void)
 		printf("  %-24s  %s\n", features[i].name, features[i].summary);
 	for (size_t i = 0; i < kinds_count; i++)
 		printf("  %-24s  %s\n", kinds[i]->name, kinds[i]->summary);
+	for (size_t i = 0; i < ns_kinds_count; i++) {
+		char name[40];
+		snprintf(name, sizeof(name), "a %s namespace", ns_kinds[i]->name);
+		printf("  %-24s  %s\n", name, ns_kinds[i]->summary);
+	}
 }
 
 int verb_features(struct command_line *c)

@@ -93,6 +93,30 @@ static int take_externals(struct command_line *c, struct error *e)
 	return external_add(&c->externals, text, e);
 }
 
+/* IN=OUT: the same as --external veth[IN]:OUT. */
+static int add_veth(struct command_line *c, const char *pair, struct error *e)
+{
+	const char *equals = strchr(pair, '=');
+	char text[128];
+
+	if (!equals || equals == pair || !equals[1] || strlen(pair) > sizeof(text) / 2)
+		return error_set(e, -EINVAL, "--veth-pair %s: write IN=OUT, or IN=OUT@BRIDGE", pair);
+	snprintf(text, sizeof(text), "veth[%.*s]:%s", (int)(equals - pair), pair, equals + 1);
+	return external_add(&c->externals, text, e);
+}
+
+static int set_namespaces(struct command_line *c, struct error *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; !r && i < c->veth_pairs.count; i++)
+		r = add_veth(c, c->veth_pairs.data[i], e);
+	c->request.joins = c->joins.data;
+	c->request.n_joins = c->joins.count;
+	c->request.empty_net = c->empty_ns != NULL;
+	return r;
+}
+
 static int set_network_lock(struct command_line *c, struct error *e)
 {
 	const char *method = c->network_lock;
@@ -153,6 +177,8 @@ int cli_take_values(struct command_line *c, struct error *e)
 {
 	int r = take_externals(c, e);
 
+	if (!r)
+		r = set_namespaces(c, e);
 	if (!r)
 		r = set_network_lock(c, e);
 	return r ? r : set_processor(c, e);

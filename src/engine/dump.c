@@ -19,6 +19,9 @@
 #include "engine/memory/pins.h"
 #include "engine/memory/shmem.h"
 #include "engine/memory/sysv.h"
+#include "engine/ns/mnt.h"
+#include "engine/ns/ns.h"
+#include "engine/ns/relay.h"
 #include "engine/plan/births.h"
 #include "engine/task/hidden.h"
 #include "engine/task/insight.h"
@@ -31,6 +34,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -272,6 +276,7 @@ static int write_inventory(struct dump *d)
 	inventory.processor = processor;
 	inventory.img_version = 2;
 	inventory.has_fdinfo_per_id = inventory.fdinfo_per_id = 1;
+	ns_fill_ids(d, &ids, true);
 	inventory.root_ids = &ids;
 	inventory.has_tcp_close = inventory.tcp_close = d->request->tcp_close;
 	if (d->tcp && d->request->network_lock == NETWORK_LOCK_NFTABLES) {
@@ -378,7 +383,9 @@ static int capture_all(struct dump *d)
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
 	enter(d, STAGE_DISCOVER);
-	r = check_shared(d, KCMP_VM, "memory");
+	r = mounts_capture(d);
+	if (!r)
+		r = check_shared(d, KCMP_VM, "memory");
 	if (!r)
 		r = check_shared(d, KCMP_FILES, "descriptor table");
 	if (!r)
@@ -401,6 +408,8 @@ static int capture_all(struct dump *d)
 	s = sysv_finish(d, !r);
 	r = r ? r : s;
 	s = r ? 0 : sysv_ipc_capture(d);
+	r = r ? r : s;
+	s = r ? 0 : ns_collect(d);
 	r = r ? r : s;
 	s = seccomp_finish(d, !r);
 	r = r ? r : s;
@@ -576,14 +585,28 @@ static bool wants_live(const struct request *r)
 	return r->leave_running && !r->leave_stopped && !r->no_live && !r->portable && !secret && (r->live || !r->hook.call);
 }
 
+/* What is needed from outside is there; then within the tree's namespaces, which only who has one thread can enter. */
+static int prepare(struct dump *d)
+{
+	dump_kernel(d);
+	int r = ns_enter(d);
+
+	if (r)
+		return r;
+	d->workers = workers_new();
+	if (!d->workers)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	image_dir_set_workers(d->dir, d->workers);
+	r = hidden_prepare(d);
+	return r ? r : insight_prepare(d);
+}
+
 static int dump_run(struct dump *d)
 {
 	int r = tell(d, "pre-dump");
 
 	if (!r)
-		r = hidden_prepare(d);
-	if (!r)
-		r = insight_prepare(d);
+		r = prepare(d);
 	if (!r && d->request->pre_dump) {
 		enter(d, STAGE_MEMORY);
 		r = pre_dump(d);
@@ -611,6 +634,8 @@ static int check_run(struct dump *d)
 {
 	int r = cuda_check(d);
 
+	if (!r)
+		r = ns_enter(d);
 	if (!r)
 		r = tree_freeze(d);
 	if (!r)
@@ -668,22 +693,17 @@ static void fill_profile(struct dump *d)
 	p->bytes = d->dir ? image_dir_written(d->dir) : 0;
 }
 
-static int dump_traced(const struct request *request, struct error *e)
+static int dump_traced(const struct request *request, struct relay *relay, uint32_t ns_own, struct error *e)
 {
 	struct watch watch;
 	struct dump_counts counts = {};
-	struct dump d = { .request = request, .e = e, .watch = &watch, .counts = &counts };
+	struct dump d = { .request = request, .e = e, .relay = relay, .ns_own = ns_own, .watch = &watch, .counts = &counts };
 	char comm[70] = "";
 
 	raise_descriptor_limit();
 	descriptors_reserve(USUAL_DESCRIPTORS);
 	watch_begin(&watch, request, STAGE_PREPARE, count_bytes, &d);
 	int r = open_directory(&d);
-	d.workers = workers_new();
-	if (!r && !d.workers)
-		r = error_set(e, -ENOMEM, "out of memory");
-	if (!r)
-		image_dir_set_workers(d.dir, d.workers);
 	if (!r)
 		r = increment_begin(&d);
 	if (!r)
@@ -703,6 +723,12 @@ static int dump_traced(const struct request *request, struct error *e)
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && ends) {
 		cuda_forget(&d);
+		if (ns_is_own(&d, CLONE_NEWPID)) {
+			watch_end(&watch);
+			fill_profile(&d);
+			log_info("Dumping finished successfully");
+			relay_end_tree(relay, 0, e);
+		}
 		tree_kill(&d);
 	} else {
 		r = let_gpus_go_on(&d, r);
@@ -714,6 +740,7 @@ static int dump_traced(const struct request *request, struct error *e)
 	tree_thaw(&d);
 	increment_end(&d, !r);
 	cuda_finish(&d);
+	mounts_release(&d);
 	insight_release(&d);
 	hidden_release(&d);
 	pins_close(d.pins);
@@ -727,35 +754,57 @@ static int dump_traced(const struct request *request, struct error *e)
 	return 0;
 }
 
+static int dump_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
+{
+	return dump_traced(&relay->request, relay, *(const uint32_t *)data, e);
+}
+
 int engine_dump(const struct request *request, struct error *e)
 {
+	uint32_t ns_own = ns_find(request->pid);
+	_cleanup_close_ int root = ns_own ? (int)syscall(__NR_pidfd_open, request->pid, 0) : -1;
+	struct relay_job job = { .run = dump_apart, .data = &ns_own, .root = root };
 	struct tracing tracing;
 
 	tracing_begin(&tracing);
-	int r = dump_traced(request, e);
+	int r = ns_own ? relay_run(request, &job, NULL, e) : dump_traced(request, NULL, 0, e);
 	tracing_end(&tracing);
 	return r;
 }
 
-int engine_check(const struct request *request, struct obstacles *ret, struct error *e)
+static int check_traced(const struct request *request, struct relay *relay, uint32_t ns_own, struct obstacles *obstacles, struct error *e)
 {
-	struct dump d = { .request = request, .e = e, .obstacles = ret };
-
-	struct tracing tracing;
+	struct dump d = { .request = request, .e = e, .relay = relay, .ns_own = ns_own, .obstacles = obstacles };
 
 	raise_descriptor_limit();
 	int r = image_dir_create_nowhere(&d.dir);
 	if (r)
 		return error_errno(e, r, "cannot check process %d", request->pid);
-	tracing_begin(&tracing);
 	r = check_run(&d);
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);
+	mounts_release(&d);
 	insight_release(&d);
 	hidden_release(&d);
 	kernel_close(d.kernel);
-	tracing_end(&tracing);
 	image_dir_free(d.dir);
 	return r ? error_prefix(e, r, "cannot check process %d", request->pid) : 0;
+}
+
+static int check_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
+{
+	return check_traced(&relay->request, relay, *(const uint32_t *)data, obstacles, e);
+}
+
+int engine_check(const struct request *request, struct obstacles *ret, struct error *e)
+{
+	uint32_t ns_own = ns_find(request->pid);
+	struct relay_job job = { .run = check_apart, .data = &ns_own, .obstacles = ret, .root = -1 };
+	struct tracing tracing;
+
+	tracing_begin(&tracing);
+	int r = ns_own ? relay_run(request, &job, NULL, e) : check_traced(request, NULL, 0, ret, e);
+	tracing_end(&tracing);
+	return r;
 }

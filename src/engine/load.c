@@ -9,6 +9,7 @@
 #include "engine/kinds/tcp.h"
 #include "engine/kinds/udp.h"
 #include "engine/memory/parents.h"
+#include "engine/ns/ns.h"
 #include "engine/task/calls.h"
 #include "engine/task/state.h"
 #include "image/store/store.h"
@@ -21,7 +22,7 @@
 #define EARLY_SEVERAL 64 /* images; fewer are not worth a thread */
 #define TASK_END 0x7ffffffff000ULL
 
-static int load_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
+int restore_read_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret)
 {
 	struct image_file *file;
 
@@ -211,7 +212,7 @@ static int load_own(struct restore *s, struct rthread *th)
 	char name[40];
 
 	snprintf(name, sizeof(name), "fs-%d.img", th->tid);
-	int r = th->core->thread_core->own_fs ? load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
+	int r = th->core->thread_core->own_fs ? restore_read_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &th->fs) : 0;
 	if (r || !th->core->thread_core->own_files)
 		return r;
 	if (!(th->table = calloc(1, sizeof(*th->table))))
@@ -229,13 +230,13 @@ static int load_cores(struct restore *s, struct rtask *t)
 	for (size_t i = 0; i < t->threads.count; i++) {
 		struct rthread *th = &t->threads.data[i];
 		snprintf(name, sizeof(name), "core-%d.img", th->tid);
-		int r = load_one(s, name, IMAGE_MAGIC_CORE, &core_entry__descriptor, &th->core);
+		int r = restore_read_one(s, name, IMAGE_MAGIC_CORE, &core_entry__descriptor, &th->core);
 		if (r)
 			return r;
 		CoreEntry *c = th->core;
 		if (i == 0 && !c->ids && c->tc && c->tc->task_state != TASK_DEAD) { /* as CRIU's */
 			snprintf(name, sizeof(name), "ids-%d.img", th->tid);
-			r = load_one(s, name, IMAGE_MAGIC_IDS, &task_kobj_ids_entry__descriptor, &c->ids);
+			r = restore_read_one(s, name, IMAGE_MAGIC_IDS, &task_kobj_ids_entry__descriptor, &c->ids);
 			if (r)
 				return r;
 		}
@@ -294,10 +295,10 @@ static int load_task(struct restore *s, struct rtask *t)
 		drop_early(t);
 		t->mm = t->vm_owner->mm;
 	} else
-		r = load_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
+		r = restore_read_one(s, name, IMAGE_MAGIC_MM, &mm_entry__descriptor, &t->mm);
 	snprintf(name, sizeof(name), "fs-%d.img", t->pid);
 	if (!r)
-		r = load_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
+		r = restore_read_one(s, name, IMAGE_MAGIC_FS, &fs_entry__descriptor, &t->fs);
 	snprintf(name, sizeof(name), "fdinfo-%u.img", t->core->ids->files_id);
 	if (!r)
 		r = load_all(s, name, IMAGE_MAGIC_FDINFO, &fdinfo_entry__descriptor, true, take_fd, t);
@@ -436,7 +437,7 @@ static int read_all(struct restore *s)
 		return error_set(s->e, r, IMAGE_MANIFEST " can't be read: the checkpoint is damaged");
 	if (lineage.dropped)
 		return error_set(s->e, -ENODATA, "pages that a later checkpoint has were taken out of it (dedup): it is of use only as that one's parent");
-	r = load_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &s->inventory);
+	r = restore_read_one(s, "inventory.img", IMAGE_MAGIC_INVENTORY, &inventory_entry__descriptor, &s->inventory);
 	if (r == -ENOENT)
 		return error_set(s->e, r, "there is no checkpoint in it (no inventory.img); give the directory that a dump went to");
 	if (r)
@@ -488,6 +489,8 @@ int restore_load(struct restore *s)
 	VEC_FOREACH(&s->files, f)
 		if (!r && !f->kind)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
+	if (!r)
+		r = ns_load(s);
 	if (!r)
 		r = tcp_load(s);
 	if (!r)

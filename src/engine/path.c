@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/openat2.h>
+#include <sys/stat.h>
 
 bool path_is_canonical(const char *name)
 {
@@ -19,19 +20,28 @@ bool path_is_canonical(const char *name)
 	return true;
 }
 
-int path_open(const char *name, int flags)
+int path_open(int root, const char *name, int flags)
 {
-	struct open_how how = { .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC | O_NOCTTY), .resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS };
+	struct open_how how = { .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC | O_NOCTTY),
+				.resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS | (root ? RESOLVE_IN_ROOT : 0) };
 
 	if (!path_is_canonical(name))
 		return -EBADMSG;
 	if (flags & O_PATH) /* takes no others */
 		how.flags &= O_PATH | O_CLOEXEC | O_DIRECTORY | O_NOFOLLOW;
-	int fd = (int)syscall(__NR_openat2, AT_FDCWD, name, &how, sizeof(how));
+	int fd = (int)syscall(__NR_openat2, root ? root : AT_FDCWD, name, &how, sizeof(how));
 	return fd < 0 ? -errno : fd;
 }
 
-int path_open_parent(const char *name, const char **ret_base)
+int path_stat(int root, const char *name, struct stat *ret)
+{
+	if (!root)
+		return lstat(name, ret) < 0 ? -errno : 0;
+	_cleanup_close_ int fd = path_open(root, name, O_PATH | O_NOFOLLOW);
+	return fd < 0 ? fd : fstat(fd, ret) < 0 ? -errno : 0;
+}
+
+int path_open_parent(int root, const char *name, const char **ret_base)
 {
 	const char *slash = strrchr(name, '/');
 	char dir[PATH_MAX];
@@ -40,7 +50,7 @@ int path_open_parent(const char *name, const char **ret_base)
 		return -EBADMSG;
 	snprintf(dir, sizeof(dir), "%.*s", (int)MAX(slash - name, 1L), name);
 	*ret_base = slash + 1;
-	return path_open(dir, O_PATH | O_DIRECTORY);
+	return path_open(root, dir, O_PATH | O_DIRECTORY);
 }
 
 int path_error(struct error *e, int code, const char *name)

@@ -26,6 +26,9 @@
 #include "engine/memory/sysv.h"
 #include "engine/memory/vdso.h"
 #include "engine/memory/vma.h"
+#include "engine/ns/ns.h"
+#include "engine/ns/relay.h"
+#include "engine/ns/seed.h"
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/calls.h"
@@ -177,7 +180,7 @@ static int check_ids(struct restore *s)
 	int r = 0;
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
-		for (size_t k = 0; !r && k < s->tasks.data[i]->threads.count; k++)
+		for (size_t k = s->ns.seed && i == 0; !r && k < s->tasks.data[i]->threads.count; k++)
 			r = check_id(s, s->tasks.data[i]->threads.data[k].tid);
 	return r;
 }
@@ -195,6 +198,8 @@ static int make_plan(struct restore *s)
 
 	if (!r)
 		r = choose_fd_base(s);
+	if (!r && s->proc_fd && (s->proc_fd = restore_hold(s, s->proc_fd)) < 0)
+		r = error_errno(s->e, s->proc_fd, "cannot hold /proc");
 	if (!r && (r = proc_read_maps(getpid(), &s->self)))
 		r = error_errno(s->e, r, "cannot read the maps");
 	if (!r)
@@ -210,6 +215,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = sysv_ipc_make(s);
 	if (!r)
+		r = mqueues_make(s);
+	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
 }
@@ -220,7 +227,8 @@ static void enter(struct restore *s, enum stage stage)
 		watch_enter(s->watch, stage);
 }
 
-int restore_prepare(struct restore *s)
+/* Before anything is made. */
+static int read_images(struct restore *s)
 {
 	int r = restore_open(s->request->images_dir, s->request->packing.key, &s->dir, s->e);
 
@@ -230,13 +238,19 @@ int restore_prepare(struct restore *s)
 		r = external_check(s);
 	if (!r)
 		r = cuda_prepare(s);
-	if (!r && s->request->hook.call) {
+	/* Threads that verify do not come along into namespaces. */
+	if (!r && (s->request->hook.call || s->ns.any)) {
 		enter(s, STAGE_VERIFY);
 		r = restore_verified(s, r);
 	}
 	enter(s, STAGE_PLAN);
-	if (!r)
-		r = tell(s, "pre-restore");
+	return r ? r : tell(s, "pre-restore");
+}
+
+int restore_prepare(struct restore *s)
+{
+	int r = read_images(s);
+
 	if (!r)
 		r = clocks_prepare(s);
 	return r ? r : make_plan(s);
@@ -244,7 +258,7 @@ int restore_prepare(struct restore *s)
 
 /* ---- build ---- */
 
-static _Noreturn void become_task(const struct agent_batch *batch, char *stack, char *entry)
+_Noreturn void restore_become(const struct agent_batch *batch, char *stack, const char *entry)
 {
 	asm volatile("mov %[stack], %%rsp\n\t"
 		     "xor %%ebp, %%ebp\n\t"
@@ -323,7 +337,7 @@ int restore_wait(struct restore *s, uint32_t *word, uint32_t count)
 static int make_root(struct restore *s)
 {
 	pid_t pid = s->tasks.data[0]->pid;
-	const bool sibling = s->request->sibling; /* then the signal is our own's */
+	const bool sibling = s->request->sibling || s->ns.any; /* then the signal is our own's */
 	struct clone_args args = { .exit_signal = sibling ? 0 : SIGCHLD, .set_tid = (uint64_t)&pid, .set_tid_size = 1,
 				   .flags = CLONE_CLEAR_SIGHAND | (sibling ? CLONE_PARENT : 0) };
 	struct agent_batch *batch = s->tasks.data[0]->threads.data[0].batch.final;
@@ -332,11 +346,15 @@ static int make_root(struct restore *s)
 
 	if (!stack)
 		return error_set(s->e, -ENOMEM, "out of memory");
+	if (s->ns.seed) {
+		s->pid = pid;
+		return seed_grow(s, batch, stack + STACK_SIZE);
+	}
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 	long child = syscall(__NR_clone3, &args, sizeof(args));
 	if (child == 0)
-		become_task(batch, stack + STACK_SIZE, s->arena.start);
+		restore_become(batch, stack + STACK_SIZE, s->arena.start);
 	int r = child < 0 ? -errno : 0;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (r == -EEXIST)
@@ -344,6 +362,8 @@ static int make_root(struct restore *s)
 	if (r)
 		return error_errno(s->e, r, "cannot create process %d", pid);
 	s->pid = (pid_t)child;
+	if (s->relay)
+		relay_born(s->relay, s->pid);
 	return 0;
 }
 
@@ -613,6 +633,8 @@ static int restore_switch(struct restore *s)
 	if (!r)
 		r = sysv_settle(s);
 	if (!r)
+		r = ns_settle(s);
+	if (!r)
 		r = tell(s, "post-restore");
 	if (!r)
 		r = tell(s, "pre-resume");
@@ -705,6 +727,7 @@ void restore_finish(struct restore *s)
 	vdso_release(s);
 	clocks_release(s);
 	aio_release(s);
+	ns_release(s);
 	if (s->succeeded && s->request->ends)
 		return;
 	spawn_release(s);
@@ -756,6 +779,8 @@ static void part_memory(struct restore *s)
 static int build_and_verify(struct restore *s)
 {
 	enter(s, STAGE_BUILD);
+	if (s->relay)
+		watch_resume(s->watch, s->request);
 	__atomic_store_n(&s->building, true, __ATOMIC_RELEASE);
 	int r = restore_build(s);
 
@@ -768,8 +793,49 @@ static int build_and_verify(struct restore *s)
 	return restore_verified(s, r);
 }
 
+/* All that follows upon the images. */
+static int make_tree(struct restore *s)
+{
+	int r = make_plan(s);
+
+	if (!r)
+		r = build_and_verify(s);
+	enter(s, STAGE_SWITCH);
+	if (!r)
+		r = restore_switch(s);
+	if (r && !s->ns.seed)
+		restore_kill(s);
+	s->succeeded = !r;
+	return r;
+}
+
+/* The same in namespaces that are made for it. */
+static int make_tree_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
+{
+	struct restore *s = data;
+
+	relay->request.ends = true;
+	s->request = &relay->request;
+	s->e = e;
+	s->relay = relay;
+	relay->profile = *s->watch->profile;
+	s->watch->profile = &relay->profile;
+	int r = clocks_prepare(s);
+	if (!r)
+		r = ns_make(s);
+	if (!r)
+		r = make_tree(s);
+	if (r && s->ns.seed) /* and we with it */
+		relay_end_tree(relay, r, e);
+	watch_quiet(s->watch);
+	restore_finish(s);
+	watch_end(s->watch);
+	return r;
+}
+
 static int restore_traced(const struct request *request, pid_t *ret_pid, struct error *e)
 {
+	struct relay_job job = { .run = make_tree_apart, .root = -1 };
 	struct watch watch;
 	struct restore s = { .request = request, .e = e, .tty = -1, .watch = &watch };
 	int r;
@@ -778,15 +844,18 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 	watch_begin(&watch, request, STAGE_OPEN, count_bytes, &s);
 	for (int fd = 0; fd < 3 && request->shell_job && s.tty < 0; fd++)
 		s.tty = isatty(fd) ? fd : -1;
-	r = restore_prepare(&s);
-	if (!r)
-		r = build_and_verify(&s);
-	enter(&s, STAGE_SWITCH);
-	if (!r)
-		r = restore_switch(&s);
-	if (r)
-		restore_kill(&s);
-	s.succeeded = !r;
+	r = read_images(&s);
+	if (!r && s.ns.any) {
+		job.data = &s;
+		watch_quiet(&watch);
+		r = relay_run(request, &job, &s.pid, e);
+		watch.profile = &watch.own;
+		while (r && s.pid && !request->sibling && waitpid(s.pid, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	} else if (!r) {
+		r = clocks_prepare(&s);
+		r = r ? r : make_tree(&s);
+	}
 	watch_quiet(&watch);
 	restore_finish(&s);
 	watch_end(&watch);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "core.pb-c.h"
+#include "engine/ns/count.h"
 #include "engine/plan/plan.h"
 #include "engine/request.h"
 #include "engine/tracee.h"
@@ -188,6 +189,15 @@ struct restore {
 		int64_t offset[CLOCKS], behind[CLOCKS]; /* of that one; what ours are behind those at the dump, ns */
 		struct clocks_parent *parent;
 	} clocks; /* task/clocks.h */
+	struct {
+		bool any;
+		struct seed *seed; /* the root, where it was there before the plan (engine/ns/seed.h); or NULL */
+		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
+		void *state[NS_KINDS_MAX];
+		int given[NS_KINDS_MAX], outside[NS_KINDS_MAX]; /* descriptors, or 0: of one that takes the place of a new one; of that which we were of */
+	} ns; /* engine/ns/ns.h */
+	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
+	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */
 	bool succeeded;
 	int fd_base, fd_top; /* from where, and below what, numbers are ours while there are tasks: above theirs, or in a gap between them */
 	int tty;
@@ -213,6 +223,7 @@ struct restore {
 	struct births_plan *births;
 	struct feeder *feeder; /* memory/feed.c; NULL: no pages are packed */
 	struct watch *watch; /* NULL: an inspection */
+	struct relay *relay; /* we are the process apart that makes the tree in namespaces of its own (engine/ns/relay.h); or NULL */
 	uint64_t pages_done, pages_total; /* bytes: that the feeder brought, and of all */
 	bool building; /* `fillings` does not change any more */
 	VEC(struct filling) fillings; /* what tasks read themselves; memory/fill.c */
@@ -228,11 +239,16 @@ struct restore_words {
 	uint32_t leave; /* leaders that are to have ended may do so */
 };
 
+/* Reads an image of one message; *ret is the caller's. */
+int restore_read_one(struct restore *s, const char *name, uint32_t magic, const ProtobufCMessageDescriptor *type, void *ret);
+
 /* Everything before the first process is made: reads the images, makes the descriptions, plans. `s` has request, e, and tty. What it
  * leaves, also after a failure, restore_finish releases. */
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
 
+/* In the root, as it was born: begins with its batch. `entry`: the agent's, where the arena begins. */
+_Noreturn void restore_become(const struct agent_batch *batch, char *stack, const char *entry);
 /* While the tree is built: until *word reaches `count`, or something fails, which is the result. */
 int restore_wait(struct restore *s, uint32_t *word, uint32_t count);
 
@@ -257,5 +273,7 @@ bool rtask_holds(struct restore *s, struct rtask *t, bool (*is)(const struct rta
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
-/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+/* kinds/mqueue.c: those of an IPC namespace of the tree's own, also where no task has them open. */
+int mqueues_make(struct restore *s);
+/* What queues are to tell a task; it forgets that when it closes any descriptor of them. */
 int mqueues_plan(struct restore *s, struct rtask *t);

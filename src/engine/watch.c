@@ -87,6 +87,14 @@ void watch_begin(struct watch *w, const struct request *request, enum stage stag
 		start(w);
 }
 
+void watch_resume(struct watch *w, const struct request *request)
+{
+	w->request = request;
+	w->over = w->running = false;
+	if (request->progress.call)
+		start(w);
+}
+
 void watch_enter(struct watch *w, enum stage stage)
 {
 	uint64_t now = watch_now();

@@ -45,6 +45,8 @@ struct watch {
 void watch_begin(struct watch *w, const struct request *request, enum stage stage,
 		 void (*count)(void *data, uint64_t *ret_done, uint64_t *ret_total), void *data);
 void watch_enter(struct watch *w, enum stage stage);
+/* Behind a fork, which its thread has not survived, or behind watch_quiet: it goes on. */
+void watch_resume(struct watch *w, const struct request *request);
 /* Time that was counted as the present stage's was another's. */
 void watch_move(struct watch *w, enum stage from, enum stage to, uint64_t ns);
 /* The tree stands still; it runs again, or is no more. */

@@ -35,10 +35,15 @@
 #define IMAGE_MAGIC_TCP_STREAM 0x51465506u
 #define IMAGE_MAGIC_TTY_INFO 0x59453036u
 #define IMAGE_MAGIC_TTY_DATA 0x59413026u
+#define IMAGE_MAGIC_UTSNS 0x54473203u
+#define IMAGE_MAGIC_IPCNS_VAR 0x53115007u
 #define IMAGE_MAGIC_IPCNS_SHM 0x46283044u
 #define IMAGE_MAGIC_FILE_LOCKS 0x54323616u
 #define IMAGE_MAGIC_IPCNS_SEM 0x59573019u
 #define IMAGE_MAGIC_IPCNS_MSG 0x55453737u
+#define IMAGE_MAGIC_MOUNTPOINTS 0x55563928u
+#define IMAGE_MAGIC_NETDEV 0x57373951u
+#define IMAGE_MAGIC_NETNS 0x55933752u
 #define IMAGE_MAGIC_MQUEUE 0x46524d51u /* ours */
 #define IMAGE_MAGIC_TCP_WAITING 0x46524d57u /* ours */
 #define IMAGE_MAGIC_PACKET_RING 0x46524d52u /* ours */
@@ -187,6 +192,8 @@ int image_close(struct image_file *file);
 bool image_dir_has(struct image_dir *dir, const char *name);
 /* -ENOENT; -EBADMSG when the magic is another's. */
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret);
+/* The same for a file with no magic. */
+int image_open_raw(struct image_dir *dir, const char *name, struct image_file **ret);
 /* 1: *ret is the caller's, to be freed by protobuf_c_message_free_unpacked; 0: end of file; -EBADMSG. */
 int image_read_message(struct image_file *file, const ProtobufCMessageDescriptor *descriptor, ProtobufCMessage **ret);
 /* Raw bytes between or behind the messages: exactly `size` (-EBADMSG: there are fewer), or as many as there are up to `size`. */

@@ -287,6 +287,11 @@ static int open_for_reading(struct image_dir *dir, const char *name, struct imag
 	return r;
 }
 
+int image_open_raw(struct image_dir *dir, const char *name, struct image_file **ret)
+{
+	return open_for_reading(dir, name, ret);
+}
+
 int image_open(struct image_dir *dir, const char *name, uint32_t magic, struct image_file **ret)
 {
 	struct image_file *file;

@@ -8,6 +8,7 @@ struct head {
 _Static_assert(sizeof(struct head) == TAR_BLOCK, "a head is a block");
 
 #define OCTAL_MAX 077777777777ULL
+#define ID_MAX 07777777U /* larger ones: pax records */
 
 static void put_octal(char *to, size_t width, uint64_t value)
 {
@@ -35,24 +36,37 @@ static uint32_t checksum(const unsigned char *head)
 	return sum;
 }
 
-void tar_head(unsigned char to[TAR_BLOCK], const char *name, uint64_t size, int64_t time)
+void tar_head_of(unsigned char to[TAR_BLOCK], const struct tar_entry *e)
 {
-	struct head h = { .type = '0', .magic = "ustar", .version = { '0', '0' }, .uname = "root", .gname = "root" };
+	struct head h = { .type = e->type, .magic = "ustar", .version = { '0', '0' } };
 
-	memcpy(h.name, name, MIN(strlen(name), sizeof(h.name)));
-	put_octal(h.mode, sizeof(h.mode), 0600);
-	put_octal(h.uid, sizeof(h.uid), 0);
-	put_octal(h.gid, sizeof(h.gid), 0);
-	if (size > OCTAL_MAX)
-		put_binary(h.size, size);
+	memcpy(h.name, e->name, MIN(strlen(e->name), sizeof(h.name)));
+	memcpy(h.link, e->link, MIN(strlen(e->link), sizeof(h.link)));
+	put_octal(h.mode, sizeof(h.mode), e->mode);
+	put_octal(h.uid, sizeof(h.uid), MIN(e->uid, ID_MAX));
+	put_octal(h.gid, sizeof(h.gid), MIN(e->gid, ID_MAX));
+	if (e->size > OCTAL_MAX)
+		put_binary(h.size, e->size);
 	else
-		put_octal(h.size, sizeof(h.size), size);
-	put_octal(h.mtime, sizeof(h.mtime), time > 0 ? (uint64_t)time : 0);
-	put_octal(h.major, sizeof(h.major), 0);
-	put_octal(h.minor, sizeof(h.minor), 0);
+		put_octal(h.size, sizeof(h.size), e->size);
+	put_octal(h.mtime, sizeof(h.mtime), e->mtime > 0 ? MIN((uint64_t)e->mtime, OCTAL_MAX) : 0);
+	put_octal(h.major, sizeof(h.major), MIN(e->major, ID_MAX));
+	put_octal(h.minor, sizeof(h.minor), MIN(e->minor, ID_MAX));
 	put_octal(h.checksum, 7, checksum((const unsigned char *)&h));
 	h.checksum[7] = ' ';
 	memcpy(to, &h, TAR_BLOCK);
+}
+
+void tar_head(unsigned char to[TAR_BLOCK], const char *name, uint64_t size, int64_t time)
+{
+	struct head h = { .uname = "root", .gname = "root" };
+	struct tar_entry e = { .type = '0', .mode = 0600, .size = size, .mtime = time };
+
+	memcpy(e.name, name, MIN(strlen(name), sizeof(h.name)));
+	tar_head_of(to, &e);
+	memcpy(to + offsetof(struct head, uname), h.uname, sizeof(h.uname));
+	memcpy(to + offsetof(struct head, gname), h.gname, sizeof(h.gname));
+	put_octal((char *)to + offsetof(struct head, checksum), 7, checksum(to));
 }
 
 static int get_number(const char *from, size_t width, uint64_t *ret)
@@ -105,6 +119,39 @@ int tar_parse(const unsigned char head[TAR_BLOCK], struct tar_member *ret)
 	if (h.type >= '1' && h.type <= '6')
 		ret->size = 0;
 	return 0;
+}
+
+static int get_id(const char *from, size_t width, uint32_t *ret)
+{
+	uint64_t value = 0;
+
+	if (get_number(from, width, &value) || value > UINT32_MAX)
+		return -EBADMSG;
+	*ret = (uint32_t)value;
+	return 0;
+}
+
+int tar_parse_entry(const unsigned char head[TAR_BLOCK], struct tar_entry *ret)
+{
+	struct tar_member m;
+	struct head h;
+	uint64_t mtime;
+	int r = tar_parse(head, &m);
+
+	*ret = (struct tar_entry){};
+	if (r || m.type == TAR_END)
+		return r;
+	memcpy(&h, head, TAR_BLOCK);
+	const bool prefixed = !memcmp(h.magic, "ustar", 6) && h.prefix[0];
+	ret->type = h.type ? h.type : '0';
+	snprintf(ret->name, sizeof(ret->name), "%.*s%s%.*s", prefixed ? (int)sizeof(h.prefix) : 0, h.prefix, prefixed ? "/" : "", (int)sizeof(h.name), h.name);
+	memcpy(ret->link, h.link, sizeof(h.link));
+	ret->size = m.size;
+	if (get_id(h.mode, sizeof(h.mode), &ret->mode) || get_id(h.uid, sizeof(h.uid), &ret->uid) || get_id(h.gid, sizeof(h.gid), &ret->gid) ||
+	    get_id(h.major, sizeof(h.major), &ret->major) || get_id(h.minor, sizeof(h.minor), &ret->minor) || get_number(h.mtime, sizeof(h.mtime), &mtime))
+		return -EBADMSG;
+	ret->mtime = (int64_t)mtime;
+	return 1;
 }
 
 int64_t tar_pax_size(const char *records, size_t size)

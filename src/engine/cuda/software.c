@@ -124,7 +124,7 @@ static const char *place_in_cdi(const char *path, char *room, size_t size)
 static int compare_library(const FermataGpuEntry *entry, const FermataGpuExternal *lib, const struct gpu_machine *machine, struct error *e)
 {
 	char why[512], build_id[129] = "", place[PATH_MAX];
-	_cleanup_close_ int fd = lib ? path_open(lib->path, O_RDONLY | O_NONBLOCK) : -1;
+	_cleanup_close_ int fd = lib ? path_open(0, lib->path, O_RDONLY | O_NONBLOCK) : -1;
 	struct gpu_software then = { entry->driver, lib ? lib->path : NULL, lib && lib->build_id ? lib->build_id : "" };
 	struct gpu_software now = { machine->driver, fd >= 0 ? lib->path : NULL, build_id };
 

@@ -49,11 +49,12 @@ struct mark {
 static int find_mount(struct dump *d, struct descriptor *f, bool by_id, uint32_t number, struct mark *m)
 {
 	_cleanup_free_ char *text = NULL;
-	char *save = NULL;
-	int r = read_file_at(AT_FDCWD, "/proc/self/mountinfo", 64 << 20, &text, NULL);
+	char *save = NULL, path[64];
 
+	snprintf(path, sizeof(path), "/proc/%d/mountinfo", d->mounts ? f->task->proc : getpid());
+	int r = read_file_at(AT_FDCWD, path, 64 << 20, &text, NULL);
 	if (r)
-		return error_errno(d->e, r, "cannot read /proc/self/mountinfo");
+		return error_errno(d->e, r, "cannot read %s", path);
 	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
 		unsigned int id, maj, min;
 		if (sscanf(line, "%u %*d %u:%u %*s %4095s", &id, &maj, &min, m->what.path) != 4 ||
@@ -161,7 +162,7 @@ static int open_marked(struct restore *s, const FanotifyMarkEntry *e)
 		return watched_open(s, e->ie->f_handle, e->ie->has_file ? e->ie->file : 0, e->s_dev, e->ie->i_ino);
 	if ((e->type != MARK_TYPE__MOUNT && e->type != MARK_TYPE__FERMATA_FILESYSTEM) || !e->me || !e->me->path)
 		return error_set(s->e, -EBADMSG, "a fanotify mark is on nothing");
-	int fd = path_open(e->me->path, O_PATH | O_NOFOLLOW);
+	int fd = path_open(s->root_fd, e->me->path, O_PATH | O_NOFOLLOW);
 	if (fd < 0)
 		return path_error(s->e, fd, e->me->path);
 	if (statx(fd, "", AT_EMPTY_PATH, 0, &st) == 0 && st.stx_attributes & STATX_ATTR_MOUNT_ROOT)

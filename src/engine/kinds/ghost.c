@@ -161,12 +161,12 @@ static int place_enter(struct place *p, const char *name)
 	return r;
 }
 
-static int place_walk(struct place *p, const char *name, const char *base)
+static int place_walk(struct place *p, int root, const char *name, const char *base)
 {
 	char part[NAME_MAX + 1];
 	int r = 0;
 
-	p->dir = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	p->dir = root ? fcntl(root, F_DUPFD_CLOEXEC, 0) : open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 	if (p->dir < 0)
 		return -errno;
 	for (const char *at = name; !r && (at += strspn(at, "/")) < base;) {
@@ -181,17 +181,17 @@ static int place_walk(struct place *p, const char *name, const char *base)
 	return r;
 }
 
-static int place_find(struct place *p, const char *name)
+static int place_find(struct place *p, int root, const char *name)
 {
 	const char *base;
 
-	*p = (struct place){ .dir = path_open_parent(name, &base) };
+	*p = (struct place){ .dir = path_open_parent(root, name, &base) };
 	if (p->dir < 0 && p->dir != -ENOENT)
 		return p->dir;
 	if (strlen(base) > NAME_MAX)
 		return -ENAMETOOLONG;
 	memcpy(p->base, base, strlen(base) + 1);
-	return p->dir < 0 ? place_walk(p, name, base) : 0;
+	return p->dir < 0 ? place_walk(p, root, name, base) : 0;
 }
 
 /* Files of O_TMPFILE have their inode's number for a name. */
@@ -230,11 +230,11 @@ static int make_at(const struct place *p, const char *base, const GhostFileEntry
 }
 
 /* A new file, open and without a name: under the one that it had, or where that is taken one beside it. */
-static int make(const char *name, uint32_t id, const GhostFileEntry *g)
+static int make(int root, const char *name, uint32_t id, const GhostFileEntry *g)
 {
 	struct place p;
 	char other[NAME_MAX + 1];
-	int r = place_find(&p, name);
+	int r = place_find(&p, root, name);
 
 	if (!r)
 		r = make_at(&p, p.base, g);
@@ -321,9 +321,9 @@ static int for_reading(int fd)
 }
 
 /* The file of an image that is open behind its head. */
-static int build(const char *name, uint32_t id, struct image_file *image, const GhostFileEntry *g)
+static int build(int root, const char *name, uint32_t id, struct image_file *image, const GhostFileEntry *g)
 {
-	int fd = make(name, id, g);
+	int fd = make(root, name, id, g);
 
 	if (fd < 0)
 		return fd;
@@ -358,7 +358,7 @@ int ghost_fd(struct restore *s, uint32_t id, const char *name)
 		image_close(image);
 		return error_set(s->e, -EBADMSG, "%s is damaged", image_name);
 	}
-	int fd = build(name, id, image, ghost);
+	int fd = build(s->root_fd, name, id, image, ghost);
 	ghost_file_entry__free_unpacked(ghost, NULL);
 	image_close(image);
 	if (fd >= 0)

@@ -286,11 +286,11 @@ static int plan_table(struct restore *s, struct rtask *t)
 }
 
 /* New processes have our root: most have no other, and not everybody may set it. */
-static bool is_our_root(int fd)
+static bool is_our_root(const struct restore *s, int fd)
 {
 	struct statx ours, its;
 
-	return !statx(AT_FDCWD, "/", 0, STATX_INO | STATX_MNT_ID, &ours) && !statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &its) &&
+	return !statx(s->root_fd ? s->root_fd : AT_FDCWD, s->root_fd ? "" : "/", s->root_fd ? AT_EMPTY_PATH : 0, STATX_INO | STATX_MNT_ID, &ours) && !statx(fd, "", AT_EMPTY_PATH, STATX_INO | STATX_MNT_ID, &its) &&
 	       ours.stx_mask & its.stx_mask & STATX_MNT_ID && ours.stx_mnt_id == its.stx_mnt_id && ours.stx_ino == its.stx_ino &&
 	       ours.stx_dev_major == its.stx_dev_major && ours.stx_dev_minor == its.stx_dev_minor;
 }
@@ -307,7 +307,7 @@ static int plan_directories(struct restore *s, struct rtask *t, struct batch *b,
 	if (cwd == FILE_IN_TASK) /* while its name still leads there */
 		opened = procfile_plan_open(s, t, file_find(s, fs->cwd_id)->entry->reg, O_PATH | O_DIRECTORY);
 	batch_what(b, "change to the root and working directory of process or thread %d", tid);
-	if (!is_our_root(root)) {
+	if (!is_our_root(s, root)) {
 		OP(b, __NR_fchdir, root);
 		OP(b, __NR_chroot, arena_place(&s->arena, ".", 2));
 	}

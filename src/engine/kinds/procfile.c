@@ -142,7 +142,7 @@ int procfile_plan_threads(struct restore *s, struct rtask *t)
 }
 
 /* In the child, which has the coordinator's descriptors and memory of its own: what is open of it shows nothing of ours. */
-static _Noreturn void open_own(const char *rest, bool thread, int flags, int slot)
+static _Noreturn void open_own(int root, const char *rest, bool thread, int flags, int slot)
 {
 	char path[PATH_MAX];
 	long self = syscall(__NR_getpid);
@@ -151,7 +151,7 @@ static _Noreturn void open_own(const char *rest, bool thread, int flags, int slo
 		snprintf(path, sizeof(path), "/proc/%ld/task/%ld%s", self, self, rest);
 	else
 		snprintf(path, sizeof(path), "/proc/%ld%s", self, rest);
-	int fd = path_open(path, flags);
+	int fd = path_open(root, path, flags);
 	long r = fd < 0 ? -fd : syscall(__NR_dup3, fd, slot, O_CLOEXEC) < 0 ? errno : 0;
 	if (fd >= 0)
 		close(fd);
@@ -180,7 +180,7 @@ int procfile_open_dead(struct restore *s, const RegFileEntry *reg, pid_t pid, in
 		child = syscall(__NR_clone3, &args, sizeof(args));
 	}
 	if (child == 0)
-		open_own(rest, thread != 0, flags, slot);
+		open_own(s->root_fd, rest, thread != 0, flags, slot);
 	int r = child < 0 ? -errno : 0;
 	if (!r && waitpid((pid_t)child, &status, 0) > 0)
 		r = WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;

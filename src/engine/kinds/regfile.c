@@ -13,6 +13,7 @@
 #include "engine/kinds/procfile.h"
 #include "engine/kinds/shmfile.h"
 #include "engine/kinds/validate.h"
+#include "engine/ns/mnt.h"
 #include "engine/path.h"
 #include "engine/kinds/external.h"
 #include "engine/task/task.h"
@@ -21,13 +22,17 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#ifndef SECRETMEM_MAGIC
 #define SECRETMEM_MAGIC 0x5345434d
+#endif
 #define MEM_MAJOR 1
 #define LINK_PREFIX "link_remap."
 #define LINK_TRIES 10000
+#define DELETED " (deleted)"
 /* Flags of open(2) that have done their work once the file is open. */
 #define TMPFILE_ONLY (uint32_t)(O_TMPFILE & ~O_DIRECTORY)
 #define PAST_FLAGS ((uint32_t)(O_CREAT | O_EXCL | O_TRUNC | O_NOCTTY) | TMPFILE_ONLY)
@@ -68,15 +73,19 @@ static struct state *state_of(struct dump *d)
 	return *at;
 }
 
+static bool ends_deleted(const char *name)
+{
+	const size_t size = strlen(name), n = strlen(DELETED);
+
+	return size > n && !strcmp(name + size - n, DELETED);
+}
+
 /* The name without the mark that the kernel puts behind that of a deleted file; false: there is none. */
 static bool strip_deleted(char *name)
 {
-	static const char mark[] = " (deleted)";
-	size_t size = strlen(name), n = sizeof(mark) - 1;
-
-	if (size <= n || strcmp(name + size - n, mark))
+	if (!ends_deleted(name))
 		return false;
-	name[size - n] = '\0';
+	name[strlen(name) - strlen(DELETED)] = '\0';
 	return true;
 }
 
@@ -113,8 +122,17 @@ static int capture_ghost(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, id, REMAP_TYPE__GHOST);
 }
 
+static void unlink_in(int root, const char *name)
+{
+	const char *base;
+	_cleanup_close_ int dir = path_open_parent(root, name, &base);
+
+	if (dir >= 0)
+		unlinkat(dir, base, 0);
+}
+
 /* Each checkpoint has a name of its own, which its restore removes: earlier ones may have taken some. */
-static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
+static int link_in(int root, const char *dir, const char *file, uint32_t id, char **ret)
 {
 	int r = -EEXIST;
 
@@ -122,7 +140,9 @@ static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
 		char *link;
 		if (asprintf(&link, "%s/" LINK_PREFIX "%u", dir, i) < 0)
 			return -ENOMEM;
-		r = linkat(AT_FDCWD, file, AT_FDCWD, link, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+		const char *base;
+		_cleanup_close_ int at = path_open_parent(root, link, &base);
+		r = at < 0 ? at : linkat(AT_FDCWD, file, at, base, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
 		if (r)
 			free(link);
 		else
@@ -132,7 +152,7 @@ static int link_in(const char *dir, const char *file, uint32_t id, char **ret)
 }
 
 /* A name for an open file in its directory or, where that was deleted as well, in the nearest above it. */
-static int link_beside(struct descriptor *f, char **ret)
+static int link_beside(const struct dump *d, struct descriptor *f, char **ret)
 {
 	char path[64];
 	_cleanup_free_ char *dir = strdup(f->target);
@@ -141,7 +161,7 @@ static int link_beside(struct descriptor *f, char **ret)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->own_fd);
 	while ((r == -ENOENT || r == -ENOTDIR) && dir[0]) {
 		*strrchr(dir, '/') = '\0';
-		r = link_in(dir, path, f->id, ret);
+		r = link_in(d->root_fd, dir, path, f->id, ret);
 	}
 	return r;
 }
@@ -155,12 +175,12 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 		return fd_error(d, f, -ENOTSUP, "was deleted under this name and has others; use --link-remap to save it");
 	if (d->obstacles)
 		return 0;
-	int r = link_beside(f, &link);
+	int r = link_beside(d, f, &link);
 	if (r)
 		return fd_errno(d, f, r, "was deleted, and can't be linked beside its old name");
 	char **slot = VEC_PUSH(&s->links);
 	if (!slot) {
-		unlink(link);
+		unlink_in(d->root_fd, link);
 		free(link);
 		return error_set(d->e, -ENOMEM, "out of memory");
 	}
@@ -179,6 +199,14 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
+/* An overlay counts the names of a lower layer, also the one that it has taken away itself. */
+static bool has_other_names(const struct descriptor *f)
+{
+	struct statfs fs;
+
+	return f->st.st_nlink > (f->st.st_nlink == 1 && f->own_fd >= 0 && fstatfs(f->own_fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC);
+}
+
 /* What has not the name any more that it was opened by. */
 static int capture_nameless(struct dump *d, struct state *s, struct descriptor *f, RegFileEntry *reg)
 {
@@ -191,17 +219,29 @@ static int capture_nameless(struct dump *d, struct state *s, struct descriptor *
 		reg->has_size = reg->has_mode = 0;
 		return write_remap(d, s, f->id, (uint32_t)dead, REMAP_TYPE__PROCFS);
 	}
-	if (f->st.st_nlink && !S_ISDIR(f->st.st_mode))
+	if (has_other_names(f) && !S_ISDIR(f->st.st_mode))
 		return capture_linked(d, s, f);
 	reg->has_size = 0;
 	return capture_ghost(d, s, f);
 }
 
-static bool has_its_name(const struct descriptor *f)
+static bool is_there(int root, const struct descriptor *f)
 {
 	struct stat there;
 
-	return lstat(f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+	return path_stat(root, f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+}
+
+/* In another namespace than ours: what was opened before it was entered, or before its root became another, is ours. */
+static bool is_outside(const struct dump *d, const struct descriptor *f)
+{
+	return d->mounts && mounts_of(d, f) < 0 && !is_there(d->root_fd, f) && is_there(0, f);
+}
+
+/* By another mount, below which restore finds it. */
+static bool is_covered(const struct dump *d, const struct descriptor *f)
+{
+	return d->mounts && f->st.st_nlink && !ends_deleted(f->target) && mounts_reach(d, f);
 }
 
 int regfile_capture(struct dump *d, struct descriptor *f)
@@ -218,7 +258,8 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.size = (uint64_t)f->st.st_size;
 	reg.has_mode = 1;
 	reg.mode = f->st.st_mode;
-	if (!has_its_name(f) && !shmfile_find_name(f))
+	reg.has_outside = reg.outside = is_outside(d, f);
+	if (!reg.outside && !is_there(d->root_fd, f) && !shmfile_find_name(d, f) && !is_covered(d, f))
 		r = capture_nameless(d, s, f, &reg);
 	else if (!(r = shmfile_capture(d, &s->shmfiles, f, &reg)))
 		reg.n_build_id = validate_read_build_id(d, f, build_id);
@@ -228,6 +269,9 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.pos = f->pos;
 	reg.fown = f->fown;
 	reg.name = f->target;
+	const int64_t mount = mounts_of(d, f);
+	reg.has_mnt_id = mount >= 0;
+	reg.mnt_id = (int32_t)mount;
 	entry.reg = &reg;
 	return r ? r : file_entry_write(d, &entry, f, FD_TYPES__REG);
 }
@@ -280,7 +324,7 @@ static int finish(struct dump *d, void **at, bool success)
 		r = error_errno(d->e, r, "cannot write remap-fpath.img");
 	for (size_t i = 0; i < s->links.count; i++) {
 		if (!success)
-			unlink(s->links.data[i]);
+			unlink_in(d->root_fd, s->links.data[i]);
 		free(s->links.data[i]);
 	}
 	VEC_FREE(&s->links);
@@ -327,11 +371,16 @@ static int other_type(struct restore *s, const char *name)
 	return error_set(s->e, -ESTALE, "%s is of another kind than at the dump; put back what was there", name);
 }
 
+static int open_where_it_was(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
+{
+	return reg->outside ? path_open(0, name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
+}
+
 /* Looked at before it is opened for good. */
 static int open_named(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
 {
 	struct stat st, opened;
-	_cleanup_close_ int at = path_open(name, O_PATH | O_NOFOLLOW);
+	_cleanup_close_ int at = open_where_it_was(s, reg, name, O_PATH | O_NOFOLLOW);
 
 	if (at < 0)
 		return path_error(s->e, at, name);
@@ -339,7 +388,7 @@ static int open_named(struct restore *s, const RegFileEntry *reg, const char *na
 		return error_errno(s->e, -errno, "cannot examine %s", name);
 	if (!type_fits(reg, &st, flags))
 		return other_type(s, name);
-	int fd = path_open(name, flags);
+	int fd = open_where_it_was(s, reg, name, flags);
 	if (fd < 0)
 		return path_error(s->e, fd, name);
 	if (fstat(fd, &opened) == 0 && opened.st_ino == st.st_ino && opened.st_dev == st.st_dev)
@@ -456,7 +505,7 @@ static void release(struct restore *s, struct file *f)
 
 	if (!f->temporary || !s->succeeded)
 		return;
-	_cleanup_close_ int dir = path_open_parent(f->entry->reg->name, &base);
+	_cleanup_close_ int dir = path_open_parent(s->root_fd, f->entry->reg->name, &base);
 	if (dir >= 0)
 		unlinkat(dir, base, 0);
 }

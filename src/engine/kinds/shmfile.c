@@ -30,7 +30,7 @@ static bool is_tmpfs(int fd)
 
 /* ---- dump ---- */
 
-bool shmfile_find_name(struct descriptor *f)
+bool shmfile_find_name(struct dump *d, struct descriptor *f)
 {
 	const struct dirent *entry;
 	struct stat st;
@@ -38,7 +38,8 @@ bool shmfile_find_name(struct descriptor *f)
 
 	if (!is_in_place(f->target) || !S_ISREG(f->st.st_mode) || !f->st.st_nlink || !is_tmpfs(f->own_fd))
 		return false;
-	DIR *dir = opendir(PLACE);
+	int fd = d->root_fd ? path_open(d->root_fd, PLACE, O_RDONLY | O_DIRECTORY) : open(PLACE, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
 	while (dir && !found && (entry = readdir(dir))) {
 		found = entry->d_ino == f->st.st_ino && fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && st.st_ino == f->st.st_ino &&
 			st.st_dev == f->st.st_dev;
@@ -155,10 +156,10 @@ static int prepare_one(struct restore *s, const RegFileEntry *reg)
 		return error_set(s->e, -EBADMSG, "%s is said to be shared memory, which it can't be", reg->name);
 	if (only && reg->uid != only)
 		return error_set(s->e, -EPERM, "%s belongs to another user (%u)", reg->name, reg->uid);
-	_cleanup_close_ int dir = path_open_parent(reg->name, &base);
+	_cleanup_close_ int dir = path_open_parent(s->root_fd, reg->name, &base);
 	if (dir < 0)
 		return path_error(s->e, dir, reg->name);
-	fd = path_open(reg->name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+	fd = path_open(s->root_fd, reg->name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
 	int r = fd == -ENOENT ? make(s, reg, dir, base, &fd) : fd < 0 ? path_error(s->e, fd, reg->name) : look_at(s, reg, fd);
 	if (!r)
 		r = fill(s, reg, fd);
@@ -199,7 +200,7 @@ void shmfile_release(struct restore *s)
 	const char *base;
 
 	for (size_t i = 0; i < s->shmfiles.made.count && !s->succeeded; i++) {
-		_cleanup_close_ int dir = path_open_parent(s->shmfiles.made.data[i].name, &base);
+		_cleanup_close_ int dir = path_open_parent(s->root_fd, s->shmfiles.made.data[i].name, &base);
 		if (dir >= 0)
 			unlinkat(dir, base, 0);
 	}

@@ -18,7 +18,7 @@ struct shmfiles {
 
 /* Of a description whose name is gone: gives it another that the file has in /dev/shm, as one has that sem_open(3) made, under a name that was only for a
  * moment. False: there is none. */
-bool shmfile_find_name(struct descriptor *f);
+bool shmfile_find_name(struct dump *d, struct descriptor *f);
 /* Of a description that has its name still: where it is such a mapping, saves the content, once for each file, and notes that in `reg`. */
 int shmfile_capture(struct dump *d, struct shmfiles *files, struct descriptor *f, RegFileEntry *reg);
 

@@ -183,7 +183,7 @@ static int create(struct restore *s, struct file *f, int *ret_fd)
 
 	if (!e)
 		return error_set(s->e, -EBADMSG, "file %u lacks its content", f->id);
-	int fd = path_open(TUN_PATH, O_RDWR | (int)(e->flags & O_NONBLOCK));
+	int fd = path_open(0, TUN_PATH, O_RDWR | (int)(e->flags & O_NONBLOCK));
 	if (fd < 0)
 		return error_errno(s->e, fd, "cannot open " TUN_PATH);
 	int r = e->netdev ? attach(s, e, fd) : 0;

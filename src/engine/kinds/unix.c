@@ -13,6 +13,7 @@
 #include "engine/kinds/sock.h"
 #include "engine/kinds/unix_diag.h"
 #include "engine/kinds/unix_waiting.h"
+#include "engine/path.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
@@ -119,7 +120,7 @@ static int take_path(struct dump *d, struct descriptor *f, struct pool *pool, Un
 	real[n] = '\0';
 	if (!st.st_nlink || (e->state == UNIX_ESTABLISHED && e->type != SOCK_DGRAM))
 		return 0;
-	if (lstat(real, &there) < 0 || there.st_ino != st.st_ino || there.st_dev != st.st_dev)
+	if (path_stat(d->root_fd, real, &there) || there.st_ino != st.st_ino || there.st_dev != st.st_dev)
 		return fd_error(d, f, -ENOTSUP, "is bound to a name that can't be found any more (%s): it was deleted and has others, or a mount hides it", real);
 	e->deleted = 0;
 	perms->mode = st.st_mode;

@@ -71,6 +71,7 @@ static int failed(struct restore *s, const struct end *x, int r, const char *wha
 struct bind_job {
 	int fd;
 	const char *root; /* an empty directory: the file is thrown away; NULL: it stays */
+	int tree; /* the root of the tree, where names begin; 0: it is ours */
 	const char *dir;  /* where a relative name starts from */
 	const UnixSkEntry *e;
 	struct sockaddr_un address;
@@ -116,7 +117,12 @@ static int make_place(const struct bind_job *job, const char *path)
 		return errno == ENOENT ? 0 : -errno;
 	if (!S_ISSOCK(st.st_mode))
 		return -EEXIST;
-	snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d", there);
+	if (job->tree && strlen(path) >= sizeof(address.sun_path))
+		return -ENAMETOOLONG;
+	if (job->tree) /* there may be no /proc */
+		memcpy(address.sun_path, path, strlen(path) + 1);
+	else
+		snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d", there);
 	_cleanup_close_ int probe = socket(AF_UNIX, (int)job->e->type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (connect(probe, (const struct sockaddr *)&address, sizeof(address)) == 0 || errno != ECONNREFUSED)
 		return -EADDRINUSE;
@@ -193,6 +199,8 @@ static int bind_apart(void *argument)
 	memcpy(path, job->address.sun_path, sizeof(job->address.sun_path));
 	if (job->root)
 		return bind_thrown_away(job, path);
+	if (job->tree && (fchdir(job->tree) < 0 || chroot(".") < 0))
+		return -errno;
 	if (job->e->path)
 		return bind_elsewhere(job, path);
 	if (job->dir && chdir(job->dir) < 0)
@@ -218,7 +226,7 @@ static int empty_dir(struct restore *s)
 
 static int bind_name(struct restore *s, struct end *x, int fd)
 {
-	struct bind_job job = { .fd = fd, .e = x->e };
+	struct bind_job job = { .fd = fd, .tree = s->root_fd, .e = x->e };
 	int r = to_address(&x->e->name, &job.address, &job.size), tries = 0;
 
 	if (r || !x->e->name.len)

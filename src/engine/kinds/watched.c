@@ -5,6 +5,7 @@
 #include "engine/kinds/watched.h"
 
 #include "engine/kinds/regfile.h"
+#include "engine/ns/mnt.h"
 #include "engine/path.h"
 #include "engine/task/task.h"
 
@@ -51,9 +52,10 @@ int watched_open_mount(uint32_t dev)
 	return -1;
 }
 
-static int open_handle(uint32_t dev, struct file_handle *handle)
+/* `d`: of the dump; or NULL. */
+static int open_handle(const struct dump *d, uint32_t dev, struct file_handle *handle)
 {
-	_cleanup_close_ int mount = watched_open_mount(dev);
+	_cleanup_close_ int mount = d && d->mounts ? mounts_open_of(d, dev) : watched_open_mount(dev);
 	int fd = mount < 0 ? -1 : open_by_handle_at(mount, handle, O_PATH | O_CLOEXEC);
 
 	return fd < 0 ? -errno : fd;
@@ -67,7 +69,7 @@ static int find_file(struct dump *d, struct descriptor *f, struct handle *handle
 	FownEntry fown = FOWN_ENTRY__INIT;
 	char link[64];
 	struct stat st;
-	_cleanup_close_ int fd = open_handle(dev, &handle->head);
+	_cleanup_close_ int fd = open_handle(d, dev, &handle->head);
 
 	if (fd < 0)
 		return fd_errno(d, f, fd, "watches a file (inode %llu) that can't be found", (unsigned long long)ino);
@@ -78,7 +80,7 @@ static int find_file(struct dump *d, struct descriptor *f, struct handle *handle
 	g.target[n] = '\0';
 	w->handle.has_mode = 1;
 	w->handle.mode = g.st.st_mode;
-	if ((size_t)n < sizeof(w->path) && path_is_canonical(g.target) && lstat(g.target, &st) == 0 && st.st_ino == g.st.st_ino && st.st_dev == g.st.st_dev) {
+	if ((size_t)n < sizeof(w->path) && path_is_canonical(g.target) && path_stat(d->root_fd, g.target, &st) == 0 && st.st_ino == g.st.st_ino && st.st_dev == g.st.st_dev) {
 		memcpy(w->path, g.target, (size_t)n + 1);
 		w->handle.path = w->path;
 		return 0;
@@ -126,7 +128,7 @@ static int open_by_entry(struct restore *s, const FhEntry *h, uint32_t dev, uint
 	handle.head.handle_bytes = h->bytes;
 	handle.head.handle_type = (int)h->type;
 	memcpy(handle.bytes, h->handle, h->bytes);
-	int fd = open_handle(dev, &handle.head);
+	int fd = open_handle(NULL, dev, &handle.head);
 	if (fd >= 0 && fstat(fd, &st) == 0 && st.st_ino == ino)
 		return fd;
 	if (fd >= 0)
@@ -145,7 +147,7 @@ int watched_open(struct restore *s, const FhEntry *handle, uint32_t file, uint32
 	}
 	if (!path || !path[0])
 		return handle ? open_by_entry(s, handle, dev, ino) : error_set(s->e, -EBADMSG, "a watch is on nothing");
-	int fd = path_open(path, O_PATH | O_NOFOLLOW);
+	int fd = path_open(s->root_fd, path, O_PATH | O_NOFOLLOW);
 	struct stat st;
 	if (fd < 0)
 		return path_error(s->e, fd, path);

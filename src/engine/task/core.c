@@ -2,6 +2,7 @@
  * core-TID.img: put together from the parts of state.h, one file a thread; that of the leader has the process's state too.
  * ids-PID.img: which kernel objects tasks share.
  */
+#include "engine/ns/ns.h"
 #include "engine/task/state.h"
 
 #include <sys/wait.h>
@@ -14,7 +15,7 @@ static int core_write(struct dump *d, pid_t tid, CoreEntry *core)
 	return dump_write_one(d, name, IMAGE_MAGIC_CORE, &core->base);
 }
 
-static TaskKobjIdsEntry *make_ids(struct task *t, struct pool *pool)
+static TaskKobjIdsEntry *make_ids(const struct dump *d, struct task *t, struct pool *pool)
 {
 	TaskKobjIdsEntry *ids = POOL_NEW(pool, TaskKobjIdsEntry, task_kobj_ids_entry__init);
 
@@ -23,6 +24,7 @@ static TaskKobjIdsEntry *make_ids(struct task *t, struct pool *pool)
 		ids->sighand_id = t->sighand_id;
 		ids->files_id = t->files_id;
 		ids->fs_id = t->fs_id;
+		ns_fill_ids(d, ids, false);
 	}
 	return ids;
 }
@@ -47,7 +49,7 @@ static int capture_process(struct dump *d, struct task *t, struct pool *pool, Co
 {
 	TaskCoreEntry *tc = POOL_NEW(pool, TaskCoreEntry, task_core_entry__init);
 
-	if (!tc || !(core->ids = make_ids(t, pool)))
+	if (!tc || !(core->ids = make_ids(d, t, pool)))
 		return error_set(d->e, -ENOMEM, "out of memory");
 	core->tc = tc;
 	tc->task_state = t->state;

@@ -193,7 +193,7 @@ static void look_at_ourselves(struct dump *d)
 
 	snprintf(root, sizeof(root), "%d", d->request->pid);
 	for (size_t i = 0; !known && i < ARRAY_SIZE(namespaces); i++)
-		read_namespace(i < OF_TIME ? "self" : root, i < OF_TIME ? i : OF_TIME, d->own_namespaces[i]);
+		read_namespace(i < OF_TIME && !d->ns_own ? "self" : root, i < OF_TIME ? i : OF_TIME, d->own_namespaces[i]);
 }
 
 struct early_look {

@@ -95,9 +95,11 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 	return 0;
 }
 
+/* `path`: below /proc, ours, where the tree may have another or none. */
 static void plan_write(struct restore *s, struct batch *b, const char *path, const char *text)
 {
-	struct agent_op *op = OP(b, __NR_openat, AT_FDCWD, arena_place(&s->arena, path, strlen(path) + 1), O_WRONLY | O_CLOEXEC);
+	path += s->proc_fd ? strlen("/proc/") : 0;
+	struct agent_op *op = OP(b, __NR_openat, s->proc_fd ? s->proc_fd : AT_FDCWD, arena_place(&s->arena, path, strlen(path) + 1), O_WRONLY | O_CLOEXEC);
 	uint64_t opened = (uint64_t)(op - b->ops.data);
 
 	OP(b, __NR_write, opened, arena_place(&s->arena, text, strlen(text)), strlen(text))->flags |= AGENT_OP_REF_ARG0;
