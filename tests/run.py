@@ -43,6 +43,11 @@ RIGHTS = ["--inh-caps=+checkpoint_restore,+sys_ptrace", "--ambient-caps=+checkpo
 # As after a boot of the machine: with clocks that are behind what they were. What has to do with time, and with who is whose child.
 BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "io_uring_requests", "itimer", "itimers", "leader_gone", "orphan", "pdeathsig", "restart", "rseq", "seccomp_filter", "sessions", "shares_all",
           "signals", "sleep", "sleeps", "spawner", "sysv_shm", "tcp_established", "threads_many", "timeouts", "timerfd", "timers_posix", "timers_ticking", "vdso", "zombies")
+# As the first process of a pid namespace, in others of its own too: what has to do with ids, and with what there is once in a namespace.
+INSIDE = ("anon", "caps", "creds", "epoll", "fasync", "forker", "groups", "io_uring", "leader_gone", "locks", "mqueue", "mqueue_notify", "orphan", "pidfd", "pty", "pty_ctty", "restart",
+          "seccomp_threads", "sem_undo", "sessions", "shares_all", "signals", "sigqueue", "sysv_ipc", "sysv_shm", "threads_many", "timers_posix", "tree_threads", "unix_creds", "unix_rights",
+          "zombies")
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "setsid"]
 KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {
@@ -274,6 +279,26 @@ def packed_round(name, pid, binary, work, log):
             wait_unwatched(pid)
 
 
+def inside_rounds(name, pid, binary, work, log):
+    """A tree in namespaces of its own: ended by the first dump, runs on behind the second. Gives its id after that; as it sees itself that is 1."""
+    pidfile = os.path.join(work, "pid")
+    for number, more in enumerate(([], ["-R"], ["-R", "--no-live"])):
+        images = os.path.join(work, f"images{number}")
+        os.mkdir(images)
+        log.append(criu(binary, work, ["dump", "-t", str(pid), "-D", images] + more + DUMP_OPTIONS.get(name, [])))
+        if more and state_of(pid) not in ("R", "S", "D"):
+            raise Failure(f"after dump -R the task is in state {state_of(pid)}")
+        if not more:
+            wait_dead(pid)
+        reap_all(kill=bool(more))
+        log.append(criu(binary, work, ["restore", "-d", "-D", images, "--pidfile", pidfile] + RESTORE_OPTIONS.get(name, [])))
+        pid = int(open(pidfile).read())
+        os.unlink(pidfile)
+        if state_of(pid) not in ("R", "S", "D"):
+            raise Failure(f"after restore the task is in state {state_of(pid)}")
+    return pid
+
+
 def rounds(name, pid, mode, binary, work, log):
     """Takes the tree at pid through dump and restore as mode says; what criu printed is added to log."""
     for number in range({"rounds": 3, "again": 2, "lazy": 2, "boot": 2}.get(mode, 1)):
@@ -322,7 +347,7 @@ def live(path, mode, binary, work):
     verdict, log = os.path.join(work, "report"), []
     with open(verdict, "w"):
         os.chmod(verdict, 0o666)
-    task = subprocess.Popen((SETPRIV if mode == "user" else []) + [path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    task = subprocess.Popen({"user": SETPRIV, "inside": UNSHARE}.get(mode, []) + [path, verdict], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                             stderr=subprocess.DEVNULL, start_new_session=True, cwd=work)
     pid = task.pid
     task.returncode = 0  # reaped by reap_all, never by Popen
@@ -332,9 +357,14 @@ def live(path, mode, binary, work):
     if first != "ready":
         raise Failure(f"before the dump: {first}")
     time.sleep(0.01)  # let it go from the line into its wait
+    if mode == "inside":
+        with open(f"/proc/{pid}/task/{pid}/children") as file:
+            pid = int(file.read().split()[0])
     try:
         if mode == "packed":
             packed_round(os.path.basename(path).partition("_")[2], pid, binary, work, log)
+        elif mode == "inside":
+            pid = inside_rounds(os.path.basename(path).partition("_")[2], pid, binary, work, log)
         elif mode != NO_DUMP:
             rounds(os.path.basename(path).partition("_")[2], pid, mode, binary, work, log)
         if len(lines_of(verdict)) != 1:
@@ -432,7 +462,7 @@ def run_lives(lives, modes, select, wanted):
         os.symlink(binary, os.path.join(bin_dir, "fermata"))
         for path in lives:
             program = os.path.basename(path).partition("_")[2]
-            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER), ("boot", BOOTED)) if modes is MODES and program in those]
+            more = [mode for mode, those in (("packed", PACKED), ("chain", CHAINED), ("user", USER), ("boot", BOOTED), ("inside", INSIDE)) if modes is MODES and program in those]
             for mode in (*modes, *more):
                 name = f"{os.path.basename(path)} {mode}"
                 if not select(name) or (mode == "again" and program in ONCE):
@@ -448,7 +478,7 @@ def main():
     options = [word for word in sys.argv[1:] if word.startswith("--")]
     chosen = [option.partition("=")[2].split(",") for option in options if option.startswith("--modes=")]
     options = [option for option in options if not option.startswith("--modes=")]
-    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user", "boot")):
+    if not set(options) <= {"--no-dump", "--pending", "--packed", "--chain", "--user"} or not set(sum(chosen, [])) <= set(MODES + ("packed", "chain", "user", "boot", "inside")):
         sys.exit(__doc__)
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         sys.exit("cannot become a subreaper")

@@ -33,6 +33,7 @@
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -679,11 +680,11 @@ static void fill_profile(struct dump *d)
 	p->bytes = d->dir ? image_dir_written(d->dir) : 0;
 }
 
-static int dump_traced(const struct request *request, uint32_t ns_own, struct error *e)
+static int dump_traced(const struct request *request, struct relay *relay, uint32_t ns_own, struct error *e)
 {
 	struct watch watch;
 	struct dump_counts counts = {};
-	struct dump d = { .request = request, .e = e, .ns_own = ns_own, .watch = &watch, .counts = &counts };
+	struct dump d = { .request = request, .e = e, .relay = relay, .ns_own = ns_own, .watch = &watch, .counts = &counts };
 	char comm[70] = "";
 
 	raise_descriptor_limit();
@@ -709,6 +710,12 @@ static int dump_traced(const struct request *request, uint32_t ns_own, struct er
 		snprintf(comm, sizeof(comm), " (%s)", d.tasks.data[0]->stat.comm);
 	if (!r && ends) {
 		cuda_forget(&d);
+		if (ns_is_own(&d, CLONE_NEWPID)) {
+			watch_end(&watch);
+			fill_profile(&d);
+			log_info("Dumping finished successfully");
+			relay_end_tree(relay, 0, e);
+		}
 		tree_kill(&d);
 	} else {
 		r = let_gpus_go_on(&d, r);
@@ -735,24 +742,25 @@ static int dump_traced(const struct request *request, uint32_t ns_own, struct er
 
 static int dump_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
 {
-	return dump_traced(&relay->request, *(const uint32_t *)data, e);
+	return dump_traced(&relay->request, relay, *(const uint32_t *)data, e);
 }
 
 int engine_dump(const struct request *request, struct error *e)
 {
 	uint32_t ns_own = ns_find(request->pid);
-	struct relay_job job = { .run = dump_apart, .data = &ns_own, .root = -1 };
+	_cleanup_close_ int root = ns_own ? (int)syscall(__NR_pidfd_open, request->pid, 0) : -1;
+	struct relay_job job = { .run = dump_apart, .data = &ns_own, .root = root };
 	struct tracing tracing;
 
 	tracing_begin(&tracing);
-	int r = ns_own ? relay_run(request, &job, NULL, e) : dump_traced(request, 0, e);
+	int r = ns_own ? relay_run(request, &job, NULL, e) : dump_traced(request, NULL, 0, e);
 	tracing_end(&tracing);
 	return r;
 }
 
-static int check_traced(const struct request *request, uint32_t ns_own, struct obstacles *obstacles, struct error *e)
+static int check_traced(const struct request *request, struct relay *relay, uint32_t ns_own, struct obstacles *obstacles, struct error *e)
 {
-	struct dump d = { .request = request, .e = e, .ns_own = ns_own, .obstacles = obstacles };
+	struct dump d = { .request = request, .e = e, .relay = relay, .ns_own = ns_own, .obstacles = obstacles };
 
 	raise_descriptor_limit();
 	int r = image_dir_create_nowhere(&d.dir);
@@ -772,7 +780,7 @@ static int check_traced(const struct request *request, uint32_t ns_own, struct o
 
 static int check_apart(struct relay *relay, struct obstacles *obstacles, void *data, struct error *e)
 {
-	return check_traced(&relay->request, *(const uint32_t *)data, obstacles, e);
+	return check_traced(&relay->request, relay, *(const uint32_t *)data, obstacles, e);
 }
 
 int engine_check(const struct request *request, struct obstacles *ret, struct error *e)
@@ -782,7 +790,7 @@ int engine_check(const struct request *request, struct obstacles *ret, struct er
 	struct tracing tracing;
 
 	tracing_begin(&tracing);
-	int r = ns_own ? relay_run(request, &job, NULL, e) : check_traced(request, 0, ret, e);
+	int r = ns_own ? relay_run(request, &job, NULL, e) : check_traced(request, NULL, 0, ret, e);
 	tracing_end(&tracing);
 	return r;
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "engine/ns/count.h"
 #include "engine/request.h"
 #include "image/image.h"
 
@@ -60,6 +61,8 @@ struct dump {
 	int many_nodes, semaphores; /* whether there are any: 1, -1 for none, 0 for not known yet */
 	struct timespec deadline; /* for the stop of all; CLOCK_MONOTONIC */
 	uint32_t next_file_id, next_pages_id;
+	struct relay *relay; /* we are the process apart that enters them (engine/ns/relay.h); or NULL */
+	int ns_outside[NS_KINDS_MAX]; /* descriptors of those that we were of, or 0 */
 	uint32_t ns_own; /* namespaces of the tree's own that the coordinator has entered, as bits of their table; engine/ns/ns.h */
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL: it is in ours; engine/ns/mnt.h */
 	int root_fd;	       /* its root; 0: ours is the tree's */

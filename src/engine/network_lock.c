@@ -1,20 +1,13 @@
 /*
- * See network_lock.h. The library (libnftables) is loaded when a lock is first needed: most dumps have no use for it.
- *
- * The chains stand at the hooks of local traffic only, behind address translation, so they see addresses as the socket has them.
+ * See network_lock.h. The chains stand at the hooks of local traffic only, behind address translation, so they see addresses as the socket has them.
  */
 #include "engine/network_lock.h"
 
 #include "base/log.h"
 #include "engine/kinds/inet_diag.h"
+#include "engine/nft.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <linux/netlink.h>
-#include <nftables/libnftables.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #define KEPT "fermata-kept-"
@@ -22,90 +15,22 @@
 #define LOST_S 86400 /* and those of a checkpoint that is gone, which may have been moved, for so long */
 #define COMMENT_MAX 120
 
-struct library {
-	void *handle;
-	struct nft_ctx *(*ctx_new)(uint32_t flags);
-	void (*ctx_free)(struct nft_ctx *ctx);
-	int (*run)(struct nft_ctx *nft, const char *buffer);
-	int (*buffer_output)(struct nft_ctx *ctx);
-	int (*buffer_error)(struct nft_ctx *ctx);
-	const char *(*output)(struct nft_ctx *ctx);
-	const char *(*error)(struct nft_ctx *ctx);
-	void (*output_flags)(struct nft_ctx *ctx, unsigned int flags);
-};
-
 struct network_lock {
-	struct library lib;
-	struct nft_ctx *nft;
+	struct nft *nft;
 	char name[64];
 	VEC(struct connection) list;
 };
 
-/* ---- the library ---- */
-
-static int load(struct library *lib, struct error *e)
-{
-	const struct {
-		const char *name;
-		void *to;
-	} functions[] = {
-		{ "nft_ctx_new", &lib->ctx_new }, { "nft_ctx_free", &lib->ctx_free }, { "nft_run_cmd_from_buffer", &lib->run },
-		{ "nft_ctx_buffer_output", &lib->buffer_output }, { "nft_ctx_buffer_error", &lib->buffer_error },
-		{ "nft_ctx_get_output_buffer", &lib->output }, { "nft_ctx_get_error_buffer", &lib->error },
-		{ "nft_ctx_output_set_flags", &lib->output_flags },
-	};
-
-	lib->handle = dlopen("libnftables.so.1", RTLD_NOW | RTLD_LOCAL);
-	if (!lib->handle)
-		return error_set(e, -ENOTSUP, "the network can't be held back: there is no libnftables here; install it (libnftables1), or use --network-lock skip");
-	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
-		void *found = dlsym(lib->handle, functions[i].name);
-		if (!found)
-			return error_set(e, -ENOTSUP, "the network can't be held back: libnftables here has no %s; use --network-lock skip", functions[i].name);
-		memcpy(functions[i].to, &found, sizeof(found));
-	}
-	return 0;
-}
-
-static bool is_netfilter(int fd)
-{
-	int domain = 0, protocol = 0;
-	socklen_t size = sizeof(int);
-
-	return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 && domain == AF_NETLINK &&
-	       getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 && protocol == NETLINK_NETFILTER;
-}
-
-/* The table is as long there as the library's socket is, which it opens without close-on-exec: a script must not inherit it. */
-static void close_on_exec(void)
-{
-	DIR *dir = opendir("/proc/self/fd");
-	const struct dirent *entry;
-
-	while (dir && (entry = readdir(dir))) {
-		int fd = atoi(entry->d_name);
-		if (entry->d_name[0] != '.' && fd != dirfd(dir) && is_netfilter(fd))
-			fcntl(fd, F_SETFD, FD_CLOEXEC);
-	}
-	if (dir)
-		closedir(dir);
-}
-
-static int run(struct network_lock *l, const char *text)
-{
-	return l->lib.run(l->nft, text) ? -EIO : 0;
-}
-
 /* The first line of what the library has to say. */
 static int refused(struct network_lock *l, struct error *e)
 {
-	const char *text = l->lib.error(l->nft);
-	size_t prefix = strncmp(text, "Error: ", 7) ? 0 : 7;
+	int size;
+	const char *text = nft_complaint(l->nft, &size);
 
-	if (strstr(text, "Operation not permitted"))
+	if (memmem(text, (size_t)size, "Operation not permitted", strlen("Operation not permitted")))
 		return error_set(e, -EPERM, "the network can't be held back without CAP_NET_ADMIN; --network-lock skip does without");
 	return error_set(e, -ENOTSUP, "the network can't be held back: nftables says: %.*s; a kernel with CONFIG_NF_TABLES_INET is needed (Linux 5.12), or --network-lock skip",
-			 (int)strcspn(text + prefix, "\n"), text + prefix);
+			 size, text);
 }
 
 /* ---- rules ---- */
@@ -156,19 +81,17 @@ static int make_table(struct network_lock *l, struct error *e)
 		put_table(f, l->name, "flags owner");
 	if (end_text(f))
 		return error_set(e, -ENOMEM, "out of memory");
-	return run(l, text) ? refused(l, e) : 0;
+	return nft_run(l->nft, text) ? refused(l, e) : 0;
 }
 
 int network_lock_new(struct network_lock **ret, struct error *e)
 {
 	struct network_lock *l = calloc(1, sizeof(*l));
-	int r = l ? load(&l->lib, e) : error_set(e, -ENOMEM, "out of memory");
+	struct error why = {};
+	int r = l ? nft_new(&l->nft, &why) : error_set(e, -ENOMEM, "out of memory");
 
-	if (!r) {
-		l->nft = l->lib.ctx_new(NFT_CTX_DEFAULT);
-		r = l->nft && !l->lib.buffer_output(l->nft) && !l->lib.buffer_error(l->nft) ? 0 : error_set(e, -ENOMEM, "out of memory");
-		close_on_exec();
-	}
+	if (why.code)
+		error_set(e, r, "the network can't be held back: %s, or use --network-lock skip", why.text);
 	if (!r)
 		r = make_table(l, e);
 	if (r)
@@ -187,7 +110,7 @@ int network_lock_add(struct network_lock *l, const struct connection *list, size
 		put_elements(f, l->name, list, n);
 	if (end_text(f))
 		return error_set(e, -ENOMEM, "out of memory");
-	if (n && run(l, text))
+	if (n && nft_run(l->nft, text))
 		return refused(l, e);
 	for (size_t i = 0; i < n; i++) {
 		struct connection *c = VEC_PUSH(&l->list);
@@ -221,7 +144,7 @@ int network_lock_keep(struct network_lock *l, uint64_t id, const char *dir, stru
 	}
 	if (end_text(f))
 		return error_set(e, -ENOMEM, "out of memory");
-	return run(l, text) ? refused(l, e) : 0;
+	return nft_run(l->nft, text) ? refused(l, e) : 0;
 }
 
 static int remove_table(struct network_lock *l, const char *name)
@@ -229,7 +152,7 @@ static int remove_table(struct network_lock *l, const char *name)
 	char text[128];
 
 	snprintf(text, sizeof(text), "delete table inet %s", name);
-	return run(l, text);
+	return nft_run(l->nft, text);
 }
 
 int network_lock_remove(struct network_lock *l, uint64_t id)
@@ -238,17 +161,14 @@ int network_lock_remove(struct network_lock *l, uint64_t id)
 
 	snprintf(name, sizeof(name), KEPT "%016llx", (unsigned long long)id);
 	snprintf(text, sizeof(text), "list table inet %s", name);
-	return run(l, text) ? 0 : remove_table(l, name);
+	return nft_run(l->nft, text) ? 0 : remove_table(l, name);
 }
 
 void network_lock_free(struct network_lock *l)
 {
 	if (!l)
 		return;
-	if (l->nft)
-		l->lib.ctx_free(l->nft);
-	if (l->lib.handle)
-		dlclose(l->lib.handle);
+	nft_free(l->nft);
 	VEC_FREE(&l->list);
 	free(l);
 }
@@ -317,9 +237,9 @@ static bool is_stale(struct network_lock *l, const char *name, const struct inet
 	long long age_s;
 
 	snprintf(text, sizeof(text), "list table inet %s", name);
-	if (run(l, text))
+	if (nft_run(l->nft, text))
 		return false;
-	const char *table = l->lib.output(l->nft);
+	const char *table = nft_output(l->nft);
 	read_comment(table, &age_s, dir, sizeof(dir));
 	if (age_s < YOUNG_S)
 		return false;
@@ -332,8 +252,8 @@ void network_lock_clean(struct network_lock *l)
 	static const char word[] = "table inet " KEPT;
 	struct inet_diags sockets = {};
 
-	l->lib.output_flags(l->nft, NFT_CTX_OUTPUT_NUMERIC_ALL);
-	_cleanup_free_ char *tables = run(l, "list tables inet") ? NULL : strdup(l->lib.output(l->nft));
+	nft_numeric(l->nft);
+	_cleanup_free_ char *tables = nft_run(l->nft, "list tables inet") ? NULL : strdup(nft_output(l->nft));
 	char *p = tables ? strstr(tables, word) : NULL;
 	if (p && inet_diag_read(IPPROTO_TCP, &sockets))
 		p = NULL;

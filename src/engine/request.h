@@ -88,8 +88,9 @@ struct request {
 	bool skip_in_flight; /* connections that a listener has not accepted are dropped, and packets that raw and packet sockets have not read */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	const char *root; /* restore: what the root of a mount namespace is made of; NULL: what it was */
-	const char *const *skip_mounts; /* dump: where mounts are left out, with those below them; up to NULL; NULL: none */
-	const char *const *enable_fs;	/* types of file systems that need no more than to be mounted again; the same; "all" */
+	const char *const *skip_mounts; /* dump: where mounts are left out, with those below them; the caller's */
+	const char *const *enable_fs;	/* types of file systems that need no more than to be mounted again, with commas between them; "all"; the caller's */
+	size_t n_skip_mounts, n_enable_fs;
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;
 	const char *gpu_helper; /* the socket of the daemon's resident helper (gpu/gpu.h); NULL: there is none */
@@ -104,5 +105,9 @@ struct request {
 	enum request_lazy lazy;
 	bool any_processor; /* restore: also on one that lacks instructions that the processor of the dump had */
 	int lazy_waiter; /* a socket, where a zero byte is written once a lazy restore has all its pages, and another when it can't have them; 0: none */
+	const char *const *joins; /* restore: "NS:FILE", namespaces that take the place of the tree's; the caller's */
+	size_t n_joins;
+	bool empty_net; /* the content of a network namespace is left out; who restores fills it */
+	bool weak_sysctls; /* restore: goes on where a setting of a network namespace can't be set */
 	bool skip_verify; /* restore: do not compare checksums first */
 };

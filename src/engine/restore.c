@@ -28,6 +28,7 @@
 #include "engine/memory/vma.h"
 #include "engine/ns/ns.h"
 #include "engine/ns/relay.h"
+#include "engine/ns/seed.h"
 #include "engine/plan/rest.h"
 #include "engine/plan/spawn.h"
 #include "engine/task/calls.h"
@@ -181,7 +182,7 @@ static int check_ids(struct restore *s)
 	int r = 0;
 
 	for (size_t i = 0; !r && i < s->tasks.count; i++)
-		for (size_t k = 0; !r && k < s->tasks.data[i]->threads.count; k++)
+		for (size_t k = s->ns.seed && i == 0; !r && k < s->tasks.data[i]->threads.count; k++)
 			r = check_id(s, s->tasks.data[i]->threads.data[k].tid);
 	return r;
 }
@@ -216,6 +217,8 @@ static int make_plan(struct restore *s)
 	if (!r)
 		r = sysv_ipc_make(s);
 	if (!r)
+		r = mqueues_make(s);
+	if (!r)
 		r = files_make(s);
 	return r ? r : spawn_plan(s);
 }
@@ -246,23 +249,18 @@ static int read_images(struct restore *s)
 	return r ? r : tell(s, "pre-restore");
 }
 
-static int prepare_tree(struct restore *s)
-{
-	int r = clocks_prepare(s);
-
-	return r ? r : make_plan(s);
-}
-
 int restore_prepare(struct restore *s)
 {
 	int r = read_images(s);
 
-	return r ? r : prepare_tree(s);
+	if (!r)
+		r = clocks_prepare(s);
+	return r ? r : make_plan(s);
 }
 
 /* ---- build ---- */
 
-static _Noreturn void become_task(const struct agent_batch *batch, char *stack, char *entry)
+_Noreturn void restore_become(const struct agent_batch *batch, char *stack, const char *entry)
 {
 	asm volatile("mov %[stack], %%rsp\n\t"
 		     "xor %%ebp, %%ebp\n\t"
@@ -350,11 +348,15 @@ static int make_root(struct restore *s)
 
 	if (!stack)
 		return error_set(s->e, -ENOMEM, "out of memory");
+	if (s->ns.seed) {
+		s->pid = pid;
+		return seed_grow(s, batch, stack + STACK_SIZE);
+	}
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &before);
 	long child = syscall(__NR_clone3, &args, sizeof(args));
 	if (child == 0)
-		become_task(batch, stack + STACK_SIZE, s->arena.start);
+		restore_become(batch, stack + STACK_SIZE, s->arena.start);
 	int r = child < 0 ? -errno : 0;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (r == -EEXIST)
@@ -778,6 +780,8 @@ static void part_memory(struct restore *s)
 static int build_and_verify(struct restore *s)
 {
 	enter(s, STAGE_BUILD);
+	if (s->relay)
+		watch_resume(s->watch, s->request);
 	__atomic_store_n(&s->building, true, __ATOMIC_RELEASE);
 	int r = restore_build(s);
 
@@ -793,14 +797,14 @@ static int build_and_verify(struct restore *s)
 /* All that follows upon the images. */
 static int make_tree(struct restore *s)
 {
-	int r = prepare_tree(s);
+	int r = make_plan(s);
 
 	if (!r)
 		r = build_and_verify(s);
 	enter(s, STAGE_SWITCH);
 	if (!r)
 		r = restore_switch(s);
-	if (r)
+	if (r && !s->ns.seed)
 		restore_kill(s);
 	s->succeeded = !r;
 	return r;
@@ -817,9 +821,13 @@ static int make_tree_apart(struct relay *relay, struct obstacles *obstacles, voi
 	s->relay = relay;
 	relay->profile = *s->watch->profile;
 	s->watch->profile = &relay->profile;
-	watch_resume(s->watch, s->request);
-	int r = ns_make(s);
-	r = r ? r : make_tree(s);
+	int r = clocks_prepare(s);
+	if (!r)
+		r = ns_make(s);
+	if (!r)
+		r = make_tree(s);
+	if (r && s->ns.seed) /* and we with it */
+		relay_end_tree(relay, r, e);
 	watch_quiet(s->watch);
 	restore_finish(s);
 	watch_end(s->watch);
@@ -846,7 +854,8 @@ static int restore_traced(const struct request *request, pid_t *ret_pid, struct 
 		while (r && s.pid && !request->sibling && waitpid(s.pid, NULL, __WALL) < 0 && errno == EINTR)
 			;
 	} else if (!r) {
-		r = make_tree(&s);
+		r = clocks_prepare(&s);
+		r = r ? r : make_tree(&s);
 	}
 	watch_quiet(&watch);
 	restore_finish(&s);

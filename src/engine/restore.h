@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "core.pb-c.h"
+#include "engine/ns/count.h"
 #include "engine/plan/plan.h"
 #include "engine/request.h"
 #include "engine/tracee.h"
@@ -57,7 +58,6 @@ struct rthread {
 	struct tracee tracee;
 };
 
-#define NS_KINDS_MAX 16 /* engine/ns/table.c */
 #define CLOCKS 2 /* CLOCK_MONOTONIC, CLOCK_BOOTTIME */
 
 /* Something that was made and is held in the coordinator, under a number of the images. */
@@ -189,8 +189,10 @@ struct restore {
 	} clocks; /* task/clocks.h */
 	struct {
 		bool any;
+		struct seed *seed; /* the root, where it was there before the plan (engine/ns/seed.h); or NULL */
 		uint32_t id[NS_KINDS_MAX]; /* of those that are the tree's own, by their places in the table; 0: it is the coordinator's */
 		void *state[NS_KINDS_MAX];
+		int given[NS_KINDS_MAX], outside[NS_KINDS_MAX]; /* descriptors, or 0: of one that takes the place of a new one; of that which we were of */
 	} ns; /* engine/ns/ns.h */
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
 	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */
@@ -243,6 +245,8 @@ int restore_read_one(struct restore *s, const char *name, uint32_t magic, const 
 int restore_prepare(struct restore *s);
 void restore_finish(struct restore *s);
 
+/* In the root, as it was born: begins with its batch. `entry`: the agent's, where the arena begins. */
+_Noreturn void restore_become(const struct agent_batch *batch, char *stack, const char *entry);
 /* While the tree is built: until *word reaches `count`, or something fails, which is the result. */
 int restore_wait(struct restore *s, uint32_t *word, uint32_t count);
 
@@ -263,5 +267,7 @@ int files_plan_thread(struct restore *s, struct rtask *t, struct rthread *th);
 void files_plan_close(struct restore *s, struct rtask *t, bool keep);
 int files_settle(struct restore *s); /* once all tasks are parked */
 void files_release(struct restore *s);
-/* kinds/mqueue.c: what queues are to tell a task; it forgets that when it closes any descriptor of them. */
+/* kinds/mqueue.c: those of an IPC namespace of the tree's own, also where no task has them open. */
+int mqueues_make(struct restore *s);
+/* What queues are to tell a task; it forgets that when it closes any descriptor of them. */
 int mqueues_plan(struct restore *s, struct rtask *t);

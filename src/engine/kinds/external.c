@@ -14,10 +14,11 @@ static const struct {
 	const char *type, *missing;
 } types[] = {
 	{ "file", NULL }, { "tty", NULL }, { "unix", NULL }, { "pipe", NULL }, { "socket", NULL },
-	{ "mnt", "namespaces" }, { "dev", "namespaces" }, { "net", "namespaces" }, { "pid", "namespaces" }, { "veth", "namespaces" }, { "macvlan", "namespaces" },
+	{ "net", NULL }, { "veth", NULL }, { "macvlan", NULL }, { "ipvlan", NULL }, { "vlan", NULL },
+	{ "mnt", NULL }, { "dev", NULL }, { "pid", "namespaces" },
 };
 
-static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket";
+static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket, net, veth, macvlan, mnt, dev";
 
 /* ---- the texts ---- */
 
@@ -134,13 +135,27 @@ static bool is_number(const char *id, uint64_t number)
 	return read_number(&id, 10, &x) && !*id && x == number;
 }
 
-bool external_is(const struct request *r, const char *type, uint64_t number)
+const struct external *external_numbered(const struct request *r, const char *type, uint64_t number)
 {
 	if (r->externals)
 		VEC_FOREACH(&r->externals->left_out, x)
 			if (!strcmp(x->type, type) && (!*x->id || is_number(x->id, number)))
-				return true;
-	return false;
+				return x;
+	return NULL;
+}
+
+const struct external *external_named(const struct request *r, const char *type, const char *name)
+{
+	if (r->externals)
+		VEC_FOREACH(&r->externals->left_out, x)
+			if (!strcmp(x->type, type) && !strcmp(x->id, name))
+				return x;
+	return NULL;
+}
+
+bool external_is(const struct request *r, const char *type, uint64_t number)
+{
+	return external_numbered(r, type, number) != NULL;
 }
 
 bool external_is_pair(const struct request *r, const char *type, uint64_t a, uint64_t b)

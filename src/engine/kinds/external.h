@@ -37,6 +37,9 @@ void external_free(struct external_list *list);
 /* Dump: whether the user named it. */
 bool external_is(const struct request *r, const char *type, uint64_t number);
 bool external_is_pair(const struct request *r, const char *type, uint64_t a, uint64_t b);
+/* What the user named it with: TYPE[NUMBER]:VALUE; TYPE[NAME]:VALUE. NULL: nothing was. */
+const struct external *external_numbered(const struct request *r, const char *type, uint64_t number);
+const struct external *external_named(const struct request *r, const char *type, const char *name);
 /* A terminal: `dev` 0 is any, where only the number of the device is known. */
 bool external_is_tty(const struct request *r, uint64_t rdev, uint64_t dev);
 

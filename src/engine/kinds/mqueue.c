@@ -9,12 +9,16 @@
 #include "base/apart.h"
 #include "engine/kernel.h"
 #include "engine/kinds/kind.h"
+#include "engine/ns/ns.h"
 #include "engine/task/inside.h"
 #include "engine/task/task.h"
 #include "mqueue.pb-c.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <linux/mount.h>
 #include <mqueue.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -194,7 +198,7 @@ static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, 
 	_cleanup_free_ char *plain = strndup(name, e.deleted && length > suffix ? length - suffix : length);
 	e.id = id;
 	e.name = plain;
-	e.content = e.deleted || d->request->host_ipc;
+	e.content = e.deleted || d->request->host_ipc || ns_is_own(d, CLONE_NEWIPC);
 	e.mode = f->st.st_mode & 07777;
 	e.uid = f->st.st_uid;
 	e.gid = f->st.st_gid;
@@ -217,28 +221,62 @@ static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, 
 	return r;
 }
 
-static int capture(struct dump *d, struct descriptor *f)
+/* Captures the queue when it is first seen. */
+static int see_queue(struct dump *d, struct descriptor *f, uint32_t *ret_id)
 {
-	FileEntry entry = FILE_ENTRY__INIT;
-	MqueueFileEntry e = MQUEUE_FILE_ENTRY__INIT;
 	void **at = kind_state(d, &kind_mqueue);
 	struct state *s = *at = *at ? *at : calloc(1, sizeof(*s));
-	uint32_t id = 0;
 
 	if (!s)
 		return error_set(d->e, -ENOMEM, "out of memory");
 	VEC_FOREACH(&s->seen, x)
-		if (x->dev == f->st.st_dev && x->ino == f->st.st_ino)
-			id = x->id;
-	if (!id) {
-		struct seen *x = VEC_PUSH(&s->seen);
-		if (!x)
-			return error_set(d->e, -ENOMEM, "out of memory");
-		*x = (struct seen){ f->st.st_dev, f->st.st_ino, id = (uint32_t)s->seen.count };
-		int r = capture_queue(d, f, s, id);
-		if (r)
-			return r;
+		if (x->dev == f->st.st_dev && x->ino == f->st.st_ino) {
+			*ret_id = x->id;
+			return 0;
+		}
+	struct seen *x = VEC_PUSH(&s->seen);
+	if (!x)
+		return error_set(d->e, -ENOMEM, "out of memory");
+	*x = (struct seen){ f->st.st_dev, f->st.st_ino, *ret_id = (uint32_t)s->seen.count };
+	return capture_queue(d, f, s, *ret_id);
+}
+
+/* In a namespace of the tree's own, those too that nobody has open. Their file system need not be mounted there. */
+static int capture_others(struct dump *d)
+{
+	_cleanup_close_ int fs = (int)syscall(__NR_fsopen, "mqueue", FSOPEN_CLOEXEC);
+	int root = fs < 0 || syscall(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0 ? -1 : (int)syscall(__NR_fsmount, fs, FSMOUNT_CLOEXEC, 0);
+	const int again = root < 0 ? -1 : openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); /* a mount's descriptor is O_PATH */
+	DIR *dir = again < 0 ? NULL : fdopendir(again);
+	int r = dir || (fs < 0 && errno == ENODEV) ? 0 : error_errno(d->e, -errno, "cannot list the message queues of its IPC namespace");
+
+	for (struct dirent *entry; !r && dir && (entry = readdir(dir));) {
+		struct descriptor f = { .task = d->tasks.data[0], .fd = -1 };
+		uint32_t id;
+		if (entry->d_name[0] == '.' && (!entry->d_name[1] || entry->d_name[1] == '.'))
+			continue;
+		snprintf(f.target, sizeof(f.target), "/%s", entry->d_name);
+		f.own_fd = openat(root, entry->d_name, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+		r = f.own_fd < 0 || fstat(f.own_fd, &f.st) < 0 ? fd_errno(d, &f, -errno, "is a message queue that can't be opened") : see_queue(d, &f, &id);
+		if (f.own_fd >= 0)
+			close(f.own_fd);
 	}
+	if (dir)
+		closedir(dir);
+	if (root >= 0)
+		close(root);
+	return r;
+}
+
+static int capture(struct dump *d, struct descriptor *f)
+{
+	FileEntry entry = FILE_ENTRY__INIT;
+	MqueueFileEntry e = MQUEUE_FILE_ENTRY__INIT;
+	uint32_t id;
+	int r = see_queue(d, f, &id);
+
+	if (r)
+		return r;
 	e.id = f->id;
 	e.flags = f->flags;
 	e.pos = f->pos;
@@ -250,13 +288,14 @@ static int capture(struct dump *d, struct descriptor *f)
 
 static int finish(struct dump *d, void **at, bool success)
 {
+	int r = success && ns_is_own(d, CLONE_NEWIPC) ? capture_others(d) : 0;
 	struct state *s = *at;
-	int r = 0;
 
 	if (!s)
-		return 0;
-	if (s->image && (r = image_close(s->image)))
-		r = error_errno(d->e, r, "cannot write " IMAGE);
+		return r;
+	int closed = s->image ? image_close(s->image) : 0;
+	if (!r && closed)
+		r = error_errno(d->e, closed, "cannot write " IMAGE);
 	VEC_FREE(&s->seen);
 	free(s);
 	*at = NULL;
@@ -406,6 +445,11 @@ static int open_all(struct restore *s)
 	}
 	image_close(file);
 	return r == -EBADMSG && !s->e->text[0] ? error_set(s->e, r, IMAGE " is damaged") : r;
+}
+
+int mqueues_make(struct restore *s)
+{
+	return ns_number_saved(s, CLONE_NEWIPC) && image_dir_has(s->dir, IMAGE) ? open_all(s) : 0;
 }
 
 static int create(struct restore *s, struct file *f, int *ret_fd)

@@ -50,8 +50,12 @@ int arena_make(struct restore *s)
 	maps_sort(&all);
 	uint64_t at = maps_find_hole(&all, ARENA_SIZE + VDSO_ROOM);
 	VEC_FREE(&all);
+	int fd = s->ns.seed ? memfd_create("fermata-arena", MFD_CLOEXEC) : -1;
+	if (s->ns.seed && (fd < 0 || ftruncate(fd, ARENA_SIZE) < 0 || (fd = restore_hold(s, fd)) < 0))
+		return error_errno(s->e, -errno, "cannot make room for the agent");
+	s->arena.fd = fd;
 	s->arena.start = mmap((void *)at, ARENA_SIZE, PROT_READ | PROT_WRITE | PROT_EXEC,
-			      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+			      MAP_SHARED | (fd < 0 ? MAP_ANONYMOUS : 0) | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0);
 	if (!at || s->arena.start == MAP_FAILED) {
 		s->arena.start = NULL;
 		return error_errno(s->e, at ? -errno : -ENOMEM, "no room for the agent");
@@ -73,7 +77,7 @@ int memory_plan_clear(struct restore *s, struct rtask *t)
 	struct batch *b = &t->threads.data[0].batch;
 	uint64_t arena = (uint64_t)s->arena.start, room = arena + s->arena.size;
 
-	if (__rseq_size && !s->clocks.moved) {
+	if (__rseq_size && (!s->clocks.moved || s->ns.seed)) {
 		batch_what(b, "leave the rseq area of the coordinator");
 		OP(b, __NR_rseq, (uint64_t)__builtin_thread_pointer() + (uint64_t)__rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
 	}

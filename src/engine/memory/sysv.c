@@ -3,10 +3,13 @@
 
 #include "engine/memory/shmem.h"
 #include "engine/memory/vma.h"
+#include "engine/ns/ns.h"
 #include "engine/task/task.h"
 #include "ipc_shm.pb-c.h"
+#include "proc/sysctl.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -14,7 +17,13 @@
 #ifndef SHM_DEST
 #define SHM_DEST 01000
 #endif
-#define NEXT_ID "/proc/sys/kernel/shm_next_id"
+#define NEXT_ID "kernel/shm_next_id"
+#define TABLE_MAX (16UL << 20)
+
+/* The image's name. */
+struct shm_name {
+	char text[40];
+};
 
 struct segment {
 	int id, fd;
@@ -26,9 +35,39 @@ struct sysv_table {
 	VEC(IpcShmEntry *) entries; /* restore */
 };
 
+static struct shm_name image_name(uint32_t number)
+{
+	struct shm_name name;
+
+	snprintf(name.text, sizeof(name.text), "ipcns-shm-%u.img", number);
+	return name;
+}
+
 bool sysv_is(const struct proc_vma *vma)
 {
 	return vma->name && !strncmp(vma->name, "/SYSV", 5) && strspn(vma->name + 5, "0123456789abcdef") == 8 && !vma->name[13];
+}
+
+static bool is_seen(const struct dump *d, int id)
+{
+	if (d->sysv)
+		VEC_FOREACH(&d->sysv->segments, s)
+			if (s->id == id)
+				return true;
+	return false;
+}
+
+static int add_segment(struct dump *d, const struct segment *seg)
+{
+	if (!d->sysv)
+		d->sysv = calloc(1, sizeof(*d->sysv));
+	struct segment *slot = d->sysv ? VEC_PUSH(&d->sysv->segments) : NULL;
+	if (!slot) {
+		close(seg->fd);
+		return error_set(d->e, -ENOMEM, "out of memory");
+	}
+	*slot = *seg;
+	return 0;
 }
 
 int sysv_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
@@ -36,11 +75,8 @@ int sysv_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
 	int id = (int)vma->inode;
 	char path[96];
 
-	if (!d->sysv && !(d->sysv = calloc(1, sizeof(*d->sysv))))
-		return error_set(d->e, -ENOMEM, "out of memory");
-	VEC_FOREACH(&d->sysv->segments, s)
-		if (s->id == id)
-			return 0;
+	if (is_seen(d, id))
+		return 0;
 	struct segment seg = { .id = id };
 	if (shmctl(id, IPC_STAT, &seg.ds) < 0)
 		return task_errno(d, t, -errno, "cannot examine the System V segment %d", id);
@@ -48,13 +84,40 @@ int sysv_capture_vma(struct dump *d, struct task *t, const struct proc_vma *vma)
 	seg.fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (seg.fd < 0)
 		return task_errno(d, t, -errno, "cannot open the System V segment %d", id);
-	struct segment *slot = VEC_PUSH(&d->sysv->segments);
-	if (!slot) {
-		close(seg.fd);
-		return error_set(d->e, -ENOMEM, "out of memory");
-	}
-	*slot = seg;
-	return 0;
+	return add_segment(d, &seg);
+}
+
+/* One that nobody has attached: the coordinator does for a moment. */
+static int capture_unattached(struct dump *d, int id)
+{
+	struct segment seg = { .id = id };
+	char path[96];
+
+	if (shmctl(id, IPC_STAT, &seg.ds) < 0)
+		return error_errno(d->e, -errno, "cannot examine the System V segment %d", id);
+	const size_t size = ALIGN_UP(seg.ds.shm_segsz, PAGE_SIZE);
+	char *at = shmat(id, NULL, SHM_RDONLY);
+	if (at == (void *)-1)
+		return error_errno(d->e, -errno, "cannot attach the System V segment %d", id);
+	snprintf(path, sizeof(path), "/proc/self/map_files/%lx-%lx", (unsigned long)at, (unsigned long)at + size);
+	seg.fd = open(path, O_RDONLY | O_CLOEXEC);
+	int r = seg.fd < 0 ? error_errno(d->e, -errno, "cannot open the System V segment %d", id) : add_segment(d, &seg);
+	shmdt(at);
+	return r;
+}
+
+/* In a namespace of the tree's own they go with it. */
+static int capture_others(struct dump *d)
+{
+	_cleanup_free_ char *text = NULL;
+	int id, r = read_file_at(AT_FDCWD, "/proc/sysvipc/shm", TABLE_MAX, &text, NULL);
+
+	if (r)
+		return r == -ENOENT ? 0 : error_errno(d->e, r, "cannot list the System V segments");
+	for (const char *line = strchr(text, '\n'); !r && line; line = strchr(line + 1, '\n'))
+		if (sscanf(line, "%*d %d", &id) == 1 && !is_seen(d, id))
+			r = capture_unattached(d, id);
+	return r;
 }
 
 static int write_segment(struct dump *d, const struct segment *seg, struct image_file *file)
@@ -75,20 +138,21 @@ static int write_segment(struct dump *d, const struct segment *seg, struct image
 	e.has_in_pagemaps = e.in_pagemaps = 1;
 	int r = image_write_message(file, &e.base);
 	if (r)
-		return error_errno(d->e, r, "cannot write ipcns-shm-0.img");
+		return error_errno(d->e, r, "cannot write the System V segment %d", seg->id);
 	snprintf(name, sizeof(name), "pagemap-shmem-%u.img", SYSV_SHMID(seg->id));
 	return shmem_write_pages(d, seg->fd, e.size, name);
 }
 
 int sysv_finish(struct dump *d, bool success)
 {
+	const struct shm_name name = image_name(ns_number(d, CLONE_NEWIPC));
 	struct image_file *file = NULL;
-	int r = 0;
+	int r = success && ns_is_own(d, CLONE_NEWIPC) ? capture_others(d) : 0;
 
 	if (!d->sysv)
-		return 0;
-	if (success && (r = image_create(d->dir, "ipcns-shm-0.img", IMAGE_MAGIC_IPCNS_SHM, &file)))
-		r = error_errno(d->e, r, "cannot create ipcns-shm-0.img");
+		return r;
+	if (success && !r && (r = image_create(d->dir, name.text, IMAGE_MAGIC_IPCNS_SHM, &file)))
+		r = error_errno(d->e, r, "cannot create %s", name.text);
 	VEC_FOREACH(&d->sysv->segments, s) {
 		if (success && !r)
 			r = write_segment(d, s, file);
@@ -97,7 +161,7 @@ int sysv_finish(struct dump *d, bool success)
 	if (file) {
 		int closed = image_close(file);
 		if (!r && closed)
-			r = error_errno(d->e, closed, "cannot write ipcns-shm-0.img");
+			r = error_errno(d->e, closed, "cannot write %s", name.text);
 	}
 	VEC_FREE(&d->sysv->segments);
 	free(d->sysv);
@@ -106,15 +170,6 @@ int sysv_finish(struct dump *d, bool success)
 }
 
 /* ---- restore ---- */
-
-static int set_next_id(int id)
-{
-	char text[16];
-	_cleanup_close_ int fd = open(NEXT_ID, O_WRONLY | O_CLOEXEC);
-	int n = snprintf(text, sizeof(text), "%d", id);
-
-	return fd >= 0 && write(fd, text, (size_t)n) == n ? 0 : -errno;
-}
 
 /* The segment with its id, made if it is not there. */
 static int make(struct restore *s, const IpcShmEntry *e)
@@ -128,7 +183,7 @@ static int make(struct restore *s, const IpcShmEntry *e)
 		if (ds.shm_nattch)
 			return error_set(s->e, -EBUSY, "System V segment %d is in use by others; end those first", id);
 	} else {
-		int r = set_next_id(id);
+		int r = sysctl_write_number(NEXT_ID, id);
 		int made = r ? r : shmget((key_t)e->desc->key, e->size, IPC_CREAT | IPC_EXCL | (int)(e->desc->mode & 0777));
 		if (made < 0)
 			return error_errno(s->e, r ? r : -errno, "cannot make System V segment %d", id);
@@ -167,14 +222,15 @@ static int fill(struct restore *s, const IpcShmEntry *e)
 
 int sysv_make(struct restore *s)
 {
+	const struct shm_name name = image_name(ns_number_saved(s, CLONE_NEWIPC));
 	struct image_file *file;
 	ProtobufCMessage *m;
-	int r = image_open(s->dir, "ipcns-shm-0.img", IMAGE_MAGIC_IPCNS_SHM, &file);
+	int r = image_open(s->dir, name.text, IMAGE_MAGIC_IPCNS_SHM, &file);
 
 	if (r == -ENOENT)
 		return 0;
 	if (r || !(s->sysv = calloc(1, sizeof(*s->sysv))))
-		return error_errno(s->e, r ? r : -ENOMEM, "cannot read ipcns-shm-0.img");
+		return error_errno(s->e, r ? r : -ENOMEM, "cannot read %s", name.text);
 	while ((r = image_read_message(file, &ipc_shm_entry__descriptor, &m)) == 1) {
 		IpcShmEntry **slot = VEC_PUSH(&s->sysv->entries);
 		if (!slot) {
@@ -186,7 +242,7 @@ int sysv_make(struct restore *s)
 	}
 	image_close(file);
 	if (r)
-		return error_errno(s->e, r, "ipcns-shm-0.img is damaged");
+		return error_errno(s->e, r, "%s is damaged", name.text);
 	for (size_t i = 0; !r && i < s->sysv->entries.count; i++) {
 		r = make(s, s->sysv->entries.data[i]);
 		if (!r)
@@ -207,7 +263,7 @@ int sysv_plan_vma(struct restore *s, struct rtask *t, size_t index)
 		if (s->sysv->entries.data[i]->desc->id == v->shmid)
 			e = s->sysv->entries.data[i];
 	if (!e)
-		return error_set(s->e, -EBADMSG, "ipcns-shm-0.img lacks segment %lu", (unsigned long)v->shmid);
+		return error_set(s->e, -EBADMSG, "the image of System V segments lacks %lu", (unsigned long)v->shmid);
 	uint64_t end = base + ALIGN_UP(e->size, PAGE_SIZE);
 	if (v->end > end)
 		return error_set(s->e, -EBADMSG, "mm-%d.img maps more of segment %u than it has", t->pid, e->desc->id);

@@ -1,5 +1,6 @@
 /*
- * System V shared memory (shmget(2)): segments that tasks have attached. Each is saved in ipcns-shm-0.img with its content in
+ * System V shared memory (shmget(2)): segments that tasks have attached, and all of an IPC namespace of the tree's own. Each is saved in ipcns-shm-N.img (N: of the namespace, 0 that
+ * of the host) with its content in
  * pagemap-shmem-ID.img.
  *
  * On restore a segment that is still there, and that nobody is attached to, gets its content back; one that has gone is made again

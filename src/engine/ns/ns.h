@@ -19,6 +19,7 @@ struct ns_kind {
 	uint64_t flag;		  /* CLONE_NEW… */
 	const char *summary;	  /* a sentence for the table of what can be saved */
 	size_t has_id, id;	  /* where its number stands in a TaskKobjIdsEntry */
+	bool needs_outside;	  /* the one that we are of is kept open: ns_outside, ns_outside_of */
 
 	/* Dump: the tree stands still, the coordinator is within. Writes images with `id` in their names; what can't be saved is refused. May be NULL, as all that
 	 * follow. */
@@ -44,6 +45,13 @@ void **ns_state(struct restore *s, const struct ns_kind *kind);
 uint32_t ns_find(pid_t pid);
 /* Enters those of d->ns_own. By a process apart, without threads. */
 int ns_enter(struct dump *d);
+/* Whether that of this flag (CLONE_NEW…) is among them. */
+bool ns_is_own(const struct dump *d, uint64_t flag);
+/* A descriptor of the coordinator's own, as it was called. */
+int ns_outside(const struct dump *d, const struct ns_kind *kind);
+/* The number in the names of its images; 0: it is not the tree's own. The second for a restore. */
+uint32_t ns_number(const struct dump *d, uint64_t flag);
+uint32_t ns_number_saved(const struct restore *s, uint64_t flag);
 int ns_collect(struct dump *d);
 /* The numbers of namespaces: of the root and all its tasks, or (`outside`) the coordinator's, as it was called. Nothing where the tree has none of its own. */
 void ns_fill_ids(const struct dump *d, TaskKobjIdsEntry *ids, bool outside);
@@ -54,5 +62,8 @@ void ns_fill_ids(const struct dump *d, TaskKobjIdsEntry *ids, bool outside);
 int ns_load(struct restore *s);
 /* Makes them and enters. By a process apart, without threads. */
 int ns_make(struct restore *s);
+/* By `load`: this one is entered in place of a new one that is made. `fd` stays the caller's. */
+int ns_give(struct restore *s, const struct ns_kind *kind, int fd);
+int ns_outside_of(const struct restore *s, const struct ns_kind *kind);
 int ns_settle(struct restore *s);
 void ns_release(struct restore *s);

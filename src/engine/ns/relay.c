@@ -149,17 +149,23 @@ static void end_tree(int root)
 /* Until it has told its result. */
 static int serve(const struct request *request, const struct relay_job *job, int socket, pid_t *ret_pid, struct error *e)
 {
+	_cleanup_close_ int born = -1;
+
 	for (;;) {
 		struct message m;
 		int r = receive_message(socket, &m);
+		if (r)
+			end_tree(born);
 		if (r)
 			return error_set(e, -ECHILD, "the process that did it in the other namespaces died");
 		if (m.type == MESSAGE_HOOK)
 			call_hook(request, socket, &m);
 		else if (m.type == MESSAGE_PROGRESS && request->progress.call)
 			request->progress.call(request->progress.data, &m.progress);
-		else if (m.type == MESSAGE_BORN && ret_pid)
+		if (m.type == MESSAGE_BORN) {
 			*ret_pid = m.pid;
+			born = (int)syscall(__NR_pidfd_open, m.pid, 0);
+		}
 		if (m.type == MESSAGE_OBSTACLE) {
 			struct error *obstacle = VEC_PUSH(job->obstacles);
 			if (!obstacle)
@@ -171,7 +177,7 @@ static int serve(const struct request *request, const struct relay_job *job, int
 		if (request->profile)
 			*request->profile = m.profile;
 		if (m.type == MESSAGE_END_TREE)
-			end_tree(job->root);
+			end_tree(born >= 0 ? born : job->root);
 		*e = m.error;
 		return m.result;
 	}

@@ -13,6 +13,7 @@
 struct arena {
 	char *start;
 	size_t size, used, made; /* made: whose pages are there */
+	int fd; /* what it is a mapping of, where a root that was there before it is to have it too (engine/ns/seed.h) */
 };
 
 /* Zeroed, 16-aligned. NULL when it is full. */

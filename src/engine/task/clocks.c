@@ -133,15 +133,21 @@ static int enter_namespace(struct restore *s)
 	return fd < 0 || write(fd, text, used) != (ssize_t)used ? -errno : 0;
 }
 
-static void *parent_main(void *argument)
+void clocks_unshare(struct restore *s)
 {
-	struct clocks_parent *p = argument;
-	const int64_t behind = p->s->clocks.behind[0];
-	int r = enter_namespace(p->s);
+	const int64_t behind = s->clocks.behind[0];
+	int r = s->clocks.moved ? enter_namespace(s) : 0;
 
 	if (r && behind > 0)
 		log_warning("CLOCK_MONOTONIC of the restored processes goes back by %lld s, since they can't have a time namespace (%s): what waits until a "
 			    "moment waits that much longer", (long long)(behind / NS_PER_S), strerror(-r));
+}
+
+static void *parent_main(void *argument)
+{
+	struct clocks_parent *p = argument;
+
+	clocks_unshare(p->s);
 	/* The root is to have none; memory_plan_clear leaves that out. */
 	if (__rseq_size)
 		syscall(__NR_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
@@ -156,7 +162,7 @@ int clocks_birth(struct restore *s, int (*birth)(struct restore *s))
 {
 	struct clocks_parent *p;
 
-	if (!s->clocks.moved)
+	if (!s->clocks.moved || s->ns.seed)
 		return birth(s);
 	p = calloc(1, sizeof(*p));
 	if (!p)

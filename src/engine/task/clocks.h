@@ -19,5 +19,8 @@ void clocks_capture(const struct dump *d, FermataClocksEntry *to, char boot[BOOT
 int clocks_prepare(struct restore *s);
 /* Has `birth` make the root: by this thread, or by one whose children have those clocks. That one stays until clocks_release: it is the root's parent
  * for who asks to be told of its end. */
+/* What the caller, who has one thread, makes from now on has the tree's clocks; where the tree needs none of its own nothing changes. 0, also where they can't be had: then a
+ * warning says so. */
+void clocks_unshare(struct restore *s);
 int clocks_birth(struct restore *s, int (*birth)(struct restore *s));
 void clocks_release(struct restore *s);

@@ -11,9 +11,11 @@
 
 #include "base/apart.h"
 #include "engine/kernel.h"
+#include "engine/ns/ns.h"
 
 #include <fcntl.h>
 #include <linux/kcmp.h>
+#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/sem.h>
 #include <sys/syscall.h>
@@ -191,11 +193,12 @@ int semaphores_check(struct dump *d, struct task *t)
 
 	if (d->semaphores < 0 || read_file_at(AT_FDCWD, "/proc/sysvipc/sem", TABLE_MAX, &text, NULL))
 		return 0;
+	const bool saved = d->request->host_ipc || ns_is_own(d, CLONE_NEWIPC);
 	/* All tasks are stopped: what is not there was not changed by any of them. */
 	const char *end = strchr(text, '\n');
 	d->semaphores = end && end[1] ? 1 : -1;
 	int changed = find_changed(text, t->pid);
-	if (d->semaphores < 0 || (changed < 0 && !d->request->host_ipc))
+	if (d->semaphores < 0 || (changed < 0 && !saved))
 		return 0;
 	int lists = run_apart(NULL, call_kcmp, t), r = -ENOTSUP;
 	if (!lists)
@@ -204,7 +207,7 @@ int semaphores_check(struct dump *d, struct task *t)
 		r = read_list(t);
 	if (!r && !t->undo.count)
 		return 0;
-	if (!r && d->request->host_ipc)
+	if (!r && saved)
 		return refuse_shared(d, t);
 	if (!r)
 		return task_error(d, t, -ENOTSUP, "it has changes of the System V semaphores %d to undo at its end (SEM_UNDO); use --host-ipc to save the "

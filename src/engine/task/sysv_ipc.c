@@ -2,11 +2,14 @@
 #include "engine/task/sysv_ipc.h"
 
 #include "base/pool.h"
+#include "engine/ns/ns.h"
 #include "engine/task/task.h"
 #include "ipc_msg.pb-c.h"
 #include "ipc_sem.pb-c.h"
+#include "proc/sysctl.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -18,8 +21,6 @@
 #define SEMAPHORES_MAX 65536U
 #define VALUE_MAX 32767 /* of a semaphore, and of what is added to it */
 #define MESSAGE_MAX (16U << 20)
-#define SEM_IMAGE "ipcns-sem-0.img"
-#define MSG_IMAGE "ipcns-msg-0.img"
 
 union sem_argument {
 	int value;
@@ -48,6 +49,13 @@ struct sysv_ipc_table {
 	VEC(struct sem_set) sets;
 	VEC(struct msg_queue) queues;
 };
+
+/* Images of a namespace have its number; those of the host's 0. */
+static const char *image_name(bool semaphores, uint32_t number, char ret[40])
+{
+	snprintf(ret, 40, "ipcns-%s-%u.img", semaphores ? "sem" : "msg", number);
+	return ret;
+}
 
 static size_t padding(size_t size)
 {
@@ -111,7 +119,7 @@ static int write_set(struct dump *d, struct image_file *file, int id, uint32_t c
 	if (!values || !pids)
 		return -ENOMEM;
 	e.n_undo = take_undo(d, id, &pool, &e.undo);
-	bool used = e.n_undo != 0;
+	bool used = e.n_undo != 0 || ns_is_own(d, CLONE_NEWIPC);
 	for (uint32_t i = 0; i < count; i++) {
 		int pid = semctl(id, (int)i, GETPID);
 		pids[i] = pid > 0 ? (uint32_t)pid : 0;
@@ -170,7 +178,7 @@ static int write_queue(struct dump *d, struct image_file *file, int id)
 
 	if (msgctl(id, IPC_STAT, &status) < 0)
 		return errno == EIDRM || errno == EINVAL ? 0 : -errno;
-	if (!in_tree(d, status.msg_lspid) && !in_tree(d, status.msg_lrpid))
+	if (!ns_is_own(d, CLONE_NEWIPC) && !in_tree(d, status.msg_lspid) && !in_tree(d, status.msg_lrpid))
 		return 0;
 	describe(&desc, &status.msg_perm, id);
 	e.desc = &desc;
@@ -182,8 +190,10 @@ static int write_queue(struct dump *d, struct image_file *file, int id)
 	return r ? r : write_messages(file, id, e.qnum, status.__msg_cbytes);
 }
 
-static int write_all(struct dump *d, const char *table, const char *image, uint32_t magic, bool semaphores)
+static int write_all(struct dump *d, const char *table, uint32_t magic, bool semaphores)
 {
+	char name[40];
+	const char *image = image_name(semaphores, ns_number(d, CLONE_NEWIPC), name);
 	_cleanup_free_ char *text = NULL;
 	struct image_file *file;
 	int id, r = read_file_at(AT_FDCWD, table, TABLE_MAX, &text, NULL);
@@ -204,22 +214,13 @@ static int write_all(struct dump *d, const char *table, const char *image, uint3
 
 int sysv_ipc_capture(struct dump *d)
 {
-	if (!d->request->host_ipc)
+	if (!d->request->host_ipc && !ns_is_own(d, CLONE_NEWIPC))
 		return 0;
-	int r = write_all(d, "/proc/sysvipc/sem", SEM_IMAGE, IMAGE_MAGIC_IPCNS_SEM, true);
-	return r ? r : write_all(d, "/proc/sysvipc/msg", MSG_IMAGE, IMAGE_MAGIC_IPCNS_MSG, false);
+	int r = write_all(d, "/proc/sysvipc/sem", IMAGE_MAGIC_IPCNS_SEM, true);
+	return r ? r : write_all(d, "/proc/sysvipc/msg", IMAGE_MAGIC_IPCNS_MSG, false);
 }
 
 /* ---- restore ---- */
-
-static int set_next_id(const char *path, uint32_t id)
-{
-	char text[16];
-	_cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
-	int n = snprintf(text, sizeof(text), "%u", id);
-
-	return fd >= 0 && write(fd, text, (size_t)n) == n ? 0 : -errno;
-}
 
 static int in_use(struct restore *s, const char *what, uint32_t id, pid_t pid)
 {
@@ -242,7 +243,7 @@ static int make_set(struct restore *s, struct sem_set *set)
 		if (r)
 			return r;
 	} else {
-		r = set_next_id("/proc/sys/kernel/sem_next_id", desc->id);
+		r = sysctl_write_number("kernel/sem_next_id", desc->id);
 		int made = r ? r : semget((key_t)desc->key, (int)set->e->nsems, IPC_CREAT | IPC_EXCL | (int)(desc->mode & 0777));
 		if (made < 0)
 			return error_errno(s->e, r ? r : -errno, "cannot make the System V semaphores %d", id);
@@ -288,7 +289,7 @@ static int make_queue(struct restore *s, struct msg_queue *q)
 			return r;
 		r = empty(id, status.__msg_cbytes);
 	} else {
-		r = set_next_id("/proc/sys/kernel/msg_next_id", desc->id);
+		r = sysctl_write_number("kernel/msg_next_id", desc->id);
 		int made = r ? r : msgget((key_t)desc->key, IPC_CREAT | IPC_EXCL | (int)(desc->mode & 0777));
 		r = made < 0 && !r ? -errno : r;
 		q->made = made == id;
@@ -356,8 +357,10 @@ static int read_queue(struct restore *s, struct image_file *file, IpcMsgEntry *e
 	return r;
 }
 
-static int read_all(struct restore *s, const char *image, uint32_t magic, bool semaphores)
+static int read_all(struct restore *s, uint32_t magic, bool semaphores)
 {
+	char name[40];
+	const char *image = image_name(semaphores, ns_number_saved(s, CLONE_NEWIPC), name);
 	struct image_file *file;
 	ProtobufCMessage *m;
 	int r = image_open(s->dir, image, magic, &file);
@@ -380,9 +383,9 @@ int sysv_ipc_make(struct restore *s)
 	s->sysv_ipc = calloc(1, sizeof(*s->sysv_ipc));
 	if (!s->sysv_ipc)
 		return error_set(s->e, -ENOMEM, "out of memory");
-	int r = read_all(s, SEM_IMAGE, IMAGE_MAGIC_IPCNS_SEM, true);
+	int r = read_all(s, IMAGE_MAGIC_IPCNS_SEM, true);
 	if (!r)
-		r = read_all(s, MSG_IMAGE, IMAGE_MAGIC_IPCNS_MSG, false);
+		r = read_all(s, IMAGE_MAGIC_IPCNS_MSG, false);
 	for (size_t i = 0; !r && i < s->sysv_ipc->sets.count; i++)
 		r = make_set(s, &s->sysv_ipc->sets.data[i]);
 	for (size_t i = 0; !r && i < s->sysv_ipc->queues.count; i++)

@@ -1,5 +1,6 @@
 /*
- * System V semaphores and message queues of the host that a tree uses, with --host-ipc: ipcns-sem-0.img, ipcns-msg-0.img. They live on
+ * System V semaphores and message queues of the host that a tree uses, with --host-ipc: ipcns-sem-0.img, ipcns-msg-0.img; and all those of an IPC namespace of its own, whose number then
+ * stands in the names. They live on
  * without processes; who uses them nothing tells but who changed a semaphore last, sent or received last. What a process has to undo at its end
  * (SEM_UNDO) is found by semaphores.c.
  *
