@@ -69,7 +69,8 @@ DUMP_OPTIONS = {
 # seen by the second (kinds/sock.c).
 ONCE = {"file_deleted_linked", "file_deleted_dir", "udp_queued", "unix_pairs", "unix_senders"}
 DUMP_OPTIONS |= {f"tcp_{name}": ["--tcp-established"] for name in ("established", "states", "options", "opening", "waiting")}
-RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if name.startswith("tcp_")}
+DUMP_OPTIONS["ns_net"] = ["--tcp-established"]
+RESTORE_OPTIONS = {name: ["--tcp-established"] for name in DUMP_OPTIONS if "--tcp-established" in DUMP_OPTIONS[name]}
 # What a restore must refuse, and the words in its reason.
 REFUSED = {"vdso_inside": "was inside the vdso"}
 # What looks at the flags of its memory, which has one more as long as pages come.

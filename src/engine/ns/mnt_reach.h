@@ -16,8 +16,3 @@ struct reach {
 /* Makes a copy of the caller's mount namespace, which the caller is in from then on: a process apart. `proc`: /proc, open from before. Nothing that
  * is done in the copy reaches the original. Those that are not to be had stay -1. */
 int reach_mounts(int proc, struct reach *list, size_t n);
-
-/* Whether /proc is that of our pid namespace; and a copy of our mount namespace in which it is, for a process apart in a pid namespace whose own is mounted
- * nowhere, or where we are not. All other mounts share as they do here. */
-bool reach_has_proc(void);
-int reach_proc(void);

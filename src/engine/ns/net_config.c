@@ -16,11 +16,14 @@
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <time.h>
 
 #ifndef IFA_PROTO
 #define IFA_PROTO 11 /* Linux 5.18 */
 #endif
 #define USER_HZ 100
+#define TENTATIVE_NS 1000000
+#define TENTATIVE_TRIES 2000
 #define ADDRESS_FLAGS (IFA_F_NODAD | IFA_F_HOMEADDRESS | IFA_F_MANAGETEMPADDR | IFA_F_NOPREFIXROUTE | IFA_F_MCAUTOJOIN) /* the others are its state */
 
 /* ---- dump ---- */
@@ -51,9 +54,9 @@ static bool is_kept_neighbour(const struct nlmsghdr *h, void *data)
 static bool is_kept_forwarding(const struct nlmsghdr *h, void *data)
 {
 	const struct ndmsg *m = mnl_nlmsg_get_payload(h);
-	const bool elsewhere = net_message_find(h, sizeof(*m), NDA_DST) != NULL;
+	const bool of_port = net_message_find(h, sizeof(*m), NDA_MASTER), elsewhere = net_message_find(h, sizeof(*m), NDA_DST);
 
-	return m->ndm_family == AF_BRIDGE && m->ndm_state & (NUD_NOARP | NUD_PERMANENT) && (m->ndm_flags & NTF_MASTER || elsewhere) && !(m->ndm_flags & NTF_EXT_LEARNED);
+	return m->ndm_family == AF_BRIDGE && m->ndm_state & (NUD_NOARP | NUD_PERMANENT) && (of_port || elsewhere) && !(m->ndm_flags & NTF_EXT_LEARNED);
 }
 
 static int capture(struct net_dump *n, const char *kind, uint32_t magic, uint16_t type, const void *header, size_t size,
@@ -129,7 +132,7 @@ static const uint16_t route_known[] = { RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, 
 static const uint16_t rule_known[] = { FRA_DST, FRA_SRC, FRA_IIFNAME, FRA_GOTO, FRA_PRIORITY, FRA_FWMARK, FRA_FLOW, FRA_TUN_ID, FRA_SUPPRESS_IFGROUP,
 				       FRA_SUPPRESS_PREFIXLEN, FRA_TABLE, FRA_FWMASK, FRA_OIFNAME, FRA_L3MDEV, FRA_UID_RANGE, FRA_PROTOCOL, FRA_IP_PROTO,
 				       FRA_SPORT_RANGE, FRA_DPORT_RANGE };
-static const uint16_t neighbour_known[] = { NDA_DST, NDA_LLADDR, NDA_VLAN, NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_MASTER, NDA_PROTOCOL, NDA_SRC_VNI };
+static const uint16_t neighbour_known[] = { NDA_DST, NDA_LLADDR, NDA_VLAN, NDA_PORT, NDA_VNI, NDA_IFINDEX, NDA_PROTOCOL, NDA_SRC_VNI };
 
 static const struct way ways[] = {
 	{ "ifaddr", NET_MAGIC_ADDRESSES, RTM_NEWADDR, sizeof(struct ifaddrmsg), address_known, ARRAY_SIZE(address_known) },
@@ -249,6 +252,32 @@ static int make_addresses(struct net_restore *n, char *buffer)
 	net_messages_free(&now);
 	net_messages_free(&saved);
 	return r;
+}
+
+static bool is_tentative(const struct nlmsghdr *h, void *data)
+{
+	const struct ifaddrmsg *m = mnl_nlmsg_get_payload(h);
+
+	return m->ifa_family == AF_INET6 && flags_of(h) & IFA_F_TENTATIVE;
+}
+
+/* Even where none is tried out the kernel takes one for good a moment later only; nobody could bind to it before. */
+static int wait_for_addresses(struct net_restore *n)
+{
+	const struct ifaddrmsg any = { .ifa_family = AF_INET6 };
+	bool tentative = true;
+	int r = 0;
+
+	for (int tries = 0; !r && tentative && tries < TENTATIVE_TRIES; tries++) {
+		struct timespec pause = { 0, TENTATIVE_NS };
+		struct net_messages now = {};
+		if (tries)
+			nanosleep(&pause, NULL);
+		r = net_messages_ask(&now, RTM_GETADDR, &any, sizeof(any), is_tentative, NULL);
+		tentative = now.bytes.count;
+		net_messages_free(&now);
+	}
+	return r == -EAFNOSUPPORT || r == -EOPNOTSUPP ? 0 : r ? error_errno(n->s->e, r, "cannot list the addresses of the new network namespace") : 0;
 }
 
 /* ---- routes ---- */
@@ -382,12 +411,17 @@ static int make_rules(struct net_restore *n, char *buffer)
 static int add_neighbour(struct net_restore *n, char *buffer, const struct nlmsghdr *saved)
 {
 	const struct ndmsg *m = mnl_nlmsg_get_payload(saved);
-	struct nlmsghdr *h = begin(&ways[NEIGHBOURS], buffer, saved, RTM_NEWNEIGH, NLM_F_CREATE | (m->ndm_family == AF_BRIDGE ? NLM_F_APPEND : NLM_F_REPLACE));
+	const bool bridge = m->ndm_family == AF_BRIDGE;
+	struct nlmsghdr *h = begin(&ways[NEIGHBOURS], buffer, saved, RTM_NEWNEIGH, NLM_F_CREATE | (!bridge ? NLM_F_REPLACE : m->ndm_flags & NTF_SELF ? NLM_F_APPEND : NLM_F_EXCL));
+	const uint32_t master = bridge ? net_message_u32(saved, sizeof(*m), NDA_MASTER) : 0;
 
 	if (comes_later(n, m->ndm_ifindex))
 		return 0;
-	if (h)
-		((struct ndmsg *)mnl_nlmsg_get_payload(h))->ndm_flags &= NTF_SELF | NTF_MASTER | NTF_PROXY | NTF_ROUTER | NTF_STICKY;
+	if (h) {
+		struct ndmsg *to = mnl_nlmsg_get_payload(h);
+		to->ndm_flags &= NTF_SELF | NTF_MASTER | NTF_PROXY | NTF_ROUTER | NTF_STICKY;
+		to->ndm_flags |= !master ? 0 : (int)master == m->ndm_ifindex ? NTF_SELF : NTF_MASTER;
+	}
 	int r = tell(h);
 	return r && r != -EEXIST ? error_errno(n->s->e, r, "cannot make a neighbour of the network namespace again") : 0;
 }
@@ -408,6 +442,8 @@ int net_config_make(struct net_restore *n)
 	_cleanup_free_ char *buffer = calloc(1, NET_MESSAGE_MAX);
 	int r = buffer ? make_addresses(n, buffer) : error_set(n->s->e, -ENOMEM, "out of memory");
 
+	if (!r)
+		r = wait_for_addresses(n);
 	if (!r)
 		r = make_routes(n, buffer, &ways[ROUTES]);
 	if (!r)

@@ -185,6 +185,18 @@ static struct nlmsghdr *begin(char *buffer, int index, uint16_t flags)
 	return h;
 }
 
+/* What is off in a bridge is not to be switched off: the kernel may lack it altogether. */
+static bool put_setting(struct nlmsghdr *h, const struct device *d, const struct nlattr *a)
+{
+	struct br_boolopt_multi options;
+
+	if (d->kind->type != ND_TYPE__BRIDGE || mnl_attr_get_type(a) != IFLA_BR_MULTI_BOOLOPT || mnl_attr_get_payload_len(a) != sizeof(options))
+		return mnl_attr_put_check(h, NET_MESSAGE_MAX, a->nla_type, mnl_attr_get_payload_len(a), mnl_attr_get_payload(a));
+	memcpy(&options, mnl_attr_get_payload(a), sizeof(options));
+	options.optmask = options.optval;
+	return !options.optval || mnl_attr_put_check(h, NET_MESSAGE_MAX, a->nla_type, sizeof(options), &options);
+}
+
 static bool put_data(struct nlmsghdr *h, const struct device *d)
 {
 	const struct nlattr *a;
@@ -197,7 +209,7 @@ static bool put_data(struct nlmsghdr *h, const struct device *d)
 		return false;
 	mnl_attr_for_each_nested(a, d->link.data)
 		if (net_link_is_settable(d->kind, mnl_attr_get_type(a)))
-			room = room && mnl_attr_put_check(h, NET_MESSAGE_MAX, a->nla_type, mnl_attr_get_payload_len(a), mnl_attr_get_payload(a));
+			room = room && put_setting(h, d, a);
 	mnl_attr_nest_end(h, data);
 	return room;
 }

@@ -12,9 +12,9 @@ _Static_assert(sizeof(struct ifinfomsg) == NET_LINK_HEADER, "struct ifinfomsg ha
 #define BIT(n) (1ULL << (n))
 #define BITS(from, to) ((BIT((to) - (from) + 1) - 1) << (from))
 
-/* Of a bridge the others are timers and what it has learned. Its group address is another for those alone that have set it. */
+/* Of a bridge the others are timers and what it has learned, and that it filters VLANs, which is refused. Its group address is another for those alone that have set it. */
 #define BRIDGE_SETTABLE \
-	(BITS(IFLA_BR_FORWARD_DELAY, IFLA_BR_GROUP_FWD_MASK) | BITS(IFLA_BR_MCAST_ROUTER, IFLA_BR_MCAST_QUERIER) | BITS(IFLA_BR_MCAST_HASH_MAX, IFLA_BR_VLAN_DEFAULT_PVID) | \
+	(BITS(IFLA_BR_FORWARD_DELAY, IFLA_BR_PRIORITY) | BITS(IFLA_BR_VLAN_PROTOCOL, IFLA_BR_GROUP_FWD_MASK) | BITS(IFLA_BR_MCAST_ROUTER, IFLA_BR_MCAST_QUERIER) | BITS(IFLA_BR_MCAST_HASH_MAX, IFLA_BR_VLAN_DEFAULT_PVID) | \
 	 BITS(IFLA_BR_VLAN_STATS_ENABLED, IFLA_BR_MULTI_BOOLOPT))
 
 static const struct net_kind known[] = {

@@ -3,7 +3,6 @@
 
 #include "base/fork.h"
 #include "base/log.h"
-#include "engine/ns/mnt_reach.h"
 #include "engine/ns/relay.h"
 #include "engine/ns/seed.h"
 #include "engine/task/clocks.h"
@@ -14,6 +13,7 @@
 #include <linux/nsfs.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -96,6 +96,21 @@ static pid_t inner_id(pid_t pid)
 	return last ? atoi(last + 1) : -1;
 }
 
+/*
+ * A /proc of the pid namespace that the coordinator has come into, which it alone sees: in a copy of its mount namespace. *ret_root: its root as it was before, in whose
+ * mounts the tree's names are to be looked up, where they are our own.
+ */
+static int mount_proc(int *ret_root, struct error *e)
+{
+	*ret_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*ret_root < 0 || unshare(CLONE_NEWNS) < 0)
+		return error_errno(e, -errno, "cannot make a mount namespace");
+	/* What is mounted on a mount that is nobody else's goes nowhere else. */
+	if (mount(NULL, "/proc", NULL, MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		return error_errno(e, -errno, "cannot mount a /proc of its pid namespace");
+	return 0;
+}
+
 /* From here on we are a process of it: who returns is another than who called. */
 static int enter_pids(struct dump *d)
 {
@@ -108,8 +123,7 @@ static int enter_pids(struct dump *d)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (d->watch)
 		watch_resume(d->watch, d->request);
-	int r = reach_has_proc() ? 0 : reach_proc();
-	return r ? error_errno(d->e, r, "cannot see the processes of its pid namespace in /proc") : 0;
+	return mount_proc(&d->root_fd, d->e);
 }
 
 int ns_outside(const struct dump *d, const struct ns_kind *kind)
@@ -251,6 +265,8 @@ static int make_pids(struct restore *s)
 		r = error_errno(s->e, -errno, "cannot go back to our own clocks");
 	if (!r)
 		r = seed_follow(s);
+	if (!r)
+		r = mount_proc(&s->root_fd, s->e);
 	if (!r && (r = sysctl_write_number("kernel/ns_last_pid", (uint64_t)getpid())))
 		r = error_errno(s->e, r, "cannot set the last id of the new pid namespace");
 	return r;

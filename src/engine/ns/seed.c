@@ -2,7 +2,6 @@
 #include "engine/ns/seed.h"
 
 #include "base/fork.h"
-#include "engine/ns/mnt_reach.h"
 #include "engine/ns/relay.h"
 
 #include <linux/futex.h>
@@ -128,8 +127,7 @@ int seed_follow(struct restore *s)
 	if (child > 0)
 		relay_leave_to(child);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	int r = reach_has_proc() ? 0 : reach_proc();
-	return r ? error_errno(s->e, r, "cannot see the processes of the new pid namespace in /proc") : 0;
+	return 0;
 }
 
 int seed_grow(struct restore *s, const void *batch, char *stack)
