@@ -146,6 +146,7 @@ static void check_hostile(void)
 		{ "up", "1 0 1 / /\n2 1 2 / /a/../../etc\n", -EBADMSG },
 		{ "up-root", "1 0 1 / /\n2 1 2 /../x /a\n", -EBADMSG },
 		{ "relative", "1 0 1 / /\n2 1 2 / a\n", -EBADMSG },
+		{ "group-of-itself", "1 0 1 / /\n2 1 2 / /a 7 7\n", -EBADMSG },
 		{ "groups-circle", "1 0 1 / /\n2 1 2 / /a 7 8\n3 1 2 / /b 8 7\n", -EBADMSG },
 		{ "group-of-another", "1 0 1 / /\n2 1 2 / /a 7\n3 1 3 / /b 7\n", -ENOTSUP },
 		{ "group-of-none", "1 0 1 / /\n2 1 2 / /a 0 7\n", -ENOTSUP },

@@ -316,6 +316,8 @@ static int add_step(struct mounts *m, const struct groups *g, uint32_t i, struct
 	const struct mount *source = from == MOUNT_NONE ? NULL : &m->list.data[from];
 	const bool member = x->shared_outside || (x->shared && g->leader[i] != i);
 
+	if (from == i && !x->shared_outside && !x->master_outside)
+		return error_set(e, -EBADMSG, "the mount at %s follows itself in a circle", x->point);
 	if (x->master && !member && !source)
 		return error_set(e, -ENOTSUP, "the mount at %s follows others (master:%u) that are neither the tree's nor ours; let it be private, or use --external 'mnt[%s]:NAME'",
 				 x->point, x->master, x->point);
