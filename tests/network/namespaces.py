@@ -355,7 +355,7 @@ def test_images(t):
     for text in (b'include "/etc/hostname"\n', b"monitor\n", b'table ip x {\n\tinclude "/etc/hostname"\n}\n', b"table ip x { }; monitor\n", b'"table" ip x\n', b"table ip x {\n",
                  b"table ip x { }\x00"):
         spoil("nftables", lambda data, text=text: text, "is damaged")
-    spoil("netdev", lambda data: data.replace(b"lo", b"xy"), "is damaged")
+    spoil("netdev", lambda data: data.replace(b"lo", b"xy"), "did not become what it was")
     spoil("netdev", lambda data: data + data[8:], "is damaged")
     t.restore(images, "--skip-verify")
 
