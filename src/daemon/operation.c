@@ -132,7 +132,8 @@ static int run_helper(struct operation *o, struct outcome *out, struct error *e)
 			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-/* A job that was dumped and not left running has ended by that, and not by itself. */
+/* A job that was dumped and not left running has ended by that, and not by itself. That is written before anything else is: whoever finds it ended, also
+ * after we were killed, must not take it for a failure. */
 static void note_end(struct operation *o)
 {
 	struct daemon *d = o->daemon;
@@ -140,17 +141,14 @@ static void note_end(struct operation *o)
 	struct job j = {};
 
 	memcpy(j.jid, o->jid, sizeof(j.jid));
-	if (!o->jid[0] || store_get_job(d->store, o->jid, &j, &e))
-		return;
-	job_wait_end(d, &j);
-	int r = job_lock(d, &j, &e);
+	int r = o->jid[0] ? job_lock(d, &j, &e) : -ENOENT;
 	if (!r) {
 		snprintf(j.ended, sizeof(j.ended), "dumped");
 		r = job_unlock(d, &j, true, &e);
 	}
 	if (!r)
-		r = job_refresh(d, &j, &e);
-	if (r)
+		job_wait_end(d, &j);
+	else if (r != -ENOENT)
 		log_warning("%s", e.text);
 }
 
@@ -164,12 +162,12 @@ static int succeed(struct operation *o, const struct outcome *out, struct error 
 	c->state = CHECKPOINT_WHOLE;
 	c->size = (int64_t)checkpoint_size(c->path);
 	c->worker = (struct identity){};
+	if (!o->leaves_running)
+		note_end(o);
 	int r = store_put_checkpoint(d->store, c, false, e);
 	d->counters.dumps++;
 	d->counters.bytes_written += (unsigned long)c->size;
 	d->counters.dump_us += (unsigned long)(took / 1000);
-	if (!o->leaves_running)
-		note_end(o);
 	checkpoint_retain(d, o->jid, o->keep);
 	return r;
 }

@@ -123,7 +123,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct event
 static bool is_harmless(const char *name)
 {
 	static const char *const names[] = { "leave-running", "leave-stopped", "shell-job", "file-locks", "link-remap", "skip-in-flight",
-					     "tcp-established", "tcp-close", "compression", "streams", "profiling" };
+					     "tcp-established", "tcp-close", "compression", "streams", "profiling", "verbosity" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(name, names[i]))
