@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/store_path.h"
+#include "daemon/fields.h"
 #include "daemon/helper.h"
 #include "proc/freezer.h"
 #include "proc/proc.h"
@@ -248,15 +249,10 @@ static void *work(void *argument)
 
 /* ---- before it starts ---- */
 
-static const char *text_of(const json_t *body, const char *key)
-{
-	return json_string_value(json_object_get(body, key));
-}
-
 static int choose_path(struct operation *o, const struct caller *c, const json_t *body, bool periodic, struct error *e)
 {
 	const struct daemon *d = o->daemon;
-	const char *dir = text_of(body, "dir"), *name = text_of(body, "name");
+	const char *dir = field_text(body, "dir"), *name = field_text(body, "name");
 	char made[200], taken[STORE_PATH_MAX];
 	long long now = (long long)now_ns();
 
