@@ -131,7 +131,10 @@ json_t *remote_options(const struct command_line *c)
 		const struct given *g = &c->given->data[i];
 		if (option_is_own(g->row->name) || !option_belongs(c->program, c->verb, g->row))
 			continue;
-		if (g->row->kind == OPTION_LIST) {
+		if (g->row->kind == OPTION_LEVEL) {
+			/* As often as it was given. */
+			json_object_set_new(options, g->row->name, json_integer(c->verbosity));
+		} else if (g->row->kind == OPTION_LIST) {
 			json_t *list = json_object_get(options, g->row->name);
 			if (!list) {
 				list = json_array();

@@ -51,7 +51,7 @@ json_t *remote_work(struct command_line *c, const char *path, json_t *body);
 /* The same of what is only looked at (GET, with events=true): with --json the result, or what is for people is printed as it comes and the result is null. */
 json_t *remote_look(struct command_line *c, const char *path);
 
-/* job_run.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
+/* attach.c: attaches to a job's terminal; gives its exit status, or 0 when it was left by Ctrl-C. */
 int attach_to(struct command_line *c, const char *path, const char *job);
 /* What the daemon should know of our terminal. */
 void terminal_into(const struct command_line *c, json_t *body);

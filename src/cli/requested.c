@@ -15,7 +15,7 @@ static bool is_one_of(const char *const *names, size_t n, const char *name)
 bool option_is_own(const char *name)
 {
 	static const char *const names[] = { "dir", "name", "result-file", "path", "no-server", "json", "pid-file", "attach", "attachable", "out", "detach", "config",
-					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "verbosity", "log-file", "log-format", "log-level",
+					     "config-dir", "address", "protocol", "tls-cert", "tls-key", "tls-ca", "tls-name", "as", "checkpoint", "quiet", "events", "gate", "log-file", "log-format", "log-level",
 					     "criu-opts" };
 
 	return is_one_of(names, ARRAY_SIZE(names), name);
@@ -103,6 +103,7 @@ static json_t *schema_of(const struct option_row *row)
 	case OPTION_BOOL:
 		return json_pack("{s:s, s:s}", "type", "boolean", "description", row->help);
 	case OPTION_INT:
+	case OPTION_LEVEL:
 		return json_pack("{s:s, s:s}", "type", "integer", "description", row->help);
 	case OPTION_LIST:
 		return json_pack("{s:s, s:{s:s}, s:s}", "type", "array", "items", "type", "string", "description", row->help);

@@ -1,6 +1,11 @@
 /* See fields.h. */
 #include "daemon/fields.h"
 
+const char *field_text(const json_t *body, const char *name)
+{
+	return json_string_value(json_object_get(body, name));
+}
+
 bool field_verb(const struct field *f, char ret[sizeof(f->type)])
 {
 	char *dash;

@@ -12,6 +12,8 @@ struct field {
 	char name[48], type[16]; /* "string", "integer", "boolean", "texts", or a verb */
 };
 
+/* NULL: it is not there, or of another type. */
+const char *field_text(const json_t *body, const char *name);
 /* The verb whose options it has, "dump process"; false: it is of another type. */
 bool field_verb(const struct field *f, char ret[sizeof(f->type)]);
 /* The next one of `*text`, which is moved on; false: there are no more. `*text` may be NULL. */

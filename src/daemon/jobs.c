@@ -2,6 +2,7 @@
 #include "daemon/daemon.h"
 
 #include "base/log.h"
+#include "daemon/fields.h"
 #include "daemon/helper.h"
 #include "proc/freezer.h"
 #include "proc/proc.h"
@@ -312,16 +313,11 @@ int job_list(struct daemon *d, const struct caller *c, struct job_list *ret, str
 
 /* ---- start, take over ---- */
 
-static const char *text_of(const json_t *body, const char *key)
-{
-	return json_string_value(json_object_get(body, key));
-}
-
 static int read_times(struct job *j, const json_t *body, struct error *e)
 {
 	static const char *const keys[] = { "every", "keep", "restart_limit" };
 	int64_t *const to[] = { &j->every_s, &j->keep, &j->restart_limit };
-	const char *restart = text_of(body, "restart");
+	const char *restart = field_text(body, "restart");
 
 	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
 		const json_t *value = json_object_get(body, keys[i]);
@@ -364,7 +360,7 @@ static void join_command(const json_t *argv, char *to, size_t size)
 /* Where the job's output goes: as asked, or its own file in the folder of logs. */
 static int choose_log(struct daemon *d, const struct caller *c, struct job *j, const json_t *body, struct error *e)
 {
-	const char *out = text_of(body, "out");
+	const char *out = field_text(body, "out");
 
 	if (out && c->uid)
 		return error_set(e, -EPERM, "only root may choose where the output goes; leave --out away, fermata job logs shows it");
@@ -402,7 +398,7 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 
 	if (!r)
 		r = check_texts(json_object_get(body, "env"), "env", true, e);
-	if (!r && (!text_of(body, "cwd") || text_of(body, "cwd")[0] != '/'))
+	if (!r && (!field_text(body, "cwd") || field_text(body, "cwd")[0] != '/'))
 		r = error_set(e, -EINVAL, "cwd must be a path from / on");
 	if (!r && c->uid && json_is_true(json_object_get(body, "as_root")))
 		r = error_set(e, -EPERM, "only root may run a job --as-root");
@@ -412,7 +408,7 @@ int job_run(struct daemon *d, const struct caller *c, const json_t *body, struct
 		return r;
 	join_command(argv, j.command, sizeof(j.command));
 	j.attachable = json_is_true(json_object_get(body, "attachable")) || json_is_true(json_object_get(body, "attach"));
-	r = put_new(d, &j, text_of(body, "jid"), e);
+	r = put_new(d, &j, field_text(body, "jid"), e);
 	if (r)
 		return r;
 	r = busy_begin(d, j.jid, "is being started", e);
@@ -485,7 +481,7 @@ int job_manage(struct daemon *d, const struct caller *c, const json_t *body, str
 			j.command[i] = text[i] ? text[i] : ' ';
 	j.command[sizeof(j.command) - 1] = '\0';
 	free(text);
-	r = put_new(d, &j, text_of(body, "jid"), e);
+	r = put_new(d, &j, field_text(body, "jid"), e);
 	daemon_wake(d);
 	*ret = j;
 	return r;

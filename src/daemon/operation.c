@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "base/store_path.h"
+#include "daemon/fields.h"
 #include "daemon/helper.h"
 #include "proc/freezer.h"
 #include "proc/proc.h"
@@ -132,7 +133,8 @@ static int run_helper(struct operation *o, struct outcome *out, struct error *e)
 			 WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }
 
-/* A job that was dumped and not left running has ended by that, and not by itself. */
+/* A job that was dumped and not left running has ended by that, and not by itself. That is written before anything else is: whoever finds it ended, also
+ * after we were killed, must not take it for a failure. */
 static void note_end(struct operation *o)
 {
 	struct daemon *d = o->daemon;
@@ -140,17 +142,14 @@ static void note_end(struct operation *o)
 	struct job j = {};
 
 	memcpy(j.jid, o->jid, sizeof(j.jid));
-	if (!o->jid[0] || store_get_job(d->store, o->jid, &j, &e))
-		return;
-	job_wait_end(d, &j);
-	int r = job_lock(d, &j, &e);
+	int r = o->jid[0] ? job_lock(d, &j, &e) : -ENOENT;
 	if (!r) {
 		snprintf(j.ended, sizeof(j.ended), "dumped");
 		r = job_unlock(d, &j, true, &e);
 	}
 	if (!r)
-		r = job_refresh(d, &j, &e);
-	if (r)
+		job_wait_end(d, &j);
+	else if (r != -ENOENT)
 		log_warning("%s", e.text);
 }
 
@@ -164,12 +163,12 @@ static int succeed(struct operation *o, const struct outcome *out, struct error 
 	c->state = CHECKPOINT_WHOLE;
 	c->size = (int64_t)checkpoint_size(c->path);
 	c->worker = (struct identity){};
+	if (!o->leaves_running)
+		note_end(o);
 	int r = store_put_checkpoint(d->store, c, false, e);
 	d->counters.dumps++;
 	d->counters.bytes_written += (unsigned long)c->size;
 	d->counters.dump_us += (unsigned long)(took / 1000);
-	if (!o->leaves_running)
-		note_end(o);
 	checkpoint_retain(d, o->jid, o->keep);
 	return r;
 }
@@ -250,15 +249,10 @@ static void *work(void *argument)
 
 /* ---- before it starts ---- */
 
-static const char *text_of(const json_t *body, const char *key)
-{
-	return json_string_value(json_object_get(body, key));
-}
-
 static int choose_path(struct operation *o, const struct caller *c, const json_t *body, bool periodic, struct error *e)
 {
 	const struct daemon *d = o->daemon;
-	const char *dir = text_of(body, "dir"), *name = text_of(body, "name");
+	const char *dir = field_text(body, "dir"), *name = field_text(body, "name");
 	char made[200], taken[STORE_PATH_MAX];
 	long long now = (long long)now_ns();
 

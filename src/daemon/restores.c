@@ -2,6 +2,7 @@
 #include "daemon/api.h"
 
 #include "base/store_path.h"
+#include "daemon/fields.h"
 #include "daemon/helper.h"
 
 #include <fcntl.h>
@@ -123,7 +124,7 @@ int supervisor_begin(struct daemon *d, struct job *j, json_t *spec, struct event
 static bool is_harmless(const char *name)
 {
 	static const char *const names[] = { "leave-running", "leave-stopped", "shell-job", "file-locks", "link-remap", "skip-in-flight",
-					     "tcp-established", "tcp-close", "compression", "streams", "profiling" };
+					     "tcp-established", "tcp-close", "compression", "streams", "profiling", "verbosity" };
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!strcmp(name, names[i]))
@@ -190,11 +191,6 @@ int options_words(const json_t *options, json_t *ret, struct error *e)
 
 /* ---- restores ---- */
 
-static const char *text_of(const json_t *body, const char *key)
-{
-	return json_string_value(json_object_get(body, key));
-}
-
 /* A checkpoint that we know, named by its path: its terminal was one that we gave it. */
 static bool was_attachable(struct daemon *d, const char *path)
 {
@@ -220,7 +216,7 @@ static int check_there(const struct checkpoint *k, struct error *e)
 /* The checkpoint that is meant: by its id, its path, or the job's last. */
 static int choose(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, struct checkpoint *ret, struct error *e)
 {
-	const char *id = text_of(body, "checkpoint"), *path = text_of(body, "path");
+	const char *id = field_text(body, "checkpoint"), *path = field_text(body, "path");
 
 	if (path && c->uid)
 		return error_set(e, -EPERM, "only root may restore from a path; restore a job of yours instead");
@@ -257,8 +253,8 @@ static json_t *restore_spec(const struct daemon *d, const struct caller *c, cons
 		json_array_append_new(words, json_string("--profiling"));
 	if (j->attachable)
 		json_array_append_new(words, json_string("--shell-job"));
-	else if (text_of(body, "out"))
-		json_array_append_new(words, json_sprintf("--out=%s", text_of(body, "out")));
+	else if (field_text(body, "out"))
+		json_array_append_new(words, json_sprintf("--out=%s", field_text(body, "out")));
 	if (c->uid)
 		json_array_append_new(words, json_sprintf("--for-user=%u", c->uid));
 	spec = json_pack("{s:b, s:s, s:o, s:b, s:I, s:I}", "restore", 1, "path", from->path, "options", words, "attachable", (int)j->attachable, "uid",
@@ -273,7 +269,7 @@ static json_t *restore_spec(const struct daemon *d, const struct caller *c, cons
 static int make_job(struct daemon *d, const struct caller *c, const struct job *j, const json_t *body, const struct checkpoint *from,
 		    struct job *ret, struct error *e)
 {
-	const char *as = text_of(body, "as"), *out = text_of(body, "out");
+	const char *as = field_text(body, "as"), *out = field_text(body, "out");
 
 	if (j)
 		*ret = *j;
@@ -337,7 +333,7 @@ static void put_back(struct daemon *d, const struct job *before, struct job *ret
 
 static bool makes_new(const struct job *j, const json_t *body)
 {
-	return !j || text_of(body, "as");
+	return !j || field_text(body, "as");
 }
 
 /* What can be said before anything is begun. */
@@ -346,9 +342,9 @@ static int look_ahead(struct daemon *d, const struct caller *c, const struct job
 	int r = choose(d, c, j, body, ret_from, e);
 
 	if (!r)
-		r = check_out(c, text_of(body, "out"), e);
-	if (!r && text_of(body, "as"))
-		r = job_check_name(text_of(body, "as"), e);
+		r = check_out(c, field_text(body, "out"), e);
+	if (!r && field_text(body, "as"))
+		r = job_check_name(field_text(body, "as"), e);
 	if (!r && !makes_new(j, body) && job_runs(j))
 		r = error_set(e, -EBUSY, "job %s runs; fermata job kill %s first, or restore it --as another", j->jid, j->jid);
 	return r;
@@ -369,8 +365,8 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		*ret = *j;
 	if (!is_new && body) /* somebody has asked for it: the tries of a restart begin anew */
 		ret->restarts = 0;
-	if (!is_new && text_of(body, "out"))
-		snprintf(ret->log, sizeof(ret->log), "%s", text_of(body, "out"));
+	if (!is_new && field_text(body, "out"))
+		snprintf(ret->log, sizeof(ret->log), "%s", field_text(body, "out"));
 	if (r)
 		return r;
 	r = busy_begin(d, ret->jid, "is being restored", e);
@@ -378,7 +374,7 @@ int job_restore(struct daemon *d, const struct caller *c, const struct job *j, c
 		return r;
 	json_t *spec = restore_spec(d, c, ret, &from, body, e);
 	/* What went to the log of the job that it stands beside goes to its own. */
-	if (spec && is_new && ret->own_namespace && !ret->attachable && j->log[0] && !text_of(body, "out"))
+	if (spec && is_new && ret->own_namespace && !ret->attachable && j->log[0] && !field_text(body, "out"))
 		json_object_set_new(spec, "log_before", json_string(j->log));
 	r = spec ? supervisor_begin(d, ret, spec, told, e) : e->code;
 	if (r) {

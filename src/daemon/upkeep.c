@@ -5,12 +5,8 @@
 #include "daemon/upkeep.h"
 
 #include "base/store_path.h"
+#include "daemon/fields.h"
 #include "daemon/tools.h"
-
-static const char *text_of(const struct call *c, const char *key)
-{
-	return json_string_value(json_object_get(c->body, key));
-}
 
 int call_get_checkpoint(struct call *c, struct checkpoint *ret, struct error *e)
 {
@@ -110,7 +106,7 @@ int call_flatten_checkpoint(struct call *c, struct error *e)
 
 int call_flatten_path(struct call *c, struct error *e)
 {
-	const char *path = text_of(c, "path");
+	const char *path = field_text(c->body, "path");
 	struct checkpoint k;
 
 	if (!path || path[0] != '/')
@@ -189,7 +185,7 @@ static int need_root(const struct call *c, struct error *e)
 
 static int add_key(const struct call *c, json_t *words, struct error *e)
 {
-	const char *key = text_of(c, "key");
+	const char *key = field_text(c->body, "key");
 
 	if (key && key[0] != '/')
 		return error_set(e, -EINVAL, "the path of the key must begin with a /");
@@ -198,7 +194,7 @@ static int add_key(const struct call *c, json_t *words, struct error *e)
 
 static int work_on_store(struct call *c, const char *verb, struct error *e)
 {
-	const char *dir = text_of(c, "store");
+	const char *dir = field_text(c->body, "store");
 	int r = need_root(c, e);
 
 	if (!r && (!dir || !store_or_plain_is_absolute(dir)))
@@ -236,7 +232,7 @@ int call_store_prune(struct call *c, struct error *e)
 /* One that is known goes as by its id; another, and what it needed alone is pruned some time. */
 int call_store_rm(struct call *c, struct error *e)
 {
-	const char *path = text_of(c, "checkpoint");
+	const char *path = field_text(c->body, "checkpoint");
 	struct checkpoint k;
 	int r = 0;
 

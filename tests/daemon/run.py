@@ -348,6 +348,9 @@ def test_options(w):
         given.append(option)
     for _ in range(3):
         w.dump("needy", *given)
+    expect("Stopped 1 processes" in w.fermata("dump", "job", "needy", *given, "-v3").good().out, "the helper's log")
+    out = w.fermata("dump", "job", "needy", *given, "-v", "-v", "--json").out
+    expect(json.loads(out)["event"] == "done", out)
     w.dump("needy", *given[1:])
     w.fermata("restore", "job", "needy").error("--tcp-established")
     before = w.job("needy")
