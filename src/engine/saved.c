@@ -146,8 +146,7 @@ const struct refusal refusals[] = {
 	{ "leases for writing on deleted files", "has a lease for writing on a deleted file", "give it up first" },
 	{ "epoll: what is no longer open in the tree", "watches a file that was descriptor", "let the program take it out of the set" },
 	{ "epoll: what is no longer open in the tree", "which an epoll set of another process watches", NULL },
-	{ "pidfds of processes outside the tree, of threads, in a socket's queue", "is a pidfd of process or thread", OUTSIDE },
-	{ "pidfds of processes outside the tree, of threads, in a socket's queue", "is a pidfd under way in a socket", OUTSIDE },
+	{ "pidfds of processes outside the tree, of threads", "is a pidfd of process or thread", OUTSIDE },
 	{ "descriptors whose state the kernel does not tell (an older kernel, or one without the option)", "does not tell", NULL },
 };
 const size_t refusals_count = ARRAY_SIZE(refusals);
