@@ -23,6 +23,7 @@ static const struct {
 	{ "more than 100,000 POSIX timers", "a limit of ours: their ids are given one after the other" },
 	{ "memory of devices", NOT_TOLD "what stands behind a mapping of a device, and none can be mapped without its descriptor" },
 	{ "huge pages of a mounted", NOT_YET },
+	{ "segments of a process", NOT_YET },
 	{ "secret memory", "the kernel has no way to it (ptrace, /proc/PID/mem); to have the process copy it out would be to undo what it is for" },
 	{ "memory with protection keys", "which keys a process has allocated is told to nobody; otherwise not done yet" },
 	{ "userfaultfd:", "a fault that was read and not answered is in no list; what protects shared memory or pages that are not there stands in page tables alone" },

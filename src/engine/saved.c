@@ -11,7 +11,7 @@ const struct feature features[] = {
 	{ "timers", "Interval timers, POSIX timers, timer slack; system calls that a thread waits in go on, with the time that is left; CLOCK_MONOTONIC and CLOCK_BOOTTIME go on from where they were, also after the machine was booted (CONFIG_TIME_NS)" },
 	{ "credentials", "User and group ids, supplementary groups, capabilities, securebits, no_new_privs, AppArmor's profile, of each thread" },
 	{ "scheduling", "Classes and priorities, nice, utilisation clamps, CPU affinity, I/O priority" },
-	{ "process settings", "Resource limits, personality, OOM score, core dump filter, dumpable, subreaper, login uid, transparent huge pages, membarrier, permission for tiles of AMX, umask, working and root directory (chroot)" },
+	{ "process settings", "Resource limits, personality, OOM score, core dump filter, dumpable, subreaper, login uid, transparent huge pages, membarrier, permission for tiles of AMX, for time stamps (PR_SET_TSC) and cpuid, umask, working and root directory (chroot)" },
 	{ "seccomp", "Strict mode and filters, of each thread" },
 	{ "system call dispatch", "PR_SET_SYSCALL_USER_DISPATCH (Linux 6.4)" },
 	{ "asynchronous I/O", "io_setup rings, with completions that were not fetched" },
@@ -65,6 +65,7 @@ const struct refusal refusals[] = {
 	{ "memory of devices, sockets and anonymous inodes", "is of a socket that it has closed", PROGRAM },
 	{ "memory of devices, sockets and anonymous inodes", "its memory at %lx is %s", PROGRAM },
 	{ "huge pages of a mounted hugetlbfs", "its memory at %lx is of huge pages of %s", "let the program use MAP_ANONYMOUS with MAP_HUGETLB" },
+	{ "segments of a process's own (modify_ldt)", "it has segments of its own", NULL },
 	{ "secret memory (memfd_secret)", "is secret (memfd_secret)", NULL },
 	{ "memory with protection keys", "has the protection key", NULL },
 	{ "userfaultfd: of another process's memory, with faults of the kernel, protected pages of shared or huge memory, where the kernel has no BTF or BPF", "is watched by a userfaultfd that it does not hold", NULL },
@@ -162,8 +163,7 @@ const struct refusal refusals[] = {
 	{ "leases for writing on deleted files", "has a lease for writing on a deleted file", "give it up first" },
 	{ "epoll: what is no longer open in the tree", "watches a file that was descriptor", "let the program take it out of the set" },
 	{ "epoll: what is no longer open in the tree", "which an epoll set of another process watches", NULL },
-	{ "pidfds of processes outside the tree, of threads, in a socket's queue", "is a pidfd of process or thread", OUTSIDE },
-	{ "pidfds of processes outside the tree, of threads, in a socket's queue", "is a pidfd under way in a socket", OUTSIDE },
+	{ "pidfds of processes outside the tree, of threads", "is a pidfd of process or thread", OUTSIDE },
 	{ "descriptors whose state the kernel does not tell (an older kernel, or one without the option)", "does not tell", NULL },
 };
 const size_t refusals_count = ARRAY_SIZE(refusals);

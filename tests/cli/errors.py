@@ -184,6 +184,13 @@ def test_error_epoll_spent(w):
     dump_refused(w, target.pid, f"process {target.pid}", "eventpoll", "EPOLLONESHOT", "try again", target=target)
 
 
+def test_error_segments(w):
+    """What would be lost in silence: the table of segments of a process's own."""
+    target = Target(w.work, "import ctypes, struct\n"
+                            "assert ctypes.CDLL(None).syscall(154, 1, struct.pack('<IIII', 0, 0x1000, 0xfff, 0x51), 16) == 0\n")
+    dump_refused(w, target.pid, f"process {target.pid}", "segments of its own (modify_ldt)", target=target)
+
+
 def test_error_io_uring(w):
     # A poll of an empty pipe: under way for as long as nobody writes.
     body = ("import ctypes, mmap, struct\nlibc = ctypes.CDLL(None)\np = (ctypes.c_uint32 * 30)()\n{setup}\n"

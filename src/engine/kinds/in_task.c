@@ -72,3 +72,14 @@ int in_task_late(struct restore *s, struct file *f, struct rtask *t, int fd, uin
 	move(s, b, fetched, fd, cloexec);
 	return 0;
 }
+
+int in_task_fetch(struct restore *s, struct file *f, int *ret_fd)
+{
+	const struct rtask *owner = f->owner;
+
+	if (!owner)
+		return f->kind->fly ? f->kind->fly(s, f, ret_fd) : error_set(s->e, -ENOTSUP, "file %u (%s) can't travel in a socket", f->id, f->kind->name);
+	_cleanup_close_ int process = (int)syscall(__NR_pidfd_open, owner->table_of ? owner->table_of : owner->pid, owner->table_of ? PIDFD_THREAD : 0);
+	*ret_fd = process < 0 ? -1 : (int)syscall(__NR_pidfd_getfd, process, first_of(owner, f->id)->fd, 0);
+	return *ret_fd < 0 ? error_errno(s->e, -errno, "cannot fetch file %u from process %d", f->id, owner->pid) : 0;
+}

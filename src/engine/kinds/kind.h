@@ -49,6 +49,8 @@ struct kind {
 	/* Calls that the task itself must make, once it has all its descriptors; f stands at `fd`. Called for the first task that
 	 * holds it. */
 	int (*late)(struct restore *s, struct file *f, struct rtask *t, int fd);
+	/* What a task would make in `late`, here, of one that is only under way in a socket; all tasks are parked. *ret_fd is the caller's. */
+	int (*fly)(struct restore *s, struct file *f, int *ret_fd);
 	/* Every task has what it needs and is parked: the last moment before they run. */
 	int (*settle)(struct restore *s, struct file *f);
 	/* What the restore keeps for it, before everything is closed. */

@@ -39,8 +39,6 @@ static int capture(struct dump *d, struct descriptor *f)
 	int pid = atoi(text);
 	if (pid >= 0 && !in_tree(d, pid))
 		return fd_error(d, f, -ENOTSUP, "is a pidfd of process or thread %d, which is no process of the tree; close it, or dump a parent of both", pid);
-	if (f->fd < 0)
-		return fd_error(d, f, -ENOTSUP, "is a pidfd under way in a socket, which is not saved; try again when it was received");
 	e.id = f->id;
 	e.flags = f->flags & (O_NONBLOCK | PIDFD_THREAD);
 	e.pid = pid > 0 ? (uint32_t)pid : 0;
@@ -98,12 +96,19 @@ static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
 	return f->entry->pidfd->pid ? in_task_late(s, f, t, fd, make) : 0;
 }
 
+static int fly(struct restore *s, struct file *f, int *ret_fd)
+{
+	*ret_fd = (int)syscall(__NR_pidfd_open, f->entry->pidfd->pid, f->entry->pidfd->flags);
+	return *ret_fd < 0 ? error_errno(s->e, -errno, "cannot make a pidfd of process %u, which is under way in a socket", f->entry->pidfd->pid) : 0;
+}
+
 const struct kind kind_pidfd = {
 	.name = "a pidfd",
-	.summary = "pidfds of processes in the tree, living, ended or waited for",
+	.summary = "pidfds of processes in the tree, living, ended or waited for; also under way in a socket",
 	.type = FD_TYPES__FERMATA_PIDFD,
 	.recognise = recognise,
 	.capture = capture,
 	.create = create,
 	.late = late,
+	.fly = fly,
 };

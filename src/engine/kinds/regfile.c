@@ -499,6 +499,20 @@ static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
 	return procfile_plan(s, f, t, fd, f->entry->reg->flags & ~PAST_FLAGS);
 }
 
+/* Of a process of the tree, which is there by now. */
+static int fly(struct restore *s, struct file *f, int *ret_fd)
+{
+	const RegFileEntry *reg = f->entry->reg;
+	int fd = path_open(reg->name, (int)(reg->flags & ~PAST_FLAGS));
+
+	if (fd < 0)
+		return path_error(s->e, fd, reg->name);
+	if (reg->pos && !(reg->flags & O_PATH))
+		lseek(fd, (off_t)reg->pos, SEEK_SET);
+	*ret_fd = fd;
+	return 0;
+}
+
 static void release(struct restore *s, struct file *f)
 {
 	const char *base;
@@ -521,5 +535,6 @@ const struct kind kind_regfile = {
 	.finish = finish,
 	.create = create,
 	.late = late,
+	.fly = fly,
 	.release = release,
 };

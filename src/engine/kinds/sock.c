@@ -377,6 +377,7 @@ int sock_set_options(struct restore *s, int fd, const SkOptsEntry *o)
 
 struct peek_job {
 	int fd;
+	const struct sock_borders *borders;
 	struct sock_packets *to;
 };
 
@@ -453,12 +454,31 @@ static int peek_sized(int fd, bool stream, bool ended, char *room, size_t size, 
 	return 1;
 }
 
-/* 1: one more packet; 0: no more. *offset: of all that was looked at. */
-static int peek_one(int fd, int type, bool ended, char room[CHUNK], struct sock_packets *to, int *offset)
+/*
+ * The next border of a stream behind `at`: where a message with descriptors begins. *ret_here: one is there itself. A look goes on from bytes that carry
+ * nothing into those that do, and brings their descriptors with the first byte.
+ */
+static size_t find_border(const struct sock_borders *borders, size_t at, bool *ret_here)
 {
-	size_t size = 0;
-	int r = peek_sized(fd, type == SOCK_STREAM, ended && type == SOCK_SEQPACKET, room, CHUNK, to, &size);
+	*ret_here = false;
+	VEC_FOREACH(&borders->places, place) {
+		*ret_here |= *place == at;
+		if (*place > at)
+			return *place;
+	}
+	return SIZE_MAX;
+}
 
+/* 1: one more packet; 0: no more. *offset: of all that was looked at. */
+static int peek_one(int fd, int type, bool ended, char room[CHUNK], const struct sock_borders *borders, struct sock_packets *to, int *offset)
+{
+	bool here = true;
+	const size_t border = borders ? find_border(borders, (size_t)*offset, &here) : SIZE_MAX;
+	size_t size = 0;
+	int r = peek_sized(fd, type == SOCK_STREAM, ended && type == SOCK_SEQPACKET, room, MIN(CHUNK, border - (size_t)*offset), to, &size);
+
+	if (r == 1 && !here)
+		drop_rights(&to->list.data[to->list.count - 1]);
 	if (r == -EMSGSIZE) {
 		_cleanup_free_ char *more = malloc(size);
 		if (!more || setsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, offset, sizeof(*offset)) < 0)
@@ -505,7 +525,7 @@ static int peek_all(void *argument)
 	if (r)
 		goto set_back;
 	do
-		r = poll(&p, 1, 0) > 0 && p.revents & POLLIN ? peek_one(job->fd, type, p.revents & POLLRDHUP, room, job->to, &offset) : 0;
+		r = poll(&p, 1, 0) > 0 && p.revents & POLLIN ? peek_one(job->fd, type, p.revents & POLLRDHUP, room, job->borders, job->to, &offset) : 0;
 	while (r > 0);
 set_back:
 	for (size_t i = 0; i < ARRAY_SIZE(look); i++)
@@ -514,10 +534,10 @@ set_back:
 	return r;
 }
 
-int sock_peek(int fd, struct sock_packets *ret)
+int sock_peek(int fd, const struct sock_borders *borders, struct sock_packets *ret)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
-	struct peek_job job = { fd, ret };
+	struct peek_job job = { fd, borders, ret };
 
 	if (poll(&p, 1, 0) <= 0 || !(p.revents & POLLIN))
 		return 0;

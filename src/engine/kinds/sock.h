@@ -29,9 +29,15 @@ struct sock_packets {
 	struct pool pool;
 };
 
-/* Looks at all that waits in a unix or UDP socket and takes nothing out. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
+/* Where, in what waits in a stream, messages with descriptors begin: bytes from the start, in ascending order. */
+struct sock_borders {
+	VEC(size_t) places;
+};
+
+/* Looks at all that waits in a unix or UDP socket and takes nothing out. `borders`, of a unix stream, may be NULL: then descriptors come with the
+ * first byte that is not parted from theirs by other descriptors. The fds are the caller's. -EDOM: there is urgent data (MSG_OOB),
  * whose place among the others does not show. */
-int sock_peek(int fd, struct sock_packets *ret);
+int sock_peek(int fd, const struct sock_borders *borders, struct sock_packets *ret);
 /* Refuses one that has packets to be read or an error, where the kernel shows them only to who takes them; --skip-in-flight lets them go. */
 int sock_refuse_waiting(struct dump *d, struct descriptor *f);
 void sock_packets_free(struct sock_packets *p);

@@ -54,7 +54,7 @@ int udp_capture_queue(struct dump *d, struct descriptor *f)
 	struct sock_packets packets = {};
 	int r = check_pending(d, f);
 
-	if (!r && (r = sock_peek(f->own_fd, &packets)))
+	if (!r && (r = sock_peek(f->own_fd, NULL, &packets)))
 		r = fd_errno(d, f, r, "does not show what is queued in it");
 	VEC_FOREACH(&packets.list, p) {
 		p->entry.id_for = f->id;

@@ -187,7 +187,10 @@ static int write_packet(struct dump *d, struct descriptor *f, struct state *s, s
 static int capture_queue(struct dump *d, struct descriptor *f, struct state *s, struct pool *pool)
 {
 	struct sock_packets packets = {};
-	int r = sock_peek(f->own_fd, &packets);
+	struct sock_borders borders = {};
+	const bool known = unix_borders_read(d, f->own_fd, &borders) == 0;
+	int r = sock_peek(f->own_fd, known ? &borders : NULL, &packets);
+	VEC_FREE(&borders.places);
 
 	if (r == -EDOM)
 		r = fd_error(d, f, -ENOTSUP, "has urgent data (MSG_OOB) that was not read, which is not saved; try again");

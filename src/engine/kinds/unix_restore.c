@@ -1,7 +1,7 @@
 /*
  * Unix sockets, restore; see unix(7). All are made when the first is asked for, in prepare(): connections by socketpair(2), or
  * through a listener of their own where an end has a name; then those that stand alone. What is queued is sent once every
- * descriptor that may travel with it exists, or, with credentials, once the processes that it came from do.
+ * descriptor that may travel with it exists, or, with credentials and what tasks make for themselves, once the processes do.
  *
  * SO_PEERCRED shows who made the call, so that is made by a process apart that looks like them (base/apart.h). That process has ended
  * when the tree runs, which the pidfd of SO_PEERPIDFD tells. A name whose file is gone is bound in an empty root directory of its own, and
@@ -13,6 +13,7 @@
 
 #include "base/apart.h"
 #include "engine/kinds/external.h"
+#include "engine/kinds/in_task.h"
 #include "engine/kinds/sock.h"
 #include "engine/kinds/uring.h"
 
@@ -43,10 +44,10 @@ struct end {
 struct unix_table {
 	VEC(struct end) ends;
 	VEC(struct end *) ghosts;
-	VEC(int) senders; /* sockets that only sent what is queued */
+	VEC(int) senders; /* sockets that only sent what is queued, and what was only sent */
 	struct sock_queue *queues;
 	char dir[64]; /* an empty directory; "" until it is needed */
-	bool credentials, filled;
+	bool settles, filled; /* settles: what is queued needs processes that are there */
 };
 
 static struct end *end_of(struct unix_table *t, const struct file *f)
@@ -616,6 +617,7 @@ static int make_flying(struct restore *s, struct unix_table *t)
 			int fd = file_fd(s, q->entry->scm[0]->rights[i]);
 			if (fd < 0 && fd != FILE_IN_TASK)
 				return fd;
+			t->settles |= fd == FILE_IN_TASK;
 		}
 	return 0;
 }
@@ -628,7 +630,7 @@ static int prepare(struct restore *s)
 	if (!r)
 		r = sock_queues_load(s, &t->queues);
 	for (struct sock_queue *q = r ? NULL : t->queues; q; q = q->next)
-		t->credentials |= q->entry->pid != 0;
+		t->settles |= q->entry->pid != 0;
 	for (size_t i = 0; !r && i < t->ends.count; i++)
 		r = take_given(s, &t->ends.data[i]);
 	for (size_t i = 0; !r && i < t->ends.count; i++)
@@ -746,6 +748,16 @@ static int find_sender(struct restore *s, struct end *x, const SkPacketEntry *p,
 	return bind_name(s, made, made->fd);
 }
 
+/* From the task that has made it, for the time that things are sent. */
+static int fetch(struct restore *s, uint32_t id)
+{
+	int fd, r = in_task_fetch(s, file_find(s, id), &fd), *slot = r ? NULL : VEC_PUSH(&s->unix_sockets->senders);
+
+	if (r || !slot)
+		return r ? r : error_set(s->e, -ENOMEM, "out of memory");
+	return *slot = fd;
+}
+
 static int add_control(struct restore *s, const SkPacketEntry *p, struct msghdr *m, struct pool *pool)
 {
 	size_t n = p->n_scm ? p->scm[0]->n_rights : 0, size = 0;
@@ -765,8 +777,10 @@ static int add_control(struct restore *s, const SkPacketEntry *p, struct msghdr 
 		*c = (struct cmsghdr){ CMSG_LEN(n * sizeof(int)), SOL_SOCKET, SCM_RIGHTS };
 		for (size_t i = 0; i < n; i++) {
 			int fd = file_fd(s, p->scm[0]->rights[i]);
+			if (fd == FILE_IN_TASK)
+				fd = fetch(s, p->scm[0]->rights[i]);
 			if (fd < 0)
-				return fd == FILE_IN_TASK ? error_set(s->e, -ENOTSUP, "file %u can't travel in a socket", p->scm[0]->rights[i]) : fd;
+				return fd;
 			memcpy(CMSG_DATA(c) + i * sizeof(int), &fd, sizeof(fd));
 		}
 		c = (struct cmsghdr *)((char *)c + CMSG_SPACE(n * sizeof(int)));
@@ -897,7 +911,7 @@ static int fill_all(struct restore *s, bool settling)
 	struct unix_table *t = s->unix_sockets;
 	int r = 0;
 
-	if (!t || t->filled || (t->credentials && !settling))
+	if (!t || t->filled || (t->settles && !settling))
 		return 0;
 	t->filled = true;
 	for (size_t i = 0; !r && i < t->ends.count; i++)

@@ -4,6 +4,7 @@
 #include "engine/kernel.h"
 #include "engine/kinds/unix.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #define MESSAGES_MAX 65536U /* of one connection */
@@ -186,13 +187,26 @@ static int take_all(struct kernel *k, const struct layout *l, uint64_t listener,
 	return r ? r : n == diag->n_waiting ? 0 : -EAGAIN;
 }
 
+static int find_sock(struct kernel *k, const struct layout *l, int fd, uint64_t *ret)
+{
+	uint16_t family = 0;
+	int r = kernel_file(k, fd, ret);
+
+	if (!r)
+		r = follow(k, *ret, l->private_data, ret);
+	if (!r)
+		r = follow(k, *ret, l->sk, ret);
+	if (!r)
+		r = kernel_read(k, *ret + (uint64_t)l->family, &family, sizeof(family));
+	return r ? r : family == AF_UNIX ? 0 : -ENOTSUP;
+}
+
 int unix_waiting_read(int listener, const struct unix_diag *diag, const struct unix_diags *all, struct pool *pool, struct sock_packets *packets,
 		      UnixSkEntry *e)
 {
 	struct kernel *k;
 	struct layout l;
 	uint64_t at;
-	uint16_t family = 0;
 
 	e->gone = pool_take(pool, (diag->n_waiting + 1) * sizeof(*e->gone));
 	int r = e->gone ? kernel_open(&k) : -ENOMEM;
@@ -200,15 +214,53 @@ int unix_waiting_read(int listener, const struct unix_diag *diag, const struct u
 		return r;
 	r = find_layout(k, &l);
 	if (!r)
-		r = kernel_file(k, listener, &at);
+		r = find_sock(k, &l, listener, &at);
 	if (!r)
-		r = follow(k, at, l.private_data, &at);
-	if (!r)
-		r = follow(k, at, l.sk, &at);
-	if (!r)
-		r = kernel_read(k, at + (uint64_t)l.family, &family, sizeof(family));
-	if (!r)
-		r = family == AF_UNIX ? take_all(k, &l, at, diag, all, pool, packets, e) : -ENOTSUP;
+		r = take_all(k, &l, at, diag, all, pool, packets, e);
 	kernel_close(k);
 	return r;
+}
+
+/* The messages of a stream, whose first may have been read in part. */
+static int add_borders(struct kernel *k, const struct layout *l, uint64_t sock, int consumed_at, struct sock_borders *ret)
+{
+	const uint64_t head = sock + (uint64_t)l->queue;
+	uint64_t at, files;
+	size_t place = 0;
+	int r = follow(k, head, 0, &at);
+
+	for (uint32_t messages = 0; !r && at != head; messages++) {
+		uint32_t len = 0, consumed = 0;
+		r = messages > MESSAGES_MAX ? -ENOTSUP : number_at(k, at, l->len, &len);
+		if (!r)
+			r = number_at(k, at + (uint64_t)l->control, consumed_at, &consumed);
+		if (!r)
+			r = follow(k, at + (uint64_t)l->control, l->files, &files);
+		size_t *slot = !r && files ? VEC_PUSH(&ret->places) : NULL;
+		if (slot)
+			*slot = place;
+		else if (!r && files)
+			r = -ENOMEM;
+		place += len - consumed;
+		if (!r)
+			r = follow(k, at, l->next, &at);
+	}
+	return r;
+}
+
+int unix_borders_read(struct dump *d, int fd, struct sock_borders *ret)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	int type = 0;
+	socklen_t size = sizeof(type);
+	const bool waits = getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_STREAM && poll(&p, 1, 0) > 0 && p.revents & POLLIN;
+	struct kernel *k = waits ? dump_kernel(d) : NULL;
+	const int consumed = k ? kernel_offset(k, "unix_skb_parms", "consumed") : -1;
+	struct layout l;
+	uint64_t sock;
+	int r = consumed < 0 ? -ENOTSUP : find_layout(k, &l);
+
+	if (!r)
+		r = find_sock(k, &l, fd, &sock);
+	return r ? r : add_borders(k, &l, sock, consumed, ret);
 }

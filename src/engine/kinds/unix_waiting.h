@@ -14,3 +14,6 @@
  * looked at, or there are descriptors among the messages. */
 int unix_waiting_read(int listener, const struct unix_diag *diag, const struct unix_diags *all, struct pool *pool, struct sock_packets *packets,
 		      UnixSkEntry *e);
+
+/* Of a unix stream: where messages with descriptors begin. -ENOTSUP where the kernel does not let them be looked at. */
+int unix_borders_read(struct dump *d, int fd, struct sock_borders *ret);

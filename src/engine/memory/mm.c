@@ -219,6 +219,8 @@ int mm_capture(struct dump *d, struct task *t)
 
 	if (!entries || !list)
 		return error_set(d->e, -ENOMEM, "out of memory");
+	if (t->answers.segments)
+		return task_error(d, t, -ENOTSUP, "it has segments of its own (modify_ldt), which are not saved");
 	if (t->view.auxv_result)
 		return task_errno(d, t, t->view.auxv_result, "cannot read its auxv");
 	for (size_t i = 0; !r && i < t->maps.count; i++) {

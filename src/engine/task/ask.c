@@ -13,7 +13,7 @@
 #include <sys/prctl.h>
 
 #define MEMBARRIER_GET_REGISTRATIONS (1 << 9) /* Linux 6.3 */
-#define LEADER_OPS (12 + THREAD_OPS)
+#define LEADER_OPS (13 + THREAD_OPS)
 #define CREDS_OPS 8
 #define THREAD_OPS (8 + THREAD_SWITCHES + CREDS_OPS + URINGS_MAX + URING_SLOTS_MAX + AGENT_RUN_EXTRA)
 #define RESULTS (3 + THREAD_SWITCHES) /* operations of a thread whose result is the answer; they stand together */
@@ -33,6 +33,7 @@ struct leader_out {
 	struct task_answers task;
 	struct thread_answers thread;
 	int minus_one;
+	uint64_t segment; /* the first of those of its own */
 	struct itimerspec timer[];
 };
 
@@ -57,9 +58,8 @@ static struct agent_op *ask_thread(struct agent_batch *b, uint64_t out)
 	op_add(b, __NR_prctl, PR_GET_TIMERSLACK, 0, 0, 0);
 	op_add(b, __NR_personality, 0xffffffff, 0, 0, 0);
 	for (size_t i = 0; i < THREAD_SWITCHES; i++) {
-		uint64_t args[2];
-		threads_switch(i, args);
-		op_add(b, __NR_prctl, args[0], args[1], 0, 0);
+		const struct switch_question q = threads_switch(i);
+		op_add(b, q.call, q.args[0], q.by_address ? out + offsetof(struct thread_answers, switches) + i * sizeof(int32_t) : q.args[1], 0, 0);
 	}
 	return first;
 }
@@ -110,8 +110,11 @@ static void take_thread_results(struct thread *th, const struct agent_op *first)
 	th->answers.securebits = (int32_t)first[0].result;
 	th->answers.timer_slack = (uint64_t)first[1].result;
 	th->answers.personality = (uint32_t)first[2].result;
-	for (size_t i = 0; i < THREAD_SWITCHES; i++)
-		th->answers.switches[i] = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
+	for (size_t i = 0; i < THREAD_SWITCHES; i++) {
+		const int32_t result = (int32_t)first[RESULTS - THREAD_SWITCHES + i].result;
+		if (result || !threads_switch(i).by_address)
+			th->answers.switches[i] = result;
+	}
 }
 
 /* No eventfd: how that fails tells who submits, whether there is one already, and what is forbidden. Then the places of rings that the
@@ -165,7 +168,7 @@ struct asking {
 	struct agent_seat seat;
 	struct agent_batch *leader;
 	struct leader_out *out;
-	struct agent_op *results[8];
+	struct agent_op *results[9];
 	struct agent_run *runs; /* one of each a thread, in the order of t->threads */
 	struct thread_job *jobs;
 	size_t started;
@@ -209,6 +212,7 @@ static int start_leader(struct dump *d, struct task *t, struct asking *a)
 	a->results[2] = op_add(b, __NR_brk, 0, 0, 0, 0);
 	a->results[4] = op_add(b, __NR_prctl, PR_GET_MEMORY_MERGE, 0, 0, 0);
 	a->results[5] = op_add(b, __NR_prctl, PR_GET_MDWE, 0, 0, 0);
+	a->results[8] = op_add(b, __NR_modify_ldt, 0, out + offsetof(struct leader_out, segment), sizeof(a->out->segment), 0);
 	a->results[7] = op_add(b, __NR_membarrier, MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0);
 	op_add(b, __NR_arch_prctl, ARCH_GET_XCOMP_PERM, out + offsetof(struct leader_out, task.xcomp), 0, 0);
 	a->results[3] = ask_thread(b, out + offsetof(struct leader_out, thread));
@@ -267,6 +271,7 @@ static int take_answers(struct dump *d, struct task *t, struct asking *a)
 	t->answers.memory_merge = a->results[4]->result;
 	t->answers.mdwe = a->results[5]->result;
 	t->answers.membarrier = a->results[7]->result;
+	t->answers.segments = a->results[8]->result > 0;
 	t->threads.data[0]->answers = a->out->thread;
 	take_thread_results(t->threads.data[0], a->results[3]);
 	take_urings(t, t->threads.data[0], a->results[6]);

@@ -4,6 +4,7 @@
 
 #include "engine/kernel.h"
 
+#include <asm/prctl.h>
 #include <fcntl.h>
 #include <linux/kcmp.h>
 #include <sched.h>
@@ -43,13 +44,13 @@ static const char *const part_type[PARTS] = { "task_struct", "pid", "signal_stru
 	X(TASK, NSPROXY, "nsproxy", 8) X(TASK, BLOCKED, "blocked", 8) X(TASK, SAVED_MASK, "saved_sigmask", 8) X(TASK, SAS_SP, "sas_ss_sp", 8) X(TASK, SAS_SIZE, "sas_ss_size", 8) \
 	X(TASK, SAS_FLAGS, "sas_ss_flags", 4) X(TASK, SECCOMP_MODE, "seccomp.mode", 4) X(TASK, TIMER_SLACK, "timer_slack_ns", 8) \
 	X(TASK, CHILDREN, "children", 16) \
-	X(TASK, SYSCALL_WORK, "thread_info.syscall_work", 8) X(TASK, PENDING, "pending.signal", 8) X(TASK, ROBUST_LIST, "robust_list", 8) \
+	X(TASK, SYSCALL_WORK, "thread_info.syscall_work", 8) X(TASK, THREAD_FLAGS, "thread_info.flags", 8) X(TASK, PENDING, "pending.signal", 8) X(TASK, ROBUST_LIST, "robust_list", 8) \
 	X(TASK, POLICY, "policy", 4) X(TASK, STATIC_PRIO, "static_prio", 4) X(TASK, RT_PRIORITY, "rt_priority", 4) \
 	X(TASK, CPUS_MASK, "cpus_mask", 0) \
 	X(TASK, RSEQ, "rseq", 8) X(TASK, RSEQ_LEN, "rseq_len", 4) X(TASK, RSEQ_SIG, "rseq_sig", 4) X(TASK, MEMPOLICY, "mempolicy", 8) \
 	X(TASK, CGROUPS, "cgroups", 8) X(TASK, LOGINUID, "loginuid", 4) \
 	X(TASK, IO_CONTEXT, "io_context", 8) X(TASK, UCLAMP, "uclamp_req", 0) X(TASK, CORE_COOKIE, "core_cookie", 8) X(TASK, SLICE, "se.slice", 8) \
-	X(MM, MEMBARRIER, "membarrier_state", 4) \
+	X(MM, MEMBARRIER, "membarrier_state", 4) X(MM, SEGMENTS, "context.ldt", 8) \
 	X(TASK, CUSTOM_SLICE, "se.custom_slice", 1) \
 	X(PID, LEVEL, "level", 4) X(PID, NUMBERS, "numbers", 16) \
 	X(SIGNAL, THREAD_HEAD, "thread_head", 16) X(SIGNAL, POSIX_TIMERS, "posix_timers", 0) X(SIGNAL, REAL_TIMER_STATE, "real_timer.state", 1) \
@@ -105,7 +106,7 @@ struct insights {
 	uint32_t level; /* of our pid namespace */
 	bool usable, pidfs, pidfs_known;
 	/* Ours. */
-	uint64_t switch_bits, flags, atomic_flags, mm_flags, pinned_bit, nsproxy, user_ns, pid_ns;
+	uint64_t switch_bits, thread_bits, flags, thread_flags, atomic_flags, mm_flags, pinned_bit, nsproxy, user_ns, pid_ns;
 	int32_t switches[THREAD_SWITCHES];
 	int64_t thp_disable, memory_merge, mdwe, dumpable;
 	char *coredump_filter;
@@ -343,6 +344,30 @@ static bool find_switch_bits(struct insights *x)
 	return done && before && other && before != other;
 }
 
+static uint64_t read_thread_flags(const struct insights *x)
+{
+	return read_process(x, -1) ? 0 : value(x, M_THREAD_FLAGS);
+}
+
+/* The same for the processor's: no time stamps, no cpuid. In between this thread may use neither, as reading a clock does. */
+static bool find_thread_bits(struct insights *x)
+{
+	int tsc;
+
+	if (prctl(PR_GET_TSC, &tsc) < 0)
+		return false;
+	const uint64_t before = read_thread_flags(x);
+	bool done = prctl(PR_SET_TSC, tsc == PR_TSC_ENABLE ? PR_TSC_SIGSEGV : PR_TSC_ENABLE) == 0;
+	const uint64_t other = read_thread_flags(x);
+	done &= prctl(PR_SET_TSC, tsc) == 0;
+	x->thread_bits = before ^ other;
+	const long may = syscall(__NR_arch_prctl, ARCH_GET_CPUID, 0);
+	if (may < 0 || syscall(__NR_arch_prctl, ARCH_SET_CPUID, !may) < 0) /* no processor of this machine does that */
+		return done;
+	x->thread_bits |= before ^ read_thread_flags(x);
+	return done && syscall(__NR_arch_prctl, ARCH_SET_CPUID, may) == 0;
+}
+
 static bool are_limits(const struct insights *x)
 {
 	uint64_t limits[16][2];
@@ -483,14 +508,13 @@ static void look_at_ourselves(struct insights *x)
 {
 	size_t size;
 
-	if (find_layout(x->k, &x->l) || !find_level(x) || !find_switch_bits(x) || !check_ourselves(x))
+	if (find_layout(x->k, &x->l) || !find_level(x) || !find_switch_bits(x) || !find_thread_bits(x) || !check_ourselves(x))
 		return;
 	for (size_t i = 0; i < THREAD_SWITCHES; i++) {
-		uint64_t args[2];
-		threads_switch(i, args);
-		x->switches[i] = prctl((int)args[0], args[1], 0, 0, 0);
-		if (x->switches[i] < 0)
-			x->switches[i] = -errno;
+		const struct switch_question q = threads_switch(i);
+		int answer = 0;
+		const long result = syscall(q.call, q.args[0], q.by_address ? (uint64_t)&answer : q.args[1], 0, 0, 0);
+		x->switches[i] = result < 0 ? -errno : q.by_address ? answer : (int)result;
 	}
 	x->thp_disable = prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0);
 	x->memory_merge = prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0);
@@ -502,6 +526,7 @@ static void look_at_ourselves(struct insights *x)
 	x->loginuid = (uint32_t)value(x, M_LOGINUID);
 	x->pinned_bit = find_pinned_bit(x);
 	x->flags = value(x, M_FLAGS);
+	x->thread_flags = value(x, M_THREAD_FLAGS);
 	x->atomic_flags = value(x, M_ATOMIC_FLAGS);
 	x->mm_flags = value(x, M_MM_FLAGS);
 	x->nsproxy = value(x, M_NSPROXY);
@@ -515,6 +540,7 @@ static void look_at_ourselves(struct insights *x)
 static bool is_plain(const struct insights *x, uint64_t task)
 {
 	return !((number(x, task, M_FLAGS) ^ x->flags) & x->switch_bits) &&
+	       !((number(x, task, M_THREAD_FLAGS) ^ x->thread_flags) & x->thread_bits) &&
 	       !((number(x, task, M_ATOMIC_FLAGS) ^ x->atomic_flags) & ~NO_NEW_PRIVS_BIT) &&
 	       !number(x, task, M_MEMPOLICY);
 }
@@ -768,7 +794,7 @@ static size_t take_all(const struct insights *x, struct task *t, uint64_t addres
 	take_view(x, t);
 	take_descriptors(x, t);
 	take_process(x, t);
-	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !value(x, M_MEMBARRIER) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~(MM_BITS_OF_NO_MATTER | x->pinned_bit)) &&
+	i->leader_told = is_plain(x, task) && !value(x, M_DEF_FLAGS) && !value(x, M_MEMBARRIER) && (!x->l.bytes[M_SEGMENTS] || !value(x, M_SEGMENTS)) && !((value(x, M_MM_FLAGS) ^ x->mm_flags) & ~(MM_BITS_OF_NO_MATTER | x->pinned_bit)) &&
 			 !has_interval_timers(x) && t->view.timers_seen;
 	i->threads_told = look_at_threads(x, t, signal + (uint64_t)x->l.at[M_THREAD_HEAD], node, securebits, atomic_flags, &leaders) &&
 			  !under_seccomp;

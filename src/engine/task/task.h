@@ -18,10 +18,15 @@ enum task_state { TASK_ALIVE = 1, TASK_DEAD = 2, TASK_STOPPED = 3 }; /* as the i
 #define URINGS_MAX 12 /* rings of io_uring that a thread is asked about */
 #define URING_LACKS 1 /* in place of an answer: it has a descriptor table of its own, and the ring is not there */
 #define URING_SLOTS_MAX 16 /* the kernel's IO_RINGFD_REG_MAX */
-#define THREAD_SWITCHES 4
+#define THREAD_SWITCHES 6
 #define INSIGHT_BLOB 8 /* words of security modules that are looked at */
-/* The arguments of prctl(2) that ask for a switch; task/threads.c has the table. */
-void threads_switch(size_t i, uint64_t ret[2]);
+/* How a switch is asked for; task/threads.c has the table. `by_address`: the second argument is where the answer goes, an int. */
+struct switch_question {
+	long call;
+	uint64_t args[2];
+	bool by_address;
+};
+struct switch_question threads_switch(size_t i);
 
 /* What only a thread itself can tell, as the agent brought it back. */
 struct thread_answers {
@@ -144,6 +149,7 @@ struct task {
 		int64_t dumpable, thp_disable, brk, memory_merge, mdwe, membarrier;
 		uint64_t xcomp; /* ARCH_GET_XCOMP_PERM; 0: not told */
 		uint32_t mlockall; /* MCL_* for what is mapped later */
+		bool segments; /* it has some of its own (modify_ldt) */
 	} answers;
 	struct asking *asking; /* ask.c */
 	struct schedule_seen *schedule; /* sched.c: the first thread's */

@@ -8,6 +8,7 @@
 #include "engine/task/calls.h"
 #include "engine/task/state.h"
 
+#include <asm/prctl.h>
 #include <elf.h>
 #include <fcntl.h>
 #include <linux/futex.h>
@@ -19,23 +20,25 @@
 
 #define XSAVE_ALIGN 64
 
-/* Switches of prctl(2) that a thread has: how they are read, how they are set, what a new thread has. The images refer to
+/* Switches of prctl(2) and arch_prctl(2) that a thread has: how they are read, how they are set, what a new thread has. The images refer to
  * them by their place. */
 static const struct {
 	int get[2], set[3];
 	int usual;
 	bool value_last; /* set[] has one more argument in front of the value */
+	bool by_address, arch;
 } switches[THREAD_SWITCHES] = {
-	{ { PR_MCE_KILL_GET, 0 }, { PR_MCE_KILL, PR_MCE_KILL_SET, 0 }, PR_MCE_KILL_DEFAULT, true },
-	{ { PR_GET_IO_FLUSHER, 0 }, { PR_SET_IO_FLUSHER, 0, 0 }, 0, false },
-	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS }, { PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0 }, 0, true },
-	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH }, { PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, 0 }, 0, true },
+	{ { PR_MCE_KILL_GET, 0 }, { PR_MCE_KILL, PR_MCE_KILL_SET, 0 }, PR_MCE_KILL_DEFAULT, true, false, false },
+	{ { PR_GET_IO_FLUSHER, 0 }, { PR_SET_IO_FLUSHER, 0, 0 }, 0, false, false, false },
+	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS }, { PR_SET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0 }, 0, true, false, false },
+	{ { PR_GET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH }, { PR_SET_SPECULATION_CTRL, PR_SPEC_INDIRECT_BRANCH, 0 }, 0, true, false, false },
+	{ { PR_GET_TSC, 0 }, { PR_SET_TSC, 0, 0 }, PR_TSC_ENABLE, false, true, false },
+	{ { ARCH_GET_CPUID, 0 }, { ARCH_SET_CPUID, 0, 0 }, 1, false, false, true },
 };
 
-void threads_switch(size_t i, uint64_t ret[2])
+struct switch_question threads_switch(size_t i)
 {
-	ret[0] = (uint64_t)switches[i].get[0];
-	ret[1] = (uint64_t)switches[i].get[1];
+	return (struct switch_question){ switches[i].arch ? __NR_arch_prctl : __NR_prctl, { (uint64_t)switches[i].get[0], (uint64_t)switches[i].get[1] }, switches[i].by_address };
 }
 
 /* The value that sets a switch to what was read; -1: there is nothing to set. */
@@ -60,7 +63,9 @@ static void plan_switches(struct rthread *th)
 		if (value <= 0 && !(switches[i].usual && value == 0))
 			continue;
 		batch_what(&th->batch, "set prctl switch %d of thread %d", switches[i].set[0], th->tid);
-		if (switches[i].value_last)
+		if (switches[i].arch)
+			OP(&th->batch, __NR_arch_prctl, switches[i].set[0], value);
+		else if (switches[i].value_last)
 			OP(&th->batch, __NR_prctl, switches[i].set[0], switches[i].set[1], value);
 		else
 			OP(&th->batch, __NR_prctl, switches[i].set[0], value);
