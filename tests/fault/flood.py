@@ -176,6 +176,27 @@ def test_spliced(work):
     is_one_moment(work, "spliced")
 
 
+def test_without_privileges(work):
+    """Without CAP_SYS_PTRACE in it nobody can be asked before the kernel writes for it: it is copied in the pause, and the dump says so."""
+    os.chmod(work, 0o777)
+    p = Flood(work, wrap=lambda *command: ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs", "--", *command])
+    images = p.images()
+    for _ in range(TRIES):
+        status = p.start(images).wait(DEADLINE)
+        expect(status == 0, f"dump ends with {status}: {p.text()[-500:]}")
+        expect(PROTECTED not in p.text(), "it was made to wait")
+        p.check()
+        p.unwatched()
+        if "can't be made to wait for a copy" in p.text():
+            break
+        shutil.rmtree(images)
+        os.mkdir(images)
+    else:
+        raise Failure(f"it does not say how it was copied: {p.text()[-500:]}")
+    p.restore_and_check(images)
+    p.end()
+
+
 def write_from_outside(pid, address, started):
     """Never ends by itself. In a process of its own."""
     libc = ctypes.CDLL(None, use_errno=True)

@@ -101,7 +101,7 @@ static int read_page_by_page(struct dump *d, struct live_task *lt, unsigned char
 static int read_running(struct dump *d, struct live_task *lt, unsigned char *to, const struct batch_of_pages *b)
 {
 	struct iovec local = { to, b->size }, remote[SEGMENTS];
-	bool several = d->request->track; /* pins.h */
+	bool several = d->request->track && lt->unheld;
 	int r = 0;
 
 	for (size_t i = 0; i < b->count; i++) {

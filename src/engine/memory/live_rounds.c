@@ -122,7 +122,8 @@ static int see_who_holds(struct dump *d, struct live_task *lt, const struct exte
 	const struct pins_of of = { lt->proc, lt->comm, lt->uffd, lt->pagemap_fd };
 	int r = lt->gone || lt->given_up ? 0 : pins_release(d->pins, &of, runs);
 
-	return !r || !has_memory(lt) ? 0 : error_errno(d->e, r, "process %d (%s): cannot see who holds its pages", lt->pid, lt->comm);
+	lt->unheld = r == 1;
+	return r >= 0 || !has_memory(lt) ? 0 : error_errno(d->e, r, "process %d (%s): cannot see who holds its pages", lt->pid, lt->comm);
 }
 
 /* In this order: all are protected, then looked at who may write unseen, then copied. */

@@ -61,6 +61,7 @@ struct live_task {
 	const char *given_up;	/* who may write to it unseen: all is copied in the pause */
 	bool plain;		/* and to memory: it has a GPU */
 	bool gone;		/* the address space is */
+	bool unheld;		/* no page of it was ever held by others, which is to stay so (pins.h) */
 	/* In the pause and behind it. */
 	struct task *t;
 	struct image_file *map, *data;

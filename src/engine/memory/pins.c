@@ -336,8 +336,10 @@ static int look_at_all(struct look *l, const struct extents *runs, uint64_t *wor
 
 int pins_release(struct pins *p, const struct pins_of *of, const struct extents *runs)
 {
-	if (!p || !runs->count || none_was_held(p, of))
+	if (!p || !runs->count)
 		return 0;
+	if (none_was_held(p, of))
+		return 1;
 	_cleanup_free_ uint64_t *words = malloc(WORDS * 8);
 	_cleanup_free_ struct look *l = malloc(sizeof(*l));
 	if (!l || !words)
@@ -361,7 +363,7 @@ int pins_release_written(struct pins *p, const struct pins_of *of, const struct 
 	if (!r)
 		r = pins_release(p, of, &list);
 	VEC_FREE(&list);
-	return r;
+	return MIN(r, 0);
 }
 
 void pins_wait(const struct pins *p, int uffd, int pagemap_fd, const struct proc_maps *maps, uint64_t settled)

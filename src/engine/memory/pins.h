@@ -30,9 +30,9 @@ struct pins_of {
 	int uffd, pagemap_fd;
 };
 /* To be called when pages were protected, and before they are copied: `runs` of them, ascending. A moment, or longer where there are many. `p`: NULL, where it is not
- * possible. In any thread. A negative errno. */
+ * possible. In any thread. 1: so far none was held at all; a negative errno. */
 int pins_release(struct pins *p, const struct pins_of *of, const struct extents *runs);
-/* The same for what track_collect has found. */
+/* The same for what track_collect has found; 0 or a negative errno. */
 int pins_release_written(struct pins *p, const struct pins_of *of, const struct track_runs *runs);
 /* Behind that, once for each process. `settled`: CLOCK_MONOTONIC, ns: where only time helps, until then. */
 void pins_wait(const struct pins *p, int uffd, int pagemap_fd, const struct proc_maps *maps, uint64_t settled);
