@@ -103,6 +103,27 @@ static int add_veth(struct command_line *c, const char *pair, struct error *e)
 	return external_add(&c->externals, text, e);
 }
 
+static int set_cgroups(struct command_line *c, struct error *e)
+{
+	static const struct {
+		const char *word;
+		enum request_cgroups mode;
+	} modes[] = { { "", CGROUPS_SOFT },	  { "soft", CGROUPS_SOFT }, { "full", CGROUPS_FULL }, { "strict", CGROUPS_STRICT },
+		      { "props", CGROUPS_PROPS }, { "none", CGROUPS_NONE }, { "ignore", CGROUPS_NOT } };
+	size_t i = 0;
+
+	c->request.cgroup_roots = c->cgroup_roots.data;
+	c->request.n_cgroup_roots = c->cgroup_roots.count;
+	if (!c->manage_cgroups)
+		return 0;
+	while (i < ARRAY_SIZE(modes) && strcmp(modes[i].word, c->manage_cgroups))
+		i++;
+	if (i == ARRAY_SIZE(modes))
+		return error_set(e, -EINVAL, "--manage-cgroups is soft, full, strict, props, none or ignore, not %s", c->manage_cgroups);
+	c->request.cgroups = modes[i].mode;
+	return 0;
+}
+
 static int set_namespaces(struct command_line *c, struct error *e)
 {
 	int r = 0;
@@ -172,6 +193,8 @@ int cli_prepare(struct command_line *c, struct error *e)
 
 	if (!r)
 		r = set_namespaces(c, e);
+	if (!r)
+		r = set_cgroups(c, e);
 	if (!r)
 		r = set_network_lock(c, e);
 	if (!r)

@@ -2,7 +2,7 @@
 #include "engine/ns/ns.h"
 
 #include "base/fork.h"
-#include "base/log.h"
+#include "engine/cgroups.h"
 #include "engine/ns/relay.h"
 #include "engine/ns/seed.h"
 #include "engine/task/clocks.h"
@@ -142,7 +142,7 @@ int ns_enter(struct dump *d)
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (d->ns_own & 1U << i)
 			flags |= ns_kinds[i]->flag;
-	flags &= ~(uint64_t)CLONE_NEWUSER;
+	flags &= ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWCGROUP);
 	if (!flags)
 		return 0;
 	const pid_t inner = flags & CLONE_NEWPID ? inner_id(d->request->pid) : 1;
@@ -298,8 +298,14 @@ static int make_or_enter(struct restore *s, uint64_t *ret_flags)
 	int r = keep_outside(which, s->ns.outside, s->e);
 	if (r)
 		return r;
+	r = cgroups_enter(s, true);
+	if (r)
+		return r;
 	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
 		return error_errno(s->e, -errno, "cannot make its namespaces");
+	r = cgroups_enter(s, false);
+	if (r)
+		return r;
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (s->ns.given[i] && setns(s->ns.given[i], (int)ns_kinds[i]->flag) < 0)
 			return error_errno(s->e, -errno, "cannot enter the %s namespace that was given", ns_kinds[i]->name);
