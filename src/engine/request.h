@@ -95,8 +95,9 @@ struct request {
 	bool skip_in_flight; /* connections that a listener has not accepted are dropped, and packets that raw and packet sockets have not read */
 	const struct external_list *externals; /* what lies outside, kinds/external.h; NULL: nothing was named */
 	const char *root; /* restore: what the root of a mount namespace is made of; NULL: what it was */
-	const char *const *skip_mounts; /* dump: where mounts are left out, with those below them; up to NULL; NULL: none */
-	const char *const *enable_fs;	/* types of file systems that need no more than to be mounted again; the same; "all" */
+	const char *const *skip_mounts; /* dump: where mounts are left out, with those below them; the caller's */
+	const char *const *enable_fs;	/* types of file systems that need no more than to be mounted again, with commas between them; "all"; the caller's */
+	size_t n_skip_mounts, n_enable_fs;
 	bool pipes_outside; /* dump: every pipe may have its other end outside, as criu has it */
 	enum request_gpu gpu;
 	const char *gpu_helper; /* the socket of the daemon's resident helper (gpu/gpu.h); NULL: there is none */

@@ -77,8 +77,8 @@ static const char *keep(struct mounts *m, const char *text)
 
 static bool is_skipped(const struct dump *d, const char *point)
 {
-	for (const char *const *x = d->request->skip_mounts; x && *x; x++)
-		if (!strcmp(*x, point))
+	for (size_t i = 0; i < d->request->n_skip_mounts; i++)
+		if (!strcmp(d->request->skip_mounts[i], point))
 			return true;
 	return false;
 }
