@@ -20,6 +20,9 @@ void cli_free(struct command_line *c)
 	VEC_FREE(&c->features);
 	VEC_FREE(&c->external);
 	VEC_FREE(&c->inherit);
+	VEC_FREE(&c->veth_pairs);
+	VEC_FREE(&c->joins);
+	VEC_FREE(&c->cgroup_roots);
 	VEC_FREE(&c->mount_map);
 	VEC_FREE(&c->enable_fs);
 	VEC_FREE(&c->skip_mounts);
