@@ -20,9 +20,9 @@ int cgroups_check(struct dump *d);
 /* ---- restore ---- */
 
 int cgroups_load(struct restore *s);
-/* Makes the groups and brings the caller into that of the tree's root: in two steps, between which it may make a cgroup namespace (`base`: of what is to be its root). */
-int cgroups_enter(struct restore *s, bool base);
-/* Brings each task into its own. They are there, and none runs. */
+/* Makes the groups and brings the caller into that of the tree's root, or the one that is the root of its cgroup namespace. */
+int cgroups_enter(struct restore *s);
+/* Brings each task into its own from there. They are there, and none runs. */
 int cgroups_settle(struct restore *s);
 void cgroups_release(struct restore *s);
 

@@ -250,19 +250,24 @@ static int move_to(struct restore *s, const struct hierarchy *h, const char *pat
 	return r ? error_errno(s->e, r, "cannot bring process %d into the control group %s of %s", pid, path, h->names[0] ? h->names : "version 2") : 0;
 }
 
-int cgroups_enter(struct restore *s, bool base)
+/* Where the tree is born. */
+static void base_path(const struct hierarchy *h, char ret[PATH_MAX])
+{
+	snprintf(ret, PATH_MAX, "%s", h->root->path);
+	if (h->root->has_cgns_prefix)
+		ret[MAX(h->root->cgns_prefix, 1U)] = '\0';
+}
+
+int cgroups_enter(struct restore *s)
 {
 	int r = 0;
 
 	for (size_t i = 0; s->cgroups && !r && i < s->cgroups->list.count; i++) {
 		struct hierarchy *h = &s->cgroups->list.data[i];
 		char path[PATH_MAX];
-		snprintf(path, sizeof(path), "%s", h->root->path);
-		if (base && h->root->has_cgns_prefix)
-			path[MAX(h->root->cgns_prefix, 1U)] = '\0';
-		if (h->fd < 0)
-			r = make_hierarchy(s, h);
-		if (!r && (base || h->root->has_cgns_prefix))
+		base_path(h, path);
+		r = make_hierarchy(s, h);
+		if (!r)
 			r = move_to(s, h, path, 0);
 	}
 	return r;
@@ -270,20 +275,21 @@ int cgroups_enter(struct restore *s, bool base)
 
 int cgroups_settle(struct restore *s)
 {
-	const struct rtask *root = s->tasks.data[0];
 	int r = 0;
 
-	for (size_t i = 1; s->cgroups && !r && i < s->tasks.count; i++) {
+	for (size_t i = 0; s->cgroups && !r && i < s->tasks.count; i++) {
 		const struct rtask *t = s->tasks.data[i];
-		if (t->dead || !t->core->tc->has_cg_set || t->core->tc->cg_set == root->core->tc->cg_set)
+		if (t->dead || !t->core->tc->has_cg_set)
 			continue;
 		const CgSetEntry *set = find_set(s->cgroups->entry, t->core->tc->cg_set);
 		for (size_t k = 0; !r && k < s->cgroups->list.count; k++) {
 			const struct hierarchy *h = &s->cgroups->list.data[k];
 			const CgMemberEntry *m = find_member(set, h->names);
+			char born[PATH_MAX];
+			base_path(h, born);
 			if (!m)
 				r = error_set(s->e, -EBADMSG, "cgroup.img lacks the set of process %d", t->pid);
-			else if (strcmp(m->path, h->root->path))
+			else if (strcmp(m->path, born))
 				r = move_to(s, h, m->path, t->pid);
 		}
 	}
