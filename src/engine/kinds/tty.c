@@ -11,6 +11,7 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
+#include "engine/path.h"
 #include "engine/task/task.h"
 
 #include <dirent.h>
@@ -384,13 +385,13 @@ static int take_session(struct dump *d, const struct terminal *t, struct info *s
 	return 0;
 }
 
-static void take_owner_of_node(const struct terminal *t, struct info *slave)
+static void take_owner_of_node(const struct dump *d, const struct terminal *t, struct info *slave)
 {
 	struct stat st = t->st;
 	char path[32];
 
 	snprintf(path, sizeof(path), "/dev/pts/%u", t->index);
-	if (t->fd < 0 && stat(path, &st) < 0)
+	if (t->fd < 0 && path_stat(d->root_fd, path, &st) < 0)
 		return;
 	slave->e.has_uid = slave->e.has_gid = slave->e.has_mode = 1;
 	slave->e.uid = st.st_uid;
@@ -408,7 +409,7 @@ static int finish_own(struct dump *d, struct state *s, const struct terminal *t)
 	info_init(&slave, t, TTY_ID_PTY(t->index, 0));
 	take_settings(&slave, t->master);
 	take_settings(&master, t->master); /* which CRIU sets them by */
-	take_owner_of_node(t, &slave);
+	take_owner_of_node(d, t, &slave);
 	master.e.rdev = (uint32_t)makedev(TTYAUX_MAJOR, 2);
 	if (ioctl(t->master, TIOCGPTLCK, &value) == 0)
 		master.e.locked = value;

@@ -7,9 +7,13 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
+#include "engine/path.h"
 
 #include <fcntl.h>
+#include <linux/major.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #define FLAGS ((uint32_t)(O_ACCMODE | O_NONBLOCK | O_APPEND))
 
@@ -68,6 +72,35 @@ static int load_data(struct restore *s)
 	return r ? error_errno(s->e, r, "cannot read tty-data.img") : 0;
 }
 
+/* A device of the tree's namespace by its usual name: nothing else that stands there is opened. */
+static int open_node(int root, const char *name, dev_t device, int flags)
+{
+	struct stat st;
+	char path[64];
+
+	_cleanup_close_ int fd = path_open(root, name, O_PATH);
+	if (fd < 0)
+		return fd;
+	if (fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != device)
+		return -ENODEV;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int r = open(path, flags | O_CLOEXEC);
+	return r < 0 ? -errno : r;
+}
+
+/* Of the tree's own instance of devpts, to which /dev/ptmx may be a link. -1 with errno. */
+static int open_master(struct restore *s)
+{
+	const dev_t device = makedev(TTYAUX_MAJOR, 2);
+	int fd = open_node(s->root_fd, "/dev/ptmx", device, O_RDWR | O_NOCTTY);
+
+	if (fd < 0)
+		fd = open_node(s->root_fd, "/dev/pts/ptmx", device, O_RDWR | O_NOCTTY);
+	if (fd < 0)
+		errno = -fd;
+	return MAX(fd, -1);
+}
+
 /* Numbers are given out from the lowest that is free: those below what is wanted are taken up meanwhile. */
 static int open_numbered(struct restore *s, uint32_t highest)
 {
@@ -77,7 +110,7 @@ static int open_numbered(struct restore *s, uint32_t highest)
 	int r = 0;
 
 	while (!r && left && index < highest) {
-		int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), *slot;
+		int fd = open_master(s), *slot;
 		if (fd < 0 || ioctl(fd, TIOCGPTN, &index) < 0) {
 			r = error_errno(s->e, -errno, "cannot make a pseudo-terminal");
 			if (fd >= 0)
@@ -180,7 +213,7 @@ static int hold_slave(struct restore *s, struct made_pty *p)
 /* A slave without a master: one whose master is closed again. */
 static int create_hung_up(struct restore *s, uint32_t flags)
 {
-	_cleanup_close_ int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	_cleanup_close_ int master = open_master(s);
 	int off = 0;
 
 	if (master < 0 || ioctl(master, TIOCSPTLCK, &off) < 0)
@@ -191,7 +224,7 @@ static int create_hung_up(struct restore *s, uint32_t flags)
 
 /* /dev/tty can be opened by a session that has the terminal only. */
 struct current {
-	int slave, flags;
+	int root, slave, flags;
 };
 
 static int open_current(void *argument)
@@ -200,7 +233,7 @@ static int open_current(void *argument)
 
 	if (ioctl(c->slave, TIOCSCTTY, 0) < 0)
 		return -errno;
-	int fd = open("/dev/tty", c->flags | O_CLOEXEC), r = fd < 0 ? -errno : fd;
+	int r = open_node(c->root, "/dev/tty", makedev(TTYAUX_MAJOR, 0), c->flags);
 	ioctl(c->slave, TIOCNOTTY);
 	return r;
 }
@@ -208,7 +241,7 @@ static int open_current(void *argument)
 static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t flags)
 {
 	struct made_pty *p = info->pty ? find(s, info->pty->index) : NULL;
-	struct current c = { .slave = given_fd(s, info), .flags = (int)(flags & FLAGS) };
+	struct current c = { .root = s->root_fd, .slave = given_fd(s, info), .flags = (int)(flags & FLAGS) };
 
 	if (c.slave >= 0) {
 		int fd = run_apart(NULL, open_current, &c);
@@ -218,8 +251,8 @@ static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t 
 		return error_set(s->e, -ENOTTY, "the tree's terminal belonged to someone outside; give another with --inherit-fd 'fd[N]:tty[%x:…]', or use --shell-job",
 				 info->rdev);
 	if (info->external) {
-		int fd = open("/dev/tty", c.flags | O_CLOEXEC);
-		return fd < 0 ? error_errno(s->e, -errno, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
+		int fd = open_node(s->root_fd, "/dev/tty", makedev(TTYAUX_MAJOR, 0), c.flags);
+		return fd < 0 ? error_errno(s->e, fd, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
 	}
 	if (!p)
 		return error_set(s->e, -EBADMSG, "tty-info.img lacks the terminal of entry %u", info->id);
@@ -382,12 +415,16 @@ static int put(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 
 static int set_owner(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 {
-	char path[32];
+	char path[32], of_fd[64];
 
 	snprintf(path, sizeof(path), "/dev/pts/%u", p->index);
-	if (slave->has_uid && slave->has_gid && chown(path, slave->uid, slave->gid) < 0)
+	_cleanup_close_ int fd = path_open(s->root_fd, path, O_PATH);
+	if (fd < 0)
+		return error_errno(s->e, fd, "cannot open %s", path);
+	if (slave->has_uid && slave->has_gid && fchownat(fd, "", slave->uid, slave->gid, AT_EMPTY_PATH) < 0)
 		return error_errno(s->e, -errno, "cannot change the owner of %s", path);
-	if (slave->has_mode && chmod(path, slave->mode & 07777) < 0)
+	snprintf(of_fd, sizeof(of_fd), "/proc/self/fd/%d", fd);
+	if (slave->has_mode && chmod(of_fd, slave->mode & 07777) < 0)
 		return error_errno(s->e, -errno, "cannot change the mode of %s", path);
 	return 0;
 }
