@@ -197,6 +197,7 @@ struct restore {
 	struct cgroups_state *cgroups; /* engine/cgroups.h; NULL: they are left alone */
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
 	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */
+	int outside_fd; /* the root that names outside of it begin at; 0: ours */
 	bool succeeded;
 	int fd_base, fd_top; /* from where, and below what, numbers are ours while there are tasks: above theirs, or in a gap between them */
 	int tty;

@@ -373,7 +373,7 @@ static int other_type(struct restore *s, const char *name)
 
 static int open_where_it_was(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
 {
-	return reg->outside ? path_open(0, name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
+	return reg->outside ? path_open(mounts_outside(s), name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
 }
 
 /* Looked at before it is opened for good. */

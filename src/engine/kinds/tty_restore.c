@@ -7,13 +7,11 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
+#include "engine/ns/mnt.h"
 #include "engine/path.h"
 
 #include <fcntl.h>
-#include <linux/major.h>
 #include <signal.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #define FLAGS ((uint32_t)(O_ACCMODE | O_NONBLOCK | O_APPEND))
 
@@ -31,6 +29,7 @@ struct given_tty {
 
 struct tty_table {
 	VEC(struct made_pty) ptys;
+	uint32_t devpts; /* the mount that all are in; 0: ours */
 	VEC(TtyDataEntry *) data;
 	VEC(struct given_tty) given;
 	VEC(uint32_t) settled; /* entries of terminals that others have too, and that have their settings */
@@ -72,33 +71,15 @@ static int load_data(struct restore *s)
 	return r ? error_errno(s->e, r, "cannot read tty-data.img") : 0;
 }
 
-/* A device of the tree's namespace by its usual name: nothing else that stands there is opened. */
-static int open_node(int root, const char *name, dev_t device, int flags)
+/* Of the devpts that the tree has, or ours. */
+static int open_ptmx(struct restore *s)
 {
-	struct stat st;
-	char path[64];
+	const uint32_t devpts = s->terminals->devpts;
 
-	_cleanup_close_ int fd = path_open(root, name, O_PATH);
-	if (fd < 0)
-		return fd;
-	if (fstat(fd, &st) < 0 || !S_ISCHR(st.st_mode) || st.st_rdev != device)
-		return -ENODEV;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	int r = open(path, flags | O_CLOEXEC);
-	return r < 0 ? -errno : r;
-}
-
-/* Of the tree's own instance of devpts, to which /dev/ptmx may be a link. -1 with errno. */
-static int open_master(struct restore *s)
-{
-	const dev_t device = makedev(TTYAUX_MAJOR, 2);
-	int fd = open_node(s->root_fd, "/dev/ptmx", device, O_RDWR | O_NOCTTY);
-
-	if (fd < 0)
-		fd = open_node(s->root_fd, "/dev/pts/ptmx", device, O_RDWR | O_NOCTTY);
-	if (fd < 0)
-		errno = -fd;
-	return MAX(fd, -1);
+	if (!devpts)
+		return path_follow(mounts_outside(s), "/dev/ptmx", O_RDWR);
+	int fd = openat(mounts_root_of(s, devpts), "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
 }
 
 /* Numbers are given out from the lowest that is free: those below what is wanted are taken up meanwhile. */
@@ -110,9 +91,9 @@ static int open_numbered(struct restore *s, uint32_t highest)
 	int r = 0;
 
 	while (!r && left && index < highest) {
-		int fd = open_master(s), *slot;
+		int fd = open_ptmx(s), *slot;
 		if (fd < 0 || ioctl(fd, TIOCGPTN, &index) < 0) {
-			r = error_errno(s->e, -errno, "cannot make a pseudo-terminal");
+			r = error_errno(s->e, fd < 0 ? fd : -errno, "cannot make a pseudo-terminal");
 			if (fd >= 0)
 				close(fd);
 			break;
@@ -157,6 +138,9 @@ static int prepare(struct restore *s)
 		if (!p)
 			return error_set(s->e, -ENOMEM, "out of memory");
 		*p = (struct made_pty){ .index = e->pty->index, .master = -1, .slave = -1 };
+		if (s->terminals->ptys.count > 1 && e->devpts != s->terminals->devpts)
+			return error_set(s->e, -EBADMSG, "tty-info.img has terminals of several devpts");
+		s->terminals->devpts = e->devpts;
 		highest = MAX(highest, p->index);
 	}
 	int r = open_numbered(s, highest + 1), off = 0;
@@ -213,7 +197,7 @@ static int hold_slave(struct restore *s, struct made_pty *p)
 /* A slave without a master: one whose master is closed again. */
 static int create_hung_up(struct restore *s, uint32_t flags)
 {
-	_cleanup_close_ int master = open_master(s);
+	_cleanup_close_ int master = open_ptmx(s);
 	int off = 0;
 
 	if (master < 0 || ioctl(master, TIOCSPTLCK, &off) < 0)
@@ -224,7 +208,8 @@ static int create_hung_up(struct restore *s, uint32_t flags)
 
 /* /dev/tty can be opened by a session that has the terminal only. */
 struct current {
-	int root, slave, flags;
+	int slave, flags;
+	int root; /* as path_open has it */
 };
 
 static int open_current(void *argument)
@@ -233,7 +218,7 @@ static int open_current(void *argument)
 
 	if (ioctl(c->slave, TIOCSCTTY, 0) < 0)
 		return -errno;
-	int r = open_node(c->root, "/dev/tty", makedev(TTYAUX_MAJOR, 0), c->flags);
+	int r = path_follow(c->root, "/dev/tty", c->flags);
 	ioctl(c->slave, TIOCNOTTY);
 	return r;
 }
@@ -241,7 +226,7 @@ static int open_current(void *argument)
 static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t flags)
 {
 	struct made_pty *p = info->pty ? find(s, info->pty->index) : NULL;
-	struct current c = { .root = s->root_fd, .slave = given_fd(s, info), .flags = (int)(flags & FLAGS) };
+	struct current c = { .slave = given_fd(s, info), .flags = (int)(flags & FLAGS), .root = mounts_outside(s) };
 
 	if (c.slave >= 0) {
 		int fd = run_apart(NULL, open_current, &c);
@@ -251,7 +236,7 @@ static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t 
 		return error_set(s->e, -ENOTTY, "the tree's terminal belonged to someone outside; give another with --inherit-fd 'fd[N]:tty[%x:…]', or use --shell-job",
 				 info->rdev);
 	if (info->external) {
-		int fd = open_node(s->root_fd, "/dev/tty", makedev(TTYAUX_MAJOR, 0), c.flags);
+		int fd = path_follow(c.root, "/dev/tty", c.flags);
 		return fd < 0 ? error_errno(s->e, fd, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
 	}
 	if (!p)
@@ -415,16 +400,14 @@ static int put(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 
 static int set_owner(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 {
-	char path[32], of_fd[64];
+	char path[32], name[16];
+	_cleanup_close_ int dir = s->terminals->devpts ? fcntl(mounts_root_of(s, s->terminals->devpts), F_DUPFD_CLOEXEC, 0) : open("/dev/pts", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	snprintf(path, sizeof(path), "/dev/pts/%u", p->index);
-	_cleanup_close_ int fd = path_open(s->root_fd, path, O_PATH);
-	if (fd < 0)
-		return error_errno(s->e, fd, "cannot open %s", path);
-	if (slave->has_uid && slave->has_gid && fchownat(fd, "", slave->uid, slave->gid, AT_EMPTY_PATH) < 0)
+	snprintf(name, sizeof(name), "%u", p->index);
+	if (slave->has_uid && slave->has_gid && fchownat(dir, name, slave->uid, slave->gid, 0) < 0)
 		return error_errno(s->e, -errno, "cannot change the owner of %s", path);
-	snprintf(of_fd, sizeof(of_fd), "/proc/self/fd/%d", fd);
-	if (slave->has_mode && chmod(of_fd, slave->mode & 07777) < 0)
+	if (slave->has_mode && fchmodat(dir, name, slave->mode & 07777, 0) < 0)
 		return error_errno(s->e, -errno, "cannot change the mode of %s", path);
 	return 0;
 }
