@@ -17,6 +17,7 @@ SUITES = (
     "cli/completion.py",
     "cli/errors.py",
     "cli/hostile.py",
+    "cli/mounts.py",
     "daemon/run.py",
     "daemon/terminals.py",
     "daemon/recovery.py",

@@ -67,9 +67,7 @@ static const struct verb verbs[] = {
 #define DUMPS (ON(DUMP) | ON(PRE_DUMP))
 #define BOTH (DUMPS | ON(RESTORE))
 #define NO_CGROUPS "control groups"
-#define NO_NAMESPACES "namespaces"
 #define NO_NETWORK "migration over the network"
-#define NO_EXTERNAL "resources from outside the tree"
 #define NO_LSM "security labels"
 
 static const struct option_row rows[] = {
@@ -106,7 +104,7 @@ static const struct option_row rows[] = {
 	OPTION("network-lock", 0, STRING, "METHOD", BOTH, network_lock,
 	       "How packets of saved TCP connections are held back: nftables (also for iptables), or skip"),
 	OPTION("skip-in-flight", 0, BOOL, NULL, DUMPS, request.skip_in_flight, "Drop connections that a listener has not accepted yet, and packets that raw and packet sockets have not read"),
-	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE], net[INODE]:NAME; veth[IN]:OUT@BRIDGE, macvlan[IN]:OUT for the restore"),
+	OPTION("external", 0, LIST, "TYPE[ID]", BOTH, external, "Lies outside: file[MNT_ID:INODE], tty[RDEV:DEV], unix[INODE], pipe[INODE], net[INODE]:NAME, mnt[DIR]:KEY, dev[MAJOR/MINOR]:KEY; for the restore veth[IN]:OUT@BRIDGE, macvlan[IN]:OUT, mnt[KEY]:PATH, dev[KEY]:PATH"),
 	OPTION("inherit-fd", 0, LIST, "fd[N]:RESOURCE", ON(RESTORE), inherit,
 	       "A descriptor of the caller's for what was outside: file[], tty[], pipe[], socket[] as at the dump, a NAME, or a file by its path"),
 	OPTION("restore-detached", 'd', BOOL, NULL, ON(RESTORE) | ON(PAGE_SERVER) | ON(LAZY_PAGES) | ON(SERVICE), request.detach,
@@ -163,23 +161,23 @@ static const struct option_row rows[] = {
 	OPTION_MISSING("lazy-pages", 0, BOOL, NULL, ON(DUMP), "Serve pages to another machine", NO_NETWORK),
 	OPTION("status-fd", 0, INT, "FD", ON(LAZY_PAGES), status_fd, "Write a zero byte there when it waits"),
 	OPTION_MISSING("status-fd", 0, INT, "FD", ALL_VERBS & ~ON(LAZY_PAGES), "Say there when a server is ready", NO_NETWORK),
-	OPTION_MISSING("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, "Mounts from outside", NO_EXTERNAL),
-	OPTION_MISSING("enable-external-sharing", 0, BOOL, NULL, BOTH, "Mounts shared with the outside", NO_NAMESPACES),
-	OPTION_MISSING("enable-external-masters", 0, BOOL, NULL, BOTH, "Mounts that follow the outside", NO_NAMESPACES),
-	OPTION_MISSING("enable-fs", 0, LIST, "TYPES", BOTH, "Types of file system to take as they are", NO_NAMESPACES),
-	OPTION_MISSING("skip-mnt", 0, LIST, "DIR", BOTH, "Mounts to leave out", NO_NAMESPACES),
-	OPTION_MISSING("root", 'r', STRING, "DIR", BOTH, "The root of the restored mounts", NO_NAMESPACES),
+	OPTION("ext-mount-map", 'M', LIST, "KEY:VALUE", BOTH, mount_map, "The same as --external mnt[KEY]:VALUE"),
+	OPTION_IDLE("enable-external-sharing", 0, BOOL, NULL, BOTH, "Permits mounts that share with those outside; changes nothing, they do as they did"),
+	OPTION_IDLE("enable-external-masters", 0, BOOL, NULL, BOTH, "Permits mounts that follow those outside; changes nothing, they do as they did"),
+	OPTION("enable-fs", 0, LIST, "TYPES", BOTH, enable_fs, "Types of file system that need no more than to be mounted again; all: any"),
+	OPTION("skip-mnt", 0, LIST, "DIR", BOTH, skip_mounts, "Leave out what is mounted there in the tree's mount namespace, and below"),
+	OPTION("root", 'r', STRING, "DIR", BOTH, request.root, "For the restore: what the root of the tree's mount namespace is made of"),
 	OPTION("join-ns", 'J', LIST, "NS:FILE", ON(RESTORE), joins, "A namespace that takes the place of the tree's: net:/run/netns/NAME"),
 	OPTION_ONE_OF("empty-ns", 0, "NS", BOTH, empty_ns, "A namespace whose content is left out: net", "net"),
 	OPTION("veth-pair", 0, LIST, "IN=OUT", ON(RESTORE), veth_pairs, "The outer end of a veth is to be called this: IN=OUT, IN=OUT@BRIDGE; the same as --external veth[IN]:OUT@BRIDGE"),
-	OPTION_MISSING_BUT("manage-cgroups", 0, OPTIONAL, "MODE", BOTH,
-	       "Save and restore control groups", NO_CGROUPS, "ignore none"),
-	OPTION_MISSING("cgroup-root", 0, LIST, "[CONTROLLER:]DIR", BOTH, "Where control groups are restored", NO_CGROUPS),
+	OPTION("manage-cgroups", 0, OPTIONAL, "MODE", BOTH, manage_cgroups,
+	       "Save and restore control groups: soft (as when not given: those that are not there are made and set), full (set also those that are), strict (none may be there), props, none, ignore"),
+	OPTION("cgroup-root", 0, LIST, "[CONTROLLER:]DIR", BOTH, cgroup_roots, "Where the control group of the tree's root is to be"),
 	OPTION_MISSING("cgroup-props", 0, STRING, "TEXT", BOTH, "Their properties", NO_CGROUPS),
 	OPTION_MISSING("cgroup-props-file", 0, STRING, "FILE", BOTH, "Their properties", NO_CGROUPS),
 	OPTION_MISSING("cgroup-dump-controller", 0, LIST, "NAME", BOTH, "Controllers to save", NO_CGROUPS),
-	OPTION_MISSING("cgroup-yard", 0, STRING, "DIR", BOTH, "Where they are mounted", NO_CGROUPS),
-	OPTION_MISSING("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Freeze the tree by its control group", NO_CGROUPS),
+	OPTION_IDLE("cgroup-yard", 0, STRING, "DIR", BOTH, "Where control groups are mounted; changes nothing, they are reached otherwise"),
+	OPTION_IDLE("freeze-cgroup", 0, STRING, "DIR", DUMPS, "Its control group; changes nothing: the tree is stopped without it, and stays frozen in it where it was"),
 	OPTION("lsm-profile", 0, STRING, "TYPE:NAME", ON(RESTORE), lsm_profile,
 	       "The label to restore under: apparmor or selinux; without a module that has labels it changes nothing, with one it is refused: run restore under it (aa-exec, runcon)"),
 	OPTION_MISSING("lsm-mount-context", 0, STRING, "TEXT", ON(RESTORE), "The label of mounts", NO_LSM),

@@ -20,6 +20,12 @@ void cli_free(struct command_line *c)
 	VEC_FREE(&c->features);
 	VEC_FREE(&c->external);
 	VEC_FREE(&c->inherit);
+	VEC_FREE(&c->veth_pairs);
+	VEC_FREE(&c->joins);
+	VEC_FREE(&c->cgroup_roots);
+	VEC_FREE(&c->mount_map);
+	VEC_FREE(&c->enable_fs);
+	VEC_FREE(&c->skip_mounts);
 	VEC_FREE(&c->gpu_map);
 	external_free(&c->externals);
 }
@@ -103,12 +109,54 @@ static int add_veth(struct command_line *c, const char *pair, struct error *e)
 	return external_add(&c->externals, text, e);
 }
 
+static int set_cgroups(struct command_line *c, struct error *e)
+{
+	static const struct {
+		const char *word;
+		enum request_cgroups mode;
+	} modes[] = { { "", CGROUPS_SOFT },	  { "soft", CGROUPS_SOFT }, { "full", CGROUPS_FULL }, { "strict", CGROUPS_STRICT },
+		      { "props", CGROUPS_PROPS }, { "none", CGROUPS_NONE }, { "ignore", CGROUPS_NOT } };
+	size_t i = 0;
+
+	c->request.cgroup_roots = c->cgroup_roots.data;
+	c->request.n_cgroup_roots = c->cgroup_roots.count;
+	if (!c->manage_cgroups)
+		return 0;
+	while (i < ARRAY_SIZE(modes) && strcmp(modes[i].word, c->manage_cgroups))
+		i++;
+	if (i == ARRAY_SIZE(modes))
+		return error_set(e, -EINVAL, "--manage-cgroups is soft, full, strict, props, none or ignore, not %s", c->manage_cgroups);
+	c->request.cgroups = modes[i].mode;
+	return 0;
+}
+
+/* KEY:VALUE, or "auto", which needs no word. */
+static int add_mount(struct command_line *c, const char *pair, struct error *e)
+{
+	const char *colon = strchr(pair, ':');
+	_cleanup_free_ char *text = NULL;
+
+	if (!strcmp(pair, "auto"))
+		return 0;
+	if (!colon || colon == pair || !colon[1])
+		return error_set(e, -EINVAL, "--ext-mount-map %s: write KEY:VALUE", pair);
+	if (asprintf(&text, "mnt[%.*s]:%s", (int)(colon - pair), pair, colon + 1) < 0)
+		return error_set(e, -ENOMEM, "out of memory");
+	return external_add(&c->externals, text, e);
+}
+
 static int set_namespaces(struct command_line *c, struct error *e)
 {
 	int r = 0;
 
 	for (size_t i = 0; !r && i < c->veth_pairs.count; i++)
 		r = add_veth(c, c->veth_pairs.data[i], e);
+	for (size_t i = 0; !r && i < c->mount_map.count; i++)
+		r = add_mount(c, c->mount_map.data[i], e);
+	c->request.skip_mounts = c->skip_mounts.data;
+	c->request.n_skip_mounts = c->skip_mounts.count;
+	c->request.enable_fs = c->enable_fs.data;
+	c->request.n_enable_fs = c->enable_fs.count;
 	c->request.joins = c->joins.data;
 	c->request.n_joins = c->joins.count;
 	c->request.empty_net = c->empty_ns != NULL;
@@ -172,6 +220,8 @@ int cli_prepare(struct command_line *c, struct error *e)
 
 	if (!r)
 		r = set_namespaces(c, e);
+	if (!r)
+		r = set_cgroups(c, e);
 	if (!r)
 		r = set_network_lock(c, e);
 	if (!r)

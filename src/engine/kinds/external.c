@@ -15,10 +15,10 @@ static const struct {
 } types[] = {
 	{ "file", NULL }, { "tty", NULL }, { "unix", NULL }, { "pipe", NULL }, { "socket", NULL },
 	{ "net", NULL }, { "veth", NULL }, { "macvlan", NULL }, { "ipvlan", NULL }, { "vlan", NULL },
-	{ "mnt", "namespaces" }, { "dev", "namespaces" }, { "pid", "namespaces" },
+	{ "mnt", NULL }, { "dev", NULL }, { "pid", "namespaces" },
 };
 
-static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket, net, veth, macvlan";
+static const char *const not_known = "type[id] with one of the types file, tty, unix, pipe, socket, net, veth, macvlan, mnt, dev";
 
 /* ---- the texts ---- */
 

@@ -22,10 +22,13 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#ifndef SECRETMEM_MAGIC
 #define SECRETMEM_MAGIC 0x5345434d
+#endif
 #define MEM_MAJOR 1
 #define LINK_PREFIX "link_remap."
 #define LINK_TRIES 10000
@@ -196,6 +199,14 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
+/* An overlay counts the names of a lower layer, also the one that it has taken away itself. */
+static bool has_other_names(const struct descriptor *f)
+{
+	struct statfs fs;
+
+	return f->st.st_nlink > (f->st.st_nlink == 1 && f->own_fd >= 0 && fstatfs(f->own_fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC);
+}
+
 /* What has not the name any more that it was opened by. */
 static int capture_nameless(struct dump *d, struct state *s, struct descriptor *f, RegFileEntry *reg)
 {
@@ -208,21 +219,27 @@ static int capture_nameless(struct dump *d, struct state *s, struct descriptor *
 		reg->has_size = reg->has_mode = 0;
 		return write_remap(d, s, f->id, (uint32_t)dead, REMAP_TYPE__PROCFS);
 	}
-	if (f->st.st_nlink && !S_ISDIR(f->st.st_mode))
+	if (has_other_names(f) && !S_ISDIR(f->st.st_mode))
 		return capture_linked(d, s, f);
 	reg->has_size = 0;
 	return capture_ghost(d, s, f);
 }
 
-static bool has_its_name(const struct dump *d, const struct descriptor *f)
+static bool is_there(int root, const struct descriptor *f)
 {
 	struct stat there;
 
-	return path_stat(d->root_fd, f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+	return path_stat(root, f->target, &there) == 0 && there.st_ino == f->st.st_ino && there.st_dev == f->st.st_dev;
+}
+
+/* In another namespace than ours: what was opened before it was entered, or before its root became another, is ours. */
+static bool is_outside(const struct dump *d, const struct descriptor *f)
+{
+	return d->mounts && mounts_of(d, f) < 0 && !is_there(d->root_fd, f) && is_there(0, f);
 }
 
 /* By another mount, below which restore finds it. */
-static bool is_covered(struct dump *d, const struct descriptor *f)
+static bool is_covered(const struct dump *d, const struct descriptor *f)
 {
 	return d->mounts && f->st.st_nlink && !ends_deleted(f->target) && mounts_reach(d, f);
 }
@@ -241,7 +258,8 @@ int regfile_capture(struct dump *d, struct descriptor *f)
 	reg.size = (uint64_t)f->st.st_size;
 	reg.has_mode = 1;
 	reg.mode = f->st.st_mode;
-	if (!has_its_name(d, f) && !shmfile_find_name(d, f) && !is_covered(d, f))
+	reg.has_outside = reg.outside = is_outside(d, f);
+	if (!reg.outside && !is_there(d->root_fd, f) && !shmfile_find_name(d, f) && !is_covered(d, f))
 		r = capture_nameless(d, s, f, &reg);
 	else if (!(r = shmfile_capture(d, &s->shmfiles, f, &reg)))
 		reg.n_build_id = validate_read_build_id(d, f, build_id);
@@ -353,12 +371,16 @@ static int other_type(struct restore *s, const char *name)
 	return error_set(s->e, -ESTALE, "%s is of another kind than at the dump; put back what was there", name);
 }
 
+static int open_where_it_was(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
+{
+	return reg->outside ? path_open(0, name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
+}
+
 /* Looked at before it is opened for good. */
 static int open_named(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
 {
 	struct stat st, opened;
-	const int64_t mount = reg->has_mnt_id ? reg->mnt_id : -1;
-	_cleanup_close_ int at = mounts_open(s, mount, name, O_PATH | O_NOFOLLOW);
+	_cleanup_close_ int at = open_where_it_was(s, reg, name, O_PATH | O_NOFOLLOW);
 
 	if (at < 0)
 		return path_error(s->e, at, name);
@@ -366,7 +388,7 @@ static int open_named(struct restore *s, const RegFileEntry *reg, const char *na
 		return error_errno(s->e, -errno, "cannot examine %s", name);
 	if (!type_fits(reg, &st, flags))
 		return other_type(s, name);
-	int fd = mounts_open(s, mount, name, flags);
+	int fd = open_where_it_was(s, reg, name, flags);
 	if (fd < 0)
 		return path_error(s->e, fd, name);
 	if (fstat(fd, &opened) == 0 && opened.st_ino == st.st_ino && opened.st_dev == st.st_dev)

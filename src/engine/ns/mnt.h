@@ -111,9 +111,9 @@ int mounts_compare(const struct mounts *m, const struct proc_mounts *made, struc
 int mounts_capture(struct dump *d);
 void mounts_release(struct dump *d);
 /* The mount that an open file is in, as the image knows it; or -1. */
-int64_t mounts_of(struct dump *d, const struct descriptor *f);
+int64_t mounts_of(const struct dump *d, const struct descriptor *f);
 /* Whether the name of a file that another mount covers can be found at restore all the same. */
-bool mounts_reach(struct dump *d, const struct descriptor *f);
+bool mounts_reach(const struct dump *d, const struct descriptor *f);
 /* A file of the file system `dev` (as in fdinfo) in the tree's namespace, or -1. */
 int mounts_open_of(const struct dump *d, uint32_t dev);
 

@@ -77,8 +77,8 @@ static const char *keep(struct mounts *m, const char *text)
 
 static bool is_skipped(const struct dump *d, const char *point)
 {
-	for (const char *const *x = d->request->skip_mounts; x && *x; x++)
-		if (!strcmp(*x, point))
+	for (size_t i = 0; i < d->request->n_skip_mounts; i++)
+		if (!strcmp(d->request->skip_mounts[i], point))
 			return true;
 	return false;
 }
@@ -287,7 +287,7 @@ void mounts_release(struct dump *d)
 
 /* ---- files ---- */
 
-int64_t mounts_of(struct dump *d, const struct descriptor *f)
+int64_t mounts_of(const struct dump *d, const struct descriptor *f)
 {
 	struct statx sx;
 
@@ -296,7 +296,7 @@ int64_t mounts_of(struct dump *d, const struct descriptor *f)
 	return mounts_find(d->mounts, (uint32_t)sx.stx_mnt_id) ? (int64_t)sx.stx_mnt_id : -1;
 }
 
-bool mounts_reach(struct dump *d, const struct descriptor *f)
+bool mounts_reach(const struct dump *d, const struct descriptor *f)
 {
 	const int64_t id = mounts_of(d, f);
 	const struct mount *m = id < 0 ? NULL : mounts_find(d->mounts, (uint32_t)id);

@@ -51,8 +51,11 @@ const struct fs_type fs_typed = { "", FSTYPE__AUTO, FS_TYPED, NULL };
 
 bool mounts_enabled(const struct request *r, const char *fstype)
 {
-	for (const char *const *x = r->enable_fs; x && *x; x++)
-		if (!strcmp(*x, "all") || !strcmp(*x, fstype))
-			return true;
+	for (size_t i = 0; i < r->n_enable_fs; i++)
+		for (const char *at = r->enable_fs[i]; *at; at += strcspn(at, ","), at += *at == ',') {
+			const size_t n = strcspn(at, ",");
+			if ((n == 3 && !strncmp(at, "all", 3)) || (n == strlen(fstype) && !strncmp(at, fstype, n)))
+				return true;
+		}
 	return false;
 }

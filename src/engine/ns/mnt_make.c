@@ -130,6 +130,9 @@ static int narrow(struct mounts_job *job, struct mount *m, size_t index, const c
 {
 	int r = rest[0] ? bind(m->fd, rest) : 0;
 
+	if ((r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EXDEV) && m->from == MOUNT_HOST)
+		return error_set(job->s->e, r, "there is no %s%s any more, which was mounted at %s; put it back%s", strcmp(m->host_point, "/") ? m->host_point : "", rest, m->point,
+				 m->parent == MOUNT_NONE ? ", or use --root" : "");
 	if (r < 0)
 		return fail(job, m, r, "find what belongs to");
 	if (!rest[0])
@@ -236,8 +239,9 @@ static int attach_all(struct mounts_job *job)
 	VEC_FOREACH(&all->attach, i) {
 		struct mount *m = &all->list.data[*i];
 		_cleanup_close_ int place = find_place(m, &all->list.data[m->parent]);
-		if (place < 0)
-			return error_set(job->s->e, place, "there is no %s any more, where something was mounted (%s); make it again", m->point, m->fstype);
+		struct stat st;
+		if (place < 0 || fstat(place, &st) < 0 || S_ISLNK(st.st_mode))
+			return error_set(job->s->e, place < 0 ? place : -ELOOP, "there is no %s any more, where something was mounted (%s); make it again", m->point, m->fstype);
 		int r = attach(m->fd, place);
 		if (r)
 			return fail(job, m, r, "put into its place");

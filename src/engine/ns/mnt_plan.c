@@ -316,6 +316,8 @@ static int add_step(struct mounts *m, const struct groups *g, uint32_t i, struct
 	const struct mount *source = from == MOUNT_NONE ? NULL : &m->list.data[from];
 	const bool member = x->shared_outside || (x->shared && g->leader[i] != i);
 
+	if (from == i && !x->shared_outside && !x->master_outside)
+		return error_set(e, -EBADMSG, "the mount at %s follows itself in a circle", x->point);
 	if (x->master && !member && !source)
 		return error_set(e, -ENOTSUP, "the mount at %s follows others (master:%u) that are neither the tree's nor ours; let it be private, or use --external 'mnt[%s]:NAME'",
 				 x->point, x->master, x->point);
@@ -443,12 +445,19 @@ static bool agree(struct pair *pairs, size_t n)
 	return good;
 }
 
-static const struct proc_mount *find_made(const struct proc_mounts *made, uint32_t id)
+static int by_number(const void *a, const void *b)
 {
-	VEC_FOREACH(&made->list, x)
-		if (x->id == id)
-			return x;
-	return NULL;
+	const uint32_t x = (*(const struct proc_mount *const *)a)->id, y = (*(const struct proc_mount *const *)b)->id;
+
+	return (x > y) - (x < y);
+}
+
+static const struct proc_mount *find_made(const struct proc_mount **sorted, size_t n, uint32_t id)
+{
+	const struct proc_mount key = { .id = id }, *wanted = &key;
+	const struct proc_mount **found = bsearch(&wanted, sorted, n, sizeof(*sorted), by_number);
+
+	return found ? *found : NULL;
 }
 
 static const char *difference(const struct mounts *m, const struct mount *x, const struct proc_mount *y)
@@ -478,14 +487,18 @@ static const char *difference(const struct mounts *m, const struct mount *x, con
 int mounts_compare(const struct mounts *m, const struct proc_mounts *made, struct error *e)
 {
 	_cleanup_free_ struct pair *pairs = calloc(2 * m->list.count, sizeof(*pairs));
+	_cleanup_free_ const struct proc_mount **sorted = calloc(made->list.count + 1, sizeof(*sorted));
 	size_t n = 0;
 
-	if (!pairs)
+	if (!pairs || !sorted)
 		return error_set(e, -ENOMEM, "out of memory");
 	if (made->list.count != m->list.count)
 		return error_set(e, -ESTALE, "%zu mounts were made, not %zu", made->list.count, m->list.count);
+	for (size_t i = 0; i < made->list.count; i++)
+		sorted[i] = &made->list.data[i];
+	qsort(sorted, made->list.count, sizeof(*sorted), by_number);
 	VEC_FOREACH(&m->list, x) {
-		const struct proc_mount *y = find_made(made, x->made_id);
+		const struct proc_mount *y = find_made(sorted, made->list.count, x->made_id);
 		const char *what = y ? difference(m, x, y) : "it is not there";
 		if (what)
 			return error_set(e, -ESTALE, "the mount at %s did not come out as it was: %s", x->point, what);

@@ -152,6 +152,8 @@ int mounts_make(struct restore *s, uint32_t id)
 			close(job.reach[i].group);
 	free(job.reach);
 	s->proc_fd = MAX(job.proc, 0);
+	if (s->root_fd > 0) /* of our own, before /proc was another */
+		close(s->root_fd);
 	s->root_fd = MAX(job.root, 0);
 	s->mnt_ns = MAX(job.ns, 0);
 	if (r && !s->e->text[0])

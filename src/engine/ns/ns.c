@@ -2,7 +2,7 @@
 #include "engine/ns/ns.h"
 
 #include "base/fork.h"
-#include "base/log.h"
+#include "engine/cgroups.h"
 #include "engine/ns/relay.h"
 #include "engine/ns/seed.h"
 #include "engine/task/clocks.h"
@@ -13,6 +13,7 @@
 #include <linux/nsfs.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -95,14 +96,19 @@ static pid_t inner_id(pid_t pid)
 	return last ? atoi(last + 1) : -1;
 }
 
-/* Whether /proc is that of our pid namespace. */
-static bool has_proc(void)
+/*
+ * A /proc of the pid namespace that the coordinator has come into, which it alone sees: in a copy of its mount namespace. *ret_root: its root as it was before, in whose
+ * mounts the tree's names are to be looked up, where they are our own.
+ */
+static int mount_proc(int *ret_root, struct error *e)
 {
-	char text[16];
-	ssize_t n = readlink("/proc/self", text, sizeof(text) - 1);
-
-	text[MAX(n, 0)] = '\0';
-	return n > 0 && atoi(text) == getpid();
+	*ret_root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (*ret_root < 0 || unshare(CLONE_NEWNS) < 0)
+		return error_errno(e, -errno, "cannot make a mount namespace");
+	/* What is mounted on a mount that is nobody else's goes nowhere else. */
+	if (mount(NULL, "/proc", NULL, MS_PRIVATE, NULL) < 0 || mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0)
+		return error_errno(e, -errno, "cannot mount a /proc of its pid namespace");
+	return 0;
 }
 
 /* From here on we are a process of it: who returns is another than who called. */
@@ -117,9 +123,7 @@ static int enter_pids(struct dump *d)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (d->watch)
 		watch_resume(d->watch, d->request);
-	if (!has_proc())
-		return error_set(d->e, -ENOTSUP, "it is in a pid namespace of its own, whose /proc is not mounted where it could be seen (unshare --mount-proc), which is not saved");
-	return 0;
+	return mount_proc(&d->root_fd, d->e);
 }
 
 int ns_outside(const struct dump *d, const struct ns_kind *kind)
@@ -138,7 +142,7 @@ int ns_enter(struct dump *d)
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (d->ns_own & 1U << i)
 			flags |= ns_kinds[i]->flag;
-	flags &= ~(uint64_t)CLONE_NEWUSER;
+	flags &= ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWCGROUP);
 	if (!flags)
 		return 0;
 	const pid_t inner = flags & CLONE_NEWPID ? inner_id(d->request->pid) : 1;
@@ -261,6 +265,8 @@ static int make_pids(struct restore *s)
 		r = error_errno(s->e, -errno, "cannot go back to our own clocks");
 	if (!r)
 		r = seed_follow(s);
+	if (!r)
+		r = mount_proc(&s->root_fd, s->e);
 	if (!r && (r = sysctl_write_number("kernel/ns_last_pid", (uint64_t)getpid())))
 		r = error_errno(s->e, r, "cannot set the last id of the new pid namespace");
 	return r;
@@ -292,8 +298,14 @@ static int make_or_enter(struct restore *s, uint64_t *ret_flags)
 	int r = keep_outside(which, s->ns.outside, s->e);
 	if (r)
 		return r;
+	r = cgroups_enter(s, true);
+	if (r)
+		return r;
 	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
 		return error_errno(s->e, -errno, "cannot make its namespaces");
+	r = cgroups_enter(s, false);
+	if (r)
+		return r;
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (s->ns.given[i] && setns(s->ns.given[i], (int)ns_kinds[i]->flag) < 0)
 			return error_errno(s->e, -errno, "cannot enter the %s namespace that was given", ns_kinds[i]->name);
