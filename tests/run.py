@@ -49,7 +49,9 @@ BOOTED = ("clone_signal", "epoll", "forker", "io_uring", "io_uring_requests", "i
 INSIDE = ("anon", "caps", "creds", "epoll", "fasync", "forker", "groups", "io_uring", "leader_gone", "locks", "mqueue", "mqueue_notify", "orphan", "pidfd", "pty", "pty_ctty", "restart",
           "seccomp_threads", "sem_undo", "sessions", "shares_all", "signals", "sigqueue", "sysv_ipc", "sysv_shm", "threads_many", "timers_posix", "tree_threads", "unix_creds", "unix_rights",
           "zombies")
-UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "setsid"]
+# Without what others have mounted for themselves, and may unmount meanwhile.
+ALONE = r"""for point in $(awk '$5 ~ "^/(tmp|run|var|mnt)/" { print $5 }' /proc/self/mountinfo); do umount -l "$point" 2>/dev/null; done; exec setsid "$@" """
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--uts", "--ipc", "sh", "-c", ALONE, "sh"]
 KINDS = ("lz4", "zstd", "store", "tar", "gzip", "zlib", "lz4+", "tar+")  # with +: in several files
 # What a program needs beyond the plain options.
 DUMP_OPTIONS = {

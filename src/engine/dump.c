@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/workers.h"
 #include "engine/arch/x86_64/processor.h"
+#include "engine/cgroups.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kernel.h"
@@ -383,7 +384,9 @@ static int capture_all(struct dump *d)
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
 	enter(d, STAGE_DISCOVER);
-	r = mounts_capture(d);
+	r = d->request->cgroups ? cgroups_capture(d) : 0;
+	if (!r)
+		r = mounts_capture(d);
 	if (!r)
 		r = check_shared(d, KCMP_VM, "memory");
 	if (!r)
@@ -569,6 +572,7 @@ static int dump_again(struct dump *d)
 	workers_wait(d->workers);
 	image_dir_free(TAKE_PTR(d->dir));
 	d->next_file_id = d->next_pages_id = 0;
+	d->tuns.count = 0;
 	int r = open_directory(d);
 	if (r)
 		return r;
@@ -714,6 +718,7 @@ static int dump_traced(const struct request *request, struct relay *relay, uint3
 		tree_let_go(&d);
 	live_end(&d);
 	VEC_FREE(&d.calls);
+	VEC_FREE(&d.tuns);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
 	bool ends = !request->leave_running && !request->leave_stopped;
@@ -781,6 +786,7 @@ static int check_traced(const struct request *request, struct relay *relay, uint
 	if (r)
 		return error_errno(e, r, "cannot check process %d", request->pid);
 	r = check_run(&d);
+	VEC_FREE(&d.tuns);
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);

@@ -33,6 +33,14 @@ int path_open(int root, const char *name, int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+int path_follow(int root, const char *name, int flags)
+{
+	struct open_how how = { .flags = (uint64_t)(unsigned int)(flags | O_CLOEXEC | O_NOCTTY), .resolve = root ? RESOLVE_IN_ROOT : 0 };
+	int fd = (int)syscall(__NR_openat2, root ? root : AT_FDCWD, name, &how, sizeof(how));
+
+	return fd < 0 ? -errno : fd;
+}
+
 int path_stat(int root, const char *name, struct stat *ret)
 {
 	if (!root)

@@ -15,6 +15,8 @@ bool path_is_canonical(const char *name);
 /* openat2(2) without following links, but for a last one with O_NOFOLLOW and O_PATH. O_CLOEXEC is added. A descriptor or a negative
  * errno: -EBADMSG where the name is not canonical, -ELOOP where a link is in the way. */
 int path_open(int root, const char *name, int flags);
+/* Of a name of ours, not an image's: links are followed, within the root. */
+int path_follow(int root, const char *name, int flags);
 /* As lstat(2). 0 or a negative errno. */
 int path_stat(int root, const char *name, struct stat *ret);
 /* The directory that it lies in, as an O_PATH descriptor; *ret_base points into `name`. */

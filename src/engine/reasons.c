@@ -11,7 +11,12 @@
 static const struct {
 	const char *name, *why;
 } reasons[] = {
-	{ "containers: namespaces", NOT_YET },
+	{ "user namespaces;", NOT_YET },
+	{ "pid namespaces:", "who is outside of the tree could not be made again within, and the end of the first process is the end of all" },
+	{ "cgroup namespaces:", "where a namespace begins is where its maker was: the group has to be there" },
+	{ "network namespaces: hardware", "a device of the machine stays there, XDP programs can't be had again; otherwise not done yet" },
+	{ "network namespaces: rules", "the programs' own formats, or state of a program that is outside; otherwise not done yet" },
+	{ "mount namespaces:", "what only the tree has can't be opened from outside to be saved or mounted again; otherwise not done yet" },
 	{ "32-bit programs", NOT_YET },
 	{ "processes in vfork", "the thread sleeps in the kernel and can't be stopped, nor can a new one be put there" },
 	{ "threads that wait for a device", "a thread in uninterruptible sleep can't be stopped by anyone" },
@@ -80,6 +85,7 @@ static const struct {
 	{ "file locks:", "an option, as CRIU has it; a description that others share keeps the lock" },
 	{ "leases for writing", "to read the file is to break the lease" },
 	{ "epoll: what is no longer open", "an entry has the file and no descriptor for it, and there is no way to get one" },
+	{ "pseudo-terminals of several devpts", NOT_YET },
 	{ "pidfds of processes outside", "a process outside may have ended by then, and its number be another's; of threads: not done yet" },
 	{ "descriptors whose state", "it has no line in fdinfo, or a call for it" },
 	{ "a kernel crypto socket", "keys are write-only" },

@@ -2,6 +2,7 @@
  * below another root, one in a directory that is not the root; descriptors below /proc. */
 #include "mounts.h"
 #include "tree.h"
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
@@ -72,6 +73,10 @@ int main(int argc, char **argv)
 	int status = open("/proc/self/status", O_RDONLY | O_CLOEXEC), zero = open("/dev/zero", O_RDONLY | O_CLOEXEC), null = open("/dev/null", O_WRONLY | O_CLOEXEC);
 	int fd = open("/tmp/file", O_RDWR | O_CLOEXEC), sysctl = open("/proc/sys/kernel/pid_max", O_RDONLY | O_CLOEXEC);
 	CHECK(status >= 0 && zero >= 0 && null >= 0 && fd >= 0 && sysctl >= 0);
+	int off = 0, number = -1, master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	CHECK(master >= 0 && ioctl(master, TIOCSPTLCK, &off) == 0 && ioctl(master, TIOCGPTN, &number) == 0 && number == 0);
+	int slave = open("/dev/pts/0", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	CHECK(slave >= 0 && write(slave, "waits", 5) == 5);
 	pid_t first = tree_start(in_jail, NULL), second = tree_start(in_tmp, NULL);
 	int n = mounts_read(before);
 	wait_go();
@@ -79,7 +84,9 @@ int main(int argc, char **argv)
 	CHECK(pread(status, text, 6, 0) == 6 && !memcmp(text, "Name:\t", 6) && read(zero, text, 4) == 4 && write(null, "x", 1) == 1 && pread(sysctl, text, 4, 0) > 0);
 	CHECK(pread(fd, text, 6, 0) == 6 && !memcmp(text, "in tmp", 6));
 	CHECK(access("/report", W_OK) == 0 && access("/old", F_OK) == -1 && open("/ro/x", O_CREAT | O_WRONLY, 0600) == -1 && errno == EROFS && holds("/ro/inside", "in the jail"));
-	CHECK(open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC) >= 0 && access("/dev/pts/0", F_OK) == 0);
+	CHECK(read(master, text, 64) == 5 && !memcmp(text, "waits", 5) && write(master, "line\n", 5) == 5 && read(slave, text, 64) == 5);
+	CHECK(ioctl(master, TIOCGPTN, &number) == 0 && number == 0 && !strcmp(ttyname(slave), "/dev/pts/0") && access("/dev/pts/0", F_OK) == 0);
+	CHECK(open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC) >= 0 && access("/dev/pts/1", F_OK) == 0);
 	CHECK(tree_finish(first) == 1 && tree_finish(second) == 1);
 	return finish();
 }

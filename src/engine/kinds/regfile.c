@@ -373,7 +373,7 @@ static int other_type(struct restore *s, const char *name)
 
 static int open_where_it_was(struct restore *s, const RegFileEntry *reg, const char *name, int flags)
 {
-	return reg->outside ? path_open(0, name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
+	return reg->outside ? path_open(mounts_outside(s), name, flags) : mounts_open(s, reg->has_mnt_id ? reg->mnt_id : -1, name, flags);
 }
 
 /* Looked at before it is opened for good. */
@@ -503,7 +503,7 @@ static int late(struct restore *s, struct file *f, struct rtask *t, int fd)
 static int fly(struct restore *s, struct file *f, int *ret_fd)
 {
 	const RegFileEntry *reg = f->entry->reg;
-	int fd = path_open(reg->name, (int)(reg->flags & ~PAST_FLAGS));
+	int fd = open_where_it_was(s, reg, reg->name, (int)(reg->flags & ~PAST_FLAGS));
 
 	if (fd < 0)
 		return path_error(s->e, fd, reg->name);

@@ -11,6 +11,8 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
+#include "engine/ns/mnt.h"
+#include "engine/path.h"
 #include "engine/task/task.h"
 
 #include <dirent.h>
@@ -39,6 +41,8 @@ struct terminal {
 struct state {
 	VEC(struct terminal) terminals;
 	struct image_file *info, *data;
+	bool any; /* pseudo-terminals, and all of them are in: */
+	uint32_t devpts;
 };
 
 extern const struct kind kind_tty;
@@ -130,6 +134,18 @@ static int add_device(struct dump *d, struct state *s, const struct descriptor *
 	return 0;
 }
 
+/* Numbers are those of one devpts: the host's, or one that only the tree has. */
+static int take_devpts(struct dump *d, struct state *s, const struct descriptor *f)
+{
+	const uint32_t devpts = mounts_devpts_of(d, f);
+
+	if (s->any && s->devpts != devpts)
+		return fd_error(d, f, -ENOTSUP, "is a pseudo-terminal of another devpts than others of the tree, which is not saved; close one of them first");
+	s->any = true;
+	s->devpts = devpts;
+	return 0;
+}
+
 /* What the description is, and the number of its entry in tty-info.img. */
 static int classify(struct dump *d, struct state *s, const struct descriptor *f, uint32_t *ret_id)
 {
@@ -146,6 +162,8 @@ static int classify(struct dump *d, struct state *s, const struct descriptor *f,
 			return fd_errno(d, f, -errno, "is a pseudo-terminal that does not tell its number");
 		t = find(s, index, false);
 		*ret_id = TTY_ID_PTY(index, 1);
+		if (take_devpts(d, s, f))
+			return d->e->code;
 		t = t ? t : add(s, f, TTY_TYPE__PTY, index);
 		if (t && t->master < 0 && (t->master = fcntl(f->own_fd, F_DUPFD_CLOEXEC, 0)) < 0)
 			return fd_errno(d, f, -errno, "can't be held");
@@ -164,6 +182,8 @@ static int classify(struct dump *d, struct state *s, const struct descriptor *f,
 		bool hung_up = ioctl(f->own_fd, TCGETS2, &settings) < 0;
 		t = find(s, index, hung_up);
 		*ret_id = hung_up ? TTY_ID_HUNG_UP(index) : TTY_ID_PTY(index, 0);
+		if (take_devpts(d, s, f))
+			return d->e->code;
 		t = t ? t : add(s, f, TTY_TYPE__PTY, index);
 		if (t) {
 			t->hung_up = hung_up;
@@ -297,8 +317,16 @@ static const struct task *task_of(struct dump *d, pid_t pid)
 	return NULL;
 }
 
+static bool is_in(const struct dump *d, uint32_t devpts, const char *path)
+{
+	const struct mount *m = mounts_find(d->mounts, devpts);
+	struct stat st;
+
+	return stat(path, &st) == 0 && m && m->dev == (uint32_t)(major(st.st_dev) << 20 | minor(st.st_dev));
+}
+
 /* Whether some descriptor anywhere refers to it; only asked where the tree has the master and no slave. */
-static bool held_by_someone(uint32_t index)
+static bool held_by_someone(const struct dump *d, const struct state *s, uint32_t index)
 {
 	char name[32], path[300], target[64];
 	DIR *proc = opendir("/proc");
@@ -312,6 +340,8 @@ static bool held_by_someone(uint32_t index)
 			snprintf(path, sizeof(path), "/proc/%.20s/fd/%.20s", p->d_name, f->d_name);
 			ssize_t n = readlink(path, target, sizeof(target) - 1);
 			held = n > 0 && (size_t)n == strlen(name) && !memcmp(target, name, (size_t)n);
+			/* The same name in another devpts is another terminal. */
+			held = held && (!s->devpts || is_in(d, s->devpts, path));
 		}
 		if (fds)
 			closedir(fds);
@@ -342,7 +372,7 @@ static int write_pair(struct dump *d, struct state *s, const struct terminal *t,
 	if (p.revents & POLLPRI)
 		return terminal_error(d, t, -ENOTSUP, "is in packet mode and has news that were not read (TIOCPKT), which are not saved; try again");
 	master->e.has_slave_closed = master->e.slave_closed = t->fd < 0 && p.revents & POLLHUP;
-	if (t->fd < 0 && !(p.revents & POLLHUP) && held_by_someone(t->index))
+	if (t->fd < 0 && !(p.revents & POLLHUP) && held_by_someone(d, s, t->index))
 		return terminal_error(d, t, -ENOTSUP,
 				      "is a pseudo-terminal whose other end is held by a process outside the tree; dump a parent of both");
 	if (t->fd >= 0)
@@ -384,13 +414,13 @@ static int take_session(struct dump *d, const struct terminal *t, struct info *s
 	return 0;
 }
 
-static void take_owner_of_node(const struct terminal *t, struct info *slave)
+static void take_owner_of_node(const struct dump *d, const struct terminal *t, struct info *slave)
 {
 	struct stat st = t->st;
 	char path[32];
 
 	snprintf(path, sizeof(path), "/dev/pts/%u", t->index);
-	if (t->fd < 0 && stat(path, &st) < 0)
+	if (t->fd < 0 && path_stat(d->root_fd, path, &st))
 		return;
 	slave->e.has_uid = slave->e.has_gid = slave->e.has_mode = 1;
 	slave->e.uid = st.st_uid;
@@ -406,9 +436,11 @@ static int finish_own(struct dump *d, struct state *s, const struct terminal *t)
 
 	info_init(&master, t, TTY_ID_PTY(t->index, 1));
 	info_init(&slave, t, TTY_ID_PTY(t->index, 0));
+	master.e.has_devpts = slave.e.has_devpts = s->devpts != 0;
+	master.e.devpts = slave.e.devpts = s->devpts;
 	take_settings(&slave, t->master);
 	take_settings(&master, t->master); /* which CRIU sets them by */
-	take_owner_of_node(t, &slave);
+	take_owner_of_node(d, t, &slave);
 	master.e.rdev = (uint32_t)makedev(TTYAUX_MAJOR, 2);
 	if (ioctl(t->master, TIOCGPTLCK, &value) == 0)
 		master.e.locked = value;

@@ -7,6 +7,8 @@
 #include "base/apart.h"
 #include "engine/kinds/external.h"
 #include "engine/kinds/regfile.h"
+#include "engine/ns/mnt.h"
+#include "engine/path.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -27,6 +29,7 @@ struct given_tty {
 
 struct tty_table {
 	VEC(struct made_pty) ptys;
+	uint32_t devpts; /* the mount that all are in; 0: ours */
 	VEC(TtyDataEntry *) data;
 	VEC(struct given_tty) given;
 	VEC(uint32_t) settled; /* entries of terminals that others have too, and that have their settings */
@@ -68,6 +71,17 @@ static int load_data(struct restore *s)
 	return r ? error_errno(s->e, r, "cannot read tty-data.img") : 0;
 }
 
+/* Of the devpts that the tree has, or ours. */
+static int open_ptmx(struct restore *s)
+{
+	const uint32_t devpts = s->terminals->devpts;
+
+	if (!devpts)
+		return path_follow(mounts_outside(s), "/dev/ptmx", O_RDWR);
+	int fd = openat(mounts_root_of(s, devpts), "ptmx", O_RDWR | O_NOCTTY | O_NOFOLLOW | O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
 /* Numbers are given out from the lowest that is free: those below what is wanted are taken up meanwhile. */
 static int open_numbered(struct restore *s, uint32_t highest)
 {
@@ -77,9 +91,9 @@ static int open_numbered(struct restore *s, uint32_t highest)
 	int r = 0;
 
 	while (!r && left && index < highest) {
-		int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), *slot;
+		int fd = open_ptmx(s), *slot;
 		if (fd < 0 || ioctl(fd, TIOCGPTN, &index) < 0) {
-			r = error_errno(s->e, -errno, "cannot make a pseudo-terminal");
+			r = error_errno(s->e, fd < 0 ? fd : -errno, "cannot make a pseudo-terminal");
 			if (fd >= 0)
 				close(fd);
 			break;
@@ -124,6 +138,9 @@ static int prepare(struct restore *s)
 		if (!p)
 			return error_set(s->e, -ENOMEM, "out of memory");
 		*p = (struct made_pty){ .index = e->pty->index, .master = -1, .slave = -1 };
+		if (s->terminals->ptys.count > 1 && e->devpts != s->terminals->devpts)
+			return error_set(s->e, -EBADMSG, "tty-info.img has terminals of several devpts");
+		s->terminals->devpts = e->devpts;
 		highest = MAX(highest, p->index);
 	}
 	int r = open_numbered(s, highest + 1), off = 0;
@@ -180,7 +197,7 @@ static int hold_slave(struct restore *s, struct made_pty *p)
 /* A slave without a master: one whose master is closed again. */
 static int create_hung_up(struct restore *s, uint32_t flags)
 {
-	_cleanup_close_ int master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	_cleanup_close_ int master = open_ptmx(s);
 	int off = 0;
 
 	if (master < 0 || ioctl(master, TIOCSPTLCK, &off) < 0)
@@ -192,6 +209,7 @@ static int create_hung_up(struct restore *s, uint32_t flags)
 /* /dev/tty can be opened by a session that has the terminal only. */
 struct current {
 	int slave, flags;
+	int root; /* as path_open has it */
 };
 
 static int open_current(void *argument)
@@ -200,7 +218,7 @@ static int open_current(void *argument)
 
 	if (ioctl(c->slave, TIOCSCTTY, 0) < 0)
 		return -errno;
-	int fd = open("/dev/tty", c->flags | O_CLOEXEC), r = fd < 0 ? -errno : fd;
+	int r = path_follow(c->root, "/dev/tty", c->flags);
 	ioctl(c->slave, TIOCNOTTY);
 	return r;
 }
@@ -208,7 +226,7 @@ static int open_current(void *argument)
 static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t flags)
 {
 	struct made_pty *p = info->pty ? find(s, info->pty->index) : NULL;
-	struct current c = { .slave = given_fd(s, info), .flags = (int)(flags & FLAGS) };
+	struct current c = { .slave = given_fd(s, info), .flags = (int)(flags & FLAGS), .root = mounts_outside(s) };
 
 	if (c.slave >= 0) {
 		int fd = run_apart(NULL, open_current, &c);
@@ -218,8 +236,8 @@ static int create_current(struct restore *s, const TtyInfoEntry *info, uint32_t 
 		return error_set(s->e, -ENOTTY, "the tree's terminal belonged to someone outside; give another with --inherit-fd 'fd[N]:tty[%x:…]', or use --shell-job",
 				 info->rdev);
 	if (info->external) {
-		int fd = open("/dev/tty", c.flags | O_CLOEXEC);
-		return fd < 0 ? error_errno(s->e, -errno, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
+		int fd = path_follow(c.root, "/dev/tty", c.flags);
+		return fd < 0 ? error_errno(s->e, fd, "cannot open /dev/tty, the terminal of the caller; call restore from one") : fd;
 	}
 	if (!p)
 		return error_set(s->e, -EBADMSG, "tty-info.img lacks the terminal of entry %u", info->id);
@@ -382,12 +400,14 @@ static int put(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 
 static int set_owner(struct restore *s, struct made_pty *p, const TtyInfoEntry *slave)
 {
-	char path[32];
+	char path[32], name[16];
+	_cleanup_close_ int dir = s->terminals->devpts ? fcntl(mounts_root_of(s, s->terminals->devpts), F_DUPFD_CLOEXEC, 0) : open("/dev/pts", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	snprintf(path, sizeof(path), "/dev/pts/%u", p->index);
-	if (slave->has_uid && slave->has_gid && chown(path, slave->uid, slave->gid) < 0)
+	snprintf(name, sizeof(name), "%u", p->index);
+	if (slave->has_uid && slave->has_gid && fchownat(dir, name, slave->uid, slave->gid, 0) < 0)
 		return error_errno(s->e, -errno, "cannot change the owner of %s", path);
-	if (slave->has_mode && chmod(path, slave->mode & 07777) < 0)
+	if (slave->has_mode && fchmodat(dir, name, slave->mode & 07777, 0) < 0)
 		return error_errno(s->e, -errno, "cannot change the mode of %s", path);
 	return 0;
 }

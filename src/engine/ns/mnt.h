@@ -114,6 +114,8 @@ void mounts_release(struct dump *d);
 int64_t mounts_of(const struct dump *d, const struct descriptor *f);
 /* Whether the name of a file that another mount covers can be found at restore all the same. */
 bool mounts_reach(const struct dump *d, const struct descriptor *f);
+/* The mount of a devpts that only the tree has, to which a pseudo-terminal belongs: by one of its ends. 0: it is ours. */
+uint32_t mounts_devpts_of(const struct dump *d, const struct descriptor *f);
 /* A file of the file system `dev` (as in fdinfo) in the tree's namespace, or -1. */
 int mounts_open_of(const struct dump *d, uint32_t dev);
 
@@ -127,6 +129,10 @@ int mounts_make(struct restore *s, uint32_t id);
 void mounts_plan_enter(struct restore *s, struct batch *b);
 /* A file by the mount that it was in, or where that is not known by its name: as path_open. */
 int mounts_open(struct restore *s, int64_t mount, const char *name, int flags);
+/* The root for names that are not in the tree's namespace, as path_open has it. */
+int mounts_outside(const struct restore *s);
+/* The root of a mount, which stays its; or -1. */
+int mounts_root_of(const struct restore *s, uint32_t mount);
 void mounts_forget(struct restore *s);
 
 /* mnt_make.c: what mounts_make does in the new namespace, in a process apart. */

@@ -310,6 +310,26 @@ bool mounts_reach(const struct dump *d, const struct descriptor *f)
 	return true;
 }
 
+uint32_t mounts_devpts_of(const struct dump *d, const struct descriptor *f)
+{
+	const uint32_t dev = (uint32_t)(major(f->st.st_dev) << 20 | minor(f->st.st_dev));
+	const char *slash = strrchr(f->target, '/');
+	uint32_t beside = 0;
+
+	for (size_t i = 0; d->mounts && i < d->mounts->list.count; i++) {
+		const struct mount *m = &d->mounts->list.data[i];
+		if (strcmp(m->fstype, "devpts") || m->from == MOUNT_HOST || m->from == MOUNT_NAMED)
+			continue;
+		if (m->dev == dev)
+			return m->id;
+		/* A ptmx that is not in one belongs to that which lies beside it. */
+		const char *rest = slash && !strncmp(m->point, f->target, (size_t)(slash - f->target)) ? m->point + (slash - f->target) : "";
+		if (f->st.st_rdev == makedev(5, 2) && !strcmp(rest, "/pts"))
+			beside = m->id;
+	}
+	return beside;
+}
+
 int mounts_open_of(const struct dump *d, uint32_t dev)
 {
 	for (size_t i = 0; d->mounts && i < d->mounts->list.count; i++) {

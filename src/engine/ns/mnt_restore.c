@@ -152,8 +152,7 @@ int mounts_make(struct restore *s, uint32_t id)
 			close(job.reach[i].group);
 	free(job.reach);
 	s->proc_fd = MAX(job.proc, 0);
-	if (s->root_fd > 0) /* of our own, before /proc was another */
-		close(s->root_fd);
+	s->outside_fd = s->root_fd; /* where /proc is another for us */
 	s->root_fd = MAX(job.root, 0);
 	s->mnt_ns = MAX(job.ns, 0);
 	if (r && !s->e->text[0])
@@ -198,9 +197,21 @@ int mounts_open(struct restore *s, int64_t mount, const char *name, int flags)
 	return r == -EXDEV ? path_open(s->root_fd, name, flags) : r;
 }
 
+int mounts_outside(const struct restore *s)
+{
+	return s->mounts ? s->outside_fd : s->root_fd;
+}
+
+int mounts_root_of(const struct restore *s, uint32_t mount)
+{
+	const struct mount *m = s->mounts ? mounts_find(s->mounts, mount) : NULL;
+
+	return m ? m->fd : -1;
+}
+
 void mounts_forget(struct restore *s)
 {
-	int *const held[] = { &s->root_fd, &s->mnt_ns, &s->proc_fd };
+	int *const held[] = { &s->root_fd, &s->mnt_ns, &s->proc_fd, &s->outside_fd };
 
 	for (size_t i = 0; i < ARRAY_SIZE(held); i++)
 		if (*held[i] > 0) {
