@@ -32,6 +32,7 @@ SUITES = (
     "cli/archives.py",
     "store/run.py",
     "network/run.py",
+    "network/namespaces.py",
     "fuzz/run.py",
     "fault/run.py",
     "fault/lazy.py",

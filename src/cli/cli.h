@@ -31,9 +31,9 @@ struct command_line {
 	/* criu */
 	bool display_stats, log_pid, exec_command, unprivileged, no_default_config, check_extra, check_experimental, check_all;
 	const char *config, *ext_unix_sk, *network_lock, *lsm_profile, *cpu_cap;
-	struct option_list scripts, features, external, inherit, veth_pairs, joins, mount_map, enable_fs, skip_mounts;
+	struct option_list scripts, features, external, inherit, veth_pairs, joins, cgroup_roots, mount_map, enable_fs, skip_mounts;
 	struct external_list externals; /* of external, inherit, veth_pairs and mount_map */
-	const char *empty_ns;
+	const char *empty_ns, *manage_cgroups;
 	/* fermata */
 	const char *dir, *name, *path, *compression, *result_file, *pages;
 	int streams;

@@ -56,8 +56,6 @@ struct option_row {
 	OPTION_ROW(n, l, STRING, a, v, h, .offset = offsetof(struct command_line, field), .accepted = values)
 #define OPTION_IDLE(n, l, k, a, v, h) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE)
 #define OPTION_MISSING(n, l, k, a, v, h, m) OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE, .missing = m)
-#define OPTION_MISSING_BUT(n, l, k, a, v, h, m, but) \
-	OPTION_ROW(n, l, k, a, v, h, .offset = OPTION_NOWHERE, .missing = m, .accepted = but)
 
 struct verb {
 	const char *name;      /* one word, two or three */

@@ -20,6 +20,9 @@ void cli_free(struct command_line *c)
 	VEC_FREE(&c->features);
 	VEC_FREE(&c->external);
 	VEC_FREE(&c->inherit);
+	VEC_FREE(&c->veth_pairs);
+	VEC_FREE(&c->joins);
+	VEC_FREE(&c->cgroup_roots);
 	VEC_FREE(&c->mount_map);
 	VEC_FREE(&c->enable_fs);
 	VEC_FREE(&c->skip_mounts);
@@ -104,6 +107,27 @@ static int add_veth(struct command_line *c, const char *pair, struct error *e)
 		return error_set(e, -EINVAL, "--veth-pair %s: write IN=OUT, or IN=OUT@BRIDGE", pair);
 	snprintf(text, sizeof(text), "veth[%.*s]:%s", (int)(equals - pair), pair, equals + 1);
 	return external_add(&c->externals, text, e);
+}
+
+static int set_cgroups(struct command_line *c, struct error *e)
+{
+	static const struct {
+		const char *word;
+		enum request_cgroups mode;
+	} modes[] = { { "", CGROUPS_SOFT },	  { "soft", CGROUPS_SOFT }, { "full", CGROUPS_FULL }, { "strict", CGROUPS_STRICT },
+		      { "props", CGROUPS_PROPS }, { "none", CGROUPS_NONE }, { "ignore", CGROUPS_NOT } };
+	size_t i = 0;
+
+	c->request.cgroup_roots = c->cgroup_roots.data;
+	c->request.n_cgroup_roots = c->cgroup_roots.count;
+	if (!c->manage_cgroups)
+		return 0;
+	while (i < ARRAY_SIZE(modes) && strcmp(modes[i].word, c->manage_cgroups))
+		i++;
+	if (i == ARRAY_SIZE(modes))
+		return error_set(e, -EINVAL, "--manage-cgroups is soft, full, strict, props, none or ignore, not %s", c->manage_cgroups);
+	c->request.cgroups = modes[i].mode;
+	return 0;
 }
 
 /* KEY:VALUE, or "auto", which needs no word. */
@@ -196,6 +220,8 @@ int cli_prepare(struct command_line *c, struct error *e)
 
 	if (!r)
 		r = set_namespaces(c, e);
+	if (!r)
+		r = set_cgroups(c, e);
 	if (!r)
 		r = set_network_lock(c, e);
 	if (!r)

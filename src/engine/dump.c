@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/workers.h"
 #include "engine/arch/x86_64/processor.h"
+#include "engine/cgroups.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kernel.h"
@@ -379,7 +380,9 @@ static int capture_all(struct dump *d)
 	if (r)
 		return error_errno(d->e, r, "cannot create files.img");
 	enter(d, STAGE_DISCOVER);
-	r = mounts_capture(d);
+	r = d->request->cgroups ? cgroups_capture(d) : 0;
+	if (!r)
+		r = mounts_capture(d);
 	if (!r)
 		r = check_shared(d, KCMP_VM, "memory");
 	if (!r)

@@ -3,6 +3,7 @@
 
 #include "base/workers.h"
 #include "engine/arch/x86_64/processor.h"
+#include "engine/cgroups.h"
 #include "engine/foreign.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/locks.h"
@@ -493,6 +494,8 @@ int restore_load(struct restore *s)
 			r = error_set(s->e, -ENOTSUP, "file %u is of type %d, which is not restored yet", f->id, f->entry->type);
 	if (!r)
 		r = ns_load(s);
+	if (!r)
+		r = cgroups_load(s);
 	if (!r)
 		r = tcp_load(s);
 	if (!r)

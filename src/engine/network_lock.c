@@ -91,7 +91,7 @@ int network_lock_new(struct network_lock **ret, struct error *e)
 	int r = l ? nft_new(&l->nft, &why) : error_set(e, -ENOMEM, "out of memory");
 
 	if (why.code)
-		error_set(e, r, "the network can't be held back: %s, or use --network-lock skip", why.text);
+		r = error_set(e, -ENOTSUP, "the network can't be held back: %s, or use --network-lock skip", why.text);
 	if (!r)
 		r = make_table(l, e);
 	if (r)

@@ -39,11 +39,11 @@ static int load(struct library *lib, struct error *e)
 
 	lib->handle = dlopen("libnftables.so.1", RTLD_NOW | RTLD_LOCAL);
 	if (!lib->handle)
-		return error_set(e, -ENOTSUP, "there is no libnftables here; install it (libnftables1)");
+		return error_set(e, -ENOSYS, "there is no libnftables here; install it (libnftables1)");
 	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
 		void *found = dlsym(lib->handle, functions[i].name);
 		if (!found)
-			return error_set(e, -ENOTSUP, "libnftables here has no %s; install a newer one (libnftables1)", functions[i].name);
+			return error_set(e, -ENOSYS, "libnftables here has no %s; install a newer one (libnftables1)", functions[i].name);
 		memcpy(functions[i].to, &found, sizeof(found));
 	}
 	return 0;

@@ -7,7 +7,7 @@
 #include "base/error.h"
 
 struct nft;
-/* -ENOTSUP with the text set where there is no library, or one that lacks something. */
+/* -ENOSYS with the text set where there is no library, or one that lacks something. */
 int nft_new(struct nft **ret, struct error *e);
 /* 0, or -EIO: nft_complaint says why. */
 int nft_run(struct nft *n, const char *text);

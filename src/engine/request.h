@@ -56,6 +56,10 @@ struct profile {
  * LAZY_TOUCHED: and what is not touched does not come: it stays in the checkpoint, where all that was restored from it has it in common. */
 enum request_lazy { LAZY_NOT, LAZY_WORTH, LAZY_TOUCHED, LAZY_ALL };
 
+/* --manage-cgroups: CGROUPS_NOT: tasks are where who restores them is. CGROUPS_NONE: they are brought into their groups, which have what they have. CGROUPS_PROPS: groups
+ * that are there get their settings. CGROUPS_SOFT: groups that are not there are made, with their settings. CGROUPS_FULL: also those that are. CGROUPS_STRICT: none may be there. */
+enum request_cgroups { CGROUPS_NOT, CGROUPS_NONE, CGROUPS_PROPS, CGROUPS_SOFT, CGROUPS_FULL, CGROUPS_STRICT };
+
 struct request {
 	pid_t pid;
 	const char *images_dir; /* the directory of images itself; the archive, or the directory of its parts */
@@ -76,6 +80,9 @@ struct request {
 	bool ends;              /* restore: the process ends right after it, so memory is left to the kernel */
 	const char *pidfile;
 	bool file_locks, link_remap, ext_unix_sk;
+	enum request_cgroups cgroups;
+	const char *const *cgroup_roots; /* restore: "[CONTROLLER:]DIR", where the root's group is to be; the caller's */
+	size_t n_cgroup_roots;
 	uint64_t ghost_limit; /* bytes of a deleted file that are saved; 0: no limit */
 	const char *file_validation; /* "filesize", "buildid"; NULL: the latter */
 	bool skip_file_rwx_check;

@@ -8,6 +8,7 @@
 #include "engine/restore.h"
 
 #include "base/log.h"
+#include "engine/cgroups.h"
 #include "engine/cuda/cuda.h"
 #include "engine/engine.h"
 #include "engine/kinds/external.h"
@@ -637,6 +638,8 @@ static int restore_switch(struct restore *s)
 	if (!r)
 		r = ns_settle(s);
 	if (!r)
+		r = cgroups_settle(s);
+	if (!r)
 		r = tell(s, "post-restore");
 	if (!r)
 		r = tell(s, "pre-resume");
@@ -729,6 +732,7 @@ void restore_finish(struct restore *s)
 	clocks_release(s);
 	aio_release(s);
 	ns_release(s);
+	cgroups_release(s);
 	if (s->succeeded && s->request->ends)
 		return;
 	spawn_release(s);

@@ -194,6 +194,7 @@ struct restore {
 		void *state[NS_KINDS_MAX];
 		int given[NS_KINDS_MAX], outside[NS_KINDS_MAX]; /* descriptors, or 0: of one that takes the place of a new one; of that which we were of */
 	} ns; /* engine/ns/ns.h */
+	struct cgroups_state *cgroups; /* engine/cgroups.h; NULL: they are left alone */
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL; engine/ns/mnt.h */
 	int root_fd, mnt_ns, proc_fd; /* its root, itself, and our own /proc, held for the tasks; 0: ours are theirs */
 	int outside_fd; /* the root that names outside of it begin at; 0: ours */

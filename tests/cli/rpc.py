@@ -195,7 +195,6 @@ def test_refused(w):
     bad(request_of(rpc.DUMP, images, pid=target.pid, log_file="../x"), ebadrqc, "log_file")
     bad(request_of(rpc.DUMP, images, pid=target.pid, root="/srv"), ebadrqc, "--root", "namespaces")
     expect("namespaces" in log_of(images), "a caller shows its user the log")
-    bad(request_of(rpc.DUMP, images, pid=target.pid, manage_cgroups_mode=rpc.SOFT), ebadrqc, "--manage-cgroups", "control groups")
     bad(request_of(rpc.DUMP, images, pid=target.pid, external=["nonsense"]), ebadrqc, "nonsense")
     gone = subprocess.Popen(["true"])
     gone.wait()

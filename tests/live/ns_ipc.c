@@ -23,8 +23,8 @@ static void make(void)
 {
 	struct sembuf undone = {1, 1, SEM_UNDO};
 	struct { long type; char text[100]; } m = {.type = 7};
+	attached = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600); /* id 0, as the first of a namespace is */
 	loose = shmget(KEY, SIZE, IPC_CREAT | IPC_EXCL | 0640);
-	attached = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
 	sems = semget(KEY, 2, IPC_CREAT | IPC_EXCL | 0600);
 	queue = msgget(KEY, IPC_CREAT | IPC_EXCL | 0600);
 	CHECK(loose >= 0 && attached >= 0 && sems >= 0 && queue >= 0);
@@ -46,8 +46,10 @@ static void make(void)
 
 static void look(void)
 {
+	struct shmid_ds about;
 	struct { long type; char text[100]; } m;
 	CHECK(setting("/proc/sys/kernel/shmmni", NULL) == 1234 && setting("/proc/sys/kernel/msgmax", NULL) == 12345 && setting("/proc/sys/fs/mqueue/msg_max", NULL) == 17);
+	CHECK(shmctl(attached, IPC_STAT, &about) == 0 && about.shm_nattch == 1 && attached == 0);
 	CHECK(shmget(KEY, 0, 0) == loose && semget(KEY, 0, 0) == sems && msgget(KEY, 0) == queue);
 	char *at = shmat(loose, NULL, 0);
 	CHECK(at != (void *)-1 && data_holds(at, SIZE, 1) && data_holds(memory, SIZE, 2));

@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 
 #ifndef SO_BUF_LOCK
@@ -190,6 +191,19 @@ static int capture_filter(int fd, struct pool *pool, SkOptsEntry *o)
 	return getsockopt(fd, SOL_SOCKET, SO_GET_FILTER, o->so_filter, &count) < 0 ? -errno : 0;
 }
 
+/* A socket stays in the namespace that it was made in, wherever its process goes. Who may not ask has no other. */
+static int check_namespace(struct dump *d, const struct descriptor *f)
+{
+	_cleanup_close_ int ns = ioctl(f->own_fd, SIOCGSKNS);
+	struct stat st;
+
+	if (ns < 0)
+		return 0;
+	if (!d->own_net && stat("/proc/self/ns/net", &st) == 0)
+		d->own_net = st.st_ino;
+	return fstat(ns, &st) < 0 || st.st_ino == d->own_net ? 0 : fd_error(d, f, -ENOTSUP, "is of another network namespace, which is not saved yet");
+}
+
 int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool, SkOptsEntry *o)
 {
 	int fd = f->own_fd;
@@ -199,7 +213,10 @@ int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool
 	char device[IFNAMSIZ] = "";
 	int family = number_of(fd, SO_DOMAIN), protocol = number_of(fd, SO_PROTOCOL);
 	uint32_t value;
+	int r = check_namespace(d, f);
 
+	if (r)
+		return r;
 	o->so_sndbuf = (uint32_t)number_of(fd, SO_SNDBUF);
 	o->so_rcvbuf = (uint32_t)number_of(fd, SO_RCVBUF);
 	o->has_so_buf_lock = get_int(fd, SOL_SOCKET, SO_BUF_LOCK, &o->so_buf_lock);
@@ -225,7 +242,7 @@ int sock_capture_options(struct dump *d, struct descriptor *f, struct pool *pool
 		o->so_bound_dev = pool_copy(pool, device, strlen(device) + 1);
 	if (family == AF_INET6 && get_int(fd, IPPROTO_IPV6, IPV6_ROUTER_ALERT, &value) && value)
 		return fd_error(d, f, -ENOTSUP, "gets packets with a router alert (IPV6_ROUTER_ALERT), of a number that the kernel does not tell; close it first");
-	int r = capture_filter(fd, pool, o);
+	r = capture_filter(fd, pool, o);
 	if (r == -ENOTSUP)
 		return fd_error(d, f, r, "has an eBPF program attached, which is not saved; detach it first");
 	if (!r)

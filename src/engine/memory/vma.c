@@ -21,10 +21,10 @@ uint32_t vma_status(const struct proc_vma *vma)
 		return VMA_REGULAR | VMA_HEAP | VMA_ANON_PRIVATE;
 	if (!strcmp(name, "[stack]"))
 		return VMA_REGULAR | VMA_STACK | VMA_ANON_PRIVATE;
+	if (!strncmp(name, "/SYSV", 5) && vma->deleted) /* its inode is its id, of which the first is 0 */
+		return VMA_REGULAR | VMA_SYSVIPC;
 	if (vma->inode == 0 || (!strcmp(name, "/anon_hugepage") && vma->deleted))
 		return VMA_REGULAR | (vma->shared ? VMA_ANON_SHARED : VMA_ANON_PRIVATE);
-	if (!strncmp(name, "/SYSV", 5) && vma->deleted)
-		return VMA_REGULAR | VMA_SYSVIPC;
 	if (!strcmp(name, "/dev/zero") && vma->deleted)
 		return VMA_REGULAR | VMA_ANON_SHARED;
 	if (!strcmp(name, "/[aio]") && vma->deleted)

@@ -28,7 +28,8 @@ static bool is_automatic(const struct net_link *l)
 	return false;
 }
 
-#define refuse(n, l, format, ...) error_set((n)->d->e, -ENOTSUP, "its network device %s " format, (l)->name, ##__VA_ARGS__)
+#define REFUSED (-ENOTSUP)
+#define refuse(n, l, format, ...) error_set((n)->d->e, REFUSED, "its network device %s " format, (l)->name, ##__VA_ARGS__)
 
 static int take_nsid(const struct nlmsghdr *h, void *data)
 {

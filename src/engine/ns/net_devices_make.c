@@ -160,7 +160,7 @@ static int parse_device(struct net_restore *n, struct devices *all, const NetDev
 	}
 	d->kind = net_kind_find(d->link.kind);
 	if (!d->kind)
-		return error_set(n->s->e, -ENOTSUP, "network device %s is of a kind (%.32s) that is not restored", e->name, d->link.kind);
+		return error_set(n->s->e, -ENODEV, "network device %s is of a kind (%.32s) that is not restored", e->name, d->link.kind);
 	d->made = d->beside = net_device_is_descriptors(n->s, e);
 	return 0;
 }
@@ -367,7 +367,7 @@ static int make_all(struct net_restore *n, struct devices *all, char *buffer)
 			if (r || d->made)
 				continue;
 			if (d->kind->type == ND_TYPE__TUN)
-				return error_set(n->s->e, -ENOTSUP, "network device %s was held by a program outside of the tree, and can't be restored", d->e->name);
+				return error_set(n->s->e, -ENODEV, "network device %s was held by a program outside of the tree, and can't be restored", d->e->name);
 			left |= below && !below->made;
 			if (below && !below->made)
 				continue;

@@ -27,5 +27,5 @@ int net_hold(struct net_restore *n)
 		const char *text = nft_complaint(n->hold, &size);
 		error_set(&why, r, "nftables says: %.*s", size, text);
 	}
-	return r ? error_set(n->s->e, -ENOTSUP, "the network of the namespace can't be held back: %s; --network-lock skip does without", why.text) : 0;
+	return r ? error_set(n->s->e, r, "the network of the namespace can't be held back: %s; --network-lock skip does without", why.text) : 0;
 }

@@ -105,9 +105,23 @@ int net_messages_take(struct net_messages *m, const struct nlmsghdr *h, uint16_t
 	return !is_whole(h, type, header) ? -EBADMSG : net_messages_add(m, h) ? 0 : -ENOMEM;
 }
 
-int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret)
+static bool all_are_whole(const char *bytes, size_t size, uint16_t type, size_t header)
 {
 	struct nlmsghdr h;
+
+	for (size_t at = 0; at < size; at += MNL_ALIGN(h.nlmsg_len)) {
+		const size_t left = size - at;
+		if (left < sizeof(h))
+			return false;
+		memcpy(&h, bytes + at, sizeof(h));
+		if (h.nlmsg_len < sizeof(h) || MNL_ALIGN((size_t)h.nlmsg_len) > left || !is_whole((const struct nlmsghdr *)(bytes + at), type, header))
+			return false;
+	}
+	return true;
+}
+
+int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret)
+{
 	uint32_t first;
 
 	if (size < sizeof(first))
@@ -118,15 +132,10 @@ int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t t
 	if (!vec_reserve((void **)&ret->bytes.data, &ret->bytes.capacity, size, 1))
 		return -ENOMEM;
 	memcpy(ret->bytes.data, (const char *)data + sizeof(first), size - sizeof(first));
+	/* Nobody is to go through what is not whole. */
+	if (!all_are_whole(ret->bytes.data, size - sizeof(first), type, header))
+		return -EBADMSG;
 	ret->bytes.count = size - sizeof(first);
-	for (size_t at = 0; at < ret->bytes.count; at += MNL_ALIGN(h.nlmsg_len)) {
-		const size_t left = ret->bytes.count - at;
-		if (left < sizeof(h))
-			return -EBADMSG;
-		memcpy(&h, ret->bytes.data + at, sizeof(h));
-		if (h.nlmsg_len < sizeof(h) || MNL_ALIGN((size_t)h.nlmsg_len) > left || !is_whole((const struct nlmsghdr *)(ret->bytes.data + at), type, header))
-			return -EBADMSG;
-	}
 	return 0;
 }
 

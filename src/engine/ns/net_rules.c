@@ -295,5 +295,5 @@ int net_rules_make(struct net_restore *n)
 	if (strlen(text) != size || !net_rules_are_tables(text))
 		return error_set(n->s->e, -EBADMSG, "%s is damaged", name.text);
 	r = run_text(text, &why);
-	return r ? error_set(n->s->e, -ENOTSUP, "cannot make the rules of the network namespace again: %s", why.text) : 0;
+	return r ? error_set(n->s->e, -EIO, "cannot make the rules of the network namespace again: %s", why.text) : 0;
 }

@@ -2,7 +2,8 @@
 #include "engine/ns/ns.h"
 
 #include "base/fork.h"
-#include "base/log.h"
+#include "engine/cgroups.h"
+#include "engine/ns/mnt.h"
 #include "engine/ns/relay.h"
 #include "engine/ns/seed.h"
 #include "engine/task/clocks.h"
@@ -142,7 +143,7 @@ int ns_enter(struct dump *d)
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (d->ns_own & 1U << i)
 			flags |= ns_kinds[i]->flag;
-	flags &= ~(uint64_t)CLONE_NEWUSER;
+	flags &= ~(uint64_t)(CLONE_NEWUSER | CLONE_NEWCGROUP);
 	if (!flags)
 		return 0;
 	const pid_t inner = flags & CLONE_NEWPID ? inner_id(d->request->pid) : 1;
@@ -298,7 +299,10 @@ static int make_or_enter(struct restore *s, uint64_t *ret_flags)
 	int r = keep_outside(which, s->ns.outside, s->e);
 	if (r)
 		return r;
-	if (unshare((int)(flags & ~(uint64_t)CLONE_NEWPID)) < 0)
+	r = cgroups_enter(s);
+	if (r)
+		return r;
+	if (unshare((int)(flags & ~(uint64_t)(CLONE_NEWPID | CLONE_NEWCGROUP))) < 0)
 		return error_errno(s->e, -errno, "cannot make its namespaces");
 	for (size_t i = 0; i < ns_kinds_count; i++)
 		if (s->ns.given[i] && setns(s->ns.given[i], (int)ns_kinds[i]->flag) < 0)
@@ -320,6 +324,15 @@ int ns_make(struct restore *s)
 		if (s->ns.id[i] && !s->ns.given[i] && ns_kinds[i]->fill)
 			r = ns_kinds[i]->fill(s, s->ns.id[i]);
 	return r;
+}
+
+void ns_plan_enter(struct restore *s, struct batch *b)
+{
+	mounts_plan_enter(s, b);
+	if (!ns_number_saved(s, CLONE_NEWCGROUP) || s->ns.given[place_of(CLONE_NEWCGROUP)])
+		return;
+	batch_what(b, "make the cgroup namespace of the tree");
+	OP(b, __NR_unshare, CLONE_NEWCGROUP);
 }
 
 int ns_settle(struct restore *s)

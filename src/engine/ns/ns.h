@@ -65,5 +65,7 @@ int ns_make(struct restore *s);
 /* By `load`: this one is entered in place of a new one that is made. `fd` stays the caller's. */
 int ns_give(struct restore *s, const struct ns_kind *kind, int fd);
 int ns_outside_of(const struct restore *s, const struct ns_kind *kind);
+/* The root of the tree enters, or makes, those that the coordinator stays out of. */
+void ns_plan_enter(struct restore *s, struct batch *b);
 int ns_settle(struct restore *s);
 void ns_release(struct restore *s);

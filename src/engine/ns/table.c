@@ -1,7 +1,7 @@
 /* The kinds of namespaces, in the order in which they are made. */
 #include "engine/ns/ns.h"
 
-extern const struct ns_kind ns_pid, ns_uts, ns_ipc, ns_net, ns_mnt;
+extern const struct ns_kind ns_pid, ns_uts, ns_ipc, ns_net, ns_mnt, ns_cgroup;
 
 const struct ns_kind *const ns_kinds[] = {
 	&ns_pid,
@@ -9,6 +9,7 @@ const struct ns_kind *const ns_kinds[] = {
 	&ns_ipc,
 	&ns_net,
 	&ns_mnt,
+	&ns_cgroup,
 };
 const size_t ns_kinds_count = ARRAY_SIZE(ns_kinds);
 

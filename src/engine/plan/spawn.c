@@ -13,7 +13,7 @@
 #include "engine/kinds/tty.h"
 #include "engine/kinds/uring.h"
 #include "engine/memory/restore.h"
-#include "engine/ns/mnt.h"
+#include "engine/ns/ns.h"
 #include "engine/plan/births.h"
 #include "engine/plan/rest.h"
 #include "engine/task/state.h"
@@ -351,7 +351,7 @@ static int plan_task(struct restore *s, struct node *n)
 
 	plan_start(s, n);
 	if (!t->parent)
-		mounts_plan_enter(s, n->batch);
+		ns_plan_enter(s, n->batch);
 	if (!t->parent)
 		r = memory_plan_clear(s, t);
 	else if (!t->vm_owner && (n->birth->late || (t->parent->vm_owner && !t->dead)))

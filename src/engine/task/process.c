@@ -77,6 +77,8 @@ int process_capture(struct dump *d, struct task *t, struct pool *pool, TaskCoreE
 	rlimits->rlimits = list;
 	rlimits->n_rlimits = 16;
 	core->rlimits = rlimits;
+	core->has_cg_set = t->cg_set != 0;
+	core->cg_set = t->cg_set;
 	core->personality = t->threads.data[0]->answers.personality;
 	if (t->view.oom_score_adj) {
 		core->has_oom_score_adj = 1;

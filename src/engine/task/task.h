@@ -74,6 +74,7 @@ struct task {
 	pid_t pid, ppid, pgid, sid;
 	pid_t proc; /* what /proc and kcmp(2) are asked for: the pid, or a thread where the leader has gone */
 	bool leader_gone;
+	uint32_t cg_set; /* its control groups in cgroup.img, or 0 (engine/cgroups.h) */
 	bool was_frozen; /* by the cgroup freezer, proc/freezer.h, where it goes back to */
 	struct task *parent; /* NULL for the root */
 	enum task_state state;
