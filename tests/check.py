@@ -33,6 +33,7 @@ SUITES = (
     "store/run.py",
     "network/run.py",
     "network/namespaces.py",
+    "runtimes/run.py",
     "fuzz/run.py",
     "fault/run.py",
     "fault/lazy.py",

@@ -569,6 +569,7 @@ static int dump_again(struct dump *d)
 	workers_wait(d->workers);
 	image_dir_free(TAKE_PTR(d->dir));
 	d->next_file_id = d->next_pages_id = 0;
+	d->tuns.count = 0;
 	int r = open_directory(d);
 	if (r)
 		return r;
@@ -714,6 +715,7 @@ static int dump_traced(const struct request *request, struct relay *relay, uint3
 		tree_let_go(&d);
 	live_end(&d);
 	VEC_FREE(&d.calls);
+	VEC_FREE(&d.tuns);
 	workers_free(TAKE_PTR(d.workers));
 	enter(&d, STAGE_RESUME);
 	bool ends = !request->leave_running && !request->leave_stopped;
@@ -780,6 +782,7 @@ static int check_traced(const struct request *request, struct relay *relay, uint
 	if (r)
 		return error_errno(e, r, "cannot check process %d", request->pid);
 	r = check_run(&d);
+	VEC_FREE(&d.tuns);
 	tcp_release(&d);
 	tree_thaw(&d);
 	cuda_finish(&d);

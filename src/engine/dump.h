@@ -67,6 +67,7 @@ struct dump {
 	struct mounts *mounts; /* of the tree's mount namespace, or NULL: it is in ours; engine/ns/mnt.h */
 	int root_fd;	       /* its root; 0: ours is the tree's */
 	char own_namespaces[9][64]; /* what all processes are to be in: the coordinator's, but for that of time, or the root's; task/look.c */
+	VEC(unsigned int) tuns; /* network devices, by number, that come with a descriptor; kinds/tun.c */
 	uint64_t own_net; /* the inode of the network namespace, once it was asked for; kinds/sock.c */
 	struct kernel *kernel; /* dump_kernel */
 	bool kernel_tried;

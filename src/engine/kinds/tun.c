@@ -10,12 +10,17 @@
 #include "base/pool.h"
 #include "engine/kinds/kind.h"
 #include "engine/kinds/netdev.h"
+#include "engine/ns/net_link.h"
+#include "engine/ns/ns.h"
 #include "engine/path.h"
 #include "engine/task/task.h"
 
 #include <fcntl.h>
+#include <linux/if_link.h>
 #include <linux/if_tun.h>
+#include <linux/rtnetlink.h>
 #include <net/if.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/sysmacros.h>
 
@@ -24,11 +29,6 @@
 #define TUN_MINOR 200
 #define MADE_FLAGS (IFF_TUN | IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE | IFF_NAPI | IFF_NAPI_FRAGS | IFF_ONE_QUEUE)
 
-/* Devices that were captured. */
-struct state {
-	VEC(unsigned int) devices; /* their numbers */
-};
-
 static bool recognise(const struct descriptor *f)
 {
 	return S_ISCHR(f->st.st_mode) && f->st.st_rdev == makedev(TUN_MAJOR, TUN_MINOR) && !(f->flags & O_PATH);
@@ -36,13 +36,38 @@ static bool recognise(const struct descriptor *f)
 
 /* ---- dump ---- */
 
-static int number_of(const char *device, const char *what)
-{
-	char path[64 + IF_NAMESIZE], text[32];
+struct owners {
+	int index, owner, group;
+};
 
-	snprintf(path, sizeof(path), "/sys/class/net/%s/%s", device, what);
-	_cleanup_fclose_ FILE *file = fopen(path, "re");
-	return file && fgets(text, sizeof(text), file) ? atoi(text) : -1;
+/* Who may open the device: -1 where nobody is named. */
+static int take_owners(const struct nlmsghdr *h, void *data)
+{
+	struct owners *o = data;
+	struct net_link l;
+	const struct nlattr *a;
+
+	if (h->nlmsg_type != RTM_NEWLINK || !net_link_parse(h, &l) || l.index != o->index || !l.data)
+		return MNL_CB_OK;
+	mnl_attr_for_each_nested(a, l.data) {
+		if (mnl_attr_get_type(a) == IFLA_TUN_OWNER && mnl_attr_get_payload_len(a) >= sizeof(uint32_t))
+			o->owner = (int)mnl_attr_get_u32(a);
+		if (mnl_attr_get_type(a) == IFLA_TUN_GROUP && mnl_attr_get_payload_len(a) >= sizeof(uint32_t))
+			o->group = (int)mnl_attr_get_u32(a);
+	}
+	return MNL_CB_OK;
+}
+
+static int find_owners(const char *device, struct owners *ret)
+{
+	struct net_messages links = {};
+	int r = net_links_ask(&links);
+
+	*ret = (struct owners){ (int)if_nametoindex(device), -1, -1 };
+	NET_MESSAGES_FOREACH(&links, h)
+		take_owners(h, ret);
+	net_messages_free(&links);
+	return r;
 }
 
 static int capture_tun(struct dump *d, struct descriptor *f, const struct ifreq *ifr, TunLinkEntry *ret)
@@ -52,14 +77,18 @@ static int capture_tun(struct dump *d, struct descriptor *f, const struct ifreq 
 		void *filter;
 	} filter = {};
 	int sndbuf = 0, header = 0;
+	struct owners owners;
 
 	if (ioctl(f->own_fd, TUNGETFILTER, &filter) == 0 && filter.count)
 		return fd_error(d, f, -ENOTSUP, "has a packet filter, which the kernel does not tell; let the program detach it");
 	if (ioctl(f->own_fd, TUNGETSNDBUF, &sndbuf) < 0 || ioctl(f->own_fd, TUNGETVNETHDRSZ, &header) < 0)
 		return fd_errno(d, f, -errno, "does not tell its settings");
+	int r = find_owners(ifr->ifr_name, &owners);
+	if (r)
+		return fd_errno(d, f, r, "does not tell its owner");
 	ret->flags = (uint16_t)ifr->ifr_flags;
-	ret->owner = number_of(ifr->ifr_name, "owner");
-	ret->group = number_of(ifr->ifr_name, "group");
+	ret->owner = owners.owner;
+	ret->group = owners.group;
 	ret->vnethdr = (uint32_t)header;
 	ret->sndbuf = (uint32_t)sndbuf;
 	return 0;
@@ -68,16 +97,12 @@ static int capture_tun(struct dump *d, struct descriptor *f, const struct ifreq 
 /* Whether this is the first description of that device. */
 static bool is_first(struct dump *d, const char *device)
 {
-	extern const struct kind kind_tun;
-	struct state **at = (struct state **)kind_state(d, &kind_tun);
 	const unsigned int number = if_nametoindex(device);
 
-	if (!*at)
-		*at = calloc(1, sizeof(struct state));
-	for (size_t i = 0; *at && i < (*at)->devices.count; i++)
-		if ((*at)->devices.data[i] == number)
+	VEC_FOREACH(&d->tuns, x)
+		if (*x == number)
 			return false;
-	unsigned int *slot = *at ? VEC_PUSH(&(*at)->devices) : NULL;
+	unsigned int *slot = VEC_PUSH(&d->tuns);
 	if (slot)
 		*slot = number;
 	return true; /* twice does no harm */
@@ -102,6 +127,8 @@ static int capture(struct dump *d, struct descriptor *f)
 		e.has_detached = e.detached = ifr.ifr_flags & IFF_DETACH_QUEUE;
 		if (is_first(d, ifr.ifr_name)) {
 			e.device = &device;
+			device.has_number = ns_is_own(d, CLONE_NEWNET);
+			device.number = if_nametoindex(ifr.ifr_name);
 			device.tun = &tun;
 			r = capture_tun(d, f, &ifr, &tun);
 			if (!r)
@@ -114,17 +141,6 @@ static int capture(struct dump *d, struct descriptor *f)
 		r = file_entry_write(d, &entry, f, FD_TYPES__TUNF);
 	pool_free(&pool);
 	return r;
-}
-
-static int finish(struct dump *d, void **at, bool success)
-{
-	struct state *s = *at;
-
-	if (s)
-		VEC_FREE(&s->devices);
-	free(s);
-	*at = NULL;
-	return 0;
 }
 
 /* ---- restore ---- */
@@ -168,6 +184,9 @@ static int attach(struct restore *s, const TunfileEntry *e, int fd)
 		return error_set(s->e, -EEXIST, "there is a network device %s, which another program has made; end that first", e->netdev);
 	memcpy(ifr.ifr_name, e->netdev, strlen(e->netdev));
 	ifr.ifr_flags = (short)(device->tun->flags & MADE_FLAGS);
+	/* In a namespace of the tree's own it is free, and others know it by that. */
+	if (e->device && !there && device->has_number && ns_number_saved(s, CLONE_NEWNET) && ioctl(fd, TUNSETIFINDEX, &device->number) < 0)
+		return error_errno(s->e, -errno, "cannot give network device %s its number again", e->netdev);
 	if (ioctl(fd, TUNSETIFF, &ifr) < 0)
 		return error_errno(s->e, -errno, "cannot make network device %s%s", e->netdev, there ? ", or another is there under that name" : "");
 	int r = e->device && !there ? set_up(s, e->netdev, device, fd) : 0;
@@ -212,6 +231,5 @@ const struct kind kind_tun = {
 	.type = FD_TYPES__TUNF,
 	.recognise = recognise,
 	.capture = capture,
-	.finish = finish,
 	.create = create,
 };

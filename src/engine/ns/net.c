@@ -116,14 +116,14 @@ static int make_content(struct net_restore *n)
 	if (!r)
 		r = net_devices_make(n);
 	if (!r)
-		r = net_settings_make(n, n->entry, false);
+		r = net_settings_make(n, n->entry, NET_SETTINGS_FIRST);
 	if (!r)
 		r = net_config_make(n);
 	if (!r)
 		r = net_rules_make(n);
 	if (!r)
 		r = net_devices_finish(n);
-	return r ? r : net_settings_make(n, n->entry, true);
+	return r ? r : net_settings_make(n, n->entry, NET_SETTINGS_LAST);
 }
 
 static int net_fill(struct restore *s, uint32_t id)
@@ -142,9 +142,13 @@ static int net_fill(struct restore *s, uint32_t id)
 static int net_settle(struct restore *s, uint32_t id)
 {
 	struct net_restore *n = *ns_state(s, &ns_net);
+	bool any = false;
 
+	VEC_FOREACH(&n->devices, e)
+		any |= net_device_is_descriptors(s, *e);
+	int r = any ? net_settings_make(n, n->entry, NET_SETTINGS_DESCRIPTORS) : 0;
 	nft_free(TAKE_PTR(n->hold));
-	return 0;
+	return r;
 }
 
 static void net_release(struct restore *s)

@@ -57,8 +57,9 @@ int net_config_make(struct net_restore *n);
 /* net_settings.c: /proc/sys/net */
 int net_settings_capture(struct net_dump *n, NetnsEntry *e);
 int net_settings_prepare(struct net_restore *n); /* before there are devices */
-/* Before addresses; and `last`, behind them, what net_settings_prepare has changed. */
-int net_settings_make(struct net_restore *n, const NetnsEntry *e, bool last);
+/* Before addresses; behind them, what net_settings_prepare has changed; and of devices that come with descriptors, when these are there. */
+enum net_settings { NET_SETTINGS_FIRST, NET_SETTINGS_LAST, NET_SETTINGS_DESCRIPTORS };
+int net_settings_make(struct net_restore *n, const NetnsEntry *e, enum net_settings which);
 
 /* net_rules.c: nftables-ID.img */
 int net_rules_capture(struct net_dump *n);

@@ -109,6 +109,14 @@ static bool bridge_filters(const struct net_link *l)
 	return false;
 }
 
+static bool comes_with_descriptor(const struct dump *d, int index)
+{
+	VEC_FOREACH(&d->tuns, x)
+		if ((int)*x == index)
+			return true;
+	return false;
+}
+
 static bool has_xdp(const struct nlmsghdr *h)
 {
 	const struct nlattr *xdp = net_message_find(h, NET_LINK_HEADER, IFLA_XDP), *a;
@@ -189,6 +197,8 @@ static int examine_device(struct net_dump *n, const struct nlmsghdr *h)
 		return l.flags & IFF_UP ? refuse(n, &l, "came with the namespace, is up, and is not saved; set it down first") : 0;
 	if (has_xdp(h))
 		return refuse(n, &l, "has an XDP program, which is not saved; detach it first");
+	if (kind->type == ND_TYPE__TUN && !comes_with_descriptor(n->d, l.index))
+		return refuse(n, &l, "is a TUN or TAP device that no process of the tree has open, which is not saved; keep the namespace outside (--external net[INODE]:NAME)");
 	if (kind->type == ND_TYPE__BRIDGE && bridge_filters(&l))
 		return refuse(n, &l, "is a bridge that filters VLANs, which is not saved; set vlan_filtering 0 first");
 	return capture_device(n, &l, kind);

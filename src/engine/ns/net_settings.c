@@ -132,12 +132,25 @@ static bool comes_last(const char *path)
 	return name && (!strcmp(name, "/accept_dad") || !strcmp(name, "/addr_gen_mode"));
 }
 
-static int set(struct net_restore *n, int root, const NetSetting *x, char *is)
+/* Of a device that comes with a descriptor: "ipv4/conf/NAME/…", "ipv4/neigh/NAME/…". */
+static bool is_descriptors(const struct net_restore *n, const char *path)
+{
+	VEC_FOREACH(&n->devices, e) {
+		const size_t size = strlen((*e)->name);
+		const char *at = net_device_is_descriptors(n->s, *e) ? strchr(path, '/') : NULL;
+		at = at ? strchr(at + 1, '/') : NULL;
+		if (at && !strncmp(at + 1, (*e)->name, size) && at[1 + size] == '/')
+			return true;
+	}
+	return false;
+}
+
+static int set(struct net_restore *n, int root, const NetSetting *x, char *is, const char **ret_lacking)
 {
 	const ssize_t size = read_value(root, x->path, is);
 
 	if (size == -ENOENT) {
-		log_warning("The network namespace had the setting net/%s, which this kernel has not", x->path);
+		*ret_lacking = x->path;
 		return 0;
 	}
 	if (size < 0 || ((size_t)size == x->value.len && !memcmp(is, x->value.data, x->value.len)))
@@ -164,8 +177,9 @@ int net_settings_prepare(struct net_restore *n)
 	return 0;
 }
 
-int net_settings_make(struct net_restore *n, const NetnsEntry *e, bool last)
+int net_settings_make(struct net_restore *n, const NetnsEntry *e, enum net_settings which)
 {
+	const char *lacking = NULL;
 	_cleanup_free_ char *is = malloc(VALUE_MAX + 1);
 	_cleanup_close_ int proc = sysctl_proc();
 	_cleanup_close_ int root = proc < 0 ? -1 : openat(proc, ROOT, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -180,8 +194,11 @@ int net_settings_make(struct net_restore *n, const NetnsEntry *e, bool last)
 			const NetSetting *x = e->settings[i];
 			if (!is_path(x->path))
 				return error_set(n->s->e, -EBADMSG, "netns-%u.img is damaged", n->id);
-			if (turn_of(x->path) == turn && comes_last(x->path) == last)
-				r = set(n, root, x, is);
+			const enum net_settings its = is_descriptors(n, x->path) ? NET_SETTINGS_DESCRIPTORS : comes_last(x->path) ? NET_SETTINGS_LAST : NET_SETTINGS_FIRST;
+			if (turn_of(x->path) == turn && its == which)
+				r = set(n, root, x, is, &lacking);
 		}
+	if (lacking)
+		log_warning("The network namespace had settings that this kernel has not, net/%s among them", lacking);
 	return r;
 }

@@ -150,6 +150,8 @@ int ns_enter(struct dump *d)
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, d->request->pid, 0);
 	if (inner != 1)
 		return error_set(d->e, -ENOTSUP, "it is in a pid namespace of its own, and is process %d there, which is not saved; dump the first one", inner);
+	if (flags & CLONE_NEWPID && d->request->leave_stopped)
+		return error_set(d->e, -ENOTSUP, "it is the first process of its pid namespace, which no signal from within stops; leave --leave-stopped away");
 	if (pidfd < 0 || setns(pidfd, (int)flags) < 0)
 		return error_errno(d->e, -errno, "cannot enter its namespaces");
 	if (!(flags & CLONE_NEWPID))
@@ -260,6 +262,8 @@ static int make_pids(struct restore *s)
 {
 	_cleanup_close_ int clocks = s->clocks.moved ? open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC) : -1;
 
+	if (s->request->leave_stopped)
+		return error_set(s->e, -ENOTSUP, "the first process of a pid namespace is stopped by no signal from within; leave --leave-stopped away");
 	clocks_unshare(s);
 	int r = seed_make(s, CLONE_NEWPID, s->tasks.data[0]->pid);
 	if (clocks >= 0 && setns(clocks, CLONE_NEWTIME) < 0)
