@@ -4,7 +4,6 @@ terminal or file with this one; it is dumped, restored with other descriptors fo
 without them makes nothing and says what to give.
 
 Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
-import array
 import fcntl
 import os
 import pty
@@ -572,7 +571,7 @@ def test_packet_news(w):
 
 def test_usage(w):
     target = Target(w.work)
-    for bad, words in (("pipe", "type[id]"), ("pipe[1", "type[id]"), ("disk[1]", "no such type"), ("[1]", "type[id]")):
+    for bad, words in (("pipe", "type[id]"), ("pipe[1", "type[id]"), ("disk[1]", "no such type"), ("pid[1]:y", "needs namespaces"), ("[1]", "type[id]")):
         w.criu("dump", "-t", target.pid, "-D", w.work, "--external", bad).error(f"--external {bad}", words)
     for bad, words in (("3:pipe[1]", "fd[N]:RESOURCE"), ("fd[x]:pipe[1]", "fd[N]"), ("fd[0]", "fd[N]"), ("fd[999]:pipe[1]", "descriptor 999 is not open")):
         w.criu("restore", "-D", w.work, "--inherit-fd", bad).error(f"--inherit-fd {bad}", words)

@@ -1,6 +1,7 @@
 /* The text parsers of /proc. The first byte selects one. */
 #include "fuzz.h"
 
+#include "proc/mountinfo.h"
 #include "proc/proc.h"
 
 static union {
@@ -14,6 +15,7 @@ static void parse(unsigned int which, const char *text)
 {
 	struct proc_maps maps = {};
 	struct proc_timers timers = {};
+	struct proc_mounts mounts = {};
 
 	switch (which) {
 	case 0:
@@ -34,14 +36,18 @@ static void parse(unsigned int which, const char *text)
 	case 5:
 		proc_parse_limits(text, to.limits);
 		break;
-	default:
+	case 6:
 		proc_parse_timers(text, &timers);
+		break;
+	default:
+		proc_parse_mounts(text, &mounts);
 	}
 	for (size_t i = 0; i < maps.count; i++)
 		if (maps.data[i].start >= maps.data[i].end)
 			abort();
 	proc_maps_finish(&maps);
 	VEC_FREE(&timers);
+	proc_mounts_finish(&mounts);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -52,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	memcpy(text, data + 1, size - 1);
 	text[size - 1] = '\0';
-	parse((unsigned int)(data[0] - '0') % 7, text);
+	parse((unsigned int)(data[0] - '0') % 8, text);
 	free(text);
 	return 0;
 }

@@ -12,6 +12,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 
 #define FLAGS ((uint32_t)(O_ACCMODE | O_NONBLOCK | O_APPEND))
 
