@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 
+from support import descendants
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATIENCE = int(os.environ.get("LIVE_PATIENCE", "1"))
 DEADLINE = 10 * PATIENCE
@@ -139,19 +141,6 @@ def run_unit(path):
         failed = 1
     if failed:
         print(errors, end="", flush=True)
-
-
-def descendants(pid):
-    found = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            with open(path) as file:
-                children = [int(word) for word in file.read().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [child] + descendants(child)
-    return found
 
 
 def reap_all(kill):

@@ -1,6 +1,12 @@
 """What the suites share: how a test says what became of it, and a look at processes. A suite puts this folder into sys.path first."""
 import ctypes
+import glob
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PR_SET_CHILD_SUBREAPER = 36
@@ -47,6 +53,31 @@ def reap():
         pass
 
 
+def descendants(pid):
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            for child in map(int, read(path).split()):
+                found += [child] + descendants(child)
+        except OSError:
+            pass
+    return found
+
+
+def kill_all(deadline):
+    """Whatever descends from this process goes, within so many seconds."""
+    end = time.monotonic() + deadline
+    while left := descendants(os.getpid()):
+        expect(time.monotonic() < end, f"processes that can't be killed: {left}")
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        reap()
+        time.sleep(0.002)
+
+
 def state_of(pid):
     """The letter of /proc/PID/stat, or None."""
     try:
@@ -63,6 +94,23 @@ def is_gone(pid):
     except OSError:
         return True
     return state in ("Z", "X") and int(parent) != os.getpid()
+
+
+def run_tests(tests, name, report, clean):
+    """Runs the functions test_… that the arguments select, each with a folder of its own, which `clean` is given before it goes."""
+    for word, test in [(key[5:], value) for key, value in tests.items() if key.startswith("test_")]:
+        if sys.argv[1:] and not any(part in f"{name}_{word}" for part in sys.argv[1:]):
+            continue
+        with tempfile.TemporaryDirectory(prefix=f"fermata-{name}-") as work:
+            try:
+                test(work)
+                report("passed", word)
+            except Skip as why:
+                report("skipped", word, str(why))
+            except (Failure, OSError, subprocess.SubprocessError) as failure:
+                report("failed", word, str(failure))
+            finally:
+                clean(work)
 
 
 def verdict():

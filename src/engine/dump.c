@@ -351,9 +351,10 @@ static int capture_task(struct dump *d, struct task *t)
 						    "it has a parent-death signal, and its parent's main thread has ended, which is not saved"));
 	if (!r && !t->vm_owner)
 		r = dump_part(d, mm_capture(d, t));
-	if (!r && !asked)
-		r = dump_part(d, core_capture(d, t));
-	return r || d->obstacles || t->vm_owner ? r : pages_capture(d, t);
+	/* A worker copies them while its threads are captured. */
+	if (!r && !d->obstacles && !t->vm_owner)
+		r = pages_capture(d, t);
+	return !r && !asked ? dump_part(d, core_capture(d, t)) : r;
 }
 
 size_t dump_descriptors(const struct dump *d)
@@ -495,6 +496,12 @@ static double ms_since(const struct timespec *start)
 	return (double)(now.tv_sec - start->tv_sec) * 1e3 + (double)(now.tv_nsec - start->tv_nsec) / 1e6;
 }
 
+/* What looking for something of a process comes to that has been killed meanwhile: nothing was found, or it could not be read. */
+static bool is_of_a_death(int r)
+{
+	return !r || r == -ESRCH || r == -EIO || r == -EFAULT || r == -ENOENT;
+}
+
 /* All that is done while the tree stands still. */
 static int dump_stopped(struct dump *d)
 {
@@ -517,11 +524,14 @@ static int dump_stopped(struct dump *d)
 		image_dir_read_at_once(d->dir);
 	if (!r)
 		r = check_births(d);
+	const bool stands = !r;
 	if (!r)
 		r = capture_all(d);
 	if (!r)
 		r = write_tree(d);
-	return r ? r : write_inventory(d);
+	if (!r)
+		r = write_inventory(d);
+	return stands && is_of_a_death(r) && tree_check_whole(d) ? -ESRCH : r;
 }
 
 /* Memory alone, for a later dump to be built upon. */

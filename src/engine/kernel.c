@@ -231,7 +231,8 @@ static const struct btf_type *find_struct(const struct kernel *k, const char *ty
 	return t;
 }
 
-int kernel_enumerator(const struct kernel *k, const char *type, const char *name)
+/* By its name or, where that is NULL, by its value; in all enumerations of that name, of which "" is that of many. */
+static const struct btf_enum *find_enumerator(const struct kernel *k, const char *type, const char *name, int value)
 {
 	const struct btf_type *t;
 
@@ -240,25 +241,24 @@ int kernel_enumerator(const struct kernel *k, const char *type, const char *name
 		if (BTF_INFO_KIND(t->info) != BTF_KIND_ENUM || strcmp(name_of(k, t->name_off), type))
 			continue;
 		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++)
-			if (!strcmp(name_of(k, e[i].name_off), name))
-				return e[i].val < 0 ? -ENOENT : e[i].val;
+			if (name ? !strcmp(name_of(k, e[i].name_off), name) : e[i].val == value)
+				return &e[i];
 	}
-	return -ENOENT;
+	return NULL;
+}
+
+int kernel_enumerator(const struct kernel *k, const char *type, const char *name)
+{
+	const struct btf_enum *e = find_enumerator(k, type, name, 0);
+
+	return e && e->val >= 0 ? e->val : -ENOENT;
 }
 
 const char *kernel_enumerator_name(const struct kernel *k, const char *type, int value)
 {
-	const struct btf_type *t;
+	const struct btf_enum *e = find_enumerator(k, type, NULL, value);
 
-	for (uint32_t id = 1; (t = type_at(k, id)); id++) {
-		const struct btf_enum *e = (const struct btf_enum *)(t + 1);
-		if (BTF_INFO_KIND(t->info) != BTF_KIND_ENUM || strcmp(name_of(k, t->name_off), type))
-			continue;
-		for (size_t i = 0; i < BTF_INFO_VLEN(t->info); i++)
-			if (e[i].val == value)
-				return name_of(k, e[i].name_off);
-	}
-	return NULL;
+	return e ? name_of(k, e->name_off) : NULL;
 }
 
 static int find(const struct kernel *k, const char *type, const char *member, uint32_t *ret_type)

@@ -555,6 +555,60 @@ static int commit_archive(struct image_dir *dir)
 	return r ? r : sink_commit(dir->sink);
 }
 
+struct making {
+	struct image_dir *dir;
+	int result;
+};
+
+static void make_manifest(void *argument)
+{
+	struct making *m = argument;
+
+	m->result = write_manifest(m->dir);
+}
+
+/* Names all but the two files that make it a checkpoint, while a worker writes the manifest, which comes before them in the list. */
+static int link_parts(struct image_dir *dir, struct image_file *parts)
+{
+	int r = 0;
+
+	for (struct image_file *f = parts; f && !r; f = f->next)
+		if (strcmp(f->name, "inventory.img") != 0)
+			r = file_link(dir, f);
+	return r;
+}
+
+static int link_inventory(struct image_dir *dir)
+{
+	int r = 0;
+
+	for (struct image_file *f = dir->files; f && !r; f = f->next)
+		if (strcmp(f->name, "inventory.img") == 0)
+			r = file_link(dir, f);
+	return r;
+}
+
+static int commit_directory(struct image_dir *dir)
+{
+	struct image_file *parts = dir->files;
+	struct making m = { dir, 0 };
+
+	if (dir->workers)
+		workers_submit_large(dir->workers, make_manifest, &m);
+	else
+		make_manifest(&m);
+	int r = image_link_parent(dir);
+	if (!r)
+		r = link_parts(dir, parts);
+	if (dir->workers)
+		workers_wait(dir->workers);
+	if (!r)
+		r = m.result ? m.result : dir->files->result;
+	if (!r)
+		r = file_link(dir, dir->files); /* the manifest */
+	return r ? r : link_inventory(dir);
+}
+
 int image_dir_commit(struct image_dir *dir)
 {
 	int r = 0;
@@ -566,13 +620,7 @@ int image_dir_commit(struct image_dir *dir)
 	if (dir->sink)
 		return r ? r : commit_archive(dir);
 	if (!r)
-		r = store_manifest(dir);
-	if (!r)
-		r = image_link_parent(dir);
-	for (int last = 0; last < 2; last++)
-		for (struct image_file *f = dir->files; f && !r; f = f->next)
-			if ((strcmp(f->name, "inventory.img") == 0) == last)
-				r = file_link(dir, f);
+		r = commit_directory(dir);
 	if (r)
 		image_dir_withdraw(dir);
 	return r;

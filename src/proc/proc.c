@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 
 #define TEXT_MAX (1UL << 30) /* smaps has some 700 bytes for each area */
 
@@ -386,4 +387,20 @@ int proc_read_fdinfo(pid_t pid, int fd, struct proc_fdinfo *ret)
 	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
 	int r = read_small_at(AT_FDCWD, path, 64UL << 20, &text, NULL);
 	return r ? r : proc_parse_fdinfo(text, ret);
+}
+
+int proc_peek(pid_t tid, uint64_t address, void *to, size_t size)
+{
+	struct iovec ours = { to, size }, its = { (void *)address, size };
+	ssize_t n = process_vm_readv(tid, &ours, 1, &its, 1, 0);
+
+	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
+}
+
+int proc_poke(pid_t tid, uint64_t address, const void *from, size_t size)
+{
+	struct iovec ours = { (void *)from, size }, its = { (void *)address, size };
+	ssize_t n = process_vm_writev(tid, &ours, 1, &its, 1, 0);
+
+	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
 }

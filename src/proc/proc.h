@@ -125,3 +125,7 @@ struct proc_timers {
 };
 int proc_parse_timers(const char *text, struct proc_timers *ret);
 int proc_read_timers(pid_t pid, struct proc_timers *ret);
+
+/* Memory of a process that may be traced (process_vm_readv(2)): all of it, or an error. Pages that a lazy restore still has to bring are waited for. */
+int proc_peek(pid_t tid, uint64_t address, void *to, size_t size);
+int proc_poke(pid_t tid, uint64_t address, const void *from, size_t size);

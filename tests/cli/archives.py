@@ -11,7 +11,7 @@ import tarfile
 import time
 import zlib
 
-from world import BINARY, DEADLINE, Target, children_of, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
+from world import BINARY, DEADLINE, Target, descendants, expect, fermata, kill_all, main, run, snapshot, state_of, tests_of, wait_gone
 
 ENDINGS = {"none": "", "tar": ".tar", "gzip": ".tar.gz", "lz4": ".tar.lz4", "zlib": ".tar.zlib", "zstd": ".tar.zst"}
 # Content of every sort; the checksum goes into the file behind the counter.
@@ -271,7 +271,7 @@ def test_archive_damaged(w):
                     target.wait()
                 if not result.status:  # without checksums it may be anything now
                     kill_all()
-                expect(not children_of(os.getpid()), f"{kind}: left behind: {children_of(os.getpid())}")
+                expect(not descendants(os.getpid()), f"{kind}: left behind: {descendants(os.getpid())}")
         expect(caught >= tries - 3, f"{kind}: {caught} of {tries} were found")
 
 

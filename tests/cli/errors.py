@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 
-from world import attach_strace, BINARY, children_of, DEADLINE, dump_refused, expect, Failure, fermata, kill_all, main, make_32, NOBODY, read, readable, reap, restore_refused, Result, Skip, snapshot, state_of, Target, tests_of, wait_gone
+from world import attach_strace, BINARY, descendants, DEADLINE, dump_refused, expect, Failure, fermata, kill_all, main, make_32, NOBODY, read, readable, reap, restore_refused, Result, Skip, snapshot, state_of, Target, tests_of, wait_gone
 
 
 # ---- errors of dump ----
@@ -53,7 +53,7 @@ def test_error_kernel_thread(w):
 
 def test_error_zombie(w):
     target = Target(w.work, "zombie = os.fork()\nif not zombie:\n    os._exit(0)\nos.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)")
-    zombie = children_of(target.pid)[0]
+    zombie = descendants(target.pid)[0]
     dump_refused(w, zombie, f"process {zombie}", "already ended", options=["--shell-job"], target=None)
     target.wait()
 
@@ -170,7 +170,7 @@ def test_error_core_dump(w):
     target = Target(w.work, "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (-1, -1))\nzombie = os.fork()\n"
                             "if not zombie:\n    os.abort()\n"
                             "os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)")
-    zombie = children_of(target.pid)[0]
+    zombie = descendants(target.pid)[0]
     if not int(read(f"/proc/{zombie}/stat").split()[-1]) & 0x80:
         raise Skip("this machine writes no core dump")
     dump_refused(w, target.pid, f"process {zombie}", "core dump", f"let its parent {target.pid} reap it")

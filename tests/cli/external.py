@@ -4,7 +4,6 @@ terminal or file with this one; it is dumped, restored with other descriptors fo
 without them makes nothing and says what to give.
 
 Arguments select tests by a part of their names. CLI_FERMATA=PATH takes another binary. Runs as root."""
-import array
 import fcntl
 import os
 import pty

@@ -193,7 +193,7 @@ def inner(unshare, pid):
     """The process that has the number `pid` in the namespace."""
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
-        for found in cli.children_of(unshare.pid):
+        for found in cli.descendants(unshare.pid):
             words = [line.split() for line in cli.read(f"/proc/{found}/status").splitlines() if line.startswith("NSpid:")]
             if words and words[0][-1] == str(pid) and len(words[0]) > 2:
                 return found

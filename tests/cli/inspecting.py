@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 
-from world import children_of, expect, fermata, kill_all, main, read, tests_of
+from world import descendants, expect, fermata, kill_all, main, read, tests_of
 
 
 # ---- inspect ----
@@ -157,7 +157,7 @@ def test_inspect_damaged(w):
                     result.error("cannot inspect")
                 expect(result.status in (0, 1), f"{name} {kind}: {result}")
             shutil.rmtree(copy)
-    expect(not children_of(os.getpid()), f"a restore has left processes: {[read(f'/proc/{pid}/stat') for pid in children_of(os.getpid())]}")
+    expect(not descendants(os.getpid()), f"a restore has left processes: {[read(f'/proc/{pid}/stat') for pid in descendants(os.getpid())]}")
 
 
 def test_inspect_errors(w):

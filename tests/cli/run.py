@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 
-from world import attach_strace, BINARY, children_of, DEADLINE, expect, fermata, main, make_32, NOBODY, PR_SET_CHILD_SUBREAPER, read, ROOT, run, Skip, snapshot, state_of, Target, tests_of
+from world import attach_strace, BINARY, descendants, DEADLINE, expect, fermata, main, make_32, NOBODY, PR_SET_CHILD_SUBREAPER, read, ROOT, run, Skip, snapshot, state_of, Target, tests_of
 
 
 # ---- help and usage ----
@@ -315,7 +315,7 @@ def test_process_good(w):
 
 def test_process_obstacles(w):
     target = Target(w.work, OBSTACLES % os.path.join(w.work, "locked"))
-    child = children_of(target.pid)[0]
+    child = descendants(target.pid)[0]
     before = snapshot(w.work)
     result = fermata("check", "process", target.pid)
     expect(result.status == 1 and not result.err, result)
@@ -381,7 +381,7 @@ def test_process_tree(w):
     make_32(small)
     target = Target(w.work, "for _ in range(2):\n    if not os.fork():\n        n = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 11)\n"
                             f"        while True: time.sleep(1)\nif not os.fork():\n    os.execv({small!r}, ['small'])\ntime.sleep(0.3)")
-    first, second, last = sorted(children_of(target.pid))
+    first, second, last = sorted(descendants(target.pid))
     tracer = attach_strace(first)
     lines = fermata("check", "process", target.pid).out.splitlines()
     wanted = {first: f"debugged by process {tracer.pid}", second: "a netlink socket"}

@@ -1,8 +1,6 @@
 """What the suites of the command line share: the programs, targets that count, a folder for each test. CLI_FERMATA=PATH takes another binary."""
-import glob
 import os
 import shutil
-import signal
 import struct
 import subprocess
 import sys
@@ -10,7 +8,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import PR_SET_CHILD_SUBREAPER, ROOT, Failure, Skip, adopt, expect, is_gone, read, reap, reporter, state_of, verdict  # noqa: E402,F401
+import support  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, descendants, expect, is_gone, read, reap, reporter, state_of, verdict  # noqa: E402,F401
 
 report = reporter("cli_")
 
@@ -71,28 +70,8 @@ while True:
 """
 
 
-def children_of(pid):
-    found = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            for child in map(int, read(path).split()):
-                found += [child] + children_of(child)
-        except OSError:
-            pass
-    return found
-
-
 def kill_all():
-    end = time.monotonic() + DEADLINE
-    while left := children_of(os.getpid()):
-        expect(time.monotonic() < end, f"processes that can't be killed: {left}")
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        reap()
-        time.sleep(0.002)
+    support.kill_all(DEADLINE)
 
 
 class Target:
@@ -126,7 +105,7 @@ class Target:
             time.sleep(0.002)
 
     def tree(self):
-        return [self.pid] + children_of(self.pid)
+        return [self.pid] + descendants(self.pid)
 
     def unharmed(self):
         self.wait()
@@ -228,7 +207,7 @@ def restore_refused(w, images, *words):
     fermata("restore", "process", "-p", images, "--pid-file", pidfile).error(f"cannot restore from {images}", *words)
     expect(snapshot(images) == before and not os.path.exists(pidfile), "restore has written something")
     reap()
-    expect(not [pid for pid in children_of(os.getpid()) if pid not in w.known], f"left behind: {children_of(os.getpid())}")
+    expect(not [pid for pid in descendants(os.getpid()) if pid not in w.known], f"left behind: {descendants(os.getpid())}")
 
 
 def tests_of(names):

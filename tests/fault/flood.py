@@ -11,11 +11,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, adopt, expect, read, reap, reporter, verdict  # noqa: E402
+from support import ROOT, Failure, adopt, expect, read, reap, reporter, run_tests, verdict  # noqa: E402
 
 report = reporter("flood_")
 
@@ -281,25 +280,19 @@ def test_exits(work):
     p.end()
 
 
+def kill_programs(work):
+    for child in [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]:
+        try:
+            if os.path.realpath(f"/proc/{child}/exe") == os.path.realpath(FLOOD) and os.readlink(f"/proc/{child}/cwd") == work:
+                os.kill(child, signal.SIGKILL)
+        except OSError:
+            pass
+    reap()
+
+
 def main():
     adopt()
-    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
-        if sys.argv[1:] and not any(word in "flood_" + name for word in sys.argv[1:]):
-            continue
-        with tempfile.TemporaryDirectory(prefix="fermata-flood-") as work:
-            try:
-                test(work)
-                report("passed", name)
-            except (Failure, OSError, subprocess.SubprocessError) as failure:
-                report("failed", name, str(failure))
-            finally:
-                for child in [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]:
-                    try:
-                        if os.path.realpath(f"/proc/{child}/exe") == os.path.realpath(FLOOD) and os.readlink(f"/proc/{child}/cwd") == work:
-                            os.kill(child, signal.SIGKILL)
-                    except OSError:
-                        pass
-                reap()
+    run_tests(globals(), "flood", report, kill_programs)
     return verdict()
 
 

@@ -8,12 +8,11 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from flood import DEADLINE, FLOOD, Flood  # noqa: E402
-from support import Failure, Skip, adopt, expect, reap, reporter, verdict  # noqa: E402
+from flood import DEADLINE, Flood, kill_programs  # noqa: E402
+from support import Skip, adopt, expect, reap, reporter, run_tests, verdict  # noqa: E402
 
 report = reporter("memory_")
 
@@ -143,25 +142,7 @@ def main():
     adopt()
     # What a child of this has had before it becomes the dump counts as its own.
     expect(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < OWN, "this suite has too much memory itself")
-    for name, test in [(name[5:], f) for name, f in globals().items() if name.startswith("test_")]:
-        if sys.argv[1:] and not any(word in "memory_" + name for word in sys.argv[1:]):
-            continue
-        with tempfile.TemporaryDirectory(prefix="fermata-memory-") as work:
-            try:
-                test(work)
-                report("passed", name)
-            except Skip as why:
-                report("skipped", name, str(why))
-            except (Failure, OSError, subprocess.SubprocessError) as failure:
-                report("failed", name, str(failure))
-            finally:
-                for child in [int(pid) for pid in os.listdir("/proc") if pid.isdigit()]:
-                    try:
-                        if os.path.realpath(f"/proc/{child}/exe") == os.path.realpath(FLOOD) and os.readlink(f"/proc/{child}/cwd") == work:
-                            os.kill(child, signal.SIGKILL)
-                    except OSError:
-                        pass
-                reap()
+    run_tests(globals(), "memory", report, kill_programs)
     return verdict()
 
 

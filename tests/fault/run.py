@@ -24,7 +24,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, Skip, adopt, read, reap, reporter, state_of, verdict  # noqa: E402
+import support  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, descendants, read, reap, reporter, state_of, verdict  # noqa: E402
 
 report = reporter("fault_")
 
@@ -35,6 +36,7 @@ KILLS = int(os.environ.get("FAULT_KILLS", "200"))
 INJECTIONS = int(os.environ.get("FAULT_INJECTIONS", "150"))
 LIVE_KILLS = int(os.environ.get("FAULT_LIVE_KILLS", "24"))
 DEATHS = int(os.environ.get("FAULT_DEATHS", "40"))
+PAGEMAP_SCAN = "0xc0606610"
 SLOT = struct.Struct("16sQII96s")
 SLOTS = 32
 moments = random.Random(int(os.environ.get("FAULT_SEED", "1")))
@@ -50,32 +52,8 @@ def status_of(path):
 
 # ---- a target and what can be seen of it ----
 
-def children_of(pid):
-    found = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            for child in map(int, read(path).split()):
-                found += [child] + children_of(child)
-        except OSError:
-            pass
-    return found
-
-
 def kill_all():
-    """Whatever descends from this process goes."""
-    end = time.monotonic() + DEADLINE
-    while time.monotonic() < end:
-        left = children_of(os.getpid())
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        reap()
-        if not left:
-            return
-        time.sleep(0.002)
-    raise Failure(f"processes that can't be killed: {left}")
+    support.kill_all(DEADLINE)
 
 
 class Target:
@@ -113,7 +91,7 @@ class Target:
     def picture(self):
         """What must stay as it was, of every process and thread."""
         seen = {}
-        for pid in [self.pid] + children_of(self.pid):
+        for pid in [self.pid] + descendants(self.pid):
             tasks = {}
             for tid in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
                 status = status_of(f"/proc/{pid}/task/{tid}/status")
@@ -266,11 +244,11 @@ def measure_dump(criu, target):
 
 
 def restore_all(criu, images, target, victim=None):
-    """Without the workers of the victim, should it not be there."""
+    """Without the workers of the victim, should it not be there, and who waits for them to read."""
     if criu.run(criu.restore(images)):
         raise Failure(f"restore fails: {criu.text()}")
     gone = target.pids.get(victim) if victim and state_of(victim) in (None, "Z", "X") else None
-    since = [slot for slot in target.slots() if slot[0].partition(".")[0] != gone]
+    since = [slot for slot in target.slots() if slot[0].partition(".")[0] != gone and (gone, slot[0]) != ("b", "a.write")]
     end = time.monotonic() + DEADLINE
     while target.stuck(since) and time.monotonic() < end:
         time.sleep(0.002)
@@ -459,11 +437,15 @@ def inject_once(criu, target, work, name, when):
     return status != 0
 
 
-def test_inject(work, criu=None, injections=INJECTIONS, label="inject"):
+def need_strace():
     if not shutil.which("strace"):
         raise Skip("needs strace")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode:
         raise Skip("strace can't trace here")
+
+
+def test_inject(work, criu=None, injections=INJECTIONS, label="inject"):
+    need_strace()
     criu, target = criu or Criu(work), Target(work)
     runs = refused = 0
     for name, moments_of in plan_injections(trace_calls(criu, target, work), injections):
@@ -581,6 +563,38 @@ def test_space_death(work):
         raise Failure(f"{failed} of {DEATHS} deaths")
 
 
+def calls_of(pid):
+    """What each thread of a process is at: the words of its system call, numbers in hexadecimal."""
+    for path in glob.glob(f"/proc/{pid}/task/*/syscall"):
+        try:
+            yield read(path).split()
+        except OSError:
+            pass
+
+
+def test_space_death_before_pages(work):
+    """All is captured of a process but its pages, of which there are none any more when they are looked for."""
+    need_strace()
+    criu, target = Criu(work), Target(work)
+    images = criu.images()
+    command = ["strace", "-f", "-o", os.path.join(work, "trace"), "-e", "trace=ioctl", "-e", "inject=ioctl:delay_enter=300000"]
+    task = criu.start(criu.dump(target, images), command)
+    end = time.monotonic() + DEADLINE
+    looked = lambda: any(call[2:3] == [PAGEMAP_SCAN] for child in descendants(task.pid) for call in calls_of(child))  # noqa: E731
+    while not looked():
+        if task.poll() is not None or time.monotonic() > end:
+            raise Failure(f"the dump does not look for pages: {criu.text()}")
+        time.sleep(0.002)
+    victim = next(pid for pid in descendants(target.pid) if not descendants(pid))
+    os.kill(victim, signal.SIGKILL)
+    task.terminate()  # the dump goes on without it
+    task.wait()
+    while not criu.text() and time.monotonic() < end:
+        time.sleep(0.002)
+    if "was killed while it was being saved" not in criu.text() or has_checkpoint(images):
+        raise Failure(f"dump says: {criu.text()}, and has a checkpoint: {has_checkpoint(images)}")
+
+
 def wait_free(pid):
     """The process is neither stopped nor traced, or it ends."""
     end = time.monotonic() + SETTLE
@@ -592,7 +606,7 @@ def wait_free(pid):
 
 def reap_others(pid):
     """Ended children except one, whose status Popen wants."""
-    for child in children_of(os.getpid()):
+    for child in descendants(os.getpid()):
         if child != pid:
             try:
                 os.waitpid(child, os.WNOHANG)
@@ -739,7 +753,7 @@ def restore_damaged(criu, images, verify):
     if "cannot restore" not in criu.text():
         raise Failure(f"no reason is given: {criu.text()}")
     end = time.monotonic() + 0.5
-    while left := children_of(os.getpid()):
+    while left := descendants(os.getpid()):
         reap()
         if time.monotonic() > end:
             raise Failure(f"processes stay: {left}: {criu.text()}")
@@ -793,7 +807,8 @@ TESTS = [("live_kill", test_live_kill), ("live_full", test_live_full), ("live_ch
          ("inject_lz4", test_inject_lz4), ("space_full", test_space_full), ("space_full_lz4", test_space_full_lz4),
          ("space_full_tar", test_space_full_tar),
          ("space_read_only", test_space_read_only), ("space_missing", test_space_missing),
-         ("space_death", test_space_death), ("damage", test_damage)]
+         ("space_death", test_space_death),
+         ("space_death_before_pages", test_space_death_before_pages), ("damage", test_damage)]
 GROUPS = {"inject", "inject_lz4", "damage"}  # these report on their parts themselves
 
 

@@ -3,7 +3,6 @@
 
 Arguments select tests by a part of their names. GPU_REPORT=FILE writes the times there, as a table. Runs as root."""
 import ctypes
-import ctypes.util
 import importlib.util
 import os
 import shutil

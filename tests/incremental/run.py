@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Chains of checkpoints: each has only what was written since its parent. A program changes its memory in every way on command and says what all of it
 holds; after each dump of a chain the restored tree must say what the dumped one did. Arguments select tests by a part of their name."""
-import json
 import os
 import random
 import shutil

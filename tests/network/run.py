@@ -16,7 +16,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from support import ROOT, Failure, Skip, adopt, expect, is_gone, reap, reporter, verdict  # noqa: E402
+import support  # noqa: E402
+from support import ROOT, Failure, Skip, adopt, descendants, expect, is_gone, reap, reporter, verdict  # noqa: E402
 
 report = reporter("network_")
 
@@ -456,24 +457,8 @@ def kill_tree(t):
 
 # ---- running them ----
 
-def descendants(pid):
-    found = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        for child in map(int, read(path).split()):
-            found += [child] + descendants(child)
-    return found
-
-
 def clean_up(before):
-    end = time.monotonic() + DEADLINE
-    while (left := descendants(os.getpid())) and time.monotonic() < end:
-        for pid in left:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        reap()
-        time.sleep(0.005)
+    support.kill_all(DEADLINE)
     for table in tables() - before:
         subprocess.run(["nft", "delete", "table", "inet", table], stderr=subprocess.DEVNULL)
 

@@ -38,24 +38,6 @@ struct submitter {
 	bool dispatch_aside;
 };
 
-/* ---- memory of the program's ---- */
-
-static int peek(const struct submitter *x, uint64_t address, void *to, size_t size)
-{
-	struct iovec ours = { to, size }, its = { (void *)address, size };
-	ssize_t n = process_vm_readv(x->th->tid, &ours, 1, &its, 1, 0);
-
-	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
-}
-
-static int poke(const struct submitter *x, uint64_t address, const void *from, size_t size)
-{
-	struct iovec ours = { (void *)from, size }, its = { (void *)address, size };
-	ssize_t n = process_vm_writev(x->th->tid, &ours, 1, &its, 1, 0);
-
-	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
-}
-
 /* Room that can be borrowed: on the thread's stack, or wherever it may write. 0: none. */
 static uint64_t find_room(const struct submitter *x, size_t size)
 {
@@ -83,7 +65,7 @@ static uint64_t find_call(const struct submitter *x)
 		const VmaEntry *v = mm->vmas[i];
 		const size_t size = v->end - v->start;
 		_cleanup_free_ char *code = v->status & VMA_VDSO && size <= VDSO_MAX ? malloc(size) : NULL;
-		const char *at = code && !peek(x, v->start, code, size) ? memmem(code, size, "\x0f\x05", 2) : NULL;
+		const char *at = code && !proc_peek(x->th->tid, v->start, code, size) ? memmem(code, size, "\x0f\x05", 2) : NULL;
 		if (at)
 			return v->start + (uint64_t)(at - code);
 	}
@@ -178,14 +160,14 @@ static int lend(const struct submitter *x, const UringRequest *q, struct io_urin
 
 	if (q->has_time) {
 		e->addr = at;
-		return poke(x, at, q->time.data, q->time.len);
+		return proc_poke(x->th->tid, at, q->time.data, q->time.len);
 	}
 	if (!q->has_vector)
 		return 0;
-	int r = poke(x, at, q->vector.data, q->vector.len);
+	int r = proc_poke(x->th->tid, at, q->vector.data, q->vector.len);
 	if (!r && is_message(e)) {
-		r = peek(x, e->addr + VECTOR_AT, vectors, sizeof(ours));
-		return r ? r : poke(x, e->addr + VECTOR_AT, ours, sizeof(ours));
+		r = proc_peek(x->th->tid, e->addr + VECTOR_AT, vectors, sizeof(ours));
+		return r ? r : proc_poke(x->th->tid, e->addr + VECTOR_AT, ours, sizeof(ours));
 	}
 	e->addr = at;
 	e->len = (uint32_t)ours[1];
@@ -221,7 +203,7 @@ static int submit(struct submitter *x, const struct uring_mapped *m, const Uring
 	if (!vectors || !saved)
 		return -ENOMEM;
 	if (size)
-		r = room ? peek(x, room, saved, size) : -EFAULT;
+		r = room ? proc_peek(x->th->tid, room, saved, size) : -EFAULT;
 	uint64_t at = room;
 	for (uint32_t i = 0; !r && i < count; i++, at += size_of(list[i - 1])) {
 		struct io_uring_sqe entry = entry_of(list[i]);
@@ -240,9 +222,9 @@ static int submit(struct submitter *x, const struct uring_mapped *m, const Uring
 	}
 	for (uint32_t i = 0; i < count; i++)
 		if (vectors[i][0])
-			poke(x, entry_of(list[i]).addr + VECTOR_AT, vectors[i], sizeof(vectors[i]));
+			proc_poke(x->th->tid, entry_of(list[i]).addr + VECTOR_AT, vectors[i], sizeof(vectors[i]));
 	if (size && room)
-		poke(x, room, saved, size);
+		proc_poke(x->th->tid, room, saved, size);
 	return r;
 }
 

@@ -11,7 +11,6 @@
 
 #include <elf.h>
 #include <fcntl.h>
-#include <sys/uio.h>
 
 #define PERMISSIONS (S_IRWXU | S_IRWXG | S_IRWXO)
 #define HEADERS_MAX 64
@@ -28,9 +27,7 @@ static bool get(const struct source *s, uint64_t offset, void *to, size_t size)
 {
 	if (!s->pid)
 		return pread(s->fd, to, size, (off_t)offset) == (ssize_t)size;
-	struct iovec own = { to, size }, theirs = { (void *)(s->start + offset), size };
-	return offset < s->end - s->start && size <= s->end - s->start - offset &&
-	       process_vm_readv(s->pid, &own, 1, &theirs, 1, 0) == (ssize_t)size;
+	return offset < s->end - s->start && size <= s->end - s->start - offset && !proc_peek(s->pid, s->start + offset, to, size);
 }
 
 static size_t find_note(const unsigned char *notes, size_t size, uint32_t id[BUILD_ID_WORDS])

@@ -25,6 +25,7 @@
 #define SEGMENTS 64
 #define AREAS_AT_ONCE 256
 #define NEAR (64 * PAGE_SIZE) /* no more than that between two of them */
+#define MANY_THREADS 64 /* then capturing them is worth a worker for the pages */
 
 /* One address space that is being saved by the workers. */
 struct page_job {
@@ -350,7 +351,10 @@ int pages_capture(struct dump *d, struct task *t)
 	p->d.e = &p->why;
 	p->next = d->page_jobs;
 	d->page_jobs = p;
-	workers_submit(d->workers, run_job, p);
+	if (t->threads.count >= MANY_THREADS)
+		workers_submit_large(d->workers, run_job, p);
+	else
+		workers_submit(d->workers, run_job, p);
 	return 0;
 }
 

@@ -21,7 +21,6 @@
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #define ERESTARTSYS 512
 #define ERESTARTNOINTR 513
@@ -58,15 +57,6 @@ static unsigned long long argument(const struct user_regs_struct *regs, size_t i
 	return (const unsigned long long[]){ regs->rdi, regs->rsi, regs->rdx, regs->r10, regs->r8, regs->r9 }[i];
 }
 
-/* In this way pages that a lazy restore still has to bring are waited for. */
-static int peek(pid_t tid, uint64_t address, void *to, size_t size)
-{
-	struct iovec ours = { to, size }, its = { (void *)address, size };
-	ssize_t n = process_vm_readv(tid, &ours, 1, &its, 1, 0);
-
-	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
-}
-
 /* A socket that waits for no more than that, SO_RCVTIMEO and SO_SNDTIMEO. */
 static bool is_short_socket(pid_t pid, int fd)
 {
@@ -91,11 +81,11 @@ static bool may_begin_again(const struct tracee *t, enum limit limit, size_t at)
 		return is_short_socket(t->pid, (int)where);
 	if (limit == MILLISECONDS)
 		return (int)where < 0 || (int)where <= SHORT_NS / 1000000;
-	if (limit == URING_ARGUMENT && t->regs.r10 & IO_URING_EXT_ARG && peek(t->tid, where + 16, &where, sizeof(where)))
+	if (limit == URING_ARGUMENT && t->regs.r10 & IO_URING_EXT_ARG && proc_peek(t->tid, where + 16, &where, sizeof(where)))
 		return false;
 	if (limit == NO_LIMIT || (limit == URING_ARGUMENT && !(t->regs.r10 & IO_URING_EXT_ARG)) || !where)
 		return true;
-	return !peek(t->tid, where, &limit_of, sizeof(limit_of)) && (limit_of.tv_sec == 0 || (limit_of.tv_sec == 1 && !limit_of.tv_nsec));
+	return !proc_peek(t->tid, where, &limit_of, sizeof(limit_of)) && (limit_of.tv_sec == 0 || (limit_of.tv_sec == 1 && !limit_of.tv_nsec));
 }
 
 void calls_mend(struct tracee *t)
@@ -286,14 +276,6 @@ bool calls_are_valid(const CoreEntry *core)
 	return c->error == ERESTARTSYS || c->error == ERESTARTNOINTR || c->error == ERESTARTNOHAND;
 }
 
-static int poke(pid_t tid, uint64_t address, const void *from, size_t size)
-{
-	struct iovec ours = { (void *)from, size }, its = { (void *)address, size };
-	ssize_t n = process_vm_writev(tid, &ours, 1, &its, 1, 0);
-
-	return n == (ssize_t)size ? 0 : n < 0 ? -errno : -EFAULT;
-}
-
 /* A thread that makes its call with what is left, interrupted. */
 struct again {
 	struct rthread *th;
@@ -313,14 +295,14 @@ static void begin_call(struct again *a)
 	uint16_t code;
 
 	a->regs = t->regs;
-	a->r = peek(t->tid, t->regs.rip, &code, sizeof(code));
+	a->r = proc_peek(t->tid, t->regs.rip, &code, sizeof(code));
 	if (!a->r && code != 0x050f) /* syscall */
 		a->r = -EINVAL;
 	if (a->r)
 		return;
 	const bool in_memory = c->nr != __NR_poll;
 	*time_of((long)c->nr, &a->regs) = in_memory ? at : MIN((c->left_ns + 999999) / 1000000, (uint64_t)INT32_MAX);
-	if (in_memory && ((a->r = peek(t->tid, at, &a->saved, sizeof(a->saved))) || (a->r = poke(t->tid, at, &left, sizeof(left)))))
+	if (in_memory && ((a->r = proc_peek(t->tid, at, &a->saved, sizeof(a->saved))) || (a->r = proc_poke(t->tid, at, &left, sizeof(left)))))
 		return;
 	a->at = in_memory ? at : 0;
 	a->r = ptrace(PTRACE_SETSIGMASK, t->tid, 8, &all) < 0 ? -errno : tracee_begin_call(t, &a->regs);
@@ -352,7 +334,7 @@ static int end_call(struct restore *s, struct again *a)
 	if (ptrace(PTRACE_SETSIGMASK, t->tid, 8, &t->sigmask) < 0 && !a->r)
 		a->r = -errno;
 	if (a->at && !a->r)
-		a->r = poke(t->tid, a->at, &a->saved, sizeof(a->saved));
+		a->r = proc_poke(t->tid, a->at, &a->saved, sizeof(a->saved));
 	if (a->r == -ESRCH)
 		return error_errno(s->e, a->r, "cannot bring thread %d back into its system call", a->th->tid);
 	/* Where that failed, from the beginning. */

@@ -541,6 +541,21 @@ int tree_freeze(struct dump *d)
 	return 0;
 }
 
+int tree_check_whole(struct dump *d)
+{
+	unsigned long message;
+
+	for (size_t i = 0; i < d->tasks.count; i++) {
+		struct task *t = d->tasks.data[i];
+		if (t->state == TASK_DEAD || t->refused || !t->threads.count)
+			continue;
+		/* Whoever has been sent SIGKILL is not to be traced any more, long before it can be waited for. */
+		if (ptrace(PTRACE_GETEVENTMSG, t->threads.data[0]->tid, 0, &message) < 0)
+			return task_error(d, t, -errno, "it was killed while it was being saved");
+	}
+	return 0;
+}
+
 void tree_let_go(struct dump *d)
 {
 	if (d->workers) /* who may look at a task */

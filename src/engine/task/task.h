@@ -182,6 +182,8 @@ void thread_free(struct thread *th);
 
 /* Stops the tree below d->request->pid, whatever it forks meanwhile, and fills d->tasks: parents before children. */
 int tree_freeze(struct dump *d);
+/* Whether all of them still stand still: one that was killed has had no memory since then, which is no error for who looked for its pages. */
+int tree_check_whole(struct dump *d);
 /* Lets go of every task as it was found; what is known of them stays until tree_thaw. */
 void tree_let_go(struct dump *d);
 /* The same, and forgets them. Takes a tree that was only half frozen. */
