@@ -11,7 +11,7 @@ import time
 
 sys.dont_write_bytecode = True
 import world as cli
-from world import DEADLINE, Skip, Target, children_of, expect, fermata, read, state_of
+from world import DEADLINE, Skip, Target, descendants, expect, fermata, read, state_of
 
 
 def inside(w, *more, body="os.setsid()"):
@@ -19,7 +19,7 @@ def inside(w, *more, body="os.setsid()"):
     if not shutil.which("unshare"):
         raise Skip("needs unshare")
     target = Target(w.work, body, before=["unshare", "--pid", "--fork", *more])
-    target.pid = children_of(target.pid)[0]
+    target.pid = descendants(target.pid)[0]
     return target
 
 
@@ -66,7 +66,7 @@ def test_stranger(w):
     stranger = subprocess.Popen(["nsenter", "--pid", "--target", str(target.pid), "sleep", "1000"], stdin=subprocess.DEVNULL)
     stranger.returncode = 0
     end = time.monotonic() + DEADLINE
-    while not children_of(stranger.pid):
+    while not descendants(stranger.pid):
         expect(time.monotonic() < end, "nobody came in")
         time.sleep(0.01)
     save(w, target, "a").error("(sleep) is in its pid namespace, but not of its tree")
@@ -77,7 +77,7 @@ def test_stranger(w):
 
 def test_not_the_first(w):
     target = inside(w, body="os.setsid()\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(1000)")
-    target_pid, target.pid = target.pid, children_of(target.pid)[0]
+    target_pid, target.pid = target.pid, descendants(target.pid)[0]
     save(w, target, "a").error("dump the first one")
     expect(state_of(target_pid) in ("S", "R") and state_of(target.pid) == "S", "it was harmed")
 
@@ -111,7 +111,7 @@ def test_killed(w):
         task.kill()
         task.wait()
         end, before = time.monotonic() + DEADLINE, target.ticks()
-        while left := children_of(os.getpid()):
+        while left := descendants(os.getpid()):
             if target.ticks() > before:  # it was there before the signal came
                 cli.kill_all()
             expect(time.monotonic() < end, f"left behind: {left}")
@@ -172,7 +172,7 @@ def groups_round(w, namespace):
     groups = Groups(w)
     try:
         target = Target(w.work, groups.body(namespace))
-        child = children_of(target.pid)[0]
+        child = descendants(target.pid)[0]
         groups.wait_below(child)
         before = groups.of(target.pid), groups.of(child)
         expect(len(before[0]) == len(groups.tops) and all(line.endswith("/below") for line in before[1]), before)
@@ -213,7 +213,7 @@ def test_groups_needed(w):
     groups = Groups(w)
     try:
         target = Target(w.work, groups.body(namespace=True))
-        groups.wait_below(children_of(target.pid)[0])
+        groups.wait_below(descendants(target.pid)[0])
         save(w, target, "a").error("below that of its cgroup namespace", "--manage-cgroups")
         target.unharmed()
     finally:
