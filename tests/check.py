@@ -18,6 +18,7 @@ SUITES = (
     "cli/errors.py",
     "cli/hostile.py",
     "cli/mounts.py",
+    "cli/namespaces.py",
     "daemon/run.py",
     "daemon/terminals.py",
     "daemon/recovery.py",

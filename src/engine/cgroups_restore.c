@@ -203,14 +203,31 @@ static int make_group(struct restore *s, struct hierarchy *h, int at, const char
 	return r;
 }
 
-/* Those above it that are not there. */
-static int make_parents(struct hierarchy *h, const char *path)
+/* A group of the controller cpuset takes no process before it has processors and memory: those of the one above. */
+static void give_processors(const struct hierarchy *h, const char *path)
+{
+	static const char *const names[] = { "cpuset.cpus", "cpuset.mems" };
+
+	for (size_t i = 0; h->names[0] && i < ARRAY_SIZE(names); i++) {
+		_cleanup_free_ char *value = NULL;
+		char above[PATH_MAX + 32], own[PATH_MAX + 32];
+		snprintf(above, sizeof(above), "%s/../%s", path, names[i]);
+		snprintf(own, sizeof(own), "%s/%s", path, names[i]);
+		if (!read_file_at(h->fd, above, PATH_MAX, &value, NULL))
+			write_value(h->fd, own, value, strlen(value));
+	}
+}
+
+/* Those above it that are not there; with `whole`, it too. */
+static int make_path(struct hierarchy *h, const char *path, bool whole)
 {
 	char part[PATH_MAX];
 
-	for (const char *at = strchr(path + 2, '/'); at; at = strchr(at + 1, '/')) {
+	for (const char *at = strchrnul(path + 2, '/'); at && (whole || *at); at = *at ? strchrnul(at + 1, '/') : NULL) {
 		snprintf(part, sizeof(part), "%.*s", (int)(at - path), path);
-		if (mkdirat(h->fd, part, 0755) < 0 && errno != EEXIST)
+		if (mkdirat(h->fd, part, 0755) == 0)
+			give_processors(h, part);
+		else if (errno != EEXIST)
 			return -errno;
 	}
 	return 0;
@@ -232,7 +249,7 @@ static int make_hierarchy(struct restore *s, struct hierarchy *h)
 		for (size_t k = 0; !r && k < c->n_dirs; k++) {
 			r = place(h, c->dirs[k]->dir_name, path);
 			if (!r && s->request->cgroups != CGROUPS_PROPS)
-				r = make_parents(h, path);
+				r = make_path(h, path, false);
 			r = r ? error_errno(s->e, r, "cannot make the control group %s", c->dirs[k]->dir_name) : make_group(s, h, h->fd, path, c->dirs[k]);
 		}
 	}
@@ -265,8 +282,11 @@ int cgroups_enter(struct restore *s)
 	for (size_t i = 0; s->cgroups && !r && i < s->cgroups->list.count; i++) {
 		struct hierarchy *h = &s->cgroups->list.data[i];
 		char path[PATH_MAX];
+		char here[PATH_MAX];
 		base_path(h, path);
 		r = make_hierarchy(s, h);
+		if (!r && h->moved && s->request->cgroups > CGROUPS_PROPS && (place(h, path, here) || (here[1] && make_path(h, here, true))))
+			r = error_errno(s->e, -errno, "cannot make the control group %s of %s", h->moved, h->names[0] ? h->names : "version 2");
 		if (!r)
 			r = move_to(s, h, path, 0);
 	}

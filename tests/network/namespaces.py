@@ -191,6 +191,19 @@ def test_veth_live(t):
     expect("fermata" not in t.inside(pid, "nft list ruleset"), "a table was left")
 
 
+def test_tracked(t):
+    """Rules that let nothing pass but what is established: the connection is, also behind the restore."""
+    pid = t.connected()
+    for policy in ("accept", "drop"):  # what it has not seen begin it must see first
+        t.inside(pid, f'nft "flush ruleset; table inet strict {{ chain in {{ type filter hook input priority 0; policy {policy}; ct state established accept; }}; '
+                      f'chain out {{ type filter hook output priority 0; policy {policy}; ct state established accept; }}; }}"')
+        t.goes_on()
+    for _ in range(2):
+        t.restore(t.dump(pid))
+        t.goes_on()
+    expect("ct state" in t.inside(pid, "nft list ruleset"), "the rules are gone")
+
+
 def test_veth_third(t):
     """The other end in a namespace that is neither the tree's nor ours."""
     other = t.sleeper("ip link set lo up")

@@ -48,6 +48,8 @@ static int capture_content(struct net_dump *n, NetnsEntry *e)
 	if (!r)
 		r = net_rules_capture(n);
 	if (!r)
+		r = net_tracking_capture(n);
+	if (!r)
 		r = net_settings_capture(n, e);
 	return r ? r : write_entry(n, e);
 }
@@ -121,6 +123,8 @@ static int make_content(struct net_restore *n)
 		r = net_config_make(n);
 	if (!r)
 		r = net_rules_make(n);
+	if (!r)
+		r = net_tracking_make(n);
 	if (!r)
 		r = net_devices_finish(n);
 	return r ? r : net_settings_make(n, n->entry, NET_SETTINGS_LAST);

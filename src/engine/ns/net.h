@@ -13,7 +13,8 @@
 #define NET_MAGIC_ADDRESSES 0x47361222u
 #define NET_MAGIC_ROUTES 0x45311224u
 #define NET_MAGIC_RULES 0x71706986u
-#define NET_MAGIC_NEIGHBOURS 0x46524d4eu /* ours */
+#define NET_MAGIC_NEIGHBOURS 0x46524d4eu /* ours, as the next */
+#define NET_MAGIC_TRACKING 0x46524d54u
 
 struct net_dump {
 	struct dump *d;
@@ -65,6 +66,10 @@ int net_settings_make(struct net_restore *n, const NetnsEntry *e, enum net_setti
 int net_rules_capture(struct net_dump *n);
 int net_rules_make(struct net_restore *n);
 bool net_rules_are_tables(const char *text); /* what it is to be read as, and no other command of nft(8) */
+
+/* net_tracking.c: conntrack-ID.img */
+int net_tracking_capture(struct net_dump *n);
+int net_tracking_make(struct net_restore *n);
 
 /* net_hold.c: nothing comes in or goes out while the namespace is made, or whoever has a connection to it would be told that there is none. */
 struct nft;

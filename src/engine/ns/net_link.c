@@ -56,23 +56,11 @@ static const char *text_of(const struct nlattr *a)
 	return mnl_attr_validate(a, MNL_TYPE_NUL_STRING) < 0 ? NULL : mnl_attr_get_str(a);
 }
 
-static bool nested_is_whole(const struct nlattr *nest)
-{
-	size_t left = mnl_attr_get_payload_len(nest);
-
-	for (const struct nlattr *a = mnl_attr_get_payload(nest); left; a = mnl_attr_next(a)) {
-		if (left < sizeof(*a) || a->nla_len < sizeof(*a) || a->nla_len > left)
-			return false;
-		left -= MIN(left, (size_t)MNL_ALIGN(a->nla_len));
-	}
-	return true;
-}
-
 static bool take_info(const struct nlattr *info, struct net_link *l)
 {
 	const struct nlattr *a;
 
-	if (!nested_is_whole(info))
+	if (!net_attribute_is_nest(info))
 		return false;
 	mnl_attr_for_each_nested(a, info) {
 		switch (mnl_attr_get_type(a)) {
@@ -82,7 +70,7 @@ static bool take_info(const struct nlattr *info, struct net_link *l)
 		case IFLA_INFO_SLAVE_DATA: l->slave_data = a; break;
 		}
 	}
-	return l->kind && l->slave_kind && (!l->data || nested_is_whole(l->data)) && (!l->slave_data || nested_is_whole(l->slave_data));
+	return l->kind && l->slave_kind && (!l->data || net_attribute_is_nest(l->data)) && (!l->slave_data || net_attribute_is_nest(l->slave_data));
 }
 
 bool net_link_parse(const struct nlmsghdr *h, struct net_link *ret)

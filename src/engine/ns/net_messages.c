@@ -164,6 +164,18 @@ int net_messages_read(struct restore *s, const char *name, uint32_t magic, uint1
 
 /* ---- messages ---- */
 
+bool net_attribute_is_nest(const struct nlattr *nest)
+{
+	size_t left = mnl_attr_get_payload_len(nest);
+
+	for (const struct nlattr *a = mnl_attr_get_payload(nest); left; a = mnl_attr_next(a)) {
+		if (left < sizeof(*a) || a->nla_len < sizeof(*a) || a->nla_len > left)
+			return false;
+		left -= MIN(left, (size_t)MNL_ALIGN(a->nla_len));
+	}
+	return true;
+}
+
 const struct nlattr *net_message_find(const struct nlmsghdr *h, size_t header, uint16_t type)
 {
 	const struct nlattr *a;

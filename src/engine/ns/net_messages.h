@@ -38,6 +38,8 @@ int net_messages_take(struct net_messages *m, const struct nlmsghdr *h, uint16_t
 /* What net_messages_read makes of the bytes of an image: 0, -EBADMSG or -ENOMEM. */
 int net_messages_parse(const void *data, size_t size, uint32_t magic, uint16_t type, size_t header, struct net_messages *ret);
 
+/* Whether what is in an attribute is whole attributes. */
+bool net_attribute_is_nest(const struct nlattr *nest);
 /* An attribute of a message that was checked; or NULL. */
 const struct nlattr *net_message_find(const struct nlmsghdr *h, size_t header, uint16_t type);
 uint32_t net_message_u32(const struct nlmsghdr *h, size_t header, uint16_t type); /* 0 where there is none */

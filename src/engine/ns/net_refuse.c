@@ -6,7 +6,6 @@
  */
 #include "engine/ns/net.h"
 
-#include "base/log.h"
 #include "engine/kinds/netlink_ask.h"
 #include "proc/sysctl.h"
 
@@ -92,15 +91,6 @@ static bool has_virtual_servers(void)
 	return lines > 3; /* its heading */
 }
 
-static void warn_of_tracking(void)
-{
-	_cleanup_close_ int proc = sysctl_proc(), fd = proc < 0 ? -1 : openat(proc, "sys/net/netfilter/nf_conntrack_count", O_RDONLY | O_CLOEXEC);
-	char text[32] = "";
-
-	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 && atol(text) > 0)
-		log_warning("Connection tracking has %ld entries in the network namespace, which are not saved: they begin anew", atol(text));
-}
-
 int net_refuse(struct net_dump *n)
 {
 	int r = refuse_queueing(n);
@@ -113,7 +103,5 @@ int net_refuse(struct net_dump *n)
 		r = error_set(n->d->e, -ENOTSUP, "its network namespace has sets of ipset, which are not saved; remove them first (ipset destroy), or use sets of nftables");
 	if (!r && has_virtual_servers())
 		r = error_set(n->d->e, -ENOTSUP, "its network namespace has virtual servers (IPVS), which are not saved; remove them first (ipvsadm -C)");
-	if (!r)
-		warn_of_tracking();
 	return r;
 }

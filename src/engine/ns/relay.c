@@ -12,6 +12,8 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#define LOOK_NS 100000000
+
 enum message_type { MESSAGE_HOOK, MESSAGE_ANSWER, MESSAGE_PROGRESS, MESSAGE_BORN, MESSAGE_OBSTACLE, MESSAGE_RESULT, MESSAGE_END_TREE };
 
 struct message {
@@ -92,13 +94,23 @@ _Noreturn void relay_end_tree(struct relay *relay, int result, const struct erro
 		pause();
 }
 
+/* A process in the tree's pid namespace whose parent ends becomes a child of the tree's root, which may never reap it: so nothing ends us before it has ended. */
 _Noreturn void relay_leave_to(pid_t child)
 {
-	int status = 0;
+	const struct timespec look = { 0, LOOK_NS };
+	const pid_t parent = getppid();
+	sigset_t all;
 
-	while (waitpid(child, &status, __WALL) < 0 && errno == EINTR)
-		;
-	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, NULL);
+	prctl(PR_SET_PDEATHSIG, SIGHUP);
+	for (int status;;) {
+		if (waitpid(child, &status, WNOHANG | __WALL) > 0)
+			_exit(0);
+		if (getppid() != parent)
+			kill(child, SIGKILL);
+		sigtimedwait(&all, NULL, &look);
+	}
 }
 
 static _Noreturn void run_apart_from(const struct request *request, const struct relay_job *job, int socket)
