@@ -179,6 +179,16 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
+/* What a file system has kept of it may be old (FUSE): it is asked once more. */
+static bool has_links(const struct descriptor *f)
+{
+	struct statx now;
+
+	if (!f->st.st_nlink || f->own_fd < 0)
+		return f->st.st_nlink != 0;
+	return statx(f->own_fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_NLINK, &now) < 0 || now.stx_nlink;
+}
+
 /* What has not the name any more that it was opened by. */
 static int capture_nameless(struct dump *d, struct state *s, struct descriptor *f, RegFileEntry *reg)
 {
@@ -191,7 +201,7 @@ static int capture_nameless(struct dump *d, struct state *s, struct descriptor *
 		reg->has_size = reg->has_mode = 0;
 		return write_remap(d, s, f->id, (uint32_t)dead, REMAP_TYPE__PROCFS);
 	}
-	if (f->st.st_nlink && !S_ISDIR(f->st.st_mode))
+	if (!S_ISDIR(f->st.st_mode) && has_links(f))
 		return capture_linked(d, s, f);
 	reg->has_size = 0;
 	return capture_ghost(d, s, f);
@@ -479,7 +489,7 @@ const struct kind kind_regfile = {
 	.name = "a file",
 	.summary = "Regular files, directories, symbolic links and the memory devices (null, zero, full, random): position, flags, "
 		   "O_PATH, O_TMPFILE; files of /proc, of dead tasks too; deleted files and directories with their content, those with other "
-		   "names by --link-remap",
+		   "names by --link-remap; watches of dnotify (F_NOTIFY), which the kernel shows to nobody, are lost",
 	.type = FD_TYPES__REG,
 	.recognise = recognise,
 	.capture = regfile_capture,
