@@ -3,6 +3,7 @@
 #include "gate.h"
 #include "uring.h"
 #include <linux/userfaultfd.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -108,6 +109,8 @@ static void *first(void *unused)
 	CHECK(write(WATCHED, &one, 8) == 8 && epoll_wait(epoll, &e, 1, 0) == 1 && e.data.u64 == 6 && epoll_wait(second, &e, 1, 0) == 1 && e.data.u64 == 5);
 	CHECK(lseek(status, 0, SEEK_CUR) == 10 && read(comm, text, sizeof text - 1) > 0 && !memcmp(text, "live_", 5));
 	struct uffd_msg m;
+	struct pollfd fault = {.fd = uffd, .events = POLLIN};
+	CHECK(poll(&fault, 1, -1) == 1);
 	CHECK(read(uffd, &m, sizeof m) == sizeof m && m.event == UFFD_EVENT_PAGEFAULT && m.arg.pagefault.address == (uintptr_t)area + PAGE);
 	struct uffdio_zeropage zero = {.range = {(uintptr_t)area, 4 * PAGE}};
 	CHECK(ioctl(uffd, UFFDIO_ZEROPAGE, &zero) == 0 && syscall(SYS_pidfd_send_signal, own_pidfd, 0, NULL, 0) == 0);
@@ -147,7 +150,7 @@ static void *second(void *unused)
 	return NULL;
 }
 
-/* Another thread meets the page that lacks, in a call, so that it need not be waited for. */
+/* Meets the page that lacks. */
 static void *toucher(void *unused)
 {
 	char byte = area[PAGE];
@@ -175,7 +178,6 @@ int main(int argc, char **argv)
 	CHECK(other >= 0 && flock(other, LOCK_EX | LOCK_NB) < 0 && errno == EWOULDBLOCK);
 	uring_nops(&common, 7, 200);
 	CHECK(pthread_create(&touching, NULL, toucher, NULL) == 0);
-	usleep(20000);
 	gate_open(&gate);
 	for (int i = 0; i < COUNT; i++) CHECK(pthread_join(thread[i], NULL) == 0);
 	CHECK(pthread_join(touching, NULL) == 0 && flock(other, LOCK_EX | LOCK_NB) == 0 && lock(posix, F_SETLK, F_WRLCK, 100, 10) == 0);

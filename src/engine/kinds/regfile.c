@@ -199,12 +199,19 @@ static int capture_linked(struct dump *d, struct state *s, struct descriptor *f)
 	return write_remap(d, s, f->id, entry.id, REMAP_TYPE__LINKED);
 }
 
-/* An overlay counts the names of a lower layer, also the one that it has taken away itself. */
+/* An overlay counts the names of a lower layer, also the one that it has taken away itself; what a file system has kept of it may be old (FUSE):
+ * it is asked once more. */
 static bool has_other_names(const struct descriptor *f)
 {
+	uint64_t names = f->st.st_nlink;
+	struct statx now;
 	struct statfs fs;
 
-	return f->st.st_nlink > (f->st.st_nlink == 1 && f->own_fd >= 0 && fstatfs(f->own_fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC);
+	if (!names || f->own_fd < 0)
+		return names != 0;
+	if (statx(f->own_fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_NLINK, &now) == 0)
+		names = now.stx_nlink;
+	return names > (names == 1 && fstatfs(f->own_fd, &fs) == 0 && fs.f_type == OVERLAYFS_SUPER_MAGIC);
 }
 
 /* What has not the name any more that it was opened by. */
@@ -528,7 +535,7 @@ const struct kind kind_regfile = {
 	.name = "a file",
 	.summary = "Regular files, directories, symbolic links and the memory devices (null, zero, full, random): position, flags, "
 		   "O_PATH, O_TMPFILE; files of /proc, of dead tasks too; deleted files and directories with their content, those with other "
-		   "names by --link-remap",
+		   "names by --link-remap; watches of dnotify (F_NOTIFY), which the kernel shows to nobody, are lost",
 	.type = FD_TYPES__REG,
 	.recognise = recognise,
 	.capture = regfile_capture,
