@@ -21,7 +21,7 @@
 #define DIRECTORY "/run/fermata-track"
 #define MAGIC 0x32545246u
 #define AT_ONCE 200 /* descriptors in a message; the kernel's limit is 253 */
-#define PATIENCE_MS 3000
+#define PATIENCE_MS 10000
 #define PROCESSES_MAX 100000
 #define YOUNG_S 10
 

@@ -530,7 +530,7 @@ int increment_cut(struct dump *d, struct task *t, struct page_runs *runs)
 		error_set(d->e, r, "out of memory");
 	VEC_FREE(&unknown);
 	if (!r && d->increment->track)
-		pins_wait(d->pins, tr->uffd, t->pagemap_fd, &t->maps, watch_now() + PINS_SETTLE_NS);
+		pins_wait(d->pins, tr->uffd, watch_now() + PINS_SETTLE_NS);
 	return r;
 }
 
@@ -576,7 +576,7 @@ int increment_arm(struct dump *d, struct task *t, const struct extents *looked, 
 	if (!r && pinned_by(t->proc, &t->maps))
 		tr->broken = true;
 	if (!r)
-		pins_wait(d->pins, tr->uffd, t->pagemap_fd, &t->maps, watch_now() + PINS_SETTLE_NS);
+		pins_wait(d->pins, tr->uffd, watch_now() + PINS_SETTLE_NS);
 	VEC_FREE(&unknown);
 	return r ? task_errno(d, t, r, "cannot tell what it has written") : 0;
 }

@@ -161,7 +161,7 @@ static int copy_found(struct dump *d, struct live_task *lt, bool first, struct f
 	if (r && !d->e->text[0])
 		error_set(d->e, r, "out of memory");
 	if (!r && copies.count)
-		pins_wait(d->pins, lt->uffd, lt->pagemap_fd, &lt->maps, settled);
+		pins_wait(d->pins, lt->uffd, settled);
 	if (!r)
 		r = live_copy(d, lt, &copies);
 	VEC_FREE(&copies);

@@ -366,11 +366,11 @@ int pins_release_written(struct pins *p, const struct pins_of *of, const struct 
 	return MIN(r, 0);
 }
 
-void pins_wait(const struct pins *p, int uffd, int pagemap_fd, const struct proc_maps *maps, uint64_t settled)
+void pins_wait(const struct pins *p, int uffd, uint64_t settled)
 {
 	const uint64_t now = watch_now();
 
-	track_wait_for_lock(uffd, pagemap_fd, maps);
+	track_wait_for_lock(uffd);
 	if (!p && now < settled)
 		nanosleep(&(struct timespec){ 0, (long)(settled - now) }, NULL);
 }

@@ -35,6 +35,6 @@ int pins_release(struct pins *p, const struct pins_of *of, const struct extents 
 /* The same for what track_collect has found; 0 or a negative errno. */
 int pins_release_written(struct pins *p, const struct pins_of *of, const struct track_runs *runs);
 /* Behind that, once for each process. `settled`: CLOCK_MONOTONIC, ns: where only time helps, until then. */
-void pins_wait(const struct pins *p, int uffd, int pagemap_fd, const struct proc_maps *maps, uint64_t settled);
+void pins_wait(const struct pins *p, int uffd, uint64_t settled);
 /* How long that is. */
 #define PINS_SETTLE_NS 1000000UL

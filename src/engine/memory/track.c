@@ -22,6 +22,7 @@
 #define UNWATCH_WHOLE (64UL << 20) /* smaller areas are not cut */
 #define UNWATCH_SIZE (16UL << 20)
 #define WORDS 8192
+#define LAST_PAGE ((1UL << 47) - 2 * PAGE_SIZE) /* the kernel gives it to nobody who does not ask for it */
 #define GIANT_SIZE (1UL << 30)
 #define NEAR (1UL << 20) /* to walk over so much takes as long as another call */
 
@@ -159,13 +160,10 @@ bool track_is_file(const struct proc_vma *v)
 	return vma_status(v) & VMA_FILE_PRIVATE;
 }
 
-/* To watch what is watched changes nothing, but is done under the lock that excludes all others. */
-void track_wait_for_lock(int uffd, int pagemap_fd, const struct proc_maps *maps)
+/* To watch a page is done under the lock that excludes all others, also where there is none: at the very end of what a process can have. */
+void track_wait_for_lock(int uffd)
 {
-	for (size_t i = 0; i < maps->count; i++)
-		if (track_can_watch(&maps->data[i]) && track_is_watched(pagemap_fd, maps->data[i].start, maps->data[i].end) &&
-		    track_watch(uffd, maps->data[i].start, maps->data[i].end) == 1)
-			return;
+	track_watch(uffd, LAST_PAGE, LAST_PAGE + PAGE_SIZE);
 }
 
 int track_unwatch(int uffd, uint64_t start, uint64_t end)

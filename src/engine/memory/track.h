@@ -34,8 +34,8 @@ bool track_drop_marked(int uffd, int pagemap_fd, struct proc_vma *v);
 /* Whether an area is watched, by whomever: one that was may no longer be, after mremap(2) of it or of its neighbour. Then its pages may still look
  * as if they had not been written. */
 bool track_is_watched(int pagemap_fd, uint64_t start, uint64_t end);
-/* Who wrote under the lock of the address space when it was called has done so (/proc/PID/mem, ptrace). Of memory that is watched. */
-void track_wait_for_lock(int uffd, int pagemap_fd, const struct proc_maps *maps);
+/* Who wrote under the lock of the address space when it was called has done so (/proc/PID/mem, ptrace). */
+void track_wait_for_lock(int uffd);
 /*
  * Ends that. The program waits until it is done, wherever it touches memory for the first time, so a large area is let go a piece at a time; in these
  * milliseconds it is two areas, which mremap(2) takes for none.
