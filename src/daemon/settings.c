@@ -15,7 +15,6 @@ static const struct row {
 	const char *key, *standard, *help;
 	enum kind kind;
 	const char *choices; /* separated by blanks */
-	bool levels;	     /* behind a colon a number may follow */
 } rows[SETTINGS] = {
 	[SETTING_ADDRESS] = { "address", "/run/fermata.sock", "The daemon's socket; with protocol tcp HOST:PORT", KIND_TEXT, NULL },
 	[SETTING_PROTOCOL] = { "protocol", "unix", "unix, or tcp with mutual TLS", KIND_TEXT, "unix tcp" },
@@ -30,7 +29,7 @@ static const struct row {
 	[SETTING_DB_PATH] = { "db.path", "/var/lib/fermata/fermata.db", "The database; beside it the folder of jobs", KIND_TEXT, NULL },
 	[SETTING_LOG_DIR] = { "log_dir", "/var/log", "Where the output of jobs goes", KIND_TEXT, NULL },
 	[SETTING_CHECKPOINT_DIR] = { "checkpoint.dir", "/tmp", "Where checkpoints go: a folder, or a store (store:DIR)", KIND_TEXT, NULL },
-	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT, "none tar gzip lz4 zlib zstd", true },
+	[SETTING_CHECKPOINT_COMPRESSION] = { "checkpoint.compression", "none", "How they are packed", KIND_TEXT, "none tar gzip lz4 zlib zstd" },
 	[SETTING_CHECKPOINT_STREAMS] = { "checkpoint.streams", "0", "Files written at once", KIND_NUMBER, NULL },
 	[SETTING_CHECKPOINT_STORE_KEY] = { "checkpoint.store_key", "", "The file with the key of stores, which are encrypted then", KIND_TEXT, NULL },
 	[SETTING_LEAVE_RUNNING] = { "criu.leave_running", "false", "What is dumped runs on, unless --no-leave-running is given", KIND_BOOL, NULL },
@@ -48,10 +47,11 @@ static int find_key(const char *key)
 	return -1;
 }
 
-static bool is_choice(const struct row *row, const char *text)
+/* `levels`: behind a colon a number may follow. */
+static bool is_choice(const struct row *row, bool levels, const char *text)
 {
 	const char *choices = row->choices;
-	const size_t length = row->levels ? strcspn(text, ":") : strlen(text);
+	const size_t length = levels ? strcspn(text, ":") : strlen(text);
 	const char *level = text + length + (text[length] == ':');
 
 	if (text[length] && (!*level || level[strspn(level, "0123456789")]))
@@ -70,6 +70,7 @@ static bool is_choice(const struct row *row, const char *text)
 int settings_set(struct settings *s, enum setting which, const char *text, const char *origin, struct error *e)
 {
 	const struct row *row = &rows[which];
+	const bool levels = which == SETTING_CHECKPOINT_COMPRESSION;
 	char *end;
 
 	if (strlen(text) >= sizeof(s->value[which].text))
@@ -79,8 +80,8 @@ int settings_set(struct settings *s, enum setting which, const char *text, const
 		return error_set(e, -EINVAL, "%s: %s is %s, which is no number from 0 on", origin, row->key, text);
 	if (row->kind == KIND_BOOL && strcmp(text, "true") && strcmp(text, "false") && strcmp(text, "1") && strcmp(text, "0"))
 		return error_set(e, -EINVAL, "%s: %s is %s; write true or false", origin, row->key, text);
-	if (row->choices && !is_choice(row, text))
-		return error_set(e, -EINVAL, "%s: %s is %s; choose one of: %s%s", origin, row->key, text, row->choices, row->levels ? ", maybe with a level: zstd:3" : "");
+	if (row->choices && !is_choice(row, levels, text))
+		return error_set(e, -EINVAL, "%s: %s is %s; choose one of: %s%s", origin, row->key, text, row->choices, levels ? ", maybe with a level: zstd:3" : "");
 	if (which == SETTING_CONNECTIONS && strtol(text, NULL, 10) == 0)
 		return error_set(e, -EINVAL, "%s: with %s 0 nobody could reach the daemon", origin, row->key);
 	if (which == SETTING_CHECKPOINT_STREAMS && (strtol(text, NULL, 10) == 1 || strtol(text, NULL, 10) > STREAMS_MAX))

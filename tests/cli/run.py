@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 
-from world import attach_strace, BINARY, descendants, DEADLINE, expect, fermata, main, make_32, NOBODY, PR_SET_CHILD_SUBREAPER, read, ROOT, run, Skip, snapshot, state_of, Target, tests_of
+from world import attach_strace, BINARY, descendants, DEADLINE, expect, fermata, main, make_32, NOBODY, read, ROOT, run, Skip, snapshot, state_of, Target, tests_of
+from support import PR_SET_CHILD_SUBREAPER
 
 
 # ---- help and usage ----
