@@ -26,7 +26,13 @@ def mount(source, place, kind=None, flags=0, data=None):
 must(libc.unshare(0x20000))
 PRIVATE, SHARED, SLAVE, REC, BIND = 1 << 18, 1 << 20, 1 << 19, 1 << 14, 1 << 12
 """
-ALONE = SET_UP + "mount('none', '/', None, REC | PRIVATE)\n"
+# What other programs have mounted for a while would not be there any more at the restore.
+ALONE = SET_UP + """mount('none', '/', None, REC | PRIVATE)
+for line in open('/proc/self/mountinfo').read().splitlines():
+    point = line.split()[4]
+    if point.startswith(('/tmp/', '/run/')) and not os.getcwd().startswith(point):
+        libc.umount2(point.encode(), 2)
+"""
 
 
 def mounts_of(pid, point):
@@ -165,6 +171,10 @@ def do(*words):
     assert r == 0, os.strerror(ctypes.get_errno())
 assert libc.unshare(0x20000) == 0
 do("none", "/", None, (1 << 14) | (1 << 18), None)
+for line in open('/proc/self/mountinfo').read().splitlines():
+    point = line.split()[4]
+    if point.startswith(('/tmp/', '/run/')):
+        libc.umount2(point.encode(), 2)
 do("tmpfs", %r, b"tmpfs", 0, None)
 do("none", %r, None, 1 << 20, None)
 os.execv(sys.executable, [sys.executable] + sys.argv[1:])

@@ -85,6 +85,13 @@ static inline int mounts_begin(void)
 {
 	if (unshare(CLONE_NEWNS)) { live_say("skip: no mount namespace: %s", strerror(errno)); return 0; }
 	CHECK(mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0);
+	/* What others have mounted for a while would not be there any more at the restore. */
+	static struct seen_mount list[MOUNTS_MANY];
+	char here[4096];
+	CHECK(getcwd(here, sizeof here));
+	for (int i = mounts_read(list); i-- > 0;)
+		if ((!strncmp(list[i].point, "/tmp/", 5) || !strncmp(list[i].point, "/run/", 5)) && strncmp(here, list[i].point, strlen(list[i].point)))
+			umount2(list[i].point, MNT_DETACH);
 	return 1;
 }
 
