@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import support  # noqa: E402
-from support import ROOT, Failure, Skip, adopt, descendants, expect, is_gone, read, reap, reporter, state_of, verdict  # noqa: E402,F401
+from support import PR_SET_CHILD_SUBREAPER, ROOT, Failure, Skip, adopt, descendants, expect, is_gone, read, reap, reporter, state_of, verdict  # noqa: E402,F401
 
 report = reporter("cli_")
 
