@@ -28,10 +28,9 @@ static void look_at_link(const struct nlmsghdr *h)
 	if (net_link_parse(h, &link)) {
 		const struct net_kind *kind = net_kind_find(link.kind);
 		const struct nlattr *a;
-		size_t settable = 0;
 		if (kind && link.data)
 			mnl_attr_for_each_nested(a, link.data)
-				settable += net_link_is_settable(kind, mnl_attr_get_type(a));
+				net_link_is_settable(kind, mnl_attr_get_type(a));
 		net_link_trim(&pool, h);
 	}
 	pool_free(&pool);
