@@ -115,13 +115,10 @@ static int mount_proc(int *ret_root, struct error *e)
 /* From here on we are a process of it: who returns is another than who called. */
 static int enter_pids(struct dump *d)
 {
-	pid_t child = fork();
+	const int r = relay_fork_kept();
 
-	if (child < 0)
-		return error_errno(d->e, -errno, "cannot make a process in its pid namespace");
-	if (child > 0)
-		relay_leave_to(child);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (r)
+		return error_errno(d->e, r, "cannot make a process in its pid namespace");
 	if (d->watch)
 		watch_resume(d->watch, d->request);
 	return mount_proc(&d->root_fd, d->e);

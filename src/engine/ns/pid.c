@@ -21,8 +21,8 @@ static int check_stranger(struct dump *d, pid_t pid)
 {
 	struct proc_stat stat;
 
-	/* The coordinator, and what it has started for itself. */
-	if (pid == getpid() || is_of_tree(d, pid) || proc_read_stat(pid, &stat) || stat.ppid == getpid())
+	/* The coordinator, who keeps it, and what it has started for itself. */
+	if (pid == getpid() || pid == getppid() || is_of_tree(d, pid) || proc_read_stat(pid, &stat) || stat.ppid == getpid())
 		return 0;
 	return error_set(d->e, -ENOTSUP, "process %d (%s) is in its pid namespace, but not of its tree (nsenter), and would be lost; end that first", pid, stat.comm);
 }

@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 
 #define LOOK_NS 100000000
+#define KEEP_LOOKS 20 /* then what is left is let be */
 
 enum message_type { MESSAGE_HOOK, MESSAGE_ANSWER, MESSAGE_PROGRESS, MESSAGE_BORN, MESSAGE_OBSTACLE, MESSAGE_RESULT, MESSAGE_END_TREE };
 
@@ -94,23 +95,88 @@ _Noreturn void relay_end_tree(struct relay *relay, int result, const struct erro
 		pause();
 }
 
-/* A process in the tree's pid namespace whose parent ends becomes a child of the tree's root, which may never reap it: so nothing ends us before it has ended. */
-_Noreturn void relay_leave_to(pid_t child)
+static _Noreturn void leave_to(pid_t child, pid_t parent, int end)
 {
 	const struct timespec look = { 0, LOOK_NS };
-	const pid_t parent = getppid();
 	sigset_t all;
 
 	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
-	prctl(PR_SET_PDEATHSIG, SIGHUP);
 	for (int status;;) {
 		if (waitpid(child, &status, WNOHANG | __WALL) > 0)
 			_exit(0);
 		if (getppid() != parent)
-			kill(child, SIGKILL);
+			kill(child, end);
 		sigtimedwait(&all, NULL, &look);
 	}
+}
+
+int relay_fork(uint64_t flags, pid_t pid, int end)
+{
+	const pid_t parent = getppid();
+	sigset_t all, before;
+	int deathsig = 0;
+
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	prctl(PR_GET_PDEATHSIG, &deathsig);
+	prctl(PR_SET_PDEATHSIG, SIGHUP);
+	const pid_t child = fork_with(flags, pid);
+	if (child > 0)
+		leave_to(child, parent, end);
+	prctl(PR_SET_PDEATHSIG, child ? deathsig : SIGKILL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return child;
+}
+
+/* Reaps what comes to it, until the one that goes on has ended, and if that was told to end, what it leaves. */
+static _Noreturn void keep(pid_t child)
+{
+	const struct timespec look = { 0, LOOK_NS };
+	bool told = false;
+	sigset_t all;
+
+	sigfillset(&all);
+	for (int looks = 0; looks < KEEP_LOOKS; looks += child == 0) {
+		pid_t ended;
+		int status;
+		while ((ended = waitpid(-1, &status, WNOHANG | __WALL)) > 0)
+			if (ended == child)
+				child = 0;
+		if (ended < 0 || (!child && !told))
+			break;
+		if (sigtimedwait(&all, NULL, &look) != SIGTERM)
+			continue;
+		told = true;
+		if (child)
+			kill(child, SIGKILL);
+	}
+	_exit(0);
+}
+
+int relay_fork_kept(void)
+{
+	sigset_t all, before;
+	int r = relay_fork(0, 0, SIGTERM);
+
+	if (r)
+		return r;
+	sigfillset(&all);
+	sigprocmask(SIG_SETMASK, &all, &before);
+	prctl(PR_SET_PDEATHSIG, 0);
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	const pid_t child = fork_with(0, 0);
+	if (child > 0)
+		keep(child);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return child;
+}
+
+bool relay_is_alone(const struct relay *relay)
+{
+	char byte;
+
+	return recv(relay->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
 }
 
 static _Noreturn void run_apart_from(const struct request *request, const struct relay_job *job, int socket)

@@ -28,5 +28,12 @@ int relay_run(const struct request *request, const struct relay_job *job, pid_t 
 void relay_born(struct relay *relay, pid_t pid); /* as the caller sees it; before any hook that tells of it */
 /* The result, at once; the caller then ends the tree, and with it whoever is in its pid namespace. Does not return. */
 _Noreturn void relay_end_tree(struct relay *relay, int result, const struct error *e);
-/* Whoever has forked and is not the one that goes on: waits for the one that does, and ends. */
-_Noreturn void relay_leave_to(pid_t child);
+/* Forks, for the child to go on in the parent's place: with `flags`, and with id `pid` unless that is 0 (fork_with). Whoever returns is the child, with 0, or the caller
+ * of it with a negative errno; the one that forked waits for it, and ends. Nothing ends that one before, from when the child is there: if its own parent does, it sends
+ * the child the signal `end`. */
+int relay_fork(uint64_t flags, pid_t pid, int end);
+/* The same into the pid namespace of a tree that runs. Whose parent ends there becomes a child of the tree's root, which may never reap it: so another one stands in
+ * between, which reaps whatever the one that goes on has made, also when that is killed. */
+int relay_fork_kept(void);
+/* Whether the caller has ended. */
+bool relay_is_alone(const struct relay *relay);

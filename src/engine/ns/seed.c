@@ -42,12 +42,16 @@ static void set_word(uint32_t *word)
 }
 
 /* The root, up to its batch. The caller's end is its own until then. */
-static _Noreturn void seed_main(struct seed *seed, bool sibling)
+static _Noreturn void seed_main(struct seed *seed, const struct relay *relay, bool sibling)
 {
 	if (!sibling)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-	while (!__atomic_load_n(&seed->go, __ATOMIC_SEQ_CST))
+	/* Who may have ended before that was set. */
+	while (!__atomic_load_n(&seed->go, __ATOMIC_SEQ_CST)) {
+		if (relay_is_alone(relay))
+			_exit(1);
 		wait_word(&seed->go);
+	}
 	int r = unshare(CLONE_FILES) < 0 ? -errno : 0;
 	if (!r && mmap(seed->arena, seed->arena_size, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, seed->arena_fd, 0) == MAP_FAILED)
 		r = -errno;
@@ -74,7 +78,7 @@ int seed_make(struct restore *s, uint64_t flags, pid_t pid)
 	sigprocmask(SIG_SETMASK, &all, &before);
 	long child = syscall(__NR_clone3, &args, sizeof(args));
 	if (child == 0)
-		seed_main(seed, sibling);
+		seed_main(seed, s->relay, sibling);
 	int r = child < 0 ? -errno : 0;
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	if (r)
@@ -115,19 +119,15 @@ int seed_follow(struct restore *s)
 {
 	struct seed *seed = s->ns.seed;
 	_cleanup_close_ int pidfd = (int)syscall(__NR_pidfd_open, seed->outside, 0);
-	pid_t child = -EAGAIN, id = find_id(s);
+	pid_t id = find_id(s);
+	int r = -EAGAIN;
 
 	if (pidfd < 0 || setns(pidfd, CLONE_NEWPID) < 0)
 		return error_errno(s->e, -errno, "cannot enter the new pid namespace");
 	/* With less than that there is no such id: the namespace's limit. */
-	for (int tries = 0; child < 0 && tries < ID_TRIES && id > 1; tries++, id++)
-		child = fork_with(CLONE_FILES, id);
-	if (child < 0)
-		return error_errno(s->e, child, "cannot make a process in the new pid namespace");
-	if (child > 0)
-		relay_leave_to(child);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	return 0;
+	for (int tries = 0; r < 0 && tries < ID_TRIES && id > 1; tries++, id++)
+		r = relay_fork(CLONE_FILES, id, SIGKILL);
+	return r ? error_errno(s->e, r, "cannot make a process in the new pid namespace") : 0;
 }
 
 int seed_grow(struct restore *s, const void *batch, char *stack)
