@@ -10,6 +10,7 @@
 #include <linux/close_range.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -69,6 +70,26 @@ static void address_of(int dir, const char *name, struct sockaddr_un *address)
 	snprintf(address->sun_path, sizeof(address->sun_path), "/proc/self/fd/%d/%.80s", dir, name);
 }
 
+/* To be held around a look at a name and its change: another may have given it to a new holder meanwhile. Closing it lets go. */
+static int lock_names(int dir)
+{
+	int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	while (fd >= 0 && flock(fd, LOCK_EX) < 0 && errno == EINTR)
+		;
+	return fd;
+}
+
+/* Where it still leads to `target`. */
+static void remove_link(int dir, const char *name, const char *target)
+{
+	char now[96];
+	ssize_t n = readlinkat(dir, name, now, sizeof(now));
+
+	if (n == (ssize_t)strlen(target) && !memcmp(now, target, (size_t)n))
+		unlinkat(dir, name, 0);
+}
+
 static bool is_ours(int fd)
 {
 	struct ucred who;
@@ -107,7 +128,8 @@ static int connect_to(pid_t pid, uint64_t start_time)
 	/* It was killed, and could not take its names away. */
 	target[n] = '\0';
 	if (r == -ECONNREFUSED || r == -ENOENT) {
-		unlinkat(dir, name, 0);
+		_cleanup_close_ int lock = lock_names(dir);
+		remove_link(dir, name, target);
 		if (!strchr(target, '/'))
 			unlinkat(dir, target, 0);
 	}
@@ -220,13 +242,13 @@ struct holder {
 
 static void remove_names(const struct holder *h)
 {
+	_cleanup_close_ int lock = lock_names(h->dir);
+
 	for (size_t i = 0; i < h->processes.count; i++) {
 		const struct held_process *p = &h->processes.data[i];
-		char name[64], target[96];
+		char name[64];
 		name_of(p->pid, p->start_time, name);
-		ssize_t n = readlinkat(h->dir, name, target, sizeof(target));
-		if (n == (ssize_t)strlen(h->name) && !memcmp(target, h->name, (size_t)n))
-			unlinkat(h->dir, name, 0);
+		remove_link(h->dir, name, h->name);
 	}
 	unlinkat(h->dir, h->name, 0);
 }
@@ -398,6 +420,7 @@ static int listen_there(struct holder *h)
 	address_of(h->dir, h->name, &address);
 	if (h->listening < 0 || bind(h->listening, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(h->listening, 4) < 0)
 		return -errno;
+	_cleanup_close_ int lock = lock_names(h->dir);
 	for (size_t i = 0; i < h->processes.count; i++) {
 		char name[64], early[72];
 		name_of(h->processes.data[i].pid, h->processes.data[i].start_time, name);
@@ -411,7 +434,7 @@ static int listen_there(struct holder *h)
 
 static bool is_dead(int dir, const char *name)
 {
-	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	_cleanup_close_ int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	struct sockaddr_un address;
 	struct stat st;
 
@@ -425,6 +448,8 @@ static bool is_dead(int dir, const char *name)
 /* Names that killed holders have left: sockets first, then links that lead nowhere. */
 static void sweep(int dir)
 {
+	_cleanup_close_ int lock = lock_names(dir);
+
 	for (int links = 0; links < 2; links++) {
 		int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 		DIR *stream = fd < 0 ? NULL : fdopendir(fd);
