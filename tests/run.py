@@ -332,7 +332,8 @@ def rounds(name, pid, mode, binary, work, log):
         if name in REFUSED:
             raise Failure("the restore was not refused")
         if state_of(pid) not in ("R", "S", "D"):
-            raise Failure(f"after restore the task is in state {state_of(pid)}")
+            said = "; ".join(lines_of(os.path.join(work, "report")))
+            raise Failure(f"after restore the task is in state {state_of(pid)}: {said}")
         if mode == "lazy" and name in SEES_FLAGS:
             wait_unwatched(pid)
 
