@@ -12,6 +12,7 @@
 #define ERESTART_RESTARTBLOCK 516
 #define CLOCKS_MAX 16
 #define ASLEEP_NS 3000000 /* until all that were stopped sleep again */
+#define LOOKS 10	  /* a call that has ended meanwhile is not waited for any longer */
 
 static bool is_interrupted(const struct user_regs_struct *regs)
 {
@@ -55,15 +56,27 @@ static long call_of(const char *function, uint64_t rdi)
 	return rdi < CLOCKS_MAX ? __NR_clock_nanosleep : __NR_nanosleep;
 }
 
-void live_name_calls(struct dump *d)
+/* Whether one of them does not sleep yet, on a busy machine. */
+static bool name_some(struct dump *d)
 {
+	bool left = false;
+
 	VEC_FOREACH(&d->calls, c) {
 		char path[64];
 		_cleanup_free_ char *text = NULL;
 		snprintf(path, sizeof(path), "/proc/%d/task/%d/wchan", c->pid, c->tid);
-		if (c->nr == __NR_restart_syscall && !read_file_at(AT_FDCWD, path, 256, &text, NULL))
-			c->nr = call_of(text, c->rdi);
+		if (c->nr != __NR_restart_syscall || read_file_at(AT_FDCWD, path, 256, &text, NULL))
+			continue;
+		c->nr = call_of(text, c->rdi);
+		left |= c->nr == __NR_restart_syscall;
 	}
+	return left;
+}
+
+void live_name_calls(struct dump *d)
+{
+	for (int looks = 0; name_some(d) && looks < LOOKS; looks++)
+		nanosleep(&(struct timespec){ 0, ASLEEP_NS }, NULL);
 }
 
 void live_give_calls(struct dump *d)
