@@ -12,6 +12,7 @@
  */
 #include "engine/task/calls.h"
 
+#include "base/log.h"
 #include "engine/kernel.h"
 #include "engine/task/inside.h"
 
@@ -233,6 +234,8 @@ int calls_capture(struct dump *d, struct thread *th, struct pool *pool, ThreadCo
 		return error_set(d->e, -ENOMEM, "out of memory");
 	const bool is_limited = error == ERESTART_RESTARTBLOCK && !is_absolute(nr, regs);
 	const bool is_known = is_limited && (read_block(d, th, &nr, &left) || read_rest(th, nr, &left));
+	if (is_limited && !is_known)
+		log_info("What is left of the time of thread %d is not known (call %ld): it begins anew", th->tid, nr);
 	c->has_left_ns = is_known && !is_absolute(nr, regs);
 	c->left_ns = (uint64_t)MAX(left, 0);
 	c->error = (uint32_t)(c->has_left_ns || error != ERESTART_RESTARTBLOCK ? error : ERESTARTNOHAND);
@@ -337,7 +340,8 @@ static int end_call(struct restore *s, struct again *a)
 		a->r = proc_poke(t->tid, a->at, &a->saved, sizeof(a->saved));
 	if (a->r == -ESRCH)
 		return error_errno(s->e, a->r, "cannot bring thread %d back into its system call", a->th->tid);
-	/* Where that failed, from the beginning. */
+	if (a->r)
+		log_info("Thread %d begins its call anew: it can't be brought back into it (%s)", a->th->tid, strerror(-a->r));
 	note(&regs, a->call, a->r ? -ERESTARTNOHAND : (long long)a->regs.rax);
 	return ptrace(PTRACE_SETREGS, t->tid, 0, &regs) < 0 ? error_errno(s->e, -errno, "cannot set the registers of thread %d", a->th->tid) : 0;
 }
