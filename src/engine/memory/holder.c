@@ -128,7 +128,7 @@ static int connect_to(pid_t pid, uint64_t start_time)
 	/* It was killed, and could not take its names away. */
 	target[n] = '\0';
 	if (r == -ECONNREFUSED || r == -ENOENT) {
-		_cleanup_close_ int lock = lock_names(dir);
+		_cleanup_close_ _unused_ int lock = lock_names(dir);
 		remove_link(dir, name, target);
 		if (!strchr(target, '/'))
 			unlinkat(dir, target, 0);
@@ -242,7 +242,7 @@ struct holder {
 
 static void remove_names(const struct holder *h)
 {
-	_cleanup_close_ int lock = lock_names(h->dir);
+	_cleanup_close_ _unused_ int lock = lock_names(h->dir);
 
 	for (size_t i = 0; i < h->processes.count; i++) {
 		const struct held_process *p = &h->processes.data[i];
@@ -420,7 +420,7 @@ static int listen_there(struct holder *h)
 	address_of(h->dir, h->name, &address);
 	if (h->listening < 0 || bind(h->listening, (struct sockaddr *)&address, sizeof(address)) < 0 || listen(h->listening, 4) < 0)
 		return -errno;
-	_cleanup_close_ int lock = lock_names(h->dir);
+	_cleanup_close_ _unused_ int lock = lock_names(h->dir);
 	for (size_t i = 0; i < h->processes.count; i++) {
 		char name[64], early[72];
 		name_of(h->processes.data[i].pid, h->processes.data[i].start_time, name);
@@ -448,7 +448,7 @@ static bool is_dead(int dir, const char *name)
 /* Names that killed holders have left: sockets first, then links that lead nowhere. */
 static void sweep(int dir)
 {
-	_cleanup_close_ int lock = lock_names(dir);
+	_cleanup_close_ _unused_ int lock = lock_names(dir);
 
 	for (int links = 0; links < 2; links++) {
 		int fd = openat(dir, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
