@@ -197,7 +197,7 @@ static int put_input(int master, int slave, const struct tty_queue *q, unsigned 
 	}
 	for (; !r && end < q->ends.count && q->ends.data[end] == at; end++)
 		r = insert(slave, (char)eof);
-	return r ? r : write_all(master, q->data + at, q->size - at);
+	return r || at == q->size ? r : write_all(master, q->data + at, q->size - at);
 }
 
 static int put_quietly(int master, int slave, const struct tty_queues *q, const struct termios2 *t, int packets)
