@@ -8,7 +8,7 @@ optional=""
 case "${1:-}" in
   "") ;;
   check) packages="$packages clang python3-protobuf strace tcpdump nftables iproute2 tmux lz4 zstd zsh"
-    optional="criu fish golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql bindfs btrfs-progs xfsprogs squashfs-tools erofs-utils" ;;
+    optional="criu fish golang-go default-jdk-headless nodejs nginx-light redis-server sqlite3 postgresql bindfs runc btrfs-progs xfsprogs squashfs-tools erofs-utils" ;;
   kernels) packages="$packages apparmor qemu-system-x86 busybox-static e2fsprogs zstd criu python3-protobuf" ;;
   *) echo "usage: $0 [check|kernels]" >&2; exit 2 ;;
 esac
