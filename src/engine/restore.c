@@ -193,6 +193,19 @@ static int tell(struct restore *s, const char *moment)
 	return hook->call ? hook->call(hook->data, moment, s->pid, s->e) : 0;
 }
 
+bool restore_has_id(const struct restore *s, pid_t id)
+{
+	for (size_t i = 0; i < s->tasks.count; i++) {
+		const struct rtask *t = s->tasks.data[i];
+		if (t->tree->pgid == (uint32_t)id || t->tree->sid == (uint32_t)id)
+			return true;
+		for (size_t k = 0; k < t->threads.count; k++)
+			if (t->threads.data[k].tid == id)
+				return true;
+	}
+	return false;
+}
+
 static int make_plan(struct restore *s)
 {
 	int r = check_ids(s);

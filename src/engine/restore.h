@@ -262,6 +262,8 @@ int file_fd_early(struct restore *s, uint32_t id);
 struct file *file_find(struct restore *s, uint32_t id);
 /* Moves a descriptor above the numbers that tasks use. Consumes it; gives the new one. */
 int restore_hold(struct restore *s, int fd);
+/* Whether a thread, process, group or session of the tree has it. */
+bool restore_has_id(const struct restore *s, pid_t id);
 
 /* kinds/install.c */
 int files_make(struct restore *s);

@@ -127,19 +127,6 @@ static int cut_source(struct restore *s, struct rtask *t, const struct page_sour
 	return r;
 }
 
-static bool is_of_tree(const struct restore *s, pid_t id)
-{
-	for (size_t i = 0; i < s->tasks.count; i++) {
-		const struct rtask *t = s->tasks.data[i];
-		if (t->tree->pgid == (uint32_t)id || t->tree->sid == (uint32_t)id)
-			return true;
-		for (size_t k = 0; k < t->threads.count; k++)
-			if (t->threads.data[k].tid == id)
-				return true;
-	}
-	return false;
-}
-
 /* 0: there is none. */
 static pid_t choose_id(struct restore *s)
 {
@@ -151,7 +138,7 @@ static pid_t choose_id(struct restore *s)
 		s->next_helper = (pid_t)strtol(text, NULL, 10);
 	}
 	while (--s->next_helper > 300) /* RESERVED_PIDS of the kernel */
-		if (kill(s->next_helper, 0) < 0 && errno == ESRCH && !is_of_tree(s, s->next_helper))
+		if (kill(s->next_helper, 0) < 0 && errno == ESRCH && !restore_has_id(s, s->next_helper))
 			return s->next_helper;
 	return 0;
 }

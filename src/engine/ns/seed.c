@@ -89,19 +89,6 @@ int seed_make(struct restore *s, uint64_t flags, pid_t pid)
 	return 0;
 }
 
-static bool is_taken(const struct restore *s, pid_t id)
-{
-	for (size_t i = 0; i < s->tasks.count; i++) {
-		const struct rtask *t = s->tasks.data[i];
-		if (t->tree->pgid == (uint32_t)id || t->tree->sid == (uint32_t)id)
-			return true;
-		for (size_t k = 0; k < t->threads.count; k++)
-			if (t->threads.data[k].tid == id)
-				return true;
-	}
-	return false;
-}
-
 /* Where the coordinator, and helpers that it makes, are in nobody's way. */
 static pid_t find_id(const struct restore *s)
 {
@@ -110,7 +97,7 @@ static pid_t find_id(const struct restore *s)
 	for (size_t i = 0; i < s->tasks.count; i++)
 		for (size_t k = 0; k < s->tasks.data[i]->threads.count; k++)
 			highest = MAX(highest, s->tasks.data[i]->threads.data[k].tid);
-	while (is_taken(s, highest))
+	while (restore_has_id(s, highest))
 		highest++;
 	return highest;
 }
